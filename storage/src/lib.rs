@@ -1,0 +1,4 @@
+//! storage
+
+pub mod ids;
+pub mod seam;

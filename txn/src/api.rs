@@ -1,0 +1,195 @@
+//! What the SQL layer sees of transactions: [`Database`] and [`Transaction`].
+//!
+//! Keys and values are opaque bytes here. The traits exist so that SQL can be tested without a cluster; the
+//! product has one implementation, `crate::coordinator`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use storage::ids::{Epoch, GroupId, KeyRange, NodeId, Timestamp, TxnId};
+
+use crate::Error;
+
+/// A key in the cluster's one keyspace.
+pub type Key = Bytes;
+/// A row's value.
+pub type Value = Bytes;
+
+/// How much of the world a transaction is isolated from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Isolation {
+    /// Strict serializability: reads are validated at commit.
+    #[default]
+    Serializable,
+    /// Snapshot isolation: only write conflicts are checked.
+    Snapshot,
+}
+
+/// How a transaction is begun.
+#[derive(Clone, Debug, Default)]
+pub struct BeginOptions {
+    /// The isolation level.
+    pub isolation: Isolation,
+    /// Refuses writes.
+    pub read_only: bool,
+}
+
+/// What must hold of a key for a write to be allowed; checked under latches when the transaction commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing beyond the isolation level's own conflict checks.
+    Any,
+    /// No row stands under the key, at the latest. Otherwise the commit fails with [`Error::AlreadyExists`].
+    Absent,
+}
+
+/// One buffered write.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// Where.
+    pub key: Key,
+    /// The new value; `None` deletes.
+    pub value: Option<Value>,
+    /// The condition.
+    pub expect: Expect,
+}
+
+/// The schema version under which a statement was planned, to be checked by every shard that it touches.
+///
+/// Each shard that overlaps `prefix` keeps a *fence*: a version as an ordinary MVCC value. A read or a commit that
+/// carries a fence is refused with [`Error::FenceMismatch`] by a shard whose fence (as of the read's timestamp; at the
+/// latest for a commit) differs: the statement is planned again with a fresh catalog. A schema change writes the new
+/// version with [`Transaction::write_fence`] in its own transaction, atomically with the catalog.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Fence {
+    /// The keys that this fence stands for (a table's prefix).
+    pub prefix: Key,
+    /// The version.
+    pub version: u64,
+}
+
+/// A page of a range scan.
+#[derive(Clone, Debug, Default)]
+pub struct ScanPage {
+    /// Keys and values, in key order (descending for a reverse scan). Deleted rows are left out.
+    pub rows: Vec<(Key, Value)>,
+    /// What is left to scan; `None` when the range is exhausted.
+    pub rest: Option<KeyRange>,
+}
+
+/// What is asked of [`Transaction::scan`].
+#[derive(Clone, Debug)]
+pub struct ScanRequest {
+    /// The range.
+    pub range: KeyRange,
+    /// From the end to the start.
+    pub reverse: bool,
+    /// At most this many rows in the page. The implementation also bounds a page's bytes (about 1 MiB).
+    pub rows_max: usize,
+}
+
+/// A shard, as listed to operators and used to plan parallel scans.
+#[derive(Clone, Debug)]
+pub struct ShardInfo {
+    /// The Raft group.
+    pub group: GroupId,
+    /// The keys it holds.
+    pub range: KeyRange,
+    /// The descriptor's version.
+    pub epoch: Epoch,
+    /// The nodes that hold a replica.
+    pub replicas: Vec<NodeId>,
+    /// The node that leads, as far as is known.
+    pub leader: Option<NodeId>,
+}
+
+/// One transaction. All methods take `&self`: scans may run in parallel. A transaction that is dropped without
+/// `commit` is rolled back in the background.
+#[async_trait]
+pub trait Transaction: Send + Sync + 'static {
+    /// The transaction's identity.
+    fn id(&self) -> TxnId;
+
+    /// The snapshot's timestamp; drawn at the first use.
+    async fn read_timestamp(&self) -> Result<Timestamp, Error>;
+
+    /// Point reads, answered in the order of `keys`, as of the snapshot and with this transaction's own writes.
+    /// The keys that were read are validated at commit under `Serializable`.
+    async fn get(&self, keys: &[Key], fences: &[Fence]) -> Result<Vec<Option<Value>>, Error>;
+
+    /// One page of a range, as of the snapshot and with this transaction's own writes. The part of the range that
+    /// the page covered is validated at commit under `Serializable`.
+    async fn scan(&self, request: ScanRequest, fences: &[Fence]) -> Result<ScanPage, Error>;
+
+    /// Buffers writes; a later write to a key replaces an earlier one (and keeps the earlier one's `Absent`
+    /// condition). Past a byte bound the buffer is sent to the shards early, as intents. `fences` are checked when
+    /// the writes reach their shards.
+    async fn write(&self, writes: Vec<Write>, fences: &[Fence]) -> Result<(), Error>;
+
+    /// Sets the fence of `prefix` in every shard that overlaps it; `None` removes it (the table is dropped).
+    async fn write_fence(&self, prefix: Key, version: Option<u64>) -> Result<(), Error>;
+
+    /// Tries to move the snapshot to the present, which is possible when nothing that was read has changed since.
+    /// Returns whether it moved. Called before a statement that writes, it makes conflicts rarer.
+    async fn refresh(&self) -> Result<bool, Error>;
+
+    /// A mark in the transaction's writes, to roll back to.
+    fn savepoint(&self) -> u64;
+
+    /// Undoes the writes since the mark. Fails with [`Error::Unsupported`] if some of them were sent early.
+    async fn rollback_to(&self, savepoint: u64) -> Result<(), Error>;
+
+    /// Commits; the timestamp is that of the commit (for a transaction without writes, of its snapshot).
+    /// [`Error::Ambiguous`] when the outcome cannot be known.
+    async fn commit(&self) -> Result<Timestamp, Error>;
+
+    /// Rolls back. Cannot fail: what can't be reached now is cleaned up by whoever meets it.
+    async fn rollback(&self);
+}
+
+/// The cluster, seen from one node.
+#[async_trait]
+pub trait Database: Send + Sync + 'static {
+    /// Begins a transaction; no message is sent yet.
+    fn begin(&self, options: BeginOptions) -> Arc<dyn Transaction>;
+
+    /// Reads keys at the latest, outside any transaction: one round trip, without the oracle, when one shard holds
+    /// them all; otherwise as a read-only transaction of its own.
+    async fn get_latest(&self, keys: &[Key], fences: &[Fence]) -> Result<Vec<Option<Value>>, Error>;
+
+    /// The shards that overlap `range`, in key order.
+    async fn shards(&self, range: &KeyRange) -> Result<Vec<ShardInfo>, Error>;
+
+    /// Makes each of `keys` the start of a shard. Keys that already are, are skipped. With `spread`, the leaders of the
+    /// shards that begin at these keys are spread over the nodes. Returns when the shards serve.
+    async fn split(&self, keys: &[Key], spread: bool) -> Result<(), Error>;
+
+    /// Removes all versions of all keys in `range`, without a transaction: for what no snapshot can reach any more.
+    async fn clear_range(&self, range: &KeyRange) -> Result<(), Error>;
+
+    /// A fresh timestamp from the oracle.
+    async fn timestamp(&self) -> Result<Timestamp, Error>;
+
+    /// The nodes of the cluster: id, SQL address, whether it is alive.
+    async fn nodes(&self) -> Result<Vec<NodeInfo>, Error>;
+
+    /// How long a request to the cluster may take before it fails with [`Error::Unavailable`].
+    fn request_timeout(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+}
+
+/// A node, as listed to operators.
+#[derive(Clone, Debug)]
+pub struct NodeInfo {
+    /// Its identity.
+    pub id: NodeId,
+    /// Where it serves SQL.
+    pub sql_address: String,
+    /// Where it serves other nodes.
+    pub rpc_address: String,
+    /// Whether the meta-group has heard of it lately.
+    pub alive: bool,
+}

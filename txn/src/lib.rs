@@ -1,0 +1,6 @@
+//! txn
+
+pub mod api;
+mod error;
+
+pub use error::{Error, Remedy};
