@@ -1,1 +1,13 @@
-//! proto
+//! Everything that crosses a wire or survives a restart, as protobuf.
+//!
+//! One `.proto` per service (or per crate that persists something), in package `flotilla.<name>`; the build compiles
+//! all files of this directory, and `<name>.proto` becomes the module `proto::<name>`. `bytes` fields are
+//! [`bytes::Bytes`](prost::bytes::Bytes).
+//!
+//! There is no logic here. Conversions to the product's own types live in the crate that owns those types.
+//!
+//! Rules for whoever edits a file: field numbers are never reused, fields are added and not changed (nodes of
+//! neighbouring versions talk to each other, and stores are opened by later versions), an enum's zero value means
+//! "not said", and ids, timestamps and log indexes are `uint64`, transaction ids 16 `bytes`, big-endian.
+
+include!(concat!(env!("OUT_DIR"), "/modules.rs"));
