@@ -1,1 +1,10 @@
 //! sql
+
+pub mod catalog;
+pub mod error;
+pub mod exec;
+pub mod function;
+pub mod ir;
+pub mod types;
+
+pub use error::{Result, SqlError, SqlState};

@@ -1,0 +1,249 @@
+//! Statements.
+
+use std::sync::Arc;
+
+use super::{Expr, OutputColumn, Plan};
+use crate::catalog::TableDescriptor;
+use crate::types::ColumnType;
+
+/// A bound statement.
+#[derive(Clone, Debug)]
+pub enum Statement {
+    /// SELECT, VALUES, TABLE.
+    Query(Plan),
+    /// INSERT.
+    Insert(Insert),
+    /// UPDATE.
+    Update(Update),
+    /// DELETE.
+    Delete(Delete),
+    /// COPY … FROM STDIN.
+    CopyFrom(CopyFrom),
+    /// COPY … TO STDOUT.
+    CopyTo(CopyTo),
+    /// EXPLAIN [ANALYZE].
+    Explain {
+        /// What is explained.
+        statement: Box<Statement>,
+        /// Run it and say what it took.
+        analyze: bool,
+    },
+    /// CREATE, DROP, ALTER, TRUNCATE: carried out by the catalog.
+    Ddl(Ddl),
+}
+
+/// INSERT INTO table …
+#[derive(Clone, Debug)]
+pub struct Insert {
+    /// The table.
+    pub table: Arc<TableDescriptor>,
+    /// Rows of exactly the table's visible columns in order, of the columns' types and modifiers, defaults filled in.
+    pub source: Plan,
+    /// ON CONFLICT.
+    pub on_conflict: Option<OnConflict>,
+    /// RETURNING over the new row.
+    pub returning: Option<Returning>,
+}
+
+/// ON CONFLICT on the primary key.
+#[derive(Clone, Debug)]
+pub enum OnConflict {
+    /// DO NOTHING
+    Nothing,
+    /// DO UPDATE SET: new values by column index, over the existing row's columns followed by the proposed row's (`excluded`).
+    Update {
+        /// Column index and value.
+        assignments: Vec<(usize, Expr)>,
+        /// WHERE.
+        filter: Option<Expr>,
+    },
+}
+
+/// UPDATE table SET …
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// The table.
+    pub table: Arc<TableDescriptor>,
+    /// Puts out: the target's visible columns, its key (`bytea`), then one value for each of `assigned`, then whatever RETURNING needs
+    /// of other tables in FROM. A target row that is put out twice is updated once, by the first.
+    pub source: Plan,
+    /// The indexes of the assigned columns.
+    pub assigned: Vec<usize>,
+    /// RETURNING over: the new row's visible columns, then the source's columns after the assigned values.
+    pub returning: Option<Returning>,
+}
+
+/// DELETE FROM table …
+#[derive(Clone, Debug)]
+pub struct Delete {
+    /// The table.
+    pub table: Arc<TableDescriptor>,
+    /// Puts out: the target's visible columns, its key, then whatever RETURNING needs of USING.
+    pub source: Plan,
+    /// RETURNING over: the old row's visible columns, then the source's columns after the key.
+    pub returning: Option<Returning>,
+}
+
+/// A RETURNING list.
+#[derive(Clone, Debug)]
+pub struct Returning {
+    /// The values.
+    pub exprs: Vec<Expr>,
+    /// Their columns.
+    pub columns: Vec<OutputColumn>,
+}
+
+/// COPY's formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyFormat {
+    /// text
+    Text,
+    /// csv
+    Csv,
+}
+
+/// COPY's options (PostgreSQL 15, COPY).
+#[derive(Clone, Debug)]
+pub struct CopyOptions {
+    /// FORMAT
+    pub format: CopyFormat,
+    /// DELIMITER
+    pub delimiter: u8,
+    /// NULL
+    pub null: String,
+    /// HEADER
+    pub header: bool,
+    /// QUOTE
+    pub quote: u8,
+    /// ESCAPE
+    pub escape: u8,
+}
+
+/// COPY table (columns) FROM STDIN
+#[derive(Clone, Debug)]
+pub struct CopyFrom {
+    /// The table.
+    pub table: Arc<TableDescriptor>,
+    /// The indexes of the columns that the data has.
+    pub columns: Vec<usize>,
+    /// For each other column its default.
+    pub defaults: Vec<(usize, Expr)>,
+    /// The options.
+    pub options: CopyOptions,
+}
+
+/// COPY … TO STDOUT
+#[derive(Clone, Debug)]
+pub struct CopyTo {
+    /// What is copied.
+    pub source: Plan,
+    /// The options.
+    pub options: CopyOptions,
+}
+
+/// How a table is spread over shards.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sharding {
+    /// In the database's shards, by key (the default); `shards` > 1 is refused, SPLIT AT says where.
+    Range,
+    /// By a hash of the primary key, or of a prefix of it.
+    Hash {
+        /// The number of shards.
+        shards: u16,
+        /// How many leading primary key columns are hashed.
+        key_columns: usize,
+    },
+    /// A hidden row id spread over the shards, for tables without a primary key.
+    RoundRobin {
+        /// The number of shards.
+        shards: u16,
+    },
+}
+
+/// A column of CREATE TABLE.
+#[derive(Clone, Debug)]
+pub struct NewColumn {
+    /// The name.
+    pub name: String,
+    /// The type.
+    pub ty: ColumnType,
+    /// NOT NULL.
+    pub not_null: bool,
+    /// DEFAULT: its SQL text (stored) and what it was bound to (checked).
+    pub default: Option<(String, Expr)>,
+}
+
+/// Schema changes.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the fields are the statements' own words")]
+pub enum Ddl {
+    CreateTable {
+        schema: String,
+        name: String,
+        if_not_exists: bool,
+        columns: Vec<NewColumn>,
+        /// Column indexes and the constraint's name.
+        primary_key: Option<(Vec<usize>, String)>,
+        /// UNIQUE constraints: column indexes and names.
+        unique: Vec<(Vec<usize>, String)>,
+        /// CHECK constraints: name, SQL text, expression over the row.
+        checks: Vec<(String, String, Expr)>,
+        sharding: Sharding,
+        /// CREATE TABLE … AS.
+        source: Option<Plan>,
+    },
+    DropTable {
+        tables: Vec<Arc<TableDescriptor>>,
+    },
+    Truncate {
+        tables: Vec<Arc<TableDescriptor>>,
+    },
+    AddPrimaryKey {
+        table: Arc<TableDescriptor>,
+        columns: Vec<usize>,
+        name: Option<String>,
+    },
+    /// Split points: each a prefix of the primary key's values.
+    SplitAt {
+        table: Arc<TableDescriptor>,
+        points: Vec<Vec<Expr>>,
+    },
+    AddColumn {
+        table: Arc<TableDescriptor>,
+        column: NewColumn,
+        if_not_exists: bool,
+    },
+    DropColumn {
+        table: Arc<TableDescriptor>,
+        column: usize,
+    },
+    RenameColumn {
+        table: Arc<TableDescriptor>,
+        column: usize,
+        to: String,
+    },
+    RenameTable {
+        table: Arc<TableDescriptor>,
+        to: String,
+    },
+    CreateDatabase {
+        name: String,
+    },
+    DropDatabase {
+        name: String,
+        if_exists: bool,
+    },
+    CreateSchema {
+        name: String,
+        if_not_exists: bool,
+    },
+    DropSchema {
+        name: String,
+        if_exists: bool,
+    },
+    /// Nothing to do, e.g. DROP TABLE IF EXISTS of nothing; the NOTICE to send.
+    Nothing {
+        tag: &'static str,
+        notice: Option<String>,
+    },
+}
