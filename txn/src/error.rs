@@ -67,7 +67,10 @@ impl Error {
     /// What to do about it.
     pub fn remedy(&self) -> Remedy {
         match self {
-            Error::Conflict { .. } | Error::FenceMismatch { .. } | Error::Aborted(_) | Error::Unavailable(_) => Remedy::Retry,
+            Error::Conflict { .. }
+            | Error::FenceMismatch { .. }
+            | Error::Aborted(_)
+            | Error::Unavailable(_) => Remedy::Retry,
             Error::Corruption(_) => Remedy::Fatal,
             _ => Remedy::Reject,
         }
