@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod error;
+pub mod eval;
 pub mod exec;
 pub mod function;
 pub mod ir;

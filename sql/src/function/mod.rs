@@ -3,6 +3,14 @@
 //! Each scalar function is a *kernel*: a plain Rust function over [`Datum`]s with PostgreSQL's semantics. The row
 //! evaluator calls kernels directly; the DataFusion lowering wraps the same kernels. Nothing else computes values.
 
+mod catalogue;
+pub mod resolve;
+
+pub use catalogue::{
+    Cast, CastContext, aggregates, all_aggregates, all_functions, all_operators, cast, functions, operators,
+    window_function,
+};
+
 use crate::error::Result;
 use crate::types::{Datum, Type};
 
@@ -43,9 +51,9 @@ pub type Kernel = fn(&EvalContext, &[Datum]) -> Result<Datum>;
 pub struct Function {
     /// The name: `upper`, `+`; casts are called after their target's internal name.
     pub name: &'static str,
-    /// The arguments' types.
+    /// The arguments' types; [`Type::Unknown`] stands for any type.
     pub args: &'static [Type],
-    /// The type of further arguments, where any number may follow.
+    /// The type of further arguments, where any number (but at least one) may follow.
     pub variadic: Option<Type>,
     /// The result's type.
     pub returns: Type,
@@ -74,7 +82,7 @@ pub trait Accumulator: Send + Sync + std::fmt::Debug {
 pub struct Aggregate {
     /// The name.
     pub name: &'static str,
-    /// The arguments' types; none for `count(*)`.
+    /// The arguments' types; none for `count(*)`; [`Type::Unknown`] stands for any type.
     pub args: &'static [Type],
     /// The result's type.
     pub returns: Type,

@@ -4,11 +4,21 @@
 //! [`Datum`] a value. Values of `char(n)` are kept without their trailing blanks, which is how PostgreSQL compares
 //! them; the blanks are added on output, from the modifier.
 
+pub mod calendar;
+mod coerce;
+mod compare;
 mod datum;
+pub mod io;
+pub mod key;
+mod names;
 pub mod numeric;
+pub mod row;
 mod zone;
 
+pub use coerce::coerce;
+pub use compare::{DatumKey, RowKey, compare, equal};
 pub use datum::{Datum, Interval};
+pub use names::{by_name, format_type};
 pub use numeric::Numeric;
 pub use zone::TimeZone;
 
@@ -217,5 +227,49 @@ impl ColumnType {
 impl From<Type> for ColumnType {
     fn from(ty: Type) -> Self {
         Self::plain(ty)
+    }
+}
+
+/// The categories that PostgreSQL's resolution rules reason about (`pg_type.typcategory`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "PostgreSQL's own names")]
+pub enum Category {
+    Boolean,
+    Numeric,
+    String,
+    DateTime,
+    Timespan,
+    User,
+    Unknown,
+    Pseudo,
+}
+
+impl Type {
+    /// The type's category.
+    pub fn category(self) -> Category {
+        match self {
+            Type::Bool => Category::Boolean,
+            Type::Int2
+            | Type::Int4
+            | Type::Int8
+            | Type::Float4
+            | Type::Float8
+            | Type::Numeric
+            | Type::Oid => Category::Numeric,
+            Type::Text | Type::Varchar | Type::Bpchar | Type::Name => Category::String,
+            Type::Date | Type::Time | Type::Timestamp | Type::Timestamptz => Category::DateTime,
+            Type::Interval => Category::Timespan,
+            Type::Bytea | Type::Uuid => Category::User,
+            Type::Unknown => Category::Unknown,
+            Type::Void => Category::Pseudo,
+        }
+    }
+
+    /// Whether the type is preferred within its category (`pg_type.typispreferred`).
+    pub fn is_preferred(self) -> bool {
+        matches!(
+            self,
+            Type::Bool | Type::Float8 | Type::Oid | Type::Text | Type::Timestamptz | Type::Interval
+        )
     }
 }
