@@ -1,0 +1,210 @@
+//! The types that openraft is instantiated with, and their protobuf forms.
+//!
+//! A replica is openraft's "node": its id is the replica's, and the node it lives on is what openraft carries along.
+//! Leader ids are of the standard kind, one leader per term, so that a term alone names a leader and fences its
+//! proposals.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use bytes::Bytes;
+use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
+use openraft::entry::RaftEntry;
+use openraft::vote::{RaftLeaderId, RaftVote};
+use openraft::{EntryPayload, Membership};
+use prost::Message;
+use proto::raft as wire;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+openraft::declare_raft_types!(
+    /// Flotilla's instance of openraft's types.
+    pub TypeConfig:
+        D = Command,
+        R = Reply,
+        NodeId = u64,
+        Node = Host,
+        Term = u64,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+);
+
+pub(crate) type Vote = VoteOf<TypeConfig>;
+pub(crate) type LogId = LogIdOf<TypeConfig>;
+pub(crate) type Entry = EntryOf<TypeConfig>;
+pub(crate) type StoredMembership = StoredMembershipOf<TypeConfig>;
+pub(crate) type SnapshotMeta = SnapshotMetaOf<TypeConfig>;
+pub(crate) type LeaderId = <TypeConfig as openraft::RaftTypeConfig>::LeaderId;
+pub(crate) type Term = <LeaderId as RaftLeaderId>::Committed;
+
+/// A command as the state machine's owner encoded it.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Command(pub Bytes);
+
+/// What applying a command answered.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Reply(pub Bytes);
+
+/// The node that a replica lives on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Host(pub u64);
+
+// openraft asks for serde; nothing of ours ever goes through it.
+macro_rules! opaque {
+    ($name:ident) => {
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{} bytes", self.0.len())
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(self, f)
+            }
+        }
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_bytes(&self.0)
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Ok(Self(Vec::<u8>::deserialize(deserializer)?.into()))
+            }
+        }
+    };
+}
+opaque!(Command);
+opaque!(Reply);
+
+/// Bytes that are not what they should be.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("malformed {what}")]
+pub(crate) struct Malformed {
+    pub what: &'static str,
+}
+
+fn malformed(what: &'static str) -> Malformed {
+    Malformed { what }
+}
+
+pub(crate) fn log_id(term: u64, index: u64) -> LogId {
+    LogId::new(Term::new(term), index)
+}
+
+pub(crate) fn term_of(id: &LogId) -> u64 {
+    id.leader_id.term
+}
+
+pub(crate) fn vote_to_wire(vote: &Vote) -> wire::Vote {
+    wire::Vote { term: vote.leader_id().term, replica: vote.leader_id().voted_for, committed: vote.is_committed() }
+}
+
+pub(crate) fn vote_from_wire(vote: Option<wire::Vote>) -> Result<Vote, Malformed> {
+    let vote = vote.ok_or(malformed("vote"))?;
+    Ok(Vote::from_leader_id(LeaderId::new(vote.term, vote.replica), vote.committed))
+}
+
+pub(crate) fn log_id_to_wire(id: &LogId) -> wire::LogId {
+    wire::LogId { term: term_of(id), index: id.index }
+}
+
+pub(crate) fn log_id_from_wire(id: wire::LogId) -> LogId {
+    log_id(id.term, id.index)
+}
+
+pub(crate) fn encode_log_id(id: &LogId) -> Bytes {
+    log_id_to_wire(id).encode_to_vec().into()
+}
+
+pub(crate) fn decode_log_id(bytes: &[u8]) -> Result<LogId, Malformed> {
+    wire::LogId::decode(bytes).map(log_id_from_wire).map_err(|_| malformed("log id"))
+}
+
+fn membership_to_wire(membership: &Membership<u64, Host>) -> wire::Membership {
+    wire::Membership {
+        configs: membership
+            .get_joint_config()
+            .iter()
+            .map(|voters| wire::Voters { replicas: voters.iter().copied().collect() })
+            .collect(),
+        members: membership
+            .nodes()
+            .map(|(&replica, host)| wire::Member { replica, node: host.0 })
+            .collect(),
+    }
+}
+
+fn membership_from_wire(membership: wire::Membership) -> Result<Membership<u64, Host>, Malformed> {
+    let configs: Vec<BTreeSet<u64>> =
+        membership.configs.into_iter().map(|voters| voters.replicas.into_iter().collect()).collect();
+    let hosts: BTreeMap<u64, Host> =
+        membership.members.into_iter().map(|member| (member.replica, Host(member.node))).collect();
+    if configs.is_empty() && hosts.is_empty() {
+        return Ok(Membership::default());
+    }
+    Membership::new(configs, hosts).map_err(|_| malformed("membership"))
+}
+
+pub(crate) fn stored_membership_to_wire(stored: &StoredMembership) -> wire::StoredMembership {
+    wire::StoredMembership {
+        at: stored.log_id().as_ref().map(log_id_to_wire),
+        membership: Some(membership_to_wire(stored.membership())),
+    }
+}
+
+pub(crate) fn stored_membership_from_wire(
+    stored: Option<wire::StoredMembership>,
+) -> Result<StoredMembership, Malformed> {
+    let stored = stored.ok_or(malformed("membership"))?;
+    let membership = membership_from_wire(stored.membership.ok_or(malformed("membership"))?)?;
+    Ok(StoredMembership::new(stored.at.map(log_id_from_wire), membership))
+}
+
+pub(crate) fn meta_to_wire(meta: &SnapshotMeta) -> wire::SnapshotMeta {
+    wire::SnapshotMeta {
+        last: meta.last_log_id.as_ref().map(log_id_to_wire),
+        membership: Some(stored_membership_to_wire(&meta.last_membership)),
+    }
+}
+
+pub(crate) fn meta_from_wire(meta: Option<wire::SnapshotMeta>) -> Result<SnapshotMeta, Malformed> {
+    let meta = meta.ok_or(malformed("snapshot header"))?;
+    Ok(SnapshotMeta {
+        last_log_id: meta.last.map(log_id_from_wire),
+        last_membership: stored_membership_from_wire(meta.membership)?,
+    })
+}
+
+pub(crate) fn entry_to_wire(entry: &Entry) -> wire::Entry {
+    let payload = match &entry.payload {
+        EntryPayload::Blank => None,
+        EntryPayload::Normal(command) => Some(wire::entry::Payload::Command(command.0.clone())),
+        EntryPayload::Membership(m) => Some(wire::entry::Payload::Membership(membership_to_wire(m))),
+    };
+    wire::Entry { term: term_of(&entry.log_id), index: entry.log_id.index, payload }
+}
+
+pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<Entry, Malformed> {
+    let payload = match entry.payload {
+        None => EntryPayload::Blank,
+        Some(wire::entry::Payload::Command(command)) => EntryPayload::Normal(Command(command)),
+        Some(wire::entry::Payload::Membership(m)) => EntryPayload::Membership(membership_from_wire(m)?),
+    };
+    Ok(Entry::new(log_id(entry.term, entry.index), payload))
+}
+
+pub(crate) fn encode_entry(entry: &Entry) -> Bytes {
+    entry_to_wire(entry).encode_to_vec().into()
+}
+
+pub(crate) fn decode_entry(bytes: Bytes) -> Result<Entry, Malformed> {
+    entry_from_wire(wire::Entry::decode(bytes).map_err(|_| malformed("log entry"))?)
+}
+
+/// What an entry weighs in caches, batches and messages.
+pub(crate) fn entry_bytes(entry: &Entry) -> usize {
+    const OVERHEAD: usize = 64;
+    match &entry.payload {
+        EntryPayload::Normal(command) => command.0.len() + OVERHEAD,
+        _ => OVERHEAD,
+    }
+}
