@@ -95,7 +95,11 @@ pub(crate) fn term_of(id: &LogId) -> u64 {
 }
 
 pub(crate) fn vote_to_wire(vote: &Vote) -> wire::Vote {
-    wire::Vote { term: vote.leader_id().term, replica: vote.leader_id().voted_for, committed: vote.is_committed() }
+    wire::Vote {
+        term: vote.leader_id().term,
+        replica: vote.leader_id().voted_for,
+        committed: vote.is_committed(),
+    }
 }
 
 pub(crate) fn vote_from_wire(vote: Option<wire::Vote>) -> Result<Vote, Malformed> {
@@ -126,10 +130,7 @@ fn membership_to_wire(membership: &Membership<u64, Host>) -> wire::Membership {
             .iter()
             .map(|voters| wire::Voters { replicas: voters.iter().copied().collect() })
             .collect(),
-        members: membership
-            .nodes()
-            .map(|(&replica, host)| wire::Member { replica, node: host.0 })
-            .collect(),
+        members: membership.nodes().map(|(&replica, host)| wire::Member { replica, node: host.0 }).collect(),
     }
 }
 

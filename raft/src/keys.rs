@@ -1,0 +1,54 @@
+//! Where a group keeps what is its own in the column family `group`.
+//!
+//! ```text
+//!   [group u64 BE][0x00]            raft: the id of the last applied entry
+//!   [group u64 BE][0x01]            raft: the membership, and the entry it came with
+//!   [group u64 BE][0x10] …          the state machine's
+//! ```
+
+use bytes::Bytes;
+use storage::ids::{GroupId, KeyRange};
+
+const APPLIED: u8 = 0x00;
+const MEMBERSHIP: u8 = 0x01;
+const PRIVATE: u8 = 0x10;
+
+fn key(group: GroupId, kind: u8) -> Vec<u8> {
+    let mut key = group.0.to_be_bytes().to_vec();
+    key.push(kind);
+    key
+}
+
+/// A key of a group's state machine in the column family `group`.
+pub fn private_key(group: GroupId, suffix: &[u8]) -> Vec<u8> {
+    let mut key = key(group, PRIVATE);
+    key.extend_from_slice(suffix);
+    key
+}
+
+/// All keys of a group's state machine in the column family `group`: one of its [`crate::StateMachine::spans`].
+pub fn private_keys(group: GroupId) -> KeyRange {
+    KeyRange::prefix(&key(group, PRIVATE))
+}
+
+pub(crate) fn applied_key(group: GroupId) -> Vec<u8> {
+    key(group, APPLIED)
+}
+
+pub(crate) fn membership_key(group: GroupId) -> Vec<u8> {
+    key(group, MEMBERSHIP)
+}
+
+/// Everything of a group.
+pub(crate) fn all_keys(group: GroupId) -> KeyRange {
+    KeyRange::prefix(&group.0.to_be_bytes())
+}
+
+/// The group that a key of the column family belongs to.
+pub(crate) fn group_of(key: &[u8]) -> Option<GroupId> {
+    key.first_chunk::<8>().map(|group| GroupId(u64::from_be_bytes(*group)))
+}
+
+pub(crate) fn to_bytes(key: Vec<u8>) -> Bytes {
+    key.into()
+}

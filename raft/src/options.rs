@@ -1,0 +1,111 @@
+//! The settings of a node's consensus layer.
+
+use std::time::Duration;
+
+use openraft::{Config, SnapshotPolicy, StepDownPolicy};
+
+use crate::api::Error;
+
+/// Timings and bounds. The defaults suit nodes in one data centre: a dead leader is replaced in about a second.
+#[derive(Clone, Debug)]
+pub struct RaftOptions {
+    /// How often a leader shows that it lives.
+    pub heartbeat: Duration,
+    /// How long, after the lease is over, a follower waits at least before it stands for election.
+    pub election_min: Duration,
+    /// … and at most. It is the length of the leader's lease, too.
+    pub election_max: Duration,
+    /// How long a request to another node may take.
+    pub request_timeout: Duration,
+    /// How long a proposal may take before its caller is told that its fate is unknown.
+    pub propose_timeout: Duration,
+    /// Proposals of one group that may be in flight; more are refused.
+    pub proposals_in_flight_max: usize,
+    /// The size of one command.
+    pub command_bytes_max: usize,
+    /// The size of one message with entries, if it holds more than one.
+    pub append_bytes_max: usize,
+    /// Entries kept in memory per group for followers and for applying.
+    pub tail_bytes_max: usize,
+    /// Messages to one node that may queue, in bytes.
+    pub queue_bytes_max: usize,
+    /// How often the state is flushed and the log cut.
+    pub checkpoint_interval: Duration,
+    /// … or earlier, when so much was appended.
+    pub checkpoint_bytes: u64,
+    /// Entries kept in the log though they are flushed, so that a replica that was away needs no snapshot.
+    pub keep_entries: u64,
+    /// … unless they take more than this.
+    pub keep_bytes: u64,
+    /// How long a shutdown may take to hand leaderships over.
+    pub shutdown_transfer_timeout: Duration,
+}
+
+impl Default for RaftOptions {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(250),
+            election_max: Duration::from_millis(500),
+            request_timeout: Duration::from_millis(2_000),
+            propose_timeout: Duration::from_millis(10_000),
+            proposals_in_flight_max: 4096,
+            command_bytes_max: 64 << 20,
+            append_bytes_max: 1 << 20,
+            tail_bytes_max: 4 << 20,
+            queue_bytes_max: 128 << 20,
+            checkpoint_interval: Duration::from_secs(10),
+            checkpoint_bytes: 64 << 20,
+            keep_entries: 10_000,
+            keep_bytes: 64 << 20,
+            shutdown_transfer_timeout: Duration::from_millis(1_500),
+        }
+    }
+}
+
+impl RaftOptions {
+    /// How long a leader that a quorum has answered may be sure that nobody else leads. A tenth is left to clocks
+    /// that run at different rates.
+    pub(crate) fn lease(&self) -> Duration {
+        self.election_max - self.election_max / 10
+    }
+
+    pub(crate) fn openraft(&self) -> Result<Config, Error> {
+        let ms = |d: Duration| d.as_millis() as u64;
+        let heartbeat = ms(self.heartbeat);
+        Config {
+            cluster_name: "flotilla".to_owned(),
+            heartbeat_interval: heartbeat,
+            // An acknowledged append is as good as a heartbeat. The bound is openraft's own rule.
+            heartbeat_min_interval: Some(
+                heartbeat.min(ms(self.election_min).saturating_sub(heartbeat + heartbeat * 13 / 64 + 2)),
+            ),
+            election_timeout_min: ms(self.election_min),
+            election_timeout_max: ms(self.election_max),
+            // A leader without a quorum must fall silent, or its heartbeats, which reach some followers, keep them
+            // from electing one that has a quorum.
+            quorum_loss_probe_interval: Some(2 * ms(self.election_max)),
+            enable_pre_vote: Some(true),
+            // Restored leadership comes without a lease and without an entry of its own.
+            enable_leader_restore: Some(false),
+            // The lease of a leader that steps down by itself would still look valid to us: leaders are moved by
+            // `Group::transfer_leader` only, which knows.
+            removed_leader_step_down: StepDownPolicy::Never,
+            // The checkpointer decides: only what is flushed counts as snapshotted.
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: self.keep_entries,
+            max_payload_entries: 1024,
+            max_append_entries: Some(1024),
+            install_snapshot_timeout: 3_600_000,
+            // openraft preallocates these channels for each group.
+            api_channel_size: Some(1024),
+            notification_channel_size: Some(1024),
+            state_machine_channel_size: Some(256),
+            log_stage_capacity: Some(1),
+            backoff: "20ms 40ms 80ms ...300ms".to_owned(),
+            ..Config::default()
+        }
+        .validate()
+        .map_err(|e| Error::Options(e.to_string()))
+    }
+}
