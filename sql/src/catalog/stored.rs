@@ -1,0 +1,193 @@
+//! How descriptors are kept in catalog rows: one version byte, then JSON.
+//!
+//! JSON is chosen for what it allows: fields can be added with a default, and an operator can read a dump. Catalog rows
+//! are few and read seldom. Types are kept by PostgreSQL's OID and modifier, which never change.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{CheckConstraint, ColumnDescriptor, PrimaryKey, TableDescriptor};
+use crate::error::{Result, SqlError, SqlState};
+use crate::ir::Sharding;
+use crate::types::{ColumnType, Type};
+
+/// The version of the format that this code writes, and the newest that it reads.
+const FORMAT: u8 = 1;
+
+/// A database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseDescriptor {
+    /// Its OID; also the first word of its keys.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+}
+
+/// A schema.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaDescriptor {
+    /// Its OID.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+}
+
+/// A range to be cleared once no snapshot can see it any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredGarbage {
+    /// The first key, in hexadecimal.
+    pub start: String,
+    /// The end, in hexadecimal; empty: unbounded.
+    pub end: String,
+    /// When it became garbage, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredColumn {
+    id: u32,
+    name: String,
+    type_oid: u32,
+    typmod: i32,
+    not_null: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    default: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredKey {
+    name: String,
+    columns: Vec<usize>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredCheck {
+    name: String,
+    expr: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum StoredSharding {
+    Range,
+    Hash { shards: u16, key_columns: usize },
+    RoundRobin { shards: u16 },
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredTable {
+    id: u32,
+    database: u32,
+    schema: String,
+    name: String,
+    version: u64,
+    columns: Vec<StoredColumn>,
+    storage_id: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    primary_key: Option<StoredKey>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    checks: Vec<StoredCheck>,
+    sharding: StoredSharding,
+    next_column_id: u32,
+}
+
+fn corrupt(what: &str, why: impl std::fmt::Display) -> SqlError {
+    SqlError::new(SqlState::DATA_CORRUPTED, format!("catalog row of a {what} cannot be read: {why}"))
+}
+
+/// Writes a catalog row.
+pub(super) fn encode<T: Serialize>(what: &str, value: &T) -> Result<bytes::Bytes> {
+    let mut out = vec![FORMAT];
+    serde_json::to_writer(&mut out, value).map_err(|e| corrupt(what, e))?;
+    Ok(out.into())
+}
+
+/// Reads a catalog row.
+pub(super) fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+    match bytes.split_first() {
+        Some((&FORMAT, rest)) => serde_json::from_slice(rest).map_err(|e| corrupt(what, e)),
+        Some((version, _)) => Err(corrupt(what, format_args!("format {version} is newer than this program"))),
+        None => Err(corrupt(what, "it is empty")),
+    }
+}
+
+/// Writes a table's row.
+pub(super) fn encode_table(table: &TableDescriptor) -> Result<bytes::Bytes> {
+    let stored = StoredTable {
+        id: table.id,
+        database: table.database,
+        schema: table.schema.clone(),
+        name: table.name.clone(),
+        version: table.version,
+        columns: table
+            .columns
+            .iter()
+            .map(|c| StoredColumn {
+                id: c.id,
+                name: c.name.clone(),
+                type_oid: c.ty.ty.oid(),
+                typmod: c.ty.typmod,
+                not_null: c.not_null,
+                default: c.default.clone(),
+            })
+            .collect(),
+        storage_id: table.storage_id,
+        primary_key: table
+            .primary_key
+            .as_ref()
+            .map(|k| StoredKey { name: k.name.clone(), columns: k.columns.clone() }),
+        checks: table
+            .checks
+            .iter()
+            .map(|c| StoredCheck { name: c.name.clone(), expr: c.expr.clone() })
+            .collect(),
+        sharding: match table.sharding {
+            Sharding::Range => StoredSharding::Range,
+            Sharding::Hash { shards, key_columns } => StoredSharding::Hash { shards, key_columns },
+            Sharding::RoundRobin { shards } => StoredSharding::RoundRobin { shards },
+        },
+        next_column_id: table.next_column_id,
+    };
+    encode("table", &stored)
+}
+
+/// Reads a table's row, and asserts what the rest of the code relies on.
+pub(super) fn decode_table(bytes: &[u8]) -> Result<TableDescriptor> {
+    let stored: StoredTable = decode("table", bytes)?;
+    let width = stored.columns.len();
+    if stored.primary_key.as_ref().is_some_and(|k| k.columns.iter().any(|&c| c >= width)) {
+        return Err(corrupt("table", format_args!("its primary key names a column beyond the {width}th")));
+    }
+    let columns = stored
+        .columns
+        .into_iter()
+        .map(|c| {
+            let ty = Type::from_oid(c.type_oid)
+                .ok_or_else(|| corrupt("table", format_args!("there is no type with OID {}", c.type_oid)))?;
+            Ok(ColumnDescriptor {
+                id: c.id,
+                name: c.name,
+                ty: ColumnType { ty, typmod: c.typmod },
+                not_null: c.not_null,
+                default: c.default,
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(TableDescriptor {
+        id: stored.id,
+        database: stored.database,
+        schema: stored.schema,
+        name: stored.name,
+        version: stored.version,
+        columns,
+        storage_id: stored.storage_id,
+        primary_key: stored.primary_key.map(|k| PrimaryKey { name: k.name, columns: k.columns }),
+        checks: stored.checks.into_iter().map(|c| CheckConstraint { name: c.name, expr: c.expr }).collect(),
+        sharding: match stored.sharding {
+            StoredSharding::Range => Sharding::Range,
+            StoredSharding::Hash { shards, key_columns } => Sharding::Hash { shards, key_columns },
+            StoredSharding::RoundRobin { shards } => Sharding::RoundRobin { shards },
+        },
+        next_column_id: stored.next_column_id,
+    })
+}

@@ -1,0 +1,93 @@
+//! The schema `flotilla`: the cluster.
+
+use super::{Source, VirtualTable, or_null, text};
+use crate::catalog::layout;
+use crate::exec::Row;
+use crate::types::{Datum, Type};
+
+/// The schema's name.
+pub(super) const SCHEMA: &str = "flotilla";
+
+pub(super) const TABLES: &[VirtualTable] = &[
+    VirtualTable {
+        schema: SCHEMA,
+        name: "nodes",
+        columns: &[
+            ("node_id", Type::Int8),
+            ("sql_address", Type::Text),
+            ("rpc_address", Type::Text),
+            ("alive", Type::Bool),
+            ("leaders", Type::Int8),
+            ("replicas", Type::Int8),
+        ],
+        rows: nodes,
+    },
+    VirtualTable {
+        schema: SCHEMA,
+        name: "shards",
+        columns: &[
+            ("group_id", Type::Int8),
+            ("database_name", Type::Text),
+            ("table_name", Type::Text),
+            ("start_key", Type::Bytea),
+            ("end_key", Type::Bytea),
+            ("epoch", Type::Int8),
+            ("replicas", Type::Text),
+            ("leader", Type::Int8),
+        ],
+        rows: shards,
+    },
+];
+
+fn int8(n: u64) -> Datum {
+    Datum::Int8(i64::try_from(n).unwrap_or(i64::MAX))
+}
+
+fn nodes(source: &Source<'_>) -> Vec<Row> {
+    source
+        .nodes
+        .iter()
+        .map(|node| {
+            let leaders = source.shards.iter().filter(|s| s.leader == Some(node.id)).count();
+            let replicas = source.shards.iter().filter(|s| s.replicas.contains(&node.id)).count();
+            vec![
+                int8(node.id.0),
+                text(&node.sql_address),
+                text(&node.rpc_address),
+                Datum::Bool(node.alive),
+                int8(leaders as u64),
+                int8(replicas as u64),
+            ]
+        })
+        .collect()
+}
+
+/// `table_name` is the table that the shard's first key lies in, if that is one of this database.
+fn shards(source: &Source<'_>) -> Vec<Row> {
+    source
+        .shards
+        .iter()
+        .map(|shard| {
+            let start = &shard.range.start[..];
+            let database = start
+                .get(..4)
+                .and_then(|b| b.try_into().ok())
+                .map(u32::from_be_bytes)
+                .and_then(|id| source.image.databases().iter().find(|d| d.id == id));
+            let table = layout::parse_table_key(start)
+                .filter(|&(database, _)| database == source.image.database().id)
+                .and_then(|(_, table)| source.image.table_by_id(table));
+            let replicas: Vec<String> = shard.replicas.iter().map(|n| n.to_string()).collect();
+            vec![
+                int8(shard.group.0),
+                or_null(database, |d| text(&d.name)),
+                or_null(table, |t| text(&t.name)),
+                Datum::Bytea(shard.range.start.clone()),
+                Datum::Bytea(shard.range.end.clone()),
+                int8(shard.epoch.0),
+                text(replicas.join(",")),
+                or_null(shard.leader, |n| int8(n.0)),
+            ]
+        })
+        .collect()
+}

@@ -1,0 +1,93 @@
+//! System views: tables that are computed from the catalog and the cluster when they are read.
+//!
+//! *To add one*: a [`VirtualTable`] in the file of its schema (its name, its columns, its rows), and a place in that
+//! file's `TABLES`. A view that PostgreSQL has keeps PostgreSQL's column names and order; columns that mean nothing here
+//! may be left out.
+
+mod cluster;
+mod information_schema;
+mod pg_catalog;
+
+use txn::api::{NodeInfo, ShardInfo};
+use txn::ids::KeyRange;
+
+use super::CatalogImage;
+use crate::error::{Result, SqlError, SqlState};
+use crate::exec::{Row, StatementContext};
+use crate::types::{ColumnType, Datum, Type};
+
+/// The schemas that hold system views.
+pub const SCHEMAS: [&str; 3] = ["pg_catalog", "information_schema", "flotilla"];
+
+/// A system view.
+pub struct VirtualTable {
+    /// Its schema.
+    pub schema: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    columns: &'static [(&'static str, Type)],
+    rows: fn(&Source<'_>) -> Vec<Row>,
+}
+
+/// What rows are made of.
+struct Source<'a> {
+    image: &'a CatalogImage,
+    shards: Vec<ShardInfo>,
+    nodes: Vec<NodeInfo>,
+}
+
+impl VirtualTable {
+    /// The columns.
+    pub fn columns(&self) -> Vec<(String, ColumnType)> {
+        self.columns.iter().map(|&(name, ty)| (name.to_owned(), ty.into())).collect()
+    }
+}
+
+/// All system views.
+pub fn all() -> impl Iterator<Item = &'static VirtualTable> {
+    pg_catalog::TABLES.iter().chain(information_schema::TABLES).chain(cluster::TABLES)
+}
+
+/// A system view by name; without a schema, `pg_catalog` is searched.
+pub fn find(schema: Option<&str>, name: &str) -> Option<&'static VirtualTable> {
+    let schema = schema.unwrap_or("pg_catalog");
+    all().find(|table| table.schema == schema && table.name == name)
+}
+
+/// The rows of a system view. The catalog is read through the statement's transaction, not from the cached image: what other
+/// nodes have committed is seen, and so are the transaction's own changes.
+pub async fn rows(schema: &str, name: &str, ctx: &StatementContext) -> Result<Vec<Row>> {
+    let table = find(Some(schema), name).ok_or_else(|| {
+        SqlError::new(SqlState::UNDEFINED_TABLE, format!("relation \"{schema}.{name}\" does not exist"))
+    })?;
+    let image = CatalogImage::load(&*ctx.transaction, &ctx.catalog.image().database().name).await?;
+    let mut source = Source { image: &image, shards: Vec::new(), nodes: Vec::new() };
+    if table.schema == cluster::SCHEMA {
+        source.shards = ctx.database.shards(&KeyRange::all()).await?;
+        source.nodes = ctx.database.nodes().await?;
+    }
+    let rows = (table.rows)(&source);
+    debug_assert!(rows.iter().all(|row| row.len() == table.columns.len()), "{schema}.{name}");
+    Ok(rows)
+}
+
+fn text(s: impl AsRef<str>) -> Datum {
+    Datum::text(s.as_ref())
+}
+
+fn yes_or_no(yes: bool) -> Datum {
+    text(if yes { "YES" } else { "NO" })
+}
+
+fn none(_: &Source<'_>) -> Vec<Row> {
+    Vec::new()
+}
+
+/// What follows the columns' modifiers: the `n` of `varchar(n)` and `char(n)`.
+fn length_of(ty: ColumnType) -> Option<i32> {
+    (matches!(ty.ty, Type::Varchar | Type::Bpchar) && ty.typmod >= 4).then(|| ty.typmod - 4)
+}
+
+fn or_null<T>(value: Option<T>, datum: impl FnOnce(T) -> Datum) -> Datum {
+    value.map_or(Datum::Null, datum)
+}

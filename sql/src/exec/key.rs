@@ -1,0 +1,177 @@
+//! Row keys: from rows to keys, and from keys back to what an error message says.
+
+use std::collections::HashSet;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use txn::api::Key;
+use txn::seam::Seams;
+
+use super::Row;
+use crate::catalog::layout::bucket_of;
+use crate::catalog::{CatalogImage, TableDescriptor, layout};
+use crate::error::{ErrorObject, Result, SqlError, SqlState};
+use crate::ir::Sharding;
+use crate::types::{ColumnType, Datum, TimeZone, io, key};
+
+/// Marks a hidden row id; like key columns, row ids don't begin with a zero byte.
+const ROW_ID_MARK: u8 = 1;
+
+/// Makes hidden row ids: unique without coordination, ascending within one maker, so that a bulk load appends.
+///
+/// An id is the milliseconds of the clock when the maker was made, 64 random bits, and a counter. It need only be unique;
+/// nothing depends on the clock being right.
+#[derive(Debug)]
+pub struct RowIds {
+    wall_ms: u64,
+    random: u64,
+    next: u32,
+}
+
+impl RowIds {
+    /// A maker for one statement.
+    pub fn new(seams: &Seams) -> Self {
+        Self { wall_ms: seams.clock.wall_ms(), random: seams.random_u64(), next: 0 }
+    }
+
+    fn put(&mut self, seams: &Seams, out: &mut BytesMut) {
+        out.put_u8(ROW_ID_MARK);
+        out.put_slice(&self.wall_ms.to_be_bytes()[2..]);
+        out.put_u64(self.random);
+        out.put_u32(self.next);
+        self.next = self.next.wrapping_add(1);
+        if self.next == 0 {
+            self.random = seams.random_u64();
+        }
+    }
+
+    /// The key of a new row of a table without a primary key.
+    pub fn key(&mut self, table: &TableDescriptor, seams: &Seams) -> Key {
+        // Round robin by the counter: each statement starts in a bucket of its own.
+        let bucket = table.buckets().map(|n| ((u64::from(self.next) + self.random) % u64::from(n)) as u16);
+        let mut out = table.bucket_prefix(bucket);
+        self.put(seams, &mut out);
+        out.freeze()
+    }
+}
+
+/// The bucket of a row with these encoded key columns, where `ends[i]` is the end of the i-th.
+fn hashed_bucket(table: &TableDescriptor, encoded: &[u8], ends: &[usize]) -> Option<u16> {
+    match table.sharding {
+        Sharding::Range => None,
+        Sharding::RoundRobin { shards } => Some(bucket_of(encoded, shards)),
+        Sharding::Hash { shards, key_columns } => {
+            let columns = key_columns.clamp(1, ends.len().max(1));
+            let end = ends.get(columns - 1).copied().unwrap_or(encoded.len());
+            Some(bucket_of(&encoded[..end], shards))
+        }
+    }
+}
+
+/// The key of a row of a table with a primary key; `values` are the key columns' values in the key's order.
+pub fn key_of_values<'a>(table: &TableDescriptor, values: impl IntoIterator<Item = &'a Datum>) -> Key {
+    let mut encoded = Vec::with_capacity(32);
+    let mut ends = Vec::with_capacity(4);
+    for value in values {
+        key::encode(value, &mut encoded);
+        ends.push(encoded.len());
+    }
+    let mut out = table.bucket_prefix(hashed_bucket(table, &encoded, &ends));
+    out.put_slice(&encoded);
+    out.freeze()
+}
+
+/// The key of a row of a table with a primary key.
+pub fn key_of_row(table: &TableDescriptor, primary: &[usize], row: &[Datum]) -> Key {
+    key_of_values(table, primary.iter().map(|&column| &row[column]))
+}
+
+/// Whether values of this type with equal keys may still look different (`1.0` and `1.00`): no use here but to say that
+/// rows keep their key columns in their values too.
+pub fn values_of_key(table: &TableDescriptor, key: &[u8]) -> Result<Row> {
+    let Some(primary) = &table.primary_key else { return Ok(Vec::new()) };
+    let mut rest = key.get(table.key_offset()..).unwrap_or_default();
+    primary.columns.iter().map(|&column| key::decode(&mut rest, table.columns[column].ty.ty)).collect()
+}
+
+/// PostgreSQL's `Key (a, b)=(1, 2)`.
+fn describe_key(table: &TableDescriptor, values: &[Datum]) -> String {
+    let columns = table.primary_key.iter().flat_map(|k| &k.columns).map(|&c| &table.columns[c]);
+    let names: Vec<&str> = columns.clone().map(|c| c.name.as_str()).collect();
+    let texts: Vec<String> = columns.zip(values).map(|(c, v)| display(v, c.ty)).collect();
+    format!("Key ({})=({})", names.join(", "), texts.join(", "))
+}
+
+/// A value as messages show it.
+pub fn display(value: &Datum, ty: ColumnType) -> String {
+    match value {
+        Datum::Null => "null".into(),
+        _ => io::format(value, ty, &TimeZone::default()).into_owned(),
+    }
+}
+
+/// `23505` for a primary key.
+pub fn duplicate_key(table: &TableDescriptor, values: &[Datum]) -> SqlError {
+    let constraint = table.primary_key.as_ref().map(|k| k.name.clone());
+    let message = format!(
+        "duplicate key value violates unique constraint \"{}\"",
+        constraint.as_deref().unwrap_or_default()
+    );
+    SqlError::new(SqlState::UNIQUE_VIOLATION, message)
+        .detail(format!("{} already exists.", describe_key(table, values)))
+        .object(ErrorObject {
+            schema: Some(table.schema.clone()),
+            table: Some(table.name.clone()),
+            column: None,
+            constraint,
+        })
+}
+
+/// What a client is told about an error of the transaction layer: `AlreadyExists` becomes the violation of the constraint
+/// that the key belongs to, and a conflict names its table.
+///
+/// For errors of `commit` as well as of reads and writes.
+pub fn explain(error: txn::Error, image: &CatalogImage) -> SqlError {
+    let (txn::Error::AlreadyExists { key } | txn::Error::Conflict { key, .. }) = &error else {
+        return error.into();
+    };
+    let (key, duplicate) = (key.clone(), matches!(error, txn::Error::AlreadyExists { .. }));
+    let mut out = SqlError::from(error);
+    let keep = out.source.take();
+    if let Some(table) = layout::parse_table_key(&key)
+        .filter(|&(database, _)| database == image.database().id)
+        .and_then(|(_, id)| image.table_by_id(id))
+    {
+        match values_of_key(table, &key) {
+            Ok(values) if duplicate => out = duplicate_key(table, &values),
+            Ok(values) if !values.is_empty() => {
+                out.detail = Some(format!(
+                    "A concurrent transaction changed {} of table \"{}\".",
+                    describe_key(table, &values),
+                    table.name
+                ));
+            }
+            _ => out.detail = Some(format!("A concurrent transaction changed table \"{}\".", table.name)),
+        }
+    } else if let Some(of) = layout::parse_catalog_key(&key)
+        && duplicate
+    {
+        use layout::CatalogKey as K;
+        let (state, message) = match of {
+            K::Database(name) => {
+                (SqlState::DUPLICATE_DATABASE, format!("database \"{name}\" already exists"))
+            }
+            K::Schema(name) => (SqlState::DUPLICATE_SCHEMA, format!("schema \"{name}\" already exists")),
+            K::TableName(name) => (SqlState::DUPLICATE_TABLE, format!("relation \"{name}\" already exists")),
+            K::Other => (SqlState::DUPLICATE_OBJECT, "object already exists".into()),
+        };
+        out = SqlError::new(state, message);
+    }
+    out.source = keep;
+    out
+}
+
+/// The first key that occurs twice.
+pub fn first_duplicate<'a>(keys: impl IntoIterator<Item = &'a Bytes>) -> Option<&'a Bytes> {
+    let mut seen = HashSet::new();
+    keys.into_iter().find(|key| !seen.insert(&key[..]))
+}
