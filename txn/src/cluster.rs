@@ -1,0 +1,53 @@
+//! What this crate needs of the meta-group: a clock that never goes back, and a map of the shards.
+//!
+//! The `meta` crate implements both; `txn` doesn't know how.
+
+use async_trait::async_trait;
+use storage::ids::{GroupId, KeyRange, NodeId, Timestamp};
+
+use crate::Error;
+use crate::api::NodeInfo;
+use crate::descriptor::ShardDescriptor;
+
+/// Hands out timestamps.
+///
+/// The implementation's obligations: a multiple of [`Timestamp::STRIDE`], above every timestamp that was handed out
+/// anywhere in the cluster before this call **began**, across failovers. (So an answer may not be served from a
+/// batch that was asked for before the call began.)
+#[async_trait]
+pub trait Oracle: Send + Sync + 'static {
+    /// A fresh timestamp.
+    async fn timestamp(&self) -> Result<Timestamp, Error>;
+}
+
+/// Knows where shards and nodes are.
+#[async_trait]
+pub trait Directory: Send + Sync + 'static {
+    /// The shard that holds `key`, freshly asked for: the router has a cache of its own.
+    async fn lookup(&self, key: &[u8]) -> Result<ShardDescriptor, Error>;
+
+    /// The shards that overlap `range`, in key order and without gaps, freshly asked for.
+    async fn overlapping(&self, range: &KeyRange) -> Result<Vec<ShardDescriptor>, Error>;
+
+    /// A shard has told about itself or its siblings. Must not block; an older epoch than what is known is ignored.
+    fn learn(&self, descriptor: &ShardDescriptor);
+
+    /// The node that leads `group`, as far as is known here. Must not block.
+    fn leader(&self, group: GroupId) -> Option<NodeId>;
+
+    /// Where `node` serves other nodes (`host:port`). Must not block.
+    fn address(&self, node: NodeId) -> Option<String>;
+
+    /// Reserves `count` group ids that were never used.
+    async fn allocate_groups(&self, count: usize) -> Result<Vec<GroupId>, Error>;
+
+    /// Tells the meta-group of new descriptors right away (a split's parent and children), instead of with the next
+    /// report. Returns when lookups find them.
+    async fn publish(&self, descriptors: &[ShardDescriptor]) -> Result<(), Error>;
+
+    /// Asks that the leaders of `groups` be spread over the nodes. Returns when the wish is noted, not when it is done.
+    async fn spread_leaders(&self, groups: &[GroupId]) -> Result<(), Error>;
+
+    /// The nodes of the cluster.
+    async fn nodes(&self) -> Result<Vec<NodeInfo>, Error>;
+}
