@@ -1,1 +1,3 @@
-//! node
+//! The `flotilla` binary.
+
+pub mod cli;

@@ -47,7 +47,14 @@ impl Client {
                 }
             }
         });
-        Ok(Self { inner, url: url.to_owned(), format: Format::Aligned, timing: false, names_stale: true, notices })
+        Ok(Self {
+            inner,
+            url: url.to_owned(),
+            format: Format::Aligned,
+            timing: false,
+            names_stale: true,
+            notices,
+        })
     }
 
     /// Connects again after the server was lost.

@@ -84,9 +84,7 @@ async fn describe(client: &mut Client, name: &str) -> anyhow::Result<Ran> {
         "SELECT 1 FROM information_schema.tables WHERE table_schema = {schema} AND table_name = {table}"
     );
     match client.inner.simple_query(&known).await {
-        Ok(messages)
-            if !messages.iter().any(|m| matches!(m, tokio_postgres::SimpleQueryMessage::Row(_))) =>
-        {
+        Ok(messages) if !messages.iter().any(|m| matches!(m, tokio_postgres::SimpleQueryMessage::Row(_))) => {
             return Ok(failed(&format!("there is no table {name}")));
         }
         // An error shows again, with its text, in what follows.

@@ -30,9 +30,9 @@ const EXIT_NOT_CONNECTED: u8 = 2;
 /// Arguments of `flotilla sql`.
 #[derive(Debug, Args)]
 pub struct SqlArgs {
-    /// Where to connect: a URL (postgresql://user@host:port/database) or libpq's key=value pairs
-    #[arg(env = "FLOTILLA_URL", default_value = DEFAULT_URL)]
-    url: String,
+    /// Where to connect: a URL (postgresql://user@host:port/database) or libpq's key=value pairs; without it
+    /// $FLOTILLA_URL, else the first node of a local cluster
+    url: Option<String>,
     /// Run these statements, then exit (may be repeated)
     #[arg(short = 'e', long = "execute", value_name = "STATEMENTS")]
     execute: Vec<String>,
@@ -64,13 +64,13 @@ pub fn run(args: SqlArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return not_connected(&format!("cannot start: {error}")),
     };
-    let mut client = match runtime.block_on(Client::connect(&args.url)) {
+    let url = args.url.clone().or_else(|| std::env::var("FLOTILLA_URL").ok());
+    let mut client = match runtime.block_on(Client::connect(url.as_deref().unwrap_or(DEFAULT_URL))) {
         Ok(client) => client,
         Err(error) => return not_connected(&format!("{error:#}")),
     };
     client.format = args.format;
-    let interactive =
-        args.execute.is_empty() && args.files.is_empty() && std::io::stdin().is_terminal();
+    let interactive = args.execute.is_empty() && args.files.is_empty() && std::io::stdin().is_terminal();
     let ran = if interactive {
         interactive::run(&runtime, &mut client)
     } else {

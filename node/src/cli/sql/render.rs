@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use clap::ValueEnum;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, ContentLineStyle, LineStyle, Table, TableStyle};
 
 /// How rows are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -25,8 +25,11 @@ pub(crate) struct Rows {
     pub rows: Vec<Vec<Option<String>>>,
 }
 
-/// The parts of comfy-table's preset, in its order: only a line below the header, and bars between columns.
-const PRESET: &str = "     -+ |          ";
+/// As psql draws tables: a line below the header, and bars between columns.
+const STYLE: TableStyle = TableStyle::new()
+    .header_lines(ContentLineStyle::none().junction('|'))
+    .header_separator(LineStyle::none().fill('-').junction('+'))
+    .content_lines(ContentLineStyle::none().junction('|'));
 
 /// Prints rows.
 pub(crate) fn rows(out: &mut impl Write, format: Format, rows: &Rows) -> std::io::Result<()> {
@@ -44,13 +47,14 @@ fn is_number(text: &str) -> bool {
 fn aligned(out: &mut impl Write, rows: &Rows) -> std::io::Result<()> {
     if !rows.columns.is_empty() {
         let mut table = Table::new();
-        table.load_style(comfy_table::TableStyle::from_preset(PRESET));
+        table.load_style(STYLE);
         table.set_header(&rows.columns);
         for row in &rows.rows {
             table.add_row(row.iter().map(|v| v.as_deref().unwrap_or("")));
         }
         for (at, column) in table.column_iter_mut().enumerate() {
-            let numbers = |row: &Vec<Option<String>>| row.get(at).and_then(Option::as_deref).is_none_or(is_number);
+            let numbers =
+                |row: &Vec<Option<String>>| row.get(at).and_then(Option::as_deref).is_none_or(is_number);
             if !rows.rows.is_empty() && rows.rows.iter().all(numbers) {
                 column.set_cell_alignment(CellAlignment::Right);
             }

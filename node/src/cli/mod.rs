@@ -1,0 +1,3 @@
+//! The commands of the `flotilla` binary.
+
+pub mod sql;
