@@ -7,10 +7,10 @@ use super::{Aggregate, Function, WindowFunction, WindowKind};
 use crate::types::Type;
 
 /// The families' functions. A new family is added here.
-static FUNCTIONS: &[&[Function]] = &[];
+static FUNCTIONS: &[&[Function]] = &[super::math::FUNCTIONS, super::math::RANDOM];
 
 /// The families' operators.
-static OPERATORS: &[&[Function]] = &[];
+static OPERATORS: &[&[Function]] = &[super::comparison::OPERATORS, super::arithmetic::OPERATORS];
 
 /// The aggregates.
 static AGGREGATES: &[&[Aggregate]] = &[];
@@ -99,8 +99,17 @@ pub struct Cast {
 /// The cast from one type to another, of any context. `from == to` is a cast that does nothing.
 /// From [`Type::Unknown`] there is none: an untyped literal is parsed ([`crate::types::io::parse`]).
 pub fn cast(from: Type, to: Type) -> Option<Cast> {
+    static INDEX: LazyLock<HashMap<(Type, Type), Cast>> = LazyLock::new(|| {
+        let entries = super::cast::CASTS.iter().chain(super::cast::RELABELLINGS);
+        entries
+            .map(|entry| {
+                let cast = Cast { function: entry.function.as_ref(), context: entry.context };
+                ((entry.from, entry.to), cast)
+            })
+            .collect()
+    });
     if from == to {
         return Some(Cast { function: None, context: CastContext::Implicit });
     }
-    None
+    INDEX.get(&(from, to)).copied()
 }

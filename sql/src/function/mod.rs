@@ -3,7 +3,12 @@
 //! Each scalar function is a *kernel*: a plain Rust function over [`Datum`]s with PostgreSQL's semantics. The row
 //! evaluator calls kernels directly; the DataFusion lowering wraps the same kernels. Nothing else computes values.
 
+mod arithmetic;
+mod cast;
 mod catalogue;
+mod comparison;
+mod define;
+mod math;
 pub mod resolve;
 
 pub use catalogue::{

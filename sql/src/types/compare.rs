@@ -18,8 +18,8 @@ pub fn compare(a: &Datum, b: &Datum) -> Ordering {
         (D::Int2(a), D::Int2(b)) => a.cmp(b),
         (D::Int4(a), D::Int4(b)) => a.cmp(b),
         (D::Int8(a), D::Int8(b)) => a.cmp(b),
-        (D::Float4(a), D::Float4(b)) => float(f64::from(*a), f64::from(*b)),
-        (D::Float8(a), D::Float8(b)) => float(*a, *b),
+        (D::Float4(a), D::Float4(b)) => compare_floats(f64::from(*a), f64::from(*b)),
+        (D::Float8(a), D::Float8(b)) => compare_floats(*a, *b),
         (D::Numeric(a), D::Numeric(b)) => a.cmp(b),
         (D::Text(a), D::Text(b)) => a.as_bytes().cmp(b.as_bytes()),
         (D::Bytea(a), D::Bytea(b)) => a.cmp(b),
@@ -40,7 +40,8 @@ pub fn equal(a: &Datum, b: &Datum) -> bool {
     compare(a, b) == Ordering::Equal
 }
 
-pub(crate) fn float(a: f64, b: f64) -> Ordering {
+/// Compares floats in PostgreSQL's order: NaN is equal to itself and above everything else.
+pub fn compare_floats(a: f64, b: f64) -> Ordering {
     match a.partial_cmp(&b) {
         Some(order) => order,
         None => a.is_nan().cmp(&b.is_nan()),

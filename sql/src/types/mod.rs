@@ -12,11 +12,12 @@ pub mod io;
 pub mod key;
 mod names;
 pub mod numeric;
+mod numeric_math;
 pub mod row;
-mod zone;
+pub(crate) mod zone;
 
 pub use coerce::coerce;
-pub use compare::{DatumKey, RowKey, compare, equal};
+pub use compare::{DatumKey, RowKey, compare, compare_floats, equal};
 pub use datum::{Datum, Interval};
 pub use names::{by_name, format_type};
 pub use numeric::Numeric;

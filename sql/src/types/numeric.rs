@@ -44,7 +44,7 @@ pub(super) fn division_by_zero() -> SqlError {
 }
 
 /// `10^n`.
-pub(super) fn pow10(n: u64) -> BigInt {
+pub(crate) fn pow10(n: u64) -> BigInt {
     if n <= 18 { BigInt::from(10_i64.pow(n as u32)) } else { Pow::pow(BigInt::from(10), n) }
 }
 
@@ -85,7 +85,7 @@ impl Numeric {
     }
 
     /// `digits / 10^scale`, checked against the limits of the format.
-    pub(super) fn finite(digits: BigInt, scale: i64) -> Result<Self> {
+    pub(crate) fn finite(digits: BigInt, scale: i64) -> Result<Self> {
         let (digits, scale) = if scale > SCALE_MAX {
             (rescaled(&digits, scale, SCALE_MAX), SCALE_MAX)
         } else {
