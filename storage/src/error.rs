@@ -114,12 +114,16 @@ impl Error {
         Error::Corrupt { file: file.into(), detail: detail.into() }
     }
 
+    /// A table or log of the database in `dir` that cannot be read, as RocksDB put it.
+    pub(crate) fn unreadable(dir: &Path, message: String) -> Self {
+        Error::Corrupt { file: file_named_in(dir, &message), detail: message }
+    }
+
     /// Sorts RocksDB's corruption reports from its other errors, and finds the file that they name.
     pub(crate) fn rocks(operation: &'static str, dir: &Path, source: rocksdb::Error) -> Self {
-        // RocksDB reports a block or a manifest that fails its checksum with this kind; some paths wrap it in text.
+        // Most reports carry the kind; some paths wrap it in text.
         if source.kind() == rocksdb::ErrorKind::Corruption || source.as_ref().contains("Corruption:") {
-            let detail = source.into_string();
-            Error::Corrupt { file: file_named_in(dir, &detail), detail }
+            Error::unreadable(dir, source.into_string())
         } else {
             Error::Rocks { operation, dir: dir.to_owned(), source }
         }

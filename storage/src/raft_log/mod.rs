@@ -13,10 +13,16 @@
 //! block. Operations of one group reach the disk in the order of their calls; a crash leaves a prefix of them.
 //! After the first failed write nothing is acknowledged or read any more: every call fails with [`Error::LogFailed`].
 
+mod group;
+mod record;
+mod rocks;
+mod writer;
+
 use bytes::Bytes;
 
 use crate::Error;
 use crate::ids::{GroupId, LogIndex};
+pub(crate) use rocks::RocksLog;
 
 /// Called once with the outcome, when the operation is durable (or never will be).
 pub type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;

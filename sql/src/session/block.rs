@@ -1,0 +1,288 @@
+//! The transaction block: BEGIN to COMMIT, and the implicit one of a message batch.
+
+use std::sync::Arc;
+
+use txn::api::{BeginOptions, Transaction};
+
+use super::Session;
+use super::settings::Settings;
+use crate::catalog::{CatalogMark, TransactionCatalog};
+use crate::error::{Result, SqlError, SqlState};
+
+/// Savepoints that a transaction may have open.
+const SAVEPOINTS_MAX: usize = 1_000;
+
+/// Where the session stands.
+pub(super) enum State {
+    /// Outside a block.
+    Idle,
+    /// Inside one.
+    Open(Block),
+    /// Inside one that has failed: only ROLLBACK (TO) is accepted.
+    Failed(Block),
+}
+
+/// A transaction block.
+pub(super) struct Block {
+    pub transaction: Arc<dyn Transaction>,
+    pub catalog: Arc<TransactionCatalog>,
+    /// BEGIN was said; otherwise the block ends at the Sync.
+    pub explicit: bool,
+    /// A statement has run in it.
+    pub used: bool,
+    pub read_only: bool,
+    /// When it began: `now()`, in microseconds since 2000-01-01.
+    pub began: i64,
+    /// What SET is undone to by ROLLBACK.
+    settings: Settings,
+    savepoints: Vec<Savepoint>,
+}
+
+struct Savepoint {
+    name: String,
+    writes: u64,
+    catalog: CatalogMark,
+    settings: Settings,
+}
+
+/// How BEGIN asks for a transaction.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Modes {
+    pub read_only: Option<bool>,
+}
+
+impl Session {
+    /// Opens an implicit block if none is open: the next statements up to the Sync belong together.
+    pub fn begin_implicit(&mut self) {
+        // Opened lazily by the first statement that needs it; see `block`.
+    }
+
+    pub(super) fn default_read_only(&self) -> bool {
+        self.settings.flag("default_transaction_read_only")
+    }
+
+    /// The open block; opens an implicit one outside of any. `25P02` in a failed one.
+    pub(super) async fn block(&mut self) -> Result<&mut Block> {
+        if matches!(self.state, State::Idle) {
+            self.open_block(false, Modes::default()).await?;
+        }
+        match &mut self.state {
+            State::Open(block) => Ok(block),
+            _ => Err(in_failed_block()),
+        }
+    }
+
+    async fn open_block(&mut self, explicit: bool, modes: Modes) -> Result<()> {
+        let read_only = modes.read_only.unwrap_or_else(|| self.default_read_only());
+        let options = BeginOptions { read_only, ..Default::default() };
+        self.state = State::Open(Block {
+            transaction: self.shared.database.begin(options),
+            catalog: self.shared.catalog.begin(&self.database).await?,
+            explicit,
+            used: false,
+            read_only,
+            began: self.now(),
+            settings: self.settings.clone(),
+            savepoints: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// BEGIN. The warning for a block that is open already is returned as a notice.
+    pub(super) async fn begin(&mut self, modes: Modes) -> Result<Option<&'static str>> {
+        match &mut self.state {
+            State::Idle => self.open_block(true, modes).await.map(|()| None),
+            State::Open(block) if !block.explicit => {
+                block.explicit = true;
+                Ok(None)
+            }
+            State::Open(_) => Ok(Some("there is already a transaction in progress")),
+            State::Failed(_) => Err(in_failed_block()),
+        }
+    }
+
+    /// SET TRANSACTION READ ONLY / READ WRITE.
+    pub(super) fn set_modes(&mut self, modes: Modes) -> Result<()> {
+        let State::Open(block) = &mut self.state else { return Ok(()) };
+        let Some(read_only) = modes.read_only else { return Ok(()) };
+        if block.used && block.read_only && !read_only {
+            return Err(SqlError::new(
+                SqlState::ACTIVE_SQL_TRANSACTION,
+                "transaction read-write mode must be set before any query",
+            ));
+        }
+        if !block.used {
+            let options = BeginOptions { read_only, ..Default::default() };
+            block.transaction = self.shared.database.begin(options);
+        }
+        block.read_only = read_only;
+        Ok(())
+    }
+
+    /// COMMIT. Returns the tag: that of a failed block is ROLLBACK.
+    pub(super) async fn commit(&mut self) -> Result<(&'static str, Option<&'static str>)> {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Idle => Ok(("COMMIT", Some("there is no transaction in progress"))),
+            State::Open(block) => {
+                self.portals.clear();
+                match finish(&block.transaction, &block.catalog).await {
+                    Ok(()) => Ok(("COMMIT", None)),
+                    Err(error) => {
+                        self.restore_settings(block.settings);
+                        Err(error)
+                    }
+                }
+            }
+            State::Failed(block) => {
+                self.roll_back(block).await;
+                Ok(("ROLLBACK", None))
+            }
+        }
+    }
+
+    /// ROLLBACK.
+    pub(super) async fn rollback(&mut self) -> Option<&'static str> {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Idle => Some("there is no transaction in progress"),
+            State::Open(block) | State::Failed(block) => {
+                self.roll_back(block).await;
+                None
+            }
+        }
+    }
+
+    async fn roll_back(&mut self, block: Block) {
+        self.portals.clear();
+        block.transaction.rollback().await;
+        self.restore_settings(block.settings);
+    }
+
+    fn restore_settings(&mut self, before: Settings) {
+        let now: Vec<_> = self.settings.reported().collect();
+        self.settings = before;
+        self.changed_parameters.extend(
+            self.settings.reported().zip(now).filter(|(old, new)| old.1 != new.1).map(|(old, _)| old),
+        );
+    }
+
+    /// Rolls back whatever is open, at the session's end.
+    pub(super) async fn abandon_block(&mut self) {
+        self.rollback().await;
+    }
+
+    /// A statement failed: an open block fails with it. Its writes are given up at once, unless a savepoint could
+    /// bring some of them back.
+    pub fn failed(&mut self) {
+        if let State::Open(block) = std::mem::replace(&mut self.state, State::Idle) {
+            self.portals.clear();
+            self.state = State::Failed(block);
+        }
+    }
+
+    /// Sync: ends an implicit block.
+    pub async fn sync(&mut self) -> Result<()> {
+        match &self.state {
+            State::Open(block) if !block.explicit => self.commit().await.map(|_| ()),
+            State::Failed(block) if !block.explicit => {
+                self.rollback().await;
+                Ok(())
+            }
+            State::Idle => {
+                self.portals.retain(|_, portal| !portal.started());
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// SAVEPOINT.
+    pub(super) fn savepoint(&mut self, name: String) -> Result<()> {
+        let settings = self.settings.clone();
+        let block = self.explicit_block("SAVEPOINT")?;
+        if block.savepoints.len() >= SAVEPOINTS_MAX {
+            return Err(SqlError::new(
+                SqlState::PROGRAM_LIMIT_EXCEEDED,
+                format!("a transaction cannot have more than {SAVEPOINTS_MAX} savepoints"),
+            ));
+        }
+        let (writes, catalog) = (block.transaction.savepoint(), block.catalog.mark());
+        block.savepoints.push(Savepoint { name, writes, catalog, settings });
+        Ok(())
+    }
+
+    /// RELEASE SAVEPOINT.
+    pub(super) fn release(&mut self, name: &str) -> Result<()> {
+        let block = self.explicit_block("RELEASE SAVEPOINT")?;
+        let at = find(&block.savepoints, name)?;
+        block.savepoints.truncate(at);
+        Ok(())
+    }
+
+    /// ROLLBACK TO SAVEPOINT.
+    pub(super) async fn rollback_to(&mut self, name: &str) -> Result<()> {
+        let mut block = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Open(block) | State::Failed(block) if block.explicit => block,
+            other => {
+                self.state = other;
+                return Err(outside_block("ROLLBACK TO SAVEPOINT"));
+            }
+        };
+        let result = match find(&block.savepoints, name) {
+            Ok(at) => {
+                let point = &block.savepoints[at];
+                block.catalog.rollback_to(&point.catalog);
+                let settings = point.settings.clone();
+                let undone = block.transaction.rollback_to(point.writes).await;
+                block.savepoints.truncate(at + 1);
+                undone.map(|()| settings).map_err(SqlError::from)
+            }
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(settings) => {
+                self.state = State::Open(block);
+                self.restore_settings(settings);
+                Ok(())
+            }
+            Err(error) => {
+                self.state = State::Failed(block);
+                Err(error)
+            }
+        }
+    }
+
+    fn explicit_block(&mut self, what: &str) -> Result<&mut Block> {
+        match &mut self.state {
+            State::Open(block) if block.explicit => Ok(block),
+            State::Failed(_) => Err(in_failed_block()),
+            _ => Err(outside_block(what)),
+        }
+    }
+}
+
+/// Commits, and tells the catalog.
+pub(super) async fn finish(transaction: &Arc<dyn Transaction>, catalog: &TransactionCatalog) -> Result<()> {
+    let result = transaction.commit().await;
+    if matches!(result, Ok(_) | Err(txn::Error::Ambiguous(_))) {
+        catalog.committed();
+    }
+    result.map(|_| ()).map_err(SqlError::from)
+}
+
+fn find(savepoints: &[Savepoint], name: &str) -> Result<usize> {
+    savepoints.iter().rposition(|s| s.name == name).ok_or_else(|| {
+        SqlError::new(SqlState::INVALID_SAVEPOINT_SPECIFICATION, format!("savepoint \"{name}\" does not exist"))
+    })
+}
+
+fn outside_block(what: &str) -> SqlError {
+    SqlError::new(SqlState::NO_ACTIVE_SQL_TRANSACTION, format!("{what} can only be used in transaction blocks"))
+}
+
+/// `25P02`.
+pub(super) fn in_failed_block() -> SqlError {
+    SqlError::new(
+        SqlState::IN_FAILED_SQL_TRANSACTION,
+        "current transaction is aborted, commands ignored until end of transaction block",
+    )
+}

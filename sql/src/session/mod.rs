@@ -1,0 +1,246 @@
+//! A session: settings, the transaction block, prepared statements and portals of one client.
+//!
+//! A session knows statements and nothing of sockets. The connection asks it to run a statement and gets a
+//! [`Response`]; rows are pulled from there with back-pressure, and the session is told when they have been sent.
+//!
+//! How a statement is wrapped in a transaction:
+//!
+//! - *alone* (outside a block, and nothing else travels in the same message batch): a transaction of its own, which is
+//!   run again by itself after a conflict as long as nothing was sent to the client ([`run`]);
+//! - several statements in one simple query, or a pipeline without Sync: an implicit block that ends at the Sync;
+//! - between BEGIN and COMMIT: an explicit block; an error makes it fail until ROLLBACK.
+//!
+//! Start at [`Session::run_simple`] and [`Session::execute_portal`].
+
+mod block;
+mod portal;
+mod run;
+mod settings;
+mod utility;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgwire::messages::response::TransactionStatus;
+use tokio_util::sync::CancellationToken;
+
+use crate::bind::{self, ParsedStatement};
+use crate::error::{Result, SqlError, SqlState};
+use crate::function::EvalContext;
+use crate::server::{CancelReason, Shared, Ticket};
+use crate::types::TimeZone;
+
+use block::State;
+pub use portal::{Portal, PortalRun, Prepared};
+pub use run::{CopyInRun, CopyOutRun, Response, Rows};
+pub use settings::Settings;
+
+/// Prepared statements and portals that a session may keep, each.
+const KEPT_MAX: usize = 10_000;
+/// Microseconds from the Unix epoch to PostgreSQL's (2000-01-01).
+const EPOCH_OFFSET_MICROS: i64 = 946_684_800_000_000;
+
+/// One client's session.
+pub struct Session {
+    shared: Arc<Shared>,
+    ticket: Ticket,
+    user: Arc<str>,
+    database: Arc<str>,
+    settings: Settings,
+    /// Parameters to report to the client with the next CommandComplete.
+    changed_parameters: Vec<(&'static str, String)>,
+    state: State,
+    statements: HashMap<String, Arc<Prepared>>,
+    portals: HashMap<String, Portal>,
+    statement_time: i64,
+}
+
+impl Session {
+    /// Opens a session for a client that has been let in.
+    pub async fn open(shared: Arc<Shared>, ticket: Ticket, parameters: &BTreeMap<String, String>) -> Result<Self> {
+        let user: Arc<str> = parameters.get("user").map_or("", String::as_str).into();
+        let named = parameters.get("database").map(String::as_str).filter(|d| !d.is_empty());
+        let database: Arc<str> = match named {
+            Some(named) => named.into(),
+            // libpq's default is a database called like the user; fall back on the one that always exists.
+            None => match shared.catalog.image(&user).await {
+                Ok(_) => user.clone(),
+                Err(_) => "postgres".into(),
+            },
+        };
+        if let Err(error) = shared.catalog.image(&database).await {
+            // The cached image may be older than the database.
+            if error.state != SqlState::INVALID_CATALOG_NAME {
+                return Err(error);
+            }
+            shared.catalog.refresh(&database).await?;
+        }
+        let mut settings = Settings::new(&user);
+        for (name, value) in parameters {
+            match name.as_str() {
+                "user" | "database" | "replication" => {}
+                "options" => apply_options(&mut settings, value)?,
+                _ => {
+                    settings.set(name, value)?;
+                }
+            }
+        }
+        settings.seal();
+        Ok(Self {
+            shared,
+            ticket,
+            user,
+            database,
+            settings,
+            changed_parameters: Vec::new(),
+            state: State::Idle,
+            statements: HashMap::new(),
+            portals: HashMap::new(),
+            statement_time: 0,
+        })
+    }
+
+    /// Ends the session: an open transaction is rolled back.
+    pub async fn close(&mut self) {
+        self.portals.clear();
+        self.abandon_block().await;
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What a CancelRequest must name.
+    pub fn key(&self) -> (i32, i32) {
+        (self.ticket.pid, self.ticket.secret)
+    }
+
+    /// What ReadyForQuery says.
+    pub fn status(&self) -> TransactionStatus {
+        match &self.state {
+            State::Idle => TransactionStatus::Idle,
+            State::Open(_) => TransactionStatus::Transaction,
+            State::Failed(_) => TransactionStatus::Error,
+        }
+    }
+
+    /// Parses a query string. An empty one has no statements.
+    pub fn parse(&mut self, text: &str) -> Result<Vec<ParsedStatement>> {
+        self.statement_time = self.now();
+        bind::parse(text)
+    }
+
+    /// Completes when the node stops and the session is outside a transaction block.
+    pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
+        let stopping = self.shared.stopping.clone();
+        let busy = matches!(self.state, State::Open(_));
+        let (seams, grace) = (self.shared.seams.clone(), Duration::from_secs(2));
+        async move {
+            stopping.cancelled().await;
+            if busy {
+                seams.sleep(grace).await;
+            }
+        }
+    }
+
+    /// Completes when the session has been idle in a transaction for too long.
+    pub fn idle_limit(&self) -> impl Future<Output = SqlError> + Send + 'static {
+        let limit = match self.state {
+            State::Idle => None,
+            _ => self.settings.duration("idle_in_transaction_session_timeout"),
+        };
+        let seams = self.shared.seams.clone();
+        async move {
+            match limit {
+                Some(limit) => seams.sleep(limit).await,
+                None => std::future::pending().await,
+            }
+            SqlError::new(
+                SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+                "terminating connection due to idle-in-transaction timeout",
+            )
+        }
+    }
+
+    /// The error of the statement that was cancelled.
+    pub fn cancel_reason(&self) -> SqlError {
+        match self.ticket.cancel.reason() {
+            CancelReason::User => {
+                SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to user request")
+            }
+            CancelReason::Timeout => {
+                SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to statement timeout")
+            }
+            CancelReason::Shutdown => SqlError::new(
+                SqlState::ADMIN_SHUTDOWN,
+                "terminating connection due to administrator command",
+            ),
+        }
+    }
+
+    /// Parameters that changed since the last call and are to be reported.
+    pub fn take_changed_parameters(&mut self) -> Vec<(&'static str, String)> {
+        std::mem::take(&mut self.changed_parameters)
+    }
+
+    /// A cancellation token for the next statement, with `statement_timeout` behind it.
+    fn arm(&self) -> CancellationToken {
+        let token = self.ticket.cancel.arm();
+        if let Some(limit) = self.settings.duration("statement_timeout") {
+            let (seams, slot, armed) = (self.shared.seams.clone(), self.ticket.cancel.clone(), token.clone());
+            self.shared.seams.spawn("statement timeout", async move {
+                tokio::select! {
+                    () = seams.sleep(limit) => slot.cancel_if(&armed, CancelReason::Timeout),
+                    // The statement's own end drops nothing here, so the timer of a finished statement runs out
+                    // and finds its token unused.
+                    () = armed.cancelled() => {}
+                }
+            });
+        }
+        token
+    }
+
+    /// Microseconds since 2000-01-01.
+    fn now(&self) -> i64 {
+        self.shared.seams.clock.wall_ms() as i64 * 1000 - EPOCH_OFFSET_MICROS
+    }
+
+    /// What kernels may know.
+    pub fn eval_context(&self, zone: &TimeZone) -> EvalContext {
+        let transaction_time = match &self.state {
+            State::Open(block) => block.began,
+            _ => self.statement_time,
+        };
+        let schema = self.settings.search_path().into_iter().next().unwrap_or_default();
+        EvalContext {
+            transaction_time,
+            statement_time: self.statement_time,
+            time_zone: zone.clone(),
+            user: self.user.clone(),
+            database: self.database.clone(),
+            schema: schema.into(),
+            seams: self.shared.seams.clone(),
+        }
+    }
+}
+
+/// `options=-c name=value --name=value`, as libpq's PGOPTIONS has it.
+fn apply_options(settings: &mut Settings, options: &str) -> Result<()> {
+    let mut words = options.split_ascii_whitespace();
+    while let Some(word) = words.next() {
+        let pair = match word {
+            "-c" => words.next(),
+            _ => word.strip_prefix("--").or_else(|| word.strip_prefix("-c")),
+        };
+        let Some((name, value)) = pair.and_then(|p| p.split_once('=')) else {
+            return Err(SqlError::new(
+                SqlState::SYNTAX_ERROR,
+                format!("invalid command-line argument for server process: {word}"),
+            ));
+        };
+        settings.set(&name.replace('-', "_"), value)?;
+    }
+    Ok(())
+}

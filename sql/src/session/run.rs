@@ -1,0 +1,511 @@
+//! Running statements: binding, the transaction around them, and running them again after a conflict.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+use txn::api::{BeginOptions, Transaction};
+
+use super::block::{State, finish, in_failed_block};
+use super::portal::Prepared;
+use super::Session;
+use crate::bind::{self, Bindable, Bound, ParsedStatement};
+use crate::catalog::{CatalogView, TransactionCatalog};
+use crate::error::{Result, SqlError, SqlState};
+use crate::exec::{self, CopyIn, CopyOut, Outcome, Row, RowStream, StatementContext};
+use crate::ir::{OutputColumn, Statement};
+use crate::types::{Datum, Type};
+
+/// How often a statement of its own is run before its conflict is the client's.
+const ATTEMPTS_MAX: u32 = 12;
+/// The pause before the second attempt is drawn from this many microseconds, doubled each time.
+const BACKOFF_MICROS: u64 = 500;
+/// The longest pause between attempts.
+const BACKOFF_MICROS_MAX: u64 = 50_000;
+
+/// What a statement gives to its client.
+pub enum Response {
+    /// Rows, to be pulled.
+    Rows(Rows),
+    /// Done.
+    Done {
+        /// The command tag.
+        tag: String,
+        /// Notices and warnings.
+        notices: Vec<Notice>,
+    },
+    /// COPY FROM STDIN: the data is to be pushed.
+    CopyIn(CopyInRun),
+    /// COPY TO STDOUT: the data is to be pulled.
+    CopyOut(CopyOutRun),
+    /// There was no statement.
+    Empty,
+}
+
+/// A NOTICE or WARNING.
+#[derive(Clone, Debug)]
+pub struct Notice {
+    /// `NOTICE` or `WARNING`.
+    pub severity: &'static str,
+    /// Its SQLSTATE.
+    pub state: SqlState,
+    /// The text.
+    pub message: String,
+}
+
+/// The rows of a statement.
+pub struct Rows {
+    /// Their columns.
+    pub columns: Vec<OutputColumn>,
+    /// Where they come from.
+    pub stream: Box<dyn RowStream>,
+    /// Those that were pulled and not yet sent.
+    pub pending: VecDeque<Row>,
+    /// How many were sent.
+    pub count: u64,
+    /// Cancelled with the statement.
+    pub cancel: CancellationToken,
+    tag: &'static str,
+    /// The transaction of a statement of its own, ended with the rows.
+    owner: Option<(Arc<dyn Transaction>, Arc<TransactionCatalog>)>,
+}
+
+/// COPY FROM STDIN under way.
+pub struct CopyInRun {
+    /// How many columns the data has.
+    pub columns: usize,
+    /// Cancelled with the statement.
+    pub cancel: CancellationToken,
+    sink: Box<CopyIn>,
+    owner: Option<(Arc<dyn Transaction>, Arc<TransactionCatalog>)>,
+}
+
+impl CopyInRun {
+    /// Takes in a piece of the data; pieces may end anywhere.
+    pub async fn push(&mut self, data: &Bytes) -> Result<()> {
+        self.sink.push(data).await
+    }
+}
+
+/// COPY TO STDOUT under way.
+pub struct CopyOutRun {
+    /// Cancelled with the statement.
+    pub cancel: CancellationToken,
+    source: Box<CopyOut>,
+    owner: Option<(Arc<dyn Transaction>, Arc<TransactionCatalog>)>,
+}
+
+impl CopyOutRun {
+    /// How many columns the data has.
+    pub fn columns(&self) -> usize {
+        self.source.columns()
+    }
+
+    /// The next lines; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Vec<Bytes>>> {
+        self.source.next().await
+    }
+}
+
+/// Rows that are in memory already.
+struct Collected(Option<Vec<Row>>);
+
+#[async_trait]
+impl RowStream for Collected {
+    async fn next(&mut self) -> Result<Option<Vec<Row>>> {
+        Ok(self.0.take().filter(|rows| !rows.is_empty()))
+    }
+}
+
+impl Response {
+    /// A command without notices.
+    pub(super) fn tag(tag: impl Into<String>) -> Self {
+        Response::Done { tag: tag.into(), notices: Vec::new() }
+    }
+
+    /// Rows that are in memory already.
+    pub(super) fn collected(columns: Vec<OutputColumn>, rows: Vec<Row>, tag: &'static str) -> Self {
+        Response::Rows(Rows {
+            columns,
+            stream: Box::new(Collected(Some(rows))),
+            pending: VecDeque::new(),
+            count: 0,
+            cancel: CancellationToken::new(),
+            tag,
+            owner: None,
+        })
+    }
+}
+
+/// A statement to be bound, and what its parameters are.
+pub(super) struct Runnable<'a> {
+    pub statement: &'a Bindable,
+    pub params: Vec<Datum>,
+    pub types: &'a [Type],
+    pub prepared: Option<&'a Prepared>,
+}
+
+impl Session {
+    /// Runs a statement of a simple query. `alone`: it is the only one.
+    pub async fn run_simple(&mut self, statement: ParsedStatement, alone: bool) -> Result<Response> {
+        match statement {
+            ParsedStatement::Bindable(bindable) => {
+                let runnable = Runnable { statement: &bindable, params: Vec::new(), types: &[], prepared: None };
+                self.run(&runnable, alone).await
+            }
+            utility => self.run_utility(&utility, alone).await,
+        }
+    }
+
+    /// Runs a prepared statement with parameters.
+    pub(super) async fn run_prepared(
+        &mut self,
+        prepared: &Arc<Prepared>,
+        params: Vec<Datum>,
+        alone: bool,
+    ) -> Result<Response> {
+        match &prepared.statement {
+            None => Ok(Response::Empty),
+            Some(ParsedStatement::Bindable(bindable)) => {
+                let runnable =
+                    Runnable { statement: bindable, params, types: &prepared.params, prepared: Some(prepared) };
+                self.run(&runnable, alone).await
+            }
+            Some(utility) => self.run_utility(utility, alone).await,
+        }
+    }
+
+    pub(super) async fn run(&mut self, runnable: &Runnable<'_>, alone: bool) -> Result<Response> {
+        let cancel = self.arm();
+        metrics::counter!("flotilla_sql_statements_total").increment(1);
+        let result = match (&self.state, alone) {
+            (State::Failed(_), _) => Err(in_failed_block()),
+            (State::Idle, true) => self.run_alone(runnable, &cancel).await,
+            _ => self.run_in_block(runnable, &cancel).await,
+        };
+        if result.is_err() {
+            metrics::counter!("flotilla_sql_statement_errors_total").increment(1);
+        }
+        result
+    }
+
+    /// Runs a statement in a transaction of its own, again after a conflict: nothing has been sent to the client yet,
+    /// and the transaction of the failed attempt is known to have had no effect.
+    async fn run_alone(&mut self, runnable: &Runnable<'_>, cancel: &CancellationToken) -> Result<Response> {
+        let read_only = self.default_read_only();
+        let (mut attempt, mut looked_again) = (0, false);
+        loop {
+            attempt += 1;
+            let catalog = self.shared.catalog.begin(&self.database).await?;
+            let options = BeginOptions { read_only, ..Default::default() };
+            let transaction = self.shared.database.begin(options);
+            let result = self.attempt(runnable, &transaction, &catalog, true, cancel).await;
+            let error = match result {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            transaction.rollback().await;
+            if is_unknown_name(&error) && !looked_again {
+                // Another node may have made it since the catalog was last read.
+                looked_again = true;
+                catalog.refresh().await?;
+                continue;
+            }
+            if !is_retryable(&error) || attempt >= ATTEMPTS_MAX || cancel.is_cancelled() {
+                return Err(error);
+            }
+            metrics::counter!("flotilla_sql_statement_retries_total").increment(1);
+            if matches!(error.source, Some(txn::Error::FenceMismatch { .. })) {
+                catalog.refresh().await?;
+            }
+            let ceiling = (BACKOFF_MICROS << attempt.min(16)).min(BACKOFF_MICROS_MAX);
+            let pause = Duration::from_micros(self.shared.seams.random_range(0, ceiling));
+            tokio::select! {
+                () = self.shared.seams.sleep(pause) => {}
+                () = cancel.cancelled() => return Err(self.cancel_reason()),
+            }
+        }
+    }
+
+    /// Runs a statement in the open block, or opens an implicit one.
+    async fn run_in_block(&mut self, runnable: &Runnable<'_>, cancel: &CancellationToken) -> Result<Response> {
+        let mut looked_again = false;
+        loop {
+            let block = self.block().await?;
+            let (transaction, catalog, first) = (block.transaction.clone(), block.catalog.clone(), !block.used);
+            let mark = transaction.savepoint();
+            let result = self.attempt(runnable, &transaction, &catalog, false, cancel).await;
+            let error = match result {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            let stale = matches!(error.source, Some(txn::Error::FenceMismatch { .. })) || is_unknown_name(&error);
+            if !stale || looked_again {
+                return Err(error);
+            }
+            looked_again = true;
+            transaction.rollback_to(mark).await.map_err(|_| error)?;
+            if first {
+                // Nothing has been read at the old snapshot that the client could have seen.
+                catalog.refresh().await?;
+                let read_only = self.block().await?.read_only;
+                let fresh = self.shared.database.begin(BeginOptions { read_only, ..Default::default() });
+                transaction.rollback().await;
+                self.block().await?.transaction = fresh;
+            } else {
+                catalog.reload(&*transaction).await?;
+            }
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        runnable: &Runnable<'_>,
+        transaction: &Arc<dyn Transaction>,
+        catalog: &Arc<TransactionCatalog>,
+        alone: bool,
+        cancel: &CancellationToken,
+    ) -> Result<Response> {
+        let view = catalog.view(self.settings.search_path().into());
+        let bound = self.bound(runnable, &view)?;
+        if let State::Open(block) = &mut self.state {
+            let first = !std::mem::replace(&mut block.used, true);
+            if !first && is_write(&bound.statement) {
+                // Moving the snapshot forward, where nothing that was read has changed, avoids conflicts.
+                transaction.refresh().await?;
+            }
+        }
+        let zone = self.settings.time_zone().clone();
+        let context = Arc::new(StatementContext {
+            database: self.shared.database.clone(),
+            transaction: transaction.clone(),
+            catalog: view,
+            eval: self.eval_context(&zone),
+            params: runnable.params.clone(),
+            cancel: cancel.clone(),
+            memory_bytes_max: self.shared.options.statement_memory_bytes_max,
+            auto_commit: alone,
+        });
+        let owner = alone.then(|| (transaction.clone(), catalog.clone()));
+        let running = self.start(&bound.statement, context, owner.clone(), cancel);
+        let response = tokio::select! {
+            response = running => response?,
+            () = cancel.cancelled() => return Err(self.cancel_reason()),
+        };
+        // What has an effect is committed before its client hears of it; never inside the select above, where
+        // cancelling would leave the outcome open.
+        match (&response, owner) {
+            (Response::Rows(rows), Some((transaction, catalog))) if rows.owner.is_none() => {
+                finish(&transaction, &catalog).await?;
+            }
+            (Response::Done { .. }, Some((transaction, catalog))) => finish(&transaction, &catalog).await?,
+            _ => {}
+        }
+        Ok(response)
+    }
+
+    /// Starts a statement: a query's first rows are computed, everything else is carried out (and not committed).
+    async fn start(
+        &self,
+        statement: &Statement,
+        context: Arc<StatementContext>,
+        owner: Option<(Arc<dyn Transaction>, Arc<TransactionCatalog>)>,
+        cancel: &CancellationToken,
+    ) -> Result<Response> {
+        let cancel = cancel.clone();
+        match statement {
+            Statement::CopyFrom(copy) => {
+                let sink = Box::new(CopyIn::begin(copy, context).await?);
+                return Ok(Response::CopyIn(CopyInRun { columns: copy.columns.len(), cancel, sink, owner }));
+            }
+            Statement::CopyTo(copy) => {
+                let source = Box::new(CopyOut::begin(copy, context).await?);
+                return Ok(Response::CopyOut(CopyOutRun { cancel, source, owner }));
+            }
+            _ => {}
+        }
+        let memory_bytes_max = context.memory_bytes_max;
+        let (columns, mut stream, tag) = match exec::execute(statement, context).await? {
+            Outcome::Done { tag, notices } => {
+                let notices = notices
+                    .into_iter()
+                    .map(|message| Notice { severity: "NOTICE", state: SqlState::SUCCESSFUL_COMPLETION, message })
+                    .collect();
+                return Ok(Response::Done { tag, notices });
+            }
+            Outcome::Rows { columns, rows, tag } => (columns, rows, tag),
+        };
+        let is_query = matches!(statement, Statement::Query(_) | Statement::Explain { .. });
+        if !is_query {
+            // RETURNING: the rows wait for the commit.
+            let mut all = Vec::new();
+            let mut bytes = 0;
+            while let Some(batch) = stream.next().await? {
+                bytes += batch.iter().map(|row| row.len() * size_of::<Datum>()).sum::<usize>();
+                if bytes > memory_bytes_max {
+                    return Err(SqlError::new(SqlState::OUT_OF_MEMORY, "out of memory")
+                        .detail("RETURNING holds its rows until the commit."));
+                }
+                all.extend(batch);
+            }
+            return Ok(Response::collected(columns, all, tag));
+        }
+        let mut pending = VecDeque::new();
+        if let Some(batch) = stream.next().await? {
+            pending.extend(batch);
+        }
+        Ok(Response::Rows(Rows { columns, stream, pending, count: 0, cancel, tag, owner }))
+    }
+
+    /// Binds, or takes what was bound before against the same catalog.
+    fn bound(&self, runnable: &Runnable<'_>, view: &Arc<CatalogView>) -> Result<Arc<Bound>> {
+        let path = self.settings.search_path();
+        if let Some(prepared) = runnable.prepared
+            && let Some((image, known_path, bound)) = &*prepared.bound.lock()
+            && Arc::ptr_eq(image, view.image())
+            && *known_path == path
+        {
+            return Ok(bound.clone());
+        }
+        let zone = self.settings.time_zone().clone();
+        let declared: Vec<Option<Type>> = runnable.types.iter().map(|t| Some(*t)).collect();
+        let bound = Arc::new(bind::bind(runnable.statement, &**view, &declared, &self.eval_context(&zone))?);
+        if let Some(prepared) = runnable.prepared {
+            *prepared.bound.lock() = Some((view.image().clone(), path, bound.clone()));
+        }
+        Ok(bound)
+    }
+
+    /// Finds out the parameters and columns of a statement.
+    pub(super) async fn prepare_parsed(
+        &mut self,
+        statement: Option<ParsedStatement>,
+        declared: &[u32],
+    ) -> Result<Prepared> {
+        let mut types = Vec::with_capacity(declared.len());
+        for oid in declared {
+            types.push(match oid {
+                0 => None,
+                oid => Some(Type::from_oid(*oid).filter(|t| *t != Type::Unknown).map_or_else(
+                    || {
+                        // `unknown` (705) is as good as not declared.
+                        if *oid == Type::Unknown.oid() {
+                            Ok(None)
+                        } else {
+                            Err(SqlError::new(
+                                SqlState::UNDEFINED_OBJECT,
+                                format!("type with OID {oid} does not exist"),
+                            ))
+                        }
+                    },
+                    |t| Ok(Some(t)),
+                )?)
+                .flatten(),
+            });
+        }
+        let empty = |statement| Prepared {
+            statement,
+            params: Vec::new(),
+            columns: None,
+            bound: Default::default(),
+        };
+        let bindable = match &statement {
+            Some(ParsedStatement::Bindable(bindable)) => bindable,
+            Some(utility) => {
+                let columns = self.utility_columns(utility);
+                return Ok(Prepared { columns, ..empty(statement) });
+            }
+            None => return Ok(empty(None)),
+        };
+        if matches!(self.state, State::Failed(_)) {
+            return Err(in_failed_block());
+        }
+        let zone = self.settings.time_zone().clone();
+        let mut looked_again = false;
+        let (bound, image, path) = loop {
+            let catalog = match &self.state {
+                State::Open(block) => block.catalog.clone(),
+                _ => self.shared.catalog.begin(&self.database).await?,
+            };
+            let path = self.settings.search_path();
+            let view = catalog.view(path.clone().into());
+            match bind::bind(bindable, &*view, &types, &self.eval_context(&zone)) {
+                Ok(bound) => break (Arc::new(bound), view.image().clone(), path),
+                Err(error) if is_unknown_name(&error) && !looked_again => {
+                    looked_again = true;
+                    match &self.state {
+                        State::Open(block) if block.used => {
+                            catalog.reload(&*block.transaction.clone()).await?;
+                        }
+                        _ => {
+                            catalog.refresh().await?;
+                        }
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        Ok(Prepared {
+            params: bound.params.clone(),
+            columns: bound.statement.columns().map(<[OutputColumn]>::to_vec),
+            bound: parking_lot::Mutex::new(Some((image, path, bound))),
+            statement,
+        })
+    }
+
+    /// All rows have been sent: ends the transaction of a statement of its own, and gives the tag.
+    pub async fn finish_rows(&mut self, rows: Rows) -> Result<String> {
+        if let Some((transaction, catalog)) = rows.owner {
+            finish(&transaction, &catalog).await?;
+        }
+        Ok(format!("{}{}", rows.tag, rows.count))
+    }
+
+    /// COPY FROM STDIN is complete.
+    pub async fn finish_copy(&mut self, mut run: CopyInRun) -> Result<String> {
+        let rows = run.sink.finish().await?;
+        if let Some((transaction, catalog)) = run.owner {
+            finish(&transaction, &catalog).await?;
+        }
+        Ok(format!("COPY {rows}"))
+    }
+
+    /// COPY FROM STDIN failed, or its client went away.
+    pub async fn abandon_copy(&mut self, run: CopyInRun) {
+        if let Some((transaction, _)) = run.owner {
+            transaction.rollback().await;
+        }
+    }
+
+    /// COPY TO STDOUT is complete.
+    pub async fn finish_copy_out(&mut self, run: CopyOutRun) -> Result<String> {
+        let rows = run.source.rows();
+        if let Some((transaction, catalog)) = run.owner {
+            finish(&transaction, &catalog).await?;
+        }
+        Ok(format!("COPY {rows}"))
+    }
+}
+
+/// Conflicts and stale plans: the attempt is known to have had no effect, and another may succeed.
+fn is_retryable(error: &SqlError) -> bool {
+    matches!(
+        error.source,
+        Some(txn::Error::Conflict { .. } | txn::Error::FenceMismatch { .. } | txn::Error::Aborted(_))
+    )
+}
+
+/// The object may be newer than the catalog's image.
+fn is_unknown_name(error: &SqlError) -> bool {
+    matches!(
+        error.state,
+        SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME
+    )
+}
+
+fn is_write(statement: &Statement) -> bool {
+    matches!(statement, Statement::Update(_) | Statement::Delete(_) | Statement::Insert(_))
+}
