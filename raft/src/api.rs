@@ -255,6 +255,12 @@ pub enum Error {
     /// The node is shutting down.
     #[error("the node is shutting down")]
     ShuttingDown,
+    /// Work on a thread of its own did not come to an end.
+    #[error("{reason}")]
+    Thread {
+        /// Why.
+        reason: String,
+    },
     /// A setting is out of bounds.
     #[error("the options are not usable: {0}")]
     Options(String),

@@ -1,81 +1,484 @@
-//! One replica of one group: proposals, leases, membership.
+//! One replica of one group: proposals, leases, membership, and the watch over its role.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use storage::ids::{GroupId, NodeId, ReplicaId, Term};
-use tokio::sync::watch;
+use openraft::alias::WatchReceiverOf;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, ForwardToLeader, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::metrics::{RaftDataMetrics, RaftServerMetrics};
+use openraft::{ChangeMembers, Instant as _, ReadPolicy, ServerState};
+use storage::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
+use storage::seam::Seams;
+use tokio::sync::{Semaphore, watch};
 
-use crate::api::{ChangeError, GroupStatus, NotLeader, ProposeError, Role, StateMachine};
+use crate::api::{ChangeError, GroupStatus, NotLeader, Peer, Progress, ProposeError, Role, StateMachine};
+use crate::log_store::LogStore;
+use crate::options::RaftOptions;
+use crate::state_machine::{Adapter, Shared};
+use crate::types::{self, Command, Host, StoredMembership, TypeConfig};
+
+pub(crate) type Raft = openraft::Raft<TypeConfig, Adapter>;
 
 /// A replica of a group on this node.
 pub struct Group {
-    id: GroupId,
-    replica: ReplicaId,
+    raft: Raft,
+    shared: Arc<Shared>,
+    log: LogStore,
+    options: RaftOptions,
+    seams: Seams,
+    role: watch::Sender<Role>,
+    data: WatchReceiverOf<TypeConfig, RaftDataMetrics<TypeConfig>>,
+    server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
+    proposals: Semaphore,
+    /// Does not vote or stand for election yet.
+    gated: AtomicBool,
+    /// The leadership is being handed over: voters may ignore our lease, so we must, too. Ends with the role.
+    handing_over: AtomicBool,
+    /// A change of members is under way: what the metrics say of the voters may be outdated.
+    changing: AtomicBool,
+    changes: tokio::sync::Mutex<()>,
+    /// Being stopped on purpose.
+    stopping: AtomicBool,
 }
 
 impl Group {
+    pub(crate) fn start(
+        raft: Raft,
+        shared: Arc<Shared>,
+        log: LogStore,
+        options: RaftOptions,
+        gated: bool,
+    ) -> Arc<Self> {
+        let group = Arc::new(Self {
+            data: raft.data_metrics(),
+            server: raft.server_metrics(),
+            role: watch::Sender::new(Role::Follower { leader: None }),
+            proposals: Semaphore::new(options.proposals_in_flight_max),
+            gated: AtomicBool::new(gated),
+            handing_over: AtomicBool::new(false),
+            changing: AtomicBool::new(false),
+            changes: tokio::sync::Mutex::new(()),
+            stopping: AtomicBool::new(false),
+            seams: shared.seams.clone(),
+            raft,
+            shared,
+            log,
+            options,
+        });
+        group.seams.spawn("raft-role", group.clone().watch_role());
+        group
+    }
+
     /// The group.
     pub fn id(&self) -> GroupId {
-        self.id
+        self.shared.group
     }
 
     /// This node's replica.
     pub fn replica(&self) -> ReplicaId {
-        self.replica
+        self.shared.replica
     }
 
     /// The state machine.
     pub fn machine(&self) -> &Arc<dyn StateMachine> {
-        todo!()
+        &self.shared.machine
     }
 
     /// The role, to read and to wait on.
     pub fn role(&self) -> watch::Receiver<Role> {
-        todo!()
+        self.role.subscribe()
+    }
+
+    /// The term, if this replica leads now.
+    pub fn leads(&self) -> Option<Term> {
+        self.role.borrow().leads()
     }
 
     /// Replicates a command, as the leader of `term`, and answers what applying it answered.
-    pub async fn propose(&self, _term: Term, _command: Bytes) -> Result<Bytes, ProposeError> {
-        todo!()
+    ///
+    /// It is refused if this replica does not lead in `term` at the moment the command would enter the log. A
+    /// proposal whose caller has gone is replicated all the same.
+    pub async fn propose(&self, term: Term, command: Bytes) -> Result<Bytes, ProposeError> {
+        let bytes_max = self.options.command_bytes_max;
+        if command.len() > bytes_max {
+            return Err(ProposeError::TooLarge { bytes: command.len(), bytes_max });
+        }
+        if let Role::Stopped { reason } = &*self.role.borrow() {
+            return Err(ProposeError::Stopped(reason.clone()));
+        }
+        let _permit = self.proposals.try_acquire().map_err(|_| ProposeError::Overloaded)?;
+        let (responder, result) = ProgressResponder::complete_only();
+        let write =
+            self.raft.write(Command(command)).with_leader(types::Term::new(term.0)).responder(responder);
+        write.await.map_err(|fatal| ProposeError::Stopped(self.stop_reason(&fatal)))?;
+        // From here on only openraft knows.
+        let result = tokio::select! {
+            result = result => result,
+            () = self.seams.sleep(self.options.propose_timeout) => {
+                return Err(ProposeError::Ambiguous("no quorum has answered in time".to_owned()));
+            }
+        };
+        match result {
+            Ok(Ok(response)) => Ok(response.data.0),
+            Ok(Err(ClientWriteError::ForwardToLeader(to))) => Err(not_leader(&to).into()),
+            Ok(Err(error)) => Err(ProposeError::Ambiguous(error.to_string())),
+            Err(_) => Err(ProposeError::Ambiguous("the replica has stopped".to_owned())),
+        }
     }
 
     /// Whether this replica leads in `term` and holds a lease: nobody else has led between the moment that the
     /// caller took its snapshot and now. Call it *after* taking the snapshot.
-    pub fn lease(&self, _term: Term) -> Result<(), NotLeader> {
-        todo!()
+    ///
+    /// A quorum has answered a message that was sent less than a lease ago, and each of those replicas elects nobody
+    /// for longer than that.
+    pub fn lease(&self, term: Term) -> Result<(), NotLeader> {
+        if self.leads() != Some(term) || self.handing_over.load(Ordering::SeqCst) {
+            return Err(self.not_leader());
+        }
+        let acked = self.data.borrow_watched().last_quorum_acked;
+        if acked.is_some_and(|at| at.elapsed() < self.options.lease()) || self.is_sole_voter() {
+            Ok(())
+        } else {
+            Err(NotLeader { leader: None })
+        }
     }
 
     /// Asks a quorum whether this replica leads in `term`: as [`Group::lease`], without relying on clocks.
-    pub async fn confirm_quorum(&self, _term: Term) -> Result<(), NotLeader> {
-        todo!()
+    pub async fn confirm_quorum(&self, term: Term) -> Result<(), NotLeader> {
+        if self.leads() != Some(term) {
+            return Err(self.not_leader());
+        }
+        let confirmed = tokio::select! {
+            confirmed = self.raft.get_read_linearizer(ReadPolicy::ReadIndex) => confirmed,
+            () = self.seams.sleep(self.options.request_timeout) => return Err(NotLeader { leader: None }),
+        };
+        // The quorum confirmed the leadership of the moment: it is of `term` if the role still is.
+        match confirmed {
+            Ok(_) if self.leads() == Some(term) => Ok(()),
+            _ => Err(self.not_leader()),
+        }
     }
 
     /// How the group is doing.
     pub fn status(&self) -> GroupStatus {
-        todo!()
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        let (members, learners): (BTreeMap<_, _>, BTreeMap<_, _>) = membership
+            .nodes()
+            .map(|(&replica, host)| (ReplicaId(replica), NodeId(host.0)))
+            .partition(|(replica, _)| voters.contains(&replica.0));
+        let last = metrics.last_log_index;
+        let progress = metrics.replication.iter().flatten().map(|(replica, matched)| {
+            let matched = matched.as_ref().map(|id| id.index);
+            let acked = metrics.heartbeat.iter().flatten().find(|(id, _)| **id == *replica);
+            let silent_for = acked.and_then(|(_, at)| at.map(|at| at.elapsed()));
+            let next = |index: Option<u64>| index.map_or(0, |index| index + 1);
+            let lag = next(last).saturating_sub(next(matched));
+            (ReplicaId(*replica), Progress { matched: matched.map(LogIndex), lag, silent_for })
+        });
+        GroupStatus {
+            group: self.id(),
+            replica: self.replica(),
+            role: self.role.borrow().clone(),
+            term: Term(metrics.current_term),
+            leader: metrics.current_leader.and_then(|id| peer(&metrics.membership_config, id)),
+            last: last.map(LogIndex),
+            committed: metrics.cluster_committed.map(|id| LogIndex(id.index)),
+            applied: self.shared.applied_index().map(LogIndex),
+            flushed: self.shared.flushed_index().map(LogIndex),
+            purged: metrics.purged.map(|id| LogIndex(id.index)),
+            members,
+            learners,
+            joint: membership.get_joint_config().len() > 1,
+            progress: progress.filter(|(replica, _)| *replica != self.replica()).collect(),
+        }
     }
 
     /// Adds a replica without a vote. Returns when the change is committed, not when the replica has caught up.
-    pub async fn add_learner(&self, _replica: ReplicaId, _node: NodeId) -> Result<(), ChangeError> {
-        todo!()
+    /// Idempotent.
+    pub async fn add_learner(&self, replica: ReplicaId, node: NodeId) -> Result<(), ChangeError> {
+        let members = self.server.borrow_watched().membership_config.clone();
+        match members.membership().get_node(&replica.0) {
+            Some(host) if host.0 == node.0 => return Ok(()),
+            Some(host) => {
+                return Err(ChangeError::Refused(format!("{replica} is on {} already", NodeId(host.0))));
+            }
+            None => {}
+        }
+        self.change(ChangeMembers::AddNodes([(replica.0, Host(node.0))].into())).await
     }
 
     /// Makes exactly these members (learners or voters so far) the voters; voters not named leave the group,
-    /// learners not named stay.
-    pub async fn change_voters(&self, _voters: BTreeSet<ReplicaId>) -> Result<(), ChangeError> {
-        todo!()
+    /// learners not named stay. The leader must be among them: transfer the leadership before.
+    pub async fn change_voters(&self, voters: BTreeSet<ReplicaId>) -> Result<(), ChangeError> {
+        if !voters.contains(&self.replica()) {
+            return Err(ChangeError::Refused("the leader cannot remove itself".to_owned()));
+        }
+        self.change(ChangeMembers::ReplaceAllVoters(voters.iter().map(|r| r.0).collect())).await
     }
 
     /// Removes learners.
-    pub async fn remove_learners(&self, _learners: BTreeSet<ReplicaId>) -> Result<(), ChangeError> {
-        todo!()
+    pub async fn remove_learners(&self, learners: BTreeSet<ReplicaId>) -> Result<(), ChangeError> {
+        self.change(ChangeMembers::RemoveNodes(learners.iter().map(|r| r.0).collect())).await
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, Host>) -> Result<(), ChangeError> {
+        let _turn = self.changes.lock().await;
+        if self.leads().is_none() {
+            return Err(self.not_leader().into());
+        }
+        self.changing.store(true, Ordering::SeqCst);
+        let result = tokio::select! {
+            result = self.raft.change_membership(change, false) => result,
+            () = self.seams.sleep(self.options.propose_timeout) => {
+                // The flag stays: who votes is unclear until the role changes or the next change succeeds.
+                return Err(ChangeError::Ambiguous("no quorum has answered in time".to_owned()));
+            }
+        };
+        if let Ok(response) = &result {
+            self.await_membership(response.log_id.index).await;
+        }
+        let ambiguous = matches!(&result, Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))));
+        if !ambiguous {
+            self.changing.store(false, Ordering::SeqCst);
+        }
+        match result {
+            Ok(_) => Ok(()),
+            Err(RaftError::Fatal(fatal)) => Err(ChangeError::Stopped(self.stop_reason(&fatal))),
+            Err(RaftError::APIError(error)) => Err(match error {
+                ClientWriteError::ForwardToLeader(to) => not_leader(&to).into(),
+                ClientWriteError::LogEntryDiscarded(_) => ChangeError::Ambiguous(error.to_string()),
+                ClientWriteError::ChangeMembershipError(
+                    ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
+                )
+                | ClientWriteError::PreconditionFailed(_) => ChangeError::InProgress(error.to_string()),
+                ClientWriteError::ChangeMembershipError(_) => ChangeError::Refused(error.to_string()),
+            }),
+        }
+    }
+
+    /// Waits until the metrics tell of the membership that came with an entry.
+    async fn await_membership(&self, index: u64) {
+        let mut server = self.raft.server_metrics();
+        loop {
+            let known =
+                server.borrow_watched().membership_config.log_id().is_some_and(|id| id.index >= index);
+            if known || server.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Hands the leadership to another voter. If that fails in time, an election is forced, so that the group can
     /// write again.
-    pub async fn transfer_leader(&self, _to: ReplicaId) -> Result<(), ChangeError> {
-        todo!()
+    pub async fn transfer_leader(&self, to: ReplicaId) -> Result<(), ChangeError> {
+        let Some(term) = self.leads() else { return Err(self.not_leader().into()) };
+        if to == self.replica() {
+            return Ok(());
+        }
+        let is_voter = self.server.borrow_watched().membership_config.voter_ids().any(|id| id == to.0);
+        if !is_voter {
+            return Err(ChangeError::Refused(format!("{to} has no vote")));
+        }
+        let mut role = self.role();
+        // Before the first voter hears of it.
+        self.handing_over.store(true, Ordering::SeqCst);
+        if self.leads() != Some(term) {
+            self.handing_over.store(false, Ordering::SeqCst);
+            return Err(self.not_leader().into());
+        }
+        if let Err(fatal) = self.raft.trigger().transfer_leader(to.0).await {
+            return Err(ChangeError::Stopped(self.stop_reason(&fatal)));
+        }
+        let deposed = |role: &Role| role.leads() != Some(term);
+        let patience = self.options.election_max * 2;
+        tokio::select! {
+            changed = role.wait_for(deposed) => {
+                return changed.map(|_| ()).map_err(|_| ChangeError::TimedOut("the replica has stopped".to_owned()));
+            }
+            () = self.seams.sleep(patience) => {}
+        }
+        // openraft would refuse all writes from now on, for as long as this replica leads. Falling silent makes the
+        // others elect; with the role the heartbeats come back.
+        tracing::warn!(group = %self.id(), %to, "a leader transfer has failed; forcing an election");
+        self.raft.runtime_config().heartbeat(false);
+        let _ = tokio::select! {
+            changed = role.wait_for(deposed) => changed.is_ok(),
+            () = self.seams.sleep(patience * 2) => false,
+        };
+        Err(ChangeError::TimedOut(format!("{to} did not take over")))
+    }
+
+    /// Stands for election now. For the one replica that is meant to lead a new group.
+    pub async fn campaign(&self) {
+        let _ = self.raft.trigger().elect(false).await;
+    }
+
+    /// The voter that would lead soonest in this one's place.
+    pub(crate) fn successor(&self) -> Option<ReplicaId> {
+        let status = self.status();
+        let fresh = self.options.election_max;
+        status
+            .members
+            .keys()
+            .filter(|replica| **replica != status.replica)
+            .filter_map(|replica| status.progress.get(replica).map(|progress| (replica, progress)))
+            .filter(|(_, progress)| progress.silent_for.is_some_and(|silence| silence < fresh))
+            .min_by_key(|(_, progress)| progress.lag)
+            .map(|(replica, _)| *replica)
+    }
+
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn log(&self) -> &LogStore {
+        &self.log
+    }
+
+    pub(crate) fn is_gated(&self) -> bool {
+        self.gated.load(Ordering::SeqCst)
+    }
+
+    /// Takes part in elections from now on.
+    pub(crate) fn ungate(&self) {
+        if self.gated.swap(false, Ordering::SeqCst) {
+            self.raft.runtime_config().elect(true);
+        }
+    }
+
+    /// Ends the replica.
+    pub(crate) async fn stop(&self, reason: &str) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.shared.fault.set(reason);
+        let _ = self.raft.shutdown().await;
+    }
+
+    fn stop_reason(&self, fatal: &dyn std::fmt::Display) -> Arc<str> {
+        self.shared.fault.get().unwrap_or_else(|| fatal.to_string().into())
+    }
+
+    fn not_leader(&self) -> NotLeader {
+        match &*self.role.borrow() {
+            Role::Follower { leader } => NotLeader { leader: *leader },
+            _ => NotLeader { leader: None },
+        }
+    }
+
+    /// Nobody else can be elected: there is nobody to ask.
+    fn is_sole_voter(&self) -> bool {
+        // Set before openraft hears of a change, so that a change is never overlooked.
+        !self.changing.load(Ordering::SeqCst) && self.only_voter(&self.server.borrow_watched())
+    }
+
+    fn only_voter(&self, metrics: &RaftServerMetrics<TypeConfig>) -> bool {
+        let only = |stored: &StoredMembership| {
+            let mut voters = stored.voter_ids();
+            voters.next() == Some(self.replica().0) && voters.next().is_none()
+        };
+        only(&metrics.membership_config) && only(&metrics.committed_membership_config)
+    }
+
+    /// Publishes role changes, until the replica stops.
+    async fn watch_role(self: Arc<Self>) {
+        let mut server = self.raft.server_metrics();
+        let mut applied_term = self.shared.applied_term();
+        let mut fault = self.shared.fault.watch();
+        loop {
+            let role = self.observe(*applied_term.borrow_and_update());
+            if self.is_gated() && self.only_voter(&server.borrow_watched()) {
+                // Whom should it have promised anything?
+                self.ungate();
+                self.campaign().await;
+            }
+            let stopped = matches!(role, Role::Stopped { .. });
+            self.publish(role);
+            if stopped {
+                return;
+            }
+            tokio::select! {
+                changed = server.changed() => if changed.is_err() {
+                    self.shared.fault.set("the consensus core has ended");
+                },
+                _ = applied_term.changed() => {}
+                _ = fault.changed() => {}
+            }
+        }
+    }
+
+    fn observe(&self, applied_term: u64) -> Role {
+        if let Some(reason) = self.shared.fault.get() {
+            return Role::Stopped { reason };
+        }
+        let server = self.server.borrow_watched().clone();
+        if server.state == ServerState::Leader {
+            // The term from the full metrics: the vote in `server` may not be the newest one yet.
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let leads = metrics.state == ServerState::Leader && metrics.current_term == applied_term;
+            return if leads {
+                Role::Leader { term: Term(applied_term) }
+            } else {
+                Role::Follower { leader: None }
+            };
+        }
+        let leader = server.current_leader.filter(|&id| id != self.replica().0);
+        Role::Follower { leader: leader.and_then(|id| peer(&server.membership_config, id)) }
+    }
+
+    fn publish(&self, role: Role) {
+        if *self.role.borrow() == role {
+            return;
+        }
+        let group = self.id();
+        match &role {
+            Role::Leader { term } => tracing::info!(%group, replica = %self.replica(), %term, "leading"),
+            Role::Follower { leader: Some(leader) } => {
+                tracing::info!(%group, replica = %self.replica(), leader = %leader.node, "following");
+            }
+            Role::Follower { leader: None } => tracing::debug!(%group, "without a leader"),
+            Role::Stopped { reason } if self.stopping.load(Ordering::SeqCst) => {
+                tracing::info!(%group, %reason, "stopped");
+            }
+            Role::Stopped { reason } => {
+                metrics::counter!("raft_replicas_failed_total").increment(1);
+                tracing::error!(%group, replica = %self.replica(), %reason, "THIS REPLICA HAS FAILED AND TAKES PART NO MORE");
+            }
+        }
+        self.shared.machine.role_changed(&role);
+        if role.leads().is_none() {
+            self.handing_over.store(false, Ordering::SeqCst);
+            self.changing.store(false, Ordering::SeqCst);
+            self.raft.runtime_config().heartbeat(true);
+        }
+        self.role.send_replace(role);
+    }
+}
+
+fn peer(membership: &StoredMembership, id: u64) -> Option<Peer> {
+    let host = membership.get_node(&id)?;
+    Some(Peer { replica: ReplicaId(id), node: NodeId(host.0) })
+}
+
+fn not_leader(to: &ForwardToLeader<TypeConfig>) -> NotLeader {
+    let leader = to.leader_id.zip(to.leader_node);
+    NotLeader { leader: leader.map(|(id, host)| Peer { replica: ReplicaId(id), node: NodeId(host.0) }) }
+}
+
+/// How long a stop waits for a leadership to move.
+pub(crate) async fn within(seams: &Seams, limit: Duration, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        () = seams.sleep(limit) => {}
     }
 }

@@ -6,7 +6,6 @@
 //!   [group u64 BE][0x10] …          the state machine's
 //! ```
 
-use bytes::Bytes;
 use storage::ids::{GroupId, KeyRange};
 
 const APPLIED: u8 = 0x00;
@@ -42,13 +41,4 @@ pub(crate) fn membership_key(group: GroupId) -> Vec<u8> {
 /// Everything of a group.
 pub(crate) fn all_keys(group: GroupId) -> KeyRange {
     KeyRange::prefix(&group.0.to_be_bytes())
-}
-
-/// The group that a key of the column family belongs to.
-pub(crate) fn group_of(key: &[u8]) -> Option<GroupId> {
-    key.first_chunk::<8>().map(|group| GroupId(u64::from_be_bytes(*group)))
-}
-
-pub(crate) fn to_bytes(key: Vec<u8>) -> Bytes {
-    key.into()
 }

@@ -1,9 +1,16 @@
 //! raft
 mod api;
+mod blocking;
+mod checkpoint;
+mod fault;
 mod group;
 mod keys;
+mod log_store;
 mod multi;
 mod options;
+mod snapshot;
+mod state_machine;
+mod transport;
 mod types;
 
 pub use api::{
@@ -14,3 +21,4 @@ pub use group::Group;
 pub use keys::{private_key, private_keys};
 pub use multi::MultiRaft;
 pub use options::RaftOptions;
+pub use transport::server::{Endpoint, Mount};

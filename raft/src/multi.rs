@@ -1,62 +1,463 @@
-//! All replicas of a node.
+//! All replicas of a node: opening, creating, removing and stopping them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use storage::ids::{GroupId, NodeId, ReplicaId};
+use openraft::{Config, Membership};
+use parking_lot::{Mutex, RwLock};
+use proto::raft as wire;
+use proto::raft::raft_server::RaftServer;
+use storage::ids::{GroupId, LogIndex, NodeId, ReplicaId};
+use storage::raft_log::LogEngine;
+use storage::seam::Seams;
+use storage::{Cf, Engine, Store};
+use tonic::Status;
 
-use crate::api::{Error, UnknownReplica};
-use crate::group::Group;
+use crate::api::{AddressBook, Error, Fatal, Peer, StateMachineFactory, UnknownReplica};
+use crate::blocking::blocking;
+use crate::fault::Fault;
+use crate::group::{Group, Raft, within};
+use crate::log_store::{LogStore, decode_ballot, durably, encode_ballot};
+use crate::options::RaftOptions;
+use crate::state_machine::{Adapter, Position, Shared};
+use crate::transport::Hub;
+use crate::transport::network::Factory;
+use crate::transport::server::{Endpoint, Mount, refusal};
+use crate::types::{Host, StoredMembership, decode_log_id, encode_log_id, log_id};
+use crate::{checkpoint, keys, snapshot};
+
+/// Where, in the store's directory, incoming snapshots are spooled to.
+const SPOOL_DIR: &str = "incoming";
+/// How often at most a message for the same unknown group is reported.
+const REPORT_EVERY: Duration = Duration::from_millis(250);
+const REPORTS_KEPT_MAX: usize = 1024;
+
+type UnknownHook = Box<dyn Fn(UnknownReplica) + Send + Sync>;
 
 /// The groups of a node, and all they share.
-pub struct MultiRaft {}
+pub struct MultiRaft {
+    options: RaftOptions,
+    config: Arc<Config>,
+    engine: Arc<Engine>,
+    log: Arc<dyn LogEngine>,
+    factory: Arc<dyn StateMachineFactory>,
+    seams: Seams,
+    hub: Arc<Hub>,
+    spool_dir: PathBuf,
+    groups: RwLock<HashMap<GroupId, Arc<Group>>>,
+    /// Replicas are created, opened and removed one at a time.
+    lifecycle: tokio::sync::Mutex<()>,
+    unknown_hook: RwLock<Option<UnknownHook>>,
+    unknown_reported: Mutex<HashMap<GroupId, Instant>>,
+    /// Bytes appended to the log, ever.
+    appended: Arc<AtomicU64>,
+    stopping: AtomicBool,
+    mount: Mount,
+}
 
 impl MultiRaft {
-    // pub async fn start(options: RaftOptions, store: Arc<Store>, factory: Arc<dyn StateMachineFactory>,
-    //                    book: Arc<dyn AddressBook>, seams: Seams) -> Result<Arc<MultiRaft>, Error>
-    // pub fn service(self: &Arc<Self>) -> RaftServer<..>      the tonic service to mount; see also `Mount`
+    /// Opens all replicas that the store knows, and takes part.
+    ///
+    /// State machines apply what the log holds beyond the engine's last flush before this returns. Groups that exist
+    /// since before hold no elections until the longest lease that they may have promised is over.
+    pub async fn start(
+        options: RaftOptions,
+        store: Arc<Store>,
+        factory: Arc<dyn StateMachineFactory>,
+        book: Arc<dyn AddressBook>,
+        seams: Seams,
+    ) -> Result<Arc<Self>, Error> {
+        let identity = store.identity().ok_or(Error::NoIdentity)?;
+        let config = Arc::new(options.openraft()?);
+        let hub = Hub::new(identity.cluster_id, identity.node_id, book, seams.clone(), options.clone());
+        let multi = Arc::new(Self {
+            config,
+            engine: store.engine(),
+            log: store.log(),
+            factory,
+            hub,
+            spool_dir: store.dir().join(SPOOL_DIR),
+            groups: RwLock::default(),
+            lifecycle: tokio::sync::Mutex::new(()),
+            unknown_hook: RwLock::default(),
+            unknown_reported: Mutex::default(),
+            appended: Arc::default(),
+            stopping: AtomicBool::new(false),
+            mount: Mount::new(),
+            seams: seams.clone(),
+            options,
+        });
+        multi.mount.attach(&multi);
+        multi.reopen().await?;
+        seams.spawn("raft-gate", open_gate(Arc::downgrade(&multi), seams.clone()));
+        seams.spawn("raft-checkpoint", checkpoint::run(Arc::downgrade(&multi), seams.clone()));
+        Ok(multi)
+    }
+
+    /// The tonic service to mount. A node that has to listen before it is part of a cluster makes a [`Mount`] first
+    /// and attaches this to it.
+    pub fn service(&self) -> RaftServer<Endpoint> {
+        self.mount.service()
+    }
 
     /// Called (from the transport, so: quickly) when a message comes for a replica that this node doesn't have.
-    pub fn on_unknown_replica(&self, _hook: Box<dyn Fn(UnknownReplica) + Send + Sync>) {
-        todo!()
+    /// Repetitions within a fraction of a second are left out.
+    pub fn on_unknown_replica(&self, hook: impl Fn(UnknownReplica) + Send + Sync + 'static) {
+        *self.unknown_hook.write() = Some(Box::new(hook));
     }
 
     /// Starts a group on one of its first members; every one of them is told the same `members`. Whatever the engine
     /// holds of the group now is its initial state (write the descriptor before), the same on all of them. Idempotent.
     ///
     /// With `campaign` (give it to one of them) it stands for election at once; a sole member does anyway.
+    ///
+    /// The group begins as if a snapshot had been installed at index 0: a member that joins later gets the initial
+    /// state, which no log entry carries, in a snapshot. The state is flushed before the log knows the group, so
+    /// that after a crash a split's child is never replayed over a parent that has yet to split.
     pub async fn create_group(
         &self,
-        _group: GroupId,
-        _me: ReplicaId,
-        _members: BTreeMap<ReplicaId, NodeId>,
-        _campaign: bool,
+        group: GroupId,
+        me: ReplicaId,
+        members: BTreeMap<ReplicaId, NodeId>,
+        campaign: bool,
     ) -> Result<Arc<Group>, Error> {
-        todo!()
+        let _turn = self.turn().await?;
+        if let Some(existing) = self.existing(group, me).await? {
+            return Ok(existing);
+        }
+        let broken = |source: Fatal| Error::Open { group, replica: me, source };
+        let start = log_id(0, 0);
+        let current = Position::load(&self.engine, group).map_err(broken)?;
+        match current.last {
+            None => {
+                let voters = members.keys().map(|replica| replica.0).collect();
+                let hosts: BTreeMap<u64, Host> =
+                    members.iter().map(|(replica, node)| (replica.0, Host(node.0))).collect();
+                let membership =
+                    Membership::new(vec![voters], hosts).map_err(|e| broken(Fatal::new(e.to_string())))?;
+                let position = Position {
+                    last: Some(start),
+                    membership: StoredMembership::new(Some(start), membership),
+                };
+                let mut batch = self.engine.batch();
+                position.store(group, &mut batch);
+                self.engine.write(batch).map_err(storage_error("write a group's initial state"))?;
+            }
+            // A crash came between the flush and the log.
+            Some(last) if last == start => {}
+            Some(last) => {
+                return Err(broken(Fatal::new(format!("there is state up to {last} but no log"))));
+            }
+        }
+        self.flush().await?;
+        self.write_ballot(group, me, false).await?;
+        durably(|done| self.log.purge_to(group, LogIndex(0), encode_log_id(&start), done))
+            .await
+            .map_err(|e| broken(Fatal::new(e)))?;
+        let opened = self.open(group, me, false).await?;
+        if campaign || members.len() == 1 {
+            opened.campaign().await;
+        }
+        Ok(opened)
     }
 
     /// Creates a blank replica, which waits for a leader to tell it everything. Idempotent.
-    pub async fn create_replica(&self, _group: GroupId, _me: ReplicaId) -> Result<Arc<Group>, Error> {
-        todo!()
+    pub async fn create_replica(&self, group: GroupId, me: ReplicaId) -> Result<Arc<Group>, Error> {
+        let _turn = self.turn().await?;
+        if let Some(existing) = self.existing(group, me).await? {
+            return Ok(existing);
+        }
+        self.write_ballot(group, me, false).await?;
+        self.open(group, me, false).await
     }
 
     /// A group of this node.
-    pub fn group(&self, _id: GroupId) -> Option<Arc<Group>> {
-        todo!()
+    pub fn group(&self, id: GroupId) -> Option<Arc<Group>> {
+        self.groups.read().get(&id).cloned()
     }
 
     /// All groups of this node.
     pub fn groups(&self) -> Vec<Arc<Group>> {
-        todo!()
+        self.groups.read().values().cloned().collect()
     }
 
-    /// Stops a replica and removes its log and its data, for good.
-    pub async fn remove_group(&self, _id: GroupId) -> Result<(), Error> {
-        todo!()
+    /// Stops a replica and removes its log and its data, for good. Its id may not come back.
+    pub async fn remove_group(&self, id: GroupId) -> Result<(), Error> {
+        let _turn = self.turn().await?;
+        let group = self.groups.write().remove(&id).ok_or(Error::NoGroup(id))?;
+        group.stop("removed from this node").await;
+        // From here on a crash does not bring it back.
+        self.write_ballot(id, group.replica(), true).await?;
+        self.wipe(id, group.machine().spans()).await
     }
 
-    /// Hands leaderships over, then stops everything.
+    /// Hands leaderships over, then stops everything and makes it durable.
     pub async fn shutdown(&self) {
-        todo!()
+        let _turn = self.lifecycle.lock().await;
+        self.stopping.store(true, Ordering::SeqCst);
+        let groups = self.groups();
+        let transfers = groups.iter().map(|group| async move {
+            if let (Some(_), Some(to)) = (group.leads(), group.successor())
+                && let Err(error) = group.transfer_leader(to).await
+            {
+                tracing::info!(group = %group.id(), %error, "the leadership stays until the others notice");
+            }
+        });
+        let transfers = async {
+            futures::future::join_all(transfers).await;
+        };
+        within(&self.seams, self.options.shutdown_transfer_timeout, transfers).await;
+        futures::future::join_all(groups.iter().map(|group| group.stop("the node is shutting down"))).await;
+        self.hub.stop();
+        if let Err(error) = self.flush().await {
+            tracing::error!(%error, "cannot flush the state at shutdown");
+        }
+        self.groups.write().clear();
+    }
+
+    /// Flushes the state and cuts the logs now, instead of when it is due.
+    pub async fn checkpoint(self: &Arc<Self>) -> Result<(), Fatal> {
+        checkpoint::checkpoint(self).await
+    }
+
+    async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
+        let turn = self.lifecycle.lock().await;
+        if self.is_stopping() { Err(Error::ShuttingDown) } else { Ok(turn) }
+    }
+
+    /// At start.
+    async fn reopen(self: &Arc<Self>) -> Result<(), Error> {
+        let broken = |source| Error::Open { group: GroupId(0), replica: ReplicaId(0), source };
+        let (engine, dir) = (self.engine.clone(), self.spool_dir.clone());
+        self.blocking("resume-installs", move || snapshot::resume_installs(&engine, &dir))
+            .await?
+            .map_err(broken)?;
+        {
+            let _turn = self.lifecycle.lock().await;
+            for group in self.log.groups().map_err(storage_error("list the groups of the log"))? {
+                let Some((replica, removed)) = self.ballot(group)? else {
+                    let source = Fatal::new("its log has lost the replica's id");
+                    return Err(Error::Open { group, replica: ReplicaId(0), source });
+                };
+                if removed {
+                    let open = self.factory.open(group, replica, self.engine.clone());
+                    let machine = open.map_err(|source| Error::Open { group, replica, source })?;
+                    self.wipe(group, machine.spans()).await?;
+                } else {
+                    self.open(group, replica, true).await?;
+                }
+            }
+        }
+        for expected in self.factory.expected(&self.engine).map_err(broken)? {
+            if self.group(expected.group).is_none() {
+                tracing::info!(group = %expected.group, "starting a group that a crash has kept from starting");
+                self.create_group(expected.group, expected.replica, expected.members, false).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The replica, if it is there already or can be opened; an error if another one is.
+    async fn existing(&self, group: GroupId, me: ReplicaId) -> Result<Option<Arc<Group>>, Error> {
+        if let Some(existing) = self.group(group) {
+            return match existing.replica() {
+                replica if replica == me => Ok(Some(existing)),
+                replica => Err(Error::OtherReplica { group, existing: replica, wanted: me }),
+            };
+        }
+        match self.ballot(group)? {
+            None => Ok(None),
+            Some((replica, false)) if replica == me => self.open(group, me, true).await.map(Some),
+            Some((replica, _)) => Err(Error::OtherReplica { group, existing: replica, wanted: me }),
+        }
+    }
+
+    /// The replica's id in the log, and whether it is being removed.
+    fn ballot(&self, group: GroupId) -> Result<Option<(ReplicaId, bool)>, Error> {
+        let state = self.log.state(group).map_err(storage_error("read the state of a log"))?;
+        let Some(ballot) = state.vote else { return Ok(None) };
+        let (replica, _, removed) = decode_ballot(&ballot).map_err(|e| Error::Open {
+            group,
+            replica: ReplicaId(0),
+            source: Fatal::new(e),
+        })?;
+        Ok(Some((replica, removed)))
+    }
+
+    async fn write_ballot(&self, group: GroupId, replica: ReplicaId, removed: bool) -> Result<(), Error> {
+        let ballot = encode_ballot(replica, None, removed);
+        durably(|done| self.log.save_vote(group, ballot, done)).await.map_err(|e| Error::Open {
+            group,
+            replica,
+            source: Fatal::new(e),
+        })
+    }
+
+    async fn open(&self, group: GroupId, replica: ReplicaId, gated: bool) -> Result<Arc<Group>, Error> {
+        let opened = self.try_open(group, replica, gated).await;
+        let opened = opened.map_err(|source| Error::Open { group, replica, source })?;
+        self.groups.write().insert(group, opened.clone());
+        Ok(opened)
+    }
+
+    async fn try_open(&self, group: GroupId, replica: ReplicaId, gated: bool) -> Result<Arc<Group>, Fatal> {
+        let position = Position::load(&self.engine, group)?;
+        let purged = self.log.state(group)?.purged;
+        let purged = purged.as_deref().map(decode_log_id).transpose().map_err(Fatal::new)?;
+        // openraft would go on with a hole.
+        if purged.map(|id| id.index) > position.last.map(|id| id.index) {
+            return Err(Fatal::new("the log begins after the end of the state: the state is not this log's"));
+        }
+        let machine = self.factory.open(group, replica, self.engine.clone())?;
+        let shared = Shared::new(
+            group,
+            replica,
+            self.engine.clone(),
+            machine,
+            self.seams.clone(),
+            Fault::new(),
+            position,
+        );
+        let log = LogStore::open(
+            self.log.clone(),
+            group,
+            replica,
+            self.options.append_bytes_max,
+            self.options.tail_bytes_max,
+            self.appended.clone(),
+        )
+        .map_err(Fatal::new)?;
+        let network = Factory { hub: self.hub.clone(), group, replica };
+        let adapter = Adapter::new(shared.clone());
+        let raft = Raft::build(replica.0, self.config.clone(), network, log.clone(), adapter)
+            .await
+            .map_err(|e| Fatal::new(e.to_string()))?;
+        shared.set_running();
+        if gated {
+            raft.runtime_config().elect(false);
+        }
+        raft.run();
+        Ok(Group::start(raft, shared, log, self.options.clone(), gated))
+    }
+
+    /// Removes what a stopped replica leaves. Its ballot says that it is being removed, and goes last.
+    async fn wipe(&self, group: GroupId, spans: Vec<(Cf, storage::ids::KeyRange)>) -> Result<(), Error> {
+        let mut batch = self.engine.batch();
+        for (cf, range) in &spans {
+            batch.delete_range(*cf, range);
+        }
+        batch.delete_range(Cf::Group, &keys::all_keys(group));
+        self.engine.write(batch).map_err(storage_error("remove a group's state"))?;
+        self.flush().await?;
+        durably(|done| self.log.remove_group(group, done)).await.map_err(|e| Error::Open {
+            group,
+            replica: ReplicaId(0),
+            source: Fatal::new(e),
+        })
+    }
+
+    async fn flush(&self) -> Result<(), Error> {
+        let engine = self.engine.clone();
+        let flushed = self.blocking("flush", move || engine.flush()).await?;
+        flushed.map_err(storage_error("flush the state"))
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        blocking(&self.seams, name, work).await.map_err(|e| Error::Thread { reason: e.to_string() })
+    }
+
+    // For the transport and the checkpointer.
+
+    /// The replica that a message is for.
+    pub(crate) fn addressed(
+        &self,
+        id: GroupId,
+        replica: ReplicaId,
+        from: Peer,
+    ) -> Result<Arc<Group>, wire::Refusal> {
+        match self.group(id) {
+            Some(group) if group.replica() == replica => Ok(group),
+            _ => {
+                self.report_unknown(UnknownReplica { group: id, replica, from });
+                let detail = format!("{id} has no {replica} on {}", self.hub.me);
+                Err(refusal(wire::refusal::Reason::UnknownGroup, detail))
+            }
+        }
+    }
+
+    fn report_unknown(&self, unknown: UnknownReplica) {
+        let now = self.seams.clock.now();
+        {
+            let mut reported = self.unknown_reported.lock();
+            let recent = |at: &Instant| now.saturating_duration_since(*at) < REPORT_EVERY;
+            if reported.get(&unknown.group).is_some_and(recent) {
+                return;
+            }
+            if reported.len() >= REPORTS_KEPT_MAX {
+                reported.clear();
+            }
+            reported.insert(unknown.group, now);
+        }
+        if let Some(hook) = &*self.unknown_hook.read() {
+            hook(unknown);
+        }
+    }
+
+    pub(crate) fn check_sender(&self, cluster: &[u8], to: u64) -> Result<(), Status> {
+        if cluster != self.hub.cluster {
+            return Err(Status::permission_denied("this node belongs to another cluster"));
+        }
+        if to != self.hub.me.0 {
+            let text = format!("this node is {}, not {}", self.hub.me, NodeId(to));
+            return Err(Status::failed_precondition(text));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn appended(&self) -> &AtomicU64 {
+        &self.appended
+    }
+
+    pub(crate) fn options(&self) -> &RaftOptions {
+        &self.options
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    pub(crate) fn seams(&self) -> &Seams {
+        &self.seams
+    }
+
+    pub(crate) fn spool_dir(&self) -> &Path {
+        &self.spool_dir
+    }
+}
+
+fn storage_error(operation: &'static str) -> impl Fn(storage::Error) -> Error {
+    move |source| Error::Storage { operation, source }
+}
+
+/// Lets the groups that exist since before the start take part in elections, when no leader can still rely on a
+/// promise that they have forgotten.
+async fn open_gate(multi: std::sync::Weak<MultiRaft>, seams: Seams) {
+    let Some(wait) = multi.upgrade().map(|multi| multi.options.election_max) else { return };
+    seams.sleep(wait).await;
+    if let Some(multi) = multi.upgrade() {
+        for group in multi.groups() {
+            group.ungate();
+        }
     }
 }

@@ -1,0 +1,66 @@
+//! The checkpointer: makes the state durable, then lets go of the log that leads up to it.
+//!
+//! One flush of the engine serves all groups. Each group's position is read *before* the flush; what the flush has
+//! made durable is at least that. Then openraft is told that a snapshot reaches so far, and purges its log but for
+//! a tail that spares replicas which were away for a while the transfer of a snapshot.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crate::api::Fatal;
+use crate::blocking::blocking;
+use crate::multi::MultiRaft;
+
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Runs until the node's consensus layer is gone.
+pub(crate) async fn run(multi: Weak<MultiRaft>, seams: storage::seam::Seams) {
+    let mut last = seams.clock.now();
+    let mut appended = 0;
+    loop {
+        seams.sleep(LOOK_EVERY).await;
+        let Some(multi) = multi.upgrade() else { return };
+        if multi.is_stopping() {
+            return;
+        }
+        let now = seams.clock.now();
+        let total = multi.appended().load(Ordering::Relaxed);
+        let due = now.saturating_duration_since(last) >= multi.options().checkpoint_interval
+            || total - appended >= multi.options().checkpoint_bytes;
+        if due {
+            if let Err(error) = checkpoint(&multi).await {
+                // The disk with the state is broken; the log still grows, and somebody should look.
+                tracing::error!(%error, "cannot flush the state");
+                metrics::counter!("raft_checkpoint_failures_total").increment(1);
+            }
+            (last, appended) = (now, total);
+        }
+    }
+}
+
+/// One round.
+pub(crate) async fn checkpoint(multi: &Arc<MultiRaft>) -> Result<(), Fatal> {
+    let mut advanced = Vec::new();
+    for group in multi.groups() {
+        let position = group.shared().applied();
+        if position.last.map(|id| id.index) > group.shared().flushed_index() {
+            advanced.push((group, position));
+        }
+    }
+    if advanced.is_empty() {
+        return Ok(());
+    }
+    let engine = multi.engine().clone();
+    blocking(multi.seams(), "checkpoint", move || engine.flush()).await.map_err(Fatal::new)??;
+    for (group, position) in advanced {
+        let flushed = position.last.map_or(0, |id| id.index);
+        group.shared().set_flushed(position);
+        // A replica that has stopped says so itself.
+        let _ = group.raft().trigger().snapshot().await;
+        if let Some(upto) = group.log().purgeable_by_size(multi.options().keep_bytes) {
+            let _ = group.raft().trigger().purge_log(upto.min(flushed)).await;
+        }
+    }
+    Ok(())
+}

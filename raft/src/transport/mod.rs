@@ -1,0 +1,124 @@
+//! How replicas of different nodes talk.
+//!
+//! ```text
+//!   node 1                                                   node 2
+//!   group 7 ─┐  request, id 41        one stream 1 → 2          ┌─▶ group 7
+//!   group 8 ─┼─▶ queue ═══════ [41 42 43] ════════════════════▶─┼─▶ group 8
+//!   group 9 ─┘                                                  └─▶ group 9
+//!               ◀══════════════ [42 41] ═══════════════════════    (answers, as they are ready)
+//! ```
+//!
+//! Each node opens one stream to each other one for its own requests; what queues while the stream is busy goes out
+//! as one message. Requests of one group arrive in the order they were sent in; answers come in any order and are
+//! matched by id. Nothing is sent twice: when a stream breaks, what was outstanding fails, and openraft tries again.
+//!
+//! - [`link`]: the sending end of a stream;
+//! - [`server`]: the receiving end;
+//! - [`network`]: what openraft sees of it;
+//! - [`bulk`]: snapshots, on streams and connections of their own.
+
+pub(crate) mod bulk;
+pub(crate) mod link;
+pub(crate) mod network;
+pub(crate) mod server;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use proto::raft::raft_client::RaftClient;
+use storage::ids::NodeId;
+use storage::seam::Seams;
+use tokio::sync::watch;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::api::AddressBook;
+use crate::options::RaftOptions;
+use link::Link;
+
+/// One message may hold one entry of the largest size.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 512 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// A connection on which nothing comes back for twice this long is broken, whatever TCP says.
+const KEEP_ALIVE: Duration = Duration::from_millis(1_000);
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// The links of a node.
+pub(crate) struct Hub {
+    pub cluster: Bytes,
+    pub me: NodeId,
+    pub book: Arc<dyn AddressBook>,
+    pub seams: Seams,
+    pub options: RaftOptions,
+    links: Mutex<HashMap<NodeId, Arc<Link>>>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Hub {
+    pub fn new(
+        cluster: u128,
+        me: NodeId,
+        book: Arc<dyn AddressBook>,
+        seams: Seams,
+        options: RaftOptions,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            cluster: Bytes::copy_from_slice(&cluster.to_be_bytes()),
+            me,
+            book,
+            seams,
+            options,
+            links: Mutex::default(),
+            stopping: watch::Sender::new(false),
+        })
+    }
+
+    /// The link to a node; made, and from then on kept up, when it is first asked for.
+    pub fn link(self: &Arc<Self>, node: NodeId) -> Arc<Link> {
+        self.links.lock().entry(node).or_insert_with(|| Link::start(self.clone(), node)).clone()
+    }
+
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+        self.links.lock().clear();
+    }
+
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+
+    /// Opens a connection to a node.
+    pub async fn connect(&self, node: NodeId) -> Result<RaftClient<Channel>, String> {
+        let address = self.book.address(node).ok_or_else(|| format!("the address of {node} is unknown"))?;
+        let channel = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|e| format!("{address} is not an address: {e}"))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .connect()
+            .await
+            .map_err(|e| format!("cannot connect to {node} at {address}: {}", chain(&e)))?;
+        Ok(RaftClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+}
+
+/// An error with its causes; tonic's own text says only "transport error".
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

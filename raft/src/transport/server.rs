@@ -1,0 +1,248 @@
+//! The receiving end: requests of one other node, handed to the replicas they are for.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock, Weak};
+
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{FuturesUnordered, Stream, StreamExt, unfold};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
+use proto::raft as wire;
+use proto::raft::raft_server::{Raft, RaftServer};
+use storage::ids::{GroupId, NodeId, ReplicaId};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{MESSAGE_BYTES_MAX, bulk};
+use crate::api::Peer;
+use crate::group::Group;
+use crate::multi::MultiRaft;
+use crate::types::{
+    Malformed, TypeConfig, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
+};
+
+/// Requests of one stream that may be in the hands of replicas; more wait in the stream.
+const RUNNING_MAX: usize = 4096;
+
+/// Where a node's consensus layer answers other nodes. The service can be mounted before the layer is started (it
+/// refuses everything until then), since a node that is not yet part of a cluster has to listen already.
+#[derive(Clone, Default)]
+pub struct Mount {
+    multi: Arc<OnceLock<Weak<MultiRaft>>>,
+}
+
+impl Mount {
+    /// A mount with nothing behind it yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The service, to add to a tonic router.
+    pub fn service(&self) -> RaftServer<Endpoint> {
+        RaftServer::new(Endpoint { mount: self.clone() })
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// From now on the service answers for `multi`. Only the first call counts.
+    pub fn attach(&self, multi: &Arc<MultiRaft>) {
+        let _ = self.multi.set(Arc::downgrade(multi));
+    }
+
+    fn multi(&self) -> Result<Arc<MultiRaft>, Status> {
+        self.multi
+            .get()
+            .and_then(Weak::upgrade)
+            .ok_or_else(|| Status::unavailable("this node takes part in no group now"))
+    }
+}
+
+/// The implementation of the tonic service.
+pub struct Endpoint {
+    mount: Mount,
+}
+
+type Answers = Pin<Box<dyn Stream<Item = Result<wire::Answers, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Raft for Endpoint {
+    type ExchangeStream = Answers;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<wire::Requests>>,
+    ) -> Result<Response<Answers>, Status> {
+        self.mount.multi()?;
+        let incoming = Incoming {
+            mount: self.mount.clone(),
+            requests: request.into_inner(),
+            running: FuturesUnordered::new(),
+        };
+        Ok(Response::new(
+            unfold(incoming, |mut incoming| async move {
+                let item = incoming.next().await?;
+                Some((item, incoming))
+            })
+            .fuse()
+            .boxed(),
+        ))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<wire::SnapshotPiece>>,
+    ) -> Result<Response<wire::SnapshotAnswer>, Status> {
+        let multi = self.mount.multi()?;
+        bulk::receive(multi, request.into_inner()).await.map(Response::new)
+    }
+}
+
+/// One stream. It is polled as the stream of its answers, in one task: no hop between tasks on the way of a request
+/// to its group's core and back, and answers that are ready together leave together.
+struct Incoming {
+    mount: Mount,
+    requests: Streaming<wire::Requests>,
+    running: FuturesUnordered<BoxFuture<'static, wire::Answer>>,
+}
+
+impl Incoming {
+    async fn next(&mut self) -> Option<Result<wire::Answers, Status>> {
+        loop {
+            tokio::select! {
+                biased;
+                Some(answer) = self.running.next(), if !self.running.is_empty() => {
+                    let mut answers = vec![answer];
+                    while let Some(Some(answer)) = self.running.next().now_or_never() {
+                        answers.push(answer);
+                    }
+                    return Some(Ok(wire::Answers { answers }));
+                }
+                message = self.requests.message(), if self.running.len() < RUNNING_MAX => match message {
+                    Ok(Some(batch)) => {
+                        if let Err(status) = self.accept(batch) {
+                            return Some(Err(status));
+                        }
+                    }
+                    Ok(None) | Err(_) => return None,
+                },
+            }
+        }
+    }
+
+    fn accept(&mut self, batch: wire::Requests) -> Result<(), Status> {
+        let multi = self.mount.multi()?;
+        multi.check_sender(&batch.cluster_id, batch.to_node)?;
+        for request in batch.requests {
+            // First polled in this order, which hands them to their groups' queues in this order.
+            self.running.push(answer(multi.clone(), NodeId(batch.from_node), request).boxed());
+        }
+        Ok(())
+    }
+}
+
+async fn answer(multi: Arc<MultiRaft>, from: NodeId, request: wire::Request) -> wire::Answer {
+    let id = request.id;
+    let from = Peer { replica: ReplicaId(request.from_replica), node: from };
+    let body = match multi.addressed(GroupId(request.group), ReplicaId(request.to_replica), from) {
+        Ok(group) => handle(&group, request.body).await,
+        Err(refusal) => Err(refusal),
+    };
+    wire::Answer { id, body: Some(body.unwrap_or_else(wire::answer::Body::Refusal)) }
+}
+
+/// A refusal in words.
+pub(crate) fn refusal(reason: wire::refusal::Reason, detail: impl ToString) -> wire::Refusal {
+    wire::Refusal { reason: reason as i32, detail: detail.to_string() }
+}
+
+pub(crate) fn malformed(error: Malformed) -> wire::Refusal {
+    refusal(wire::refusal::Reason::Malformed, error)
+}
+
+pub(crate) fn stopped(error: impl ToString) -> wire::Refusal {
+    refusal(wire::refusal::Reason::Stopped, error)
+}
+
+async fn handle(
+    group: &Group,
+    body: Option<wire::request::Body>,
+) -> Result<wire::answer::Body, wire::Refusal> {
+    use wire::request::Body;
+    match body {
+        Some(Body::Append(append)) => handle_append(group, append).await,
+        Some(Body::Vote(vote)) => handle_vote(group, vote, false).await,
+        Some(Body::PreVote(vote)) => handle_vote(group, vote, true).await,
+        Some(Body::TransferLeader(transfer)) => handle_transfer(group, transfer).await,
+        None => Err(malformed(Malformed { what: "request" })),
+    }
+}
+
+async fn handle_append(group: &Group, append: wire::Append) -> Result<wire::answer::Body, wire::Refusal> {
+    let rpc = AppendEntriesRequest::<TypeConfig> {
+        vote: vote_from_wire(append.vote).map_err(malformed)?,
+        prev_log_id: append.previous.map(log_id_from_wire),
+        entries: append
+            .entries
+            .into_iter()
+            .map(entry_from_wire)
+            .collect::<Result<_, _>>()
+            .map_err(malformed)?,
+        leader_commit: append.committed.map(log_id_from_wire),
+    };
+    let consecutive = rpc.entries.windows(2).all(|pair| pair[0].log_id.index + 1 == pair[1].log_id.index);
+    let first = rpc.prev_log_id.map_or(0, |id| id.index + 1);
+    if !consecutive || rpc.entries.first().is_some_and(|entry| entry.log_id.index != first) {
+        return Err(malformed(Malformed { what: "sequence of entries" }));
+    }
+    use wire::appended::Result as Appended;
+    let result = match group.raft().append_entries(rpc).await.map_err(stopped)? {
+        AppendEntriesResponse::Success => Appended::Success(true),
+        AppendEntriesResponse::Conflict => Appended::Conflict(true),
+        AppendEntriesResponse::HigherVote(vote) => Appended::HigherVote(vote_to_wire(&vote)),
+        // Only networks make this one.
+        AppendEntriesResponse::PartialSuccess(_) => return Err(stopped("a partial success")),
+    };
+    Ok(wire::answer::Body::Appended(wire::Appended { result: Some(result) }))
+}
+
+async fn handle_vote(
+    group: &Group,
+    request: wire::VoteRequest,
+    pre_vote: bool,
+) -> Result<wire::answer::Body, wire::Refusal> {
+    if group.is_gated() {
+        // What this replica promised a leader before the restart it has forgotten: until that must have lapsed, it
+        // elects nobody.
+        return Err(refusal(wire::refusal::Reason::Starting, "restarted a moment ago"));
+    }
+    let mut rpc = VoteRequest::<TypeConfig>::new(
+        vote_from_wire(request.vote).map_err(malformed)?,
+        request.last.map(log_id_from_wire),
+    );
+    rpc.leadership_transfer = request.leadership_transfer;
+    let response = if pre_vote { group.raft().pre_vote(rpc).await } else { group.raft().vote(rpc).await };
+    let response = response.map_err(stopped)?;
+    Ok(wire::answer::Body::Vote(wire::VoteAnswer {
+        vote: Some(vote_to_wire(&response.vote)),
+        granted: response.vote_granted,
+        last: response.last_log_id.as_ref().map(log_id_to_wire),
+    }))
+}
+
+async fn handle_transfer(
+    group: &Group,
+    transfer: wire::TransferLeader,
+) -> Result<wire::answer::Body, wire::Refusal> {
+    if group.is_gated() {
+        return Err(refusal(wire::refusal::Reason::Starting, "restarted a moment ago"));
+    }
+    let rpc = TransferLeaderRequest::<TypeConfig>::new(
+        vote_from_wire(transfer.from).map_err(malformed)?,
+        transfer.to_replica,
+        transfer.last.map(log_id_from_wire),
+    );
+    let result = group.raft().handle_transfer_leader(rpc).await.map_err(stopped)?;
+    let (accepted, detail) = match result {
+        Ok(()) => (true, String::new()),
+        Err(error) => (false, error.to_string()),
+    };
+    Ok(wire::answer::Body::Transfer(wire::TransferAnswer { accepted, detail }))
+}
