@@ -1,1 +1,84 @@
-//! meta
+//! The meta-group: the one Raft group that knows where everything is.
+//!
+//! # What it does
+//!
+//! Group 1 replicates a small state ([`state::State`]): the nodes and their addresses, the shard map, the ids already
+//! given away, the end of the oracle's window, settings. Everything else is derived or soft.
+//!
+//! ```text
+//!   every node                                   the leader of the meta-group
+//!   ┌──────────────────────────┐   Report, 1/s   ┌─────────────────────────────────────────────┐
+//!   │ reporter ────────────────┼────────────────▶│ soft state: who lives, who leads what       │
+//!   │   ◀── map, if newer ─────┼─────────────────│   │ changed descriptors: UpdateShards ─▶ log│
+//!   │ MetaClient               │                 │   ▼                                         │
+//!   │   Directory: cached map  │ Map on a miss   │ placement::plan(description) -> operations  │
+//!   │   Oracle: batches draws ─┼────────────────▶│ oracle: window, lease                       │
+//!   │                          │  NodeControl    │   │                                         │
+//!   │ replicas, leaders ◀──────┼─────────────────│ reconcile: carries the operations out       │
+//!   └──────────────────────────┘                 └─────────────────────────────────────────────┘
+//! ```
+//!
+//! - [`machine`] is the state machine; [`command`] holds what it applies, one file each;
+//! - [`server`] answers the gRPC service at the leader and redirects elsewhere; [`oracle`] is its pure window;
+//! - [`placement`] is a pure function, [`reconcile`] the loop that carries out what it says;
+//! - [`client`] finds the leader and implements the transaction layer's `Oracle` and `Directory`; [`reporter`] is each
+//!   node's heartbeat.
+//!
+//! # Why so
+//!
+//! *Shards are authoritative for themselves.* A split is decided and replicated in the shard's own group; the map here
+//! is told afterwards, and takes whatever has the higher epoch. A stale map costs a redirect, never a wrong answer,
+//! so the map needs no transaction with the shards.
+//!
+//! *Liveness is soft.* Heartbeats are not replicated; a new leader of the meta-group starts by believing that all
+//! nodes live and is told within a second.
+//!
+//! # What must never happen
+//!
+//! - A timestamp at or below one that was handed out before, by any leader: the window's end is replicated first, and a
+//!   draw is answered only after the leadership was confirmed *after* the value was drawn.
+//! - An id given twice. (Giving away ids that nobody uses is fine.)
+//! - A data row in here.
+//!
+//! # Caveats
+//!
+//! Replicas of a dead node are not moved elsewhere yet, and nodes can't be removed. Reports carry all groups a node leads,
+//! which is meant for hundreds of groups a node, not for tens of thousands.
+//!
+//! Start reading at [`server::MetaServer`].
+
+pub mod client;
+pub mod command;
+pub mod control;
+mod error;
+pub mod machine;
+pub mod oracle;
+pub mod placement;
+pub mod reconcile;
+pub mod reporter;
+mod rpc;
+pub mod server;
+pub mod shard_map;
+pub mod state;
+
+pub use client::MetaClient;
+pub use error::Error;
+pub use machine::MetaReplica;
+pub use server::MetaServer;
+
+use storage::ids::{GroupId, NodeId, ReplicaId};
+
+/// The node that initialises a cluster.
+pub const FIRST_NODE: NodeId = NodeId(1);
+/// The meta-group's first replica.
+pub const FIRST_REPLICA: ReplicaId = ReplicaId(1);
+/// The shard of the system database (catalog), below [`DEFAULT_DATABASE_START`].
+pub const SYSTEM_GROUP: GroupId = GroupId(2);
+/// The shard of the first database: everything else, until it is split.
+pub const DEFAULT_GROUP: GroupId = GroupId(3);
+/// The first key that does not belong to the system: database 2, big-endian.
+pub const DEFAULT_DATABASE_START: [u8; 4] = [0, 0, 0, 2];
+/// Voters per group unless the operator says otherwise.
+pub const REPLICATION_FACTOR: u32 = 3;
+/// No message of the service is larger.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;

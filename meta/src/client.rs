@@ -1,0 +1,470 @@
+//! A node's side: finds the meta-group's leader, and is the transaction layer's `Oracle` and `Directory`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::{Mutex, RwLock};
+use proto::meta as pb;
+use proto::meta::meta_client::MetaClient as Rpc;
+use storage::ids::{GroupId, KeyRange, NodeId, Timestamp};
+use storage::seam::Seams;
+use tokio::sync::{mpsc, oneshot};
+use tonic::transport::Channel;
+use tracing::{info, warn};
+use txn::api::NodeInfo;
+use txn::{Directory, Oracle, ShardDescriptor};
+
+use crate::oracle::DRAW_MAX;
+use crate::rpc::{Channels, within};
+use crate::server::MetaServer;
+use crate::shard_map::ShardMap;
+use crate::{Error, MESSAGE_BYTES_MAX};
+
+/// How long a call may take in all, with its retries.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// How long one attempt may take before another member is asked.
+const ATTEMPT_LIMIT: Duration = Duration::from_millis(700);
+/// Pauses between attempts, doubled from the first to the last.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+/// At most this many callers wait for a timestamp.
+const ORACLE_QUEUE_MAX: usize = 65_536;
+/// Between two log lines while no member of a cluster answers.
+const JOIN_LOG_EVERY: Duration = Duration::from_secs(5);
+/// Between two rounds over the join targets.
+const JOIN_PAUSE: Duration = Duration::from_millis(100);
+
+type Waiter = oneshot::Sender<Result<Timestamp, txn::Error>>;
+
+/// Whom an attempt asks.
+enum Target {
+    /// This node leads.
+    Local(Arc<MetaServer>),
+    Remote(Box<Rpc<Channel>>),
+}
+
+/// What is known of the cluster here. All of it may be stale.
+#[derive(Default)]
+struct Cache {
+    version: u64,
+    nodes: BTreeMap<NodeId, pb::MapNode>,
+    members: Vec<NodeId>,
+    shards: ShardMap,
+    leaders: HashMap<GroupId, NodeId>,
+}
+
+/// See the module. Cheap to share; made once per node.
+pub struct MetaClient {
+    seams: Seams,
+    channels: Channels,
+    /// Addresses to begin with: of the join list, and of nodes known from an earlier run.
+    seeds: Vec<String>,
+    local: OnceLock<Arc<MetaServer>>,
+    cache: RwLock<Cache>,
+    /// The RPC address of the leader, as far as is known.
+    leader: Mutex<Option<String>>,
+    last_contact: Mutex<Option<Instant>>,
+    refreshing: tokio::sync::Mutex<()>,
+    refreshes_begun: AtomicU64,
+    waiters: mpsc::Sender<Waiter>,
+}
+
+impl MetaClient {
+    /// A client that knows the addresses in `seeds`.
+    pub fn new(seeds: Vec<String>, seams: Seams) -> Arc<Self> {
+        let (waiters, queue) = mpsc::channel(ORACLE_QUEUE_MAX);
+        let client = Arc::new(Self {
+            seams: seams.clone(),
+            channels: Channels::new(),
+            seeds,
+            local: OnceLock::new(),
+            cache: RwLock::default(),
+            leader: Mutex::new(None),
+            last_contact: Mutex::new(None),
+            refreshing: tokio::sync::Mutex::new(()),
+            refreshes_begun: AtomicU64::new(0),
+            waiters,
+        });
+        let weak = Arc::downgrade(&client);
+        seams.spawn("oracle client", async move { draw_for_all(weak, queue).await });
+        client
+    }
+
+    /// From now on, what this node leads is asked without a message.
+    pub fn attach(&self, local: Arc<MetaServer>) {
+        // A second server on one node would be a defect of the assembly; the first one stays.
+        let _ = self.local.set(local);
+    }
+
+    /// When the leader last answered.
+    pub fn last_contact(&self) -> Option<Instant> {
+        *self.last_contact.lock()
+    }
+
+    /// The version of the map that is known here.
+    pub fn map_version(&self) -> u64 {
+        self.cache.read().version
+    }
+
+    /// Takes in what a member said of the cluster (or what was remembered from an earlier run).
+    pub fn learn_map(&self, map: pb::ClusterMap) {
+        let mut cache = self.cache.write();
+        for shard in map.shards {
+            match ShardDescriptor::try_from(shard) {
+                Ok(shard) => {
+                    cache.shards.learn(shard);
+                }
+                Err(error) => warn!("the meta-group sent a shard that makes no sense: {error}"),
+            }
+        }
+        if map.version < cache.version {
+            return;
+        }
+        cache.version = map.version;
+        cache.nodes = map.nodes.into_iter().map(|node| (NodeId(node.id), node)).collect();
+        cache.members = map.meta_members.iter().map(|m| NodeId(m.node)).collect();
+        cache.leaders = map.leaders.iter().map(|l| (GroupId(l.group), NodeId(l.node))).collect();
+    }
+
+    /// Nodes and members, to be remembered for the next start.
+    pub fn remembered_map(&self) -> pb::ClusterMap {
+        let cache = self.cache.read();
+        pb::ClusterMap {
+            nodes: cache.nodes.values().cloned().collect(),
+            meta_members: cache
+                .members
+                .iter()
+                .map(|node| proto::common::Replica { node: node.0, ..Default::default() })
+                .collect(),
+            ..Default::default()
+        }
+    }
+
+    /// Sends a report and takes in what comes back; returns whether another one is wanted soon.
+    pub async fn report(&self, mut request: pb::ReportRequest) -> Result<bool, Error> {
+        request.map_version = self.cache.read().version;
+        let response = self
+            .call(Duration::from_secs(2), move |target| {
+                let request = request.clone();
+                async move {
+                    match target {
+                        Target::Local(server) => server.report(request).await,
+                        Target::Remote(mut rpc) => Ok(rpc.report(request).await?.into_inner()),
+                    }
+                }
+                .boxed()
+            })
+            .await?;
+        if let Some(map) = response.map {
+            self.learn_map(map);
+        }
+        Ok(response.busy)
+    }
+
+    /// Everything an operator may want to see.
+    pub async fn describe(&self) -> Result<pb::DescribeResponse, Error> {
+        self.call(CALL_LIMIT, |target| {
+            async move {
+                match target {
+                    Target::Local(server) => server.describe(),
+                    Target::Remote(mut rpc) => Ok(rpc.describe(pb::DescribeRequest {}).await?.into_inner()),
+                }
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Brings the cached map up to what the leader knows at a moment after this call began. Concurrent calls share
+    /// one request where that is allowed.
+    pub async fn refresh(&self) -> Result<(), Error> {
+        let begun_before = self.refreshes_begun.load(Ordering::SeqCst);
+        let _one = self.refreshing.lock().await;
+        if self.refreshes_begun.load(Ordering::SeqCst) > begun_before {
+            return Ok(());
+        }
+        let since = self.cache.read().version;
+        let fetched = self
+            .call(CALL_LIMIT, move |target| {
+                async move {
+                    match target {
+                        Target::Local(server) => server.map(since).map(Some),
+                        Target::Remote(mut rpc) => {
+                            Ok(rpc.map(pb::MapRequest { since }).await?.into_inner().map)
+                        }
+                    }
+                }
+                .boxed()
+            })
+            .await?;
+        // Counted only when it has succeeded, so that nobody rests on one that failed.
+        self.refreshes_begun.fetch_add(1, Ordering::SeqCst);
+        if let Some(map) = fetched {
+            self.learn_map(map);
+        }
+        Ok(())
+    }
+
+    async fn timestamps(&self, count: u32) -> Result<Timestamp, Error> {
+        self.call(CALL_LIMIT, move |target| {
+            async move {
+                match target {
+                    Target::Local(server) => server.timestamps(count).await,
+                    Target::Remote(mut rpc) => {
+                        let response = rpc.timestamps(pb::TimestampsRequest { count }).await?.into_inner();
+                        if response.count < count {
+                            return Err(Error::Unavailable("fewer timestamps than asked for".into()));
+                        }
+                        Ok(Timestamp(response.first))
+                    }
+                }
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Asks whoever leads, until there is an answer or the time is up.
+    async fn call<T>(
+        &self,
+        limit: Duration,
+        attempt: impl Fn(Target) -> BoxFuture<'static, Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let deadline = self.seams.clock.now() + limit;
+        let mut pause = PAUSE_MIN;
+        let mut tries = 0usize;
+        loop {
+            let (target, address) = self.target(tries)?;
+            let result = match target {
+                Some(target) => within(&self.seams, ATTEMPT_LIMIT, attempt(target)).await,
+                None => Err(Error::Unavailable("no member of the meta-group is known".into())),
+            };
+            tries += 1;
+            let error = match result {
+                Ok(answer) => {
+                    *self.leader.lock() = address;
+                    *self.last_contact.lock() = Some(self.seams.clock.now());
+                    return Ok(answer);
+                }
+                Err(error) if !error.is_retriable() => return Err(error),
+                Err(error) => error,
+            };
+            let hint = match &error {
+                Error::NotLeader(redirect) if !redirect.leader.is_empty() => Some(redirect.leader.clone()),
+                _ => None,
+            };
+            let now = self.seams.clock.now();
+            if now >= deadline {
+                return Err(Error::Unavailable(error.to_string()));
+            }
+            let fresh_hint = hint.is_some() && hint != address && tries <= 3;
+            *self.leader.lock() = hint.filter(|_| fresh_hint);
+            if !fresh_hint {
+                // Half of it at random, so that callers that failed together do not return together.
+                let jitter = self.seams.random_f64() / 2.0 + 0.5;
+                self.seams.sleep(pause.mul_f64(jitter).min(deadline - now)).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+
+    /// Whom to ask next: this node, the known leader, the one this node's replica follows, or the members in turn.
+    fn target(&self, tries: usize) -> Result<(Option<Target>, Option<String>), Error> {
+        let local = self.local.get();
+        if let Some(server) = local.filter(|server| server.leads()) {
+            return Ok((Some(Target::Local(server.clone())), None));
+        }
+        let mut address = self.leader.lock().clone();
+        if address.is_none() && tries.is_multiple_of(2) {
+            address = local.map(|server| server.leader_address()).filter(|address| !address.is_empty());
+        }
+        if address.is_none() {
+            let own = local.map(|server| server.node);
+            let cache = self.cache.read();
+            let members = cache.members.iter().filter(|id| Some(**id) != own);
+            let members =
+                members.filter_map(|id| cache.nodes.get(id)?.addresses.as_ref().map(|a| a.rpc.clone()));
+            let known: Vec<String> = members.chain(self.seeds.iter().cloned()).collect();
+            address = (!known.is_empty()).then(|| known[(tries / 2) % known.len()].clone());
+        }
+        let Some(address) = address else { return Ok((None, None)) };
+        let rpc = rpc(&self.channels, &address)?;
+        Ok((Some(Target::Remote(Box::new(rpc))), Some(address)))
+    }
+}
+
+fn rpc(channels: &Channels, address: &str) -> Result<Rpc<Channel>, Error> {
+    Ok(Rpc::new(channels.get(address)?)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// Asks the targets in turn to take this node in, until one does. Says so in the log while nobody answers. The caller
+/// drops the future when the node is initialised otherwise.
+pub async fn join(
+    targets: &[String],
+    request: &pb::JoinRequest,
+    seams: &Seams,
+) -> Result<pb::JoinResponse, Error> {
+    let channels = Channels::new();
+    let mut logged: Option<Instant> = None;
+    let mut queue: Vec<String> = Vec::new();
+    loop {
+        let mut failure = String::new();
+        queue.extend(targets.iter().rev().cloned());
+        let mut hops = 0;
+        while let Some(target) = queue.pop() {
+            let mut rpc = rpc(&channels, &target)?;
+            match within(seams, ATTEMPT_LIMIT, rpc.join(request.clone())).await {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(Error::NotLeader(redirect)) if hops < 8 => {
+                    hops += 1;
+                    queue.extend(redirect.members);
+                    queue.extend((!redirect.leader.is_empty()).then_some(redirect.leader));
+                }
+                Err(Error::Rejected(why)) => {
+                    return Err(Error::Rejected(format!("{target} refuses this node: {why}")));
+                }
+                Err(error) => failure = format!("{target}: {error}"),
+            }
+        }
+        let now = seams.clock.now();
+        if logged.is_none_or(|at| now - at >= JOIN_LOG_EVERY) {
+            info!("waiting for a cluster to join, or for `flotilla init` on this node ({failure})");
+            logged = Some(now);
+        }
+        seams.sleep(JOIN_PAUSE).await;
+    }
+}
+
+/// One request in flight; whoever asks meanwhile goes into the next one. So a waiter's timestamp is always drawn after
+/// it began to wait.
+async fn draw_for_all(client: std::sync::Weak<MetaClient>, mut queue: mpsc::Receiver<Waiter>) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, DRAW_MAX as usize).await > 0 {
+        let Some(client) = client.upgrade() else { return };
+        // Those who have given up need none.
+        batch.retain(|waiter| !waiter.is_closed());
+        if batch.is_empty() {
+            continue;
+        }
+        let drawn = client.timestamps(batch.len() as u32).await;
+        for (i, waiter) in batch.drain(..).enumerate() {
+            let answer = match &drawn {
+                Ok(first) => Ok(Timestamp(first.0 + i as u64 * Timestamp::STRIDE)),
+                Err(error) => Err(error.clone().into()),
+            };
+            // Nobody waits any more: the timestamp is lost, which is harmless.
+            let _ = waiter.send(answer);
+        }
+    }
+}
+
+#[async_trait]
+impl Oracle for MetaClient {
+    async fn timestamp(&self) -> Result<Timestamp, txn::Error> {
+        if let Some(server) = self.local.get().filter(|server| server.leads()) {
+            if let Ok(timestamp) = server.timestamps(1).await {
+                return Ok(timestamp);
+            }
+        }
+        let (waiter, answer) = oneshot::channel();
+        let full = |_| txn::Error::Unavailable("too many wait for a timestamp".into());
+        self.waiters.try_send(waiter).map_err(full)?;
+        answer.await.map_err(|_| txn::Error::Unavailable("the node is shutting down".into()))?
+    }
+}
+
+#[async_trait]
+impl Directory for MetaClient {
+    async fn lookup(&self, key: &[u8]) -> Result<ShardDescriptor, txn::Error> {
+        self.refresh().await?;
+        let found = self.cache.read().shards.lookup(key).cloned();
+        found.ok_or_else(|| {
+            txn::Error::Unavailable(format!("no shard is known for key {}", key.escape_ascii()))
+        })
+    }
+
+    async fn overlapping(&self, range: &KeyRange) -> Result<Vec<ShardDescriptor>, txn::Error> {
+        self.refresh().await?;
+        let found = self.cache.read().shards.overlapping(range);
+        found.ok_or_else(|| txn::Error::Unavailable(format!("not all shards of {range:?} are known")))
+    }
+
+    fn learn(&self, descriptor: &ShardDescriptor) {
+        self.cache.write().shards.learn(descriptor.clone());
+    }
+
+    fn leader(&self, group: GroupId) -> Option<NodeId> {
+        self.cache.read().leaders.get(&group).copied()
+    }
+
+    fn address(&self, node: NodeId) -> Option<String> {
+        self.cache.read().nodes.get(&node)?.addresses.as_ref().map(|a| a.rpc.clone())
+    }
+
+    async fn allocate_groups(&self, count: usize) -> Result<Vec<GroupId>, txn::Error> {
+        let count = u32::try_from(count).map_err(|_| txn::Error::TooLarge("that many groups".into()))?;
+        let first = self
+            .call(CALL_LIMIT, move |target| {
+                async move {
+                    match target {
+                        Target::Local(server) => server.allocate(count, 0).await,
+                        Target::Remote(mut rpc) => {
+                            let request = pb::AllocateRequest { groups: count, replicas: 0 };
+                            Ok(rpc.allocate(request).await?.into_inner())
+                        }
+                    }
+                }
+                .boxed()
+            })
+            .await?
+            .first_group;
+        Ok((first..first + u64::from(count)).map(GroupId).collect())
+    }
+
+    async fn publish(&self, descriptors: &[ShardDescriptor]) -> Result<(), txn::Error> {
+        let shards: Vec<proto::common::ShardDescriptor> = descriptors.iter().map(Into::into).collect();
+        self.call(CALL_LIMIT, move |target| {
+            let shards = shards.clone();
+            async move {
+                match target {
+                    Target::Local(server) => server.publish(shards).await,
+                    Target::Remote(mut rpc) => {
+                        rpc.publish(pb::PublishRequest { shards }).await?;
+                        Ok(())
+                    }
+                }
+            }
+            .boxed()
+        })
+        .await?;
+        descriptors.iter().for_each(|descriptor| self.learn(descriptor));
+        Ok(())
+    }
+
+    /// Nothing has to be noted: placement spreads the leaders of a table's shards anyway.
+    async fn spread_leaders(&self, _: &[GroupId]) -> Result<(), txn::Error> {
+        Ok(())
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeInfo>, txn::Error> {
+        let cache = self.cache.read();
+        let info = |(id, node): (&NodeId, &pb::MapNode)| {
+            let addresses = node.addresses.clone().unwrap_or_default();
+            NodeInfo { id: *id, sql_address: addresses.sql, rpc_address: addresses.rpc, alive: node.alive }
+        };
+        Ok(cache.nodes.iter().map(info).collect())
+    }
+}
+
+impl raft::AddressBook for MetaClient {
+    fn address(&self, node: NodeId) -> Option<String> {
+        Directory::address(self, node)
+    }
+}

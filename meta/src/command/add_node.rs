@@ -1,0 +1,31 @@
+//! A node joins.
+
+use proto::meta::{AddNode, CommandResult, Node};
+
+use super::rejected;
+use crate::state::State;
+
+/// The same store (`instance`) is the same node, however often it asks.
+pub fn apply(state: &mut State, command: AddNode) -> CommandResult {
+    if command.instance.is_empty() {
+        return rejected("join without a store's identity");
+    }
+    let cluster_id = state.cluster().cluster_id.clone();
+    let known = state.nodes().values().find(|n| n.instance == command.instance).cloned();
+    let node = match known {
+        Some(node) if node.addresses == command.addresses => node.id,
+        Some(node) => {
+            let id = node.id;
+            state.put_node(Node { addresses: command.addresses, ..node });
+            id
+        }
+        None => {
+            let cluster = state.cluster_mut();
+            let id = cluster.next_node;
+            cluster.next_node += 1;
+            state.put_node(Node { id, instance: command.instance, addresses: command.addresses });
+            id
+        }
+    };
+    CommandResult { cluster_id, node, ..Default::default() }
+}

@@ -1,0 +1,102 @@
+//! What commands do to the state, and that they may be repeated.
+
+use proto::meta::{AddNode, Addresses, AllocateIds, Bootstrap, ExtendOracle, Node, Settings, UpdateShards};
+use proto::common::ShardDescriptor;
+use storage::ids::GroupId;
+
+use super::*;
+
+fn run(state: &mut State, command: Command) -> CommandResult {
+    let before = state.map_version();
+    let result = apply(state, pb::Command { command: Some(command) }).expect("a known command");
+    assert!(state.map_version() >= before);
+    // What a replica that restarts here would load is what it has in memory.
+    result
+}
+
+fn bootstrapped() -> State {
+    let mut state = State::default();
+    let node = Node { id: 1, instance: b"one"[..].into(), addresses: None };
+    let shards = vec![ShardDescriptor { group: 2, epoch: 1, ..Default::default() }];
+    let settings = Some(Settings { replication_factor: 3 });
+    let cluster_id = 7u128.to_be_bytes().to_vec().into();
+    let bootstrap =
+        Bootstrap { cluster_id, node: Some(node), settings, shards, next_group: 3, next_replica: 5 };
+    run(&mut state, Command::Bootstrap(bootstrap));
+    state
+}
+
+#[test]
+fn nothing_before_bootstrap() {
+    let mut state = State::default();
+    assert!(
+        !run(&mut state, Command::AllocateIds(AllocateIds { groups: 1, replicas: 0 })).rejected.is_empty()
+    );
+    assert!(state.take_dirty().is_empty());
+}
+
+#[test]
+fn bootstrap_again_answers_what_stands() {
+    let mut state = bootstrapped();
+    let again = Bootstrap { cluster_id: 9u128.to_be_bytes().to_vec().into(), ..Default::default() };
+    let result = run(&mut state, Command::Bootstrap(again));
+    assert_eq!(result.cluster_id[..], 7u128.to_be_bytes());
+    assert_eq!(state.cluster_id(), Some(7));
+}
+
+#[test]
+fn join_twice_is_one_node() {
+    let mut state = bootstrapped();
+    let join = AddNode { instance: b"two"[..].into(), addresses: None };
+    assert_eq!(run(&mut state, Command::AddNode(join.clone())).node, 2);
+    let version = state.map_version();
+    assert_eq!(run(&mut state, Command::AddNode(join.clone())).node, 2);
+    assert_eq!(state.map_version(), version);
+    let addresses = Some(Addresses { rpc: "elsewhere:1".into(), ..Default::default() });
+    assert_eq!(run(&mut state, Command::AddNode(AddNode { addresses, ..join })).node, 2);
+    assert!(state.map_version() > version);
+    let other = AddNode { instance: b"three"[..].into(), addresses: None };
+    assert_eq!(run(&mut state, Command::AddNode(other)).node, 3);
+}
+
+#[test]
+fn ids_are_given_once() {
+    let mut state = bootstrapped();
+    let first = run(&mut state, Command::AllocateIds(AllocateIds { groups: 2, replicas: 6 }));
+    let second = run(&mut state, Command::AllocateIds(AllocateIds { groups: 1, replicas: 1 }));
+    assert_eq!((first.first_group, first.first_replica), (3, 5));
+    assert_eq!((second.first_group, second.first_replica), (5, 11));
+}
+
+#[test]
+fn older_reports_lose() {
+    let mut state = bootstrapped();
+    let report = |epoch, end: &'static [u8]| {
+        let shard = ShardDescriptor {
+            group: 2,
+            epoch,
+            end: end.into(),
+            ..Default::default()
+        };
+        Command::UpdateShards(UpdateShards { shards: vec![shard] })
+    };
+    run(&mut state, report(3, b"c"));
+    run(&mut state, report(2, b"b"));
+    let end =
+        |state: &State| state.shards()[&GroupId(2)].descriptor.clone().map(|d| d.end);
+    assert_eq!(end(&state), Some(b"c"[..].into()));
+    run(&mut state, Command::ExtendOracle(ExtendOracle { end: 640 }));
+    run(&mut state, Command::ExtendOracle(ExtendOracle { end: 64 }));
+    assert_eq!(state.oracle_end().0, 640);
+}
+
+#[test]
+fn records_rebuild_the_state() {
+    let mut state = bootstrapped();
+    run(&mut state, Command::AddNode(AddNode { instance: b"two"[..].into(), addresses: None }));
+    let records: Vec<_> =
+        state.take_dirty().into_iter().map(|(record, value)| (record.key().into(), value.into())).collect();
+    let loaded = State::load(records).expect("what was written loads");
+    assert_eq!(format!("{loaded:?}"), format!("{state:?}"));
+    assert!(state.take_dirty().is_empty());
+}

@@ -1,0 +1,16 @@
+//! The meta-group itself has other replicas.
+
+use proto::meta::{CommandResult, UpdateMembers};
+
+use crate::state::State;
+
+/// The higher version wins.
+pub fn apply(state: &mut State, command: UpdateMembers) -> CommandResult {
+    let known = state.cluster().meta_members.as_ref().map_or(0, |m| m.version);
+    if let Some(members) = command.members.filter(|m| m.version > known) {
+        let cluster = state.cluster_mut();
+        cluster.meta_members = Some(members);
+        cluster.map_version += 1;
+    }
+    CommandResult::default()
+}

@@ -1,0 +1,122 @@
+//! The oracle's window: a pure piece.
+//!
+//! The leader of the meta-group hands timestamps out of a window whose end is replicated *before* anything in it is
+//! handed out. A later leader starts at that end. So no timestamp is handed out twice, and none goes back, whatever
+//! clocks do; the wall clock only keeps timestamps close to what people call time.
+//!
+//! ```text
+//!            handed out           last                      end (replicated)
+//!   ──────────────────────────────●─────────────────────────┤
+//!                                  free: granted at once      beyond: replicate a new end first
+//! ```
+
+use storage::ids::Timestamp;
+
+/// How far ahead of the clock the window reaches. Longer: fewer replicated extensions; shorter: less far from the
+/// wall clock after a failover.
+pub const WINDOW_MS: u64 = 3_000;
+
+/// At most this many timestamps in one draw.
+pub const DRAW_MAX: u32 = 65_536;
+
+/// One leader's window.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// The last one handed out.
+    last: Timestamp,
+    /// The first one that must not be.
+    end: Timestamp,
+}
+
+/// What came of a draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Draw {
+    /// `first`, `first + STRIDE`, … are the caller's, as soon as the leadership is confirmed.
+    Granted {
+        /// The first.
+        first: Timestamp,
+        /// The window is half used up: extend it now, before anybody has to wait for it.
+        low: bool,
+    },
+    /// Nothing: replicate an end beyond first.
+    Exhausted,
+}
+
+impl Window {
+    /// A new leader's window: empty, above everything handed out by its predecessors.
+    pub fn empty(replicated_end: Timestamp) -> Self {
+        let end = Timestamp(replicated_end.0.next_multiple_of(Timestamp::STRIDE));
+        // The first draw gives `last + STRIDE`, which must not be below the end.
+        Self { last: Timestamp(end.0.saturating_sub(Timestamp::STRIDE)), end }
+    }
+
+    /// Takes `count` timestamps.
+    pub fn draw(&mut self, wall_ms: u64, count: u32) -> Draw {
+        let count = u64::from(count.clamp(1, DRAW_MAX));
+        let first = (self.last.0 + Timestamp::STRIDE).max(wall_ms << Timestamp::COUNTER_BITS);
+        let last = first + (count - 1) * Timestamp::STRIDE;
+        if last >= self.end.0 {
+            return Draw::Exhausted;
+        }
+        debug_assert!(first > self.last.0 && first % Timestamp::STRIDE == 0);
+        self.last = Timestamp(last);
+        let low = self.end.0 - last < (WINDOW_MS / 2) << Timestamp::COUNTER_BITS;
+        Draw::Granted { first: Timestamp(first), low }
+    }
+
+    /// Whether the largest draw would be granted now.
+    pub fn has_room(&self, wall_ms: u64) -> bool {
+        let mut probe = *self;
+        matches!(probe.draw(wall_ms, DRAW_MAX), Draw::Granted { .. })
+    }
+
+    /// The end to replicate next.
+    pub fn wanted_end(&self, wall_ms: u64) -> Timestamp {
+        let now = self.last.0.max(wall_ms << Timestamp::COUNTER_BITS);
+        Timestamp(now + (WINDOW_MS << Timestamp::COUNTER_BITS))
+    }
+
+    /// An end has been replicated.
+    pub fn extended(&mut self, end: Timestamp) {
+        self.end = self.end.max(end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever the clocks of successive leaders say, what they hand out only grows.
+        #[test]
+        fn draws_across_leaders_only_grow(
+            steps in prop::collection::vec((0u64..10_000, 1u32..200, any::<bool>(), any::<bool>()), 1..200)
+        ) {
+            let mut replicated = Timestamp::ZERO;
+            let mut window = Window::empty(replicated);
+            let mut highest = Timestamp::ZERO;
+            for (wall_ms, count, failover, told) in steps {
+                if failover {
+                    window = Window::empty(replicated);
+                }
+                match window.draw(wall_ms, count) {
+                    Draw::Granted { first, .. } => {
+                        prop_assert!(first > highest && first.0 % Timestamp::STRIDE == 0);
+                        highest = Timestamp(first.0 + u64::from(count - 1) * Timestamp::STRIDE);
+                        prop_assert!(highest < replicated);
+                    }
+                    Draw::Exhausted => {
+                        let end = window.wanted_end(wall_ms);
+                        replicated = replicated.max(end);
+                        // The leader may fail between replicating the end and hearing of it.
+                        if told {
+                            window.extended(end);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

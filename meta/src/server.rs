@@ -1,0 +1,426 @@
+//! The leader's side: answers the gRPC service `Meta`.
+//!
+//! Every node runs one; where its replica does not lead the meta-group (or where there is none), it redirects to where
+//! the leader is believed to be. The soft state (who lives, who leads what, which replicas lag) belongs to one term
+//! of leadership and is forgotten with it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use prost::Message;
+use proto::meta::command::Command;
+use proto::meta::{self as pb, CommandResult, Redirect};
+use proto::common::ShardDescriptor;
+use raft::{Group, MultiRaft, ProposeError};
+use storage::ids::{GroupId, META_GROUP, NodeId, Term, Timestamp};
+use storage::seam::Seams;
+use tokio::sync::Notify;
+use tonic::{Request, Response, Status};
+
+use crate::Error;
+use crate::machine::MetaReplica;
+use crate::oracle::{Draw, Window};
+
+/// A node that has been silent for so long counts as dead.
+pub const DEAD_AFTER: Duration = Duration::from_millis(2_500);
+
+/// What the leader of a term knows without having replicated it.
+pub(crate) struct Soft {
+    pub(crate) term: Term,
+    /// When this node began to lead: until [`DEAD_AFTER`] later, everybody counts as alive.
+    pub(crate) since: Instant,
+    pub(crate) last_seen: HashMap<NodeId, Instant>,
+    pub(crate) groups: BTreeMap<GroupId, Reported>,
+    /// Operations under way, or done and not yet seen in a report.
+    pub(crate) operations: HashMap<GroupId, crate::reconcile::Underway>,
+}
+
+/// A group's last report.
+pub(crate) struct Reported {
+    pub(crate) by: NodeId,
+    pub(crate) at: Instant,
+    pub(crate) report: pb::GroupReport,
+}
+
+impl Soft {
+    fn new(term: Term, since: Instant) -> Self {
+        let (last_seen, groups, operations) = Default::default();
+        Self { term, since, last_seen, groups, operations }
+    }
+
+    pub(crate) fn alive(&self, node: NodeId, now: Instant) -> bool {
+        self.last_seen.get(&node).map_or(now - self.since, |seen| now - *seen) < DEAD_AFTER
+    }
+}
+
+/// The service's state on one node.
+pub struct MetaServer {
+    pub(crate) node: NodeId,
+    pub(crate) replica: Arc<MetaReplica>,
+    pub(crate) multi: Arc<MultiRaft>,
+    pub(crate) seams: Seams,
+    pub(crate) soft: Mutex<Soft>,
+    /// Something has changed that placement may have to react to.
+    pub(crate) nudge: Notify,
+    /// One extension of the oracle's window at a time.
+    extending: tokio::sync::Mutex<()>,
+}
+
+impl MetaServer {
+    /// The service of a node whose groups are in `multi`.
+    pub fn new(node: NodeId, replica: Arc<MetaReplica>, multi: Arc<MultiRaft>, seams: Seams) -> Arc<Self> {
+        let soft = Mutex::new(Soft::new(Term(0), seams.clock.now()));
+        let extending = tokio::sync::Mutex::new(());
+        Arc::new(Self { node, replica, multi, seams, soft, nudge: Notify::new(), extending })
+    }
+
+    /// The tonic service to mount.
+    pub fn service(self: &Arc<Self>) -> pb::meta_server::MetaServer<MetaService> {
+        pb::meta_server::MetaServer::new(MetaService { server: self.clone() })
+            .max_decoding_message_size(crate::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(crate::MESSAGE_BYTES_MAX)
+    }
+
+    /// Whether this node leads the meta-group, as far as it knows.
+    pub fn leads(&self) -> bool {
+        self.replica.leading().borrow().is_some()
+    }
+
+    /// The group and the term, if this node leads; whom to ask otherwise.
+    pub(crate) fn leading(&self) -> Result<(Arc<Group>, Term), Error> {
+        let term = *self.replica.leading().borrow();
+        match (self.multi.group(META_GROUP), term) {
+            (Some(group), Some(term)) => Ok((group, term)),
+            (group, _) => Err(Error::NotLeader(self.redirect(group.as_deref()))),
+        }
+    }
+
+    fn redirect(&self, group: Option<&Group>) -> Redirect {
+        let leader = group.and_then(|group| group.status().leader).map(|leader| leader.node);
+        self.replica.read(|state| {
+            let address = |node: NodeId| {
+                state.nodes().get(&node).and_then(|n| n.addresses.as_ref()).map(|a| a.rpc.clone())
+            };
+            Redirect {
+                leader: leader.filter(|n| *n != self.node).and_then(address).unwrap_or_default(),
+                members: state.meta_members().iter().filter_map(|m| address(NodeId(m.node))).collect(),
+            }
+        })
+    }
+
+    /// The RPC address of the leader that this node's replica follows; empty if it knows none.
+    pub(crate) fn leader_address(&self) -> String {
+        self.redirect(self.multi.group(META_GROUP).as_deref()).leader
+    }
+
+    /// Replicates a command and answers what it came to.
+    pub async fn propose(&self, command: Command) -> Result<CommandResult, Error> {
+        let (group, term) = self.leading()?;
+        let command = pb::Command { command: Some(command) }.encode_to_vec().into();
+        let answer = group.propose(term, command).await.map_err(|error| match error {
+            ProposeError::NotLeader(_) => Error::NotLeader(self.redirect(Some(&group))),
+            // Every command may be repeated, so what is unknown is simply asked again.
+            other => Error::Unavailable(other.to_string()),
+        })?;
+        let result = CommandResult::decode(answer).map_err(|e| Error::Corrupt(e.to_string()))?;
+        if result.rejected.is_empty() { Ok(result) } else { Err(Error::Rejected(result.rejected)) }
+    }
+
+    /// `count` timestamps, of which the first is returned; the others follow at [`Timestamp::STRIDE`].
+    pub async fn timestamps(self: &Arc<Self>, count: u32) -> Result<Timestamp, Error> {
+        let (group, term) = self.leading()?;
+        loop {
+            let drawn = self.with_window(term, |window, wall_ms| window.draw(wall_ms, count))?;
+            match drawn {
+                Draw::Granted { first, low } => {
+                    // Only now: a leader that was deposed before the draw must not answer from the past.
+                    if group.lease(term).is_err() {
+                        let confirmed = group.confirm_quorum(term).await;
+                        confirmed.map_err(|_| Error::NotLeader(self.redirect(Some(&group))))?;
+                    }
+                    if low {
+                        let server = self.clone();
+                        self.seams.spawn("oracle window", async move {
+                            // Whoever draws from an exhausted window tries again and reports the failure.
+                            let _ = server.extend(term, true).await;
+                        });
+                    }
+                    return Ok(first);
+                }
+                Draw::Exhausted => self.extend(term, false).await?,
+            }
+        }
+    }
+
+    fn with_window<T>(&self, term: Term, work: impl FnOnce(&mut Window, u64) -> T) -> Result<T, Error> {
+        let wall_ms = self.seams.clock.wall_ms();
+        match &mut *self.replica.window.lock() {
+            Some((leading, window)) if *leading == term => Ok(work(window, wall_ms)),
+            _ => Err(Error::NotLeader(Redirect::default())),
+        }
+    }
+
+    /// Replicates a later end of the oracle's window. `early`: nobody waits, so one extension at a time is enough.
+    async fn extend(&self, term: Term, early: bool) -> Result<(), Error> {
+        let _one = match early {
+            true => match self.extending.try_lock() {
+                Ok(guard) => guard,
+                Err(_) => return Ok(()),
+            },
+            false => self.extending.lock().await,
+        };
+        // Whoever waited for the lock may find the work done.
+        let enough = self.with_window(term, |window, wall_ms| !early && window.has_room(wall_ms))?;
+        if enough {
+            return Ok(());
+        }
+        let end = self.with_window(term, |window, wall_ms| window.wanted_end(wall_ms))?;
+        self.propose(Command::ExtendOracle(pb::ExtendOracle { end: end.0 })).await?;
+        self.with_window(term, |window, _| window.extended(end))
+    }
+
+    /// A node becomes a member, or says again that it is one.
+    pub async fn join(&self, request: pb::JoinRequest) -> Result<pb::JoinResponse, Error> {
+        let command = pb::AddNode { instance: request.instance, addresses: request.addresses };
+        let result = self.propose(Command::AddNode(command)).await?;
+        self.with_soft(|soft, now| soft.last_seen.insert(NodeId(result.node), now))?;
+        self.nudge.notify_one();
+        Ok(pb::JoinResponse { cluster_id: result.cluster_id, node: result.node, map: Some(self.map(0)?) })
+    }
+
+    /// A heartbeat.
+    pub async fn report(&self, request: pb::ReportRequest) -> Result<pb::ReportResponse, Error> {
+        self.leading()?;
+        let node = NodeId(request.node);
+        let (known, moved, changed) = self.replica.read(|state| {
+            let same_cluster = state.cluster().cluster_id == request.cluster_id;
+            let stored = state.nodes().get(&node).filter(|_| same_cluster);
+            let changed: Vec<ShardDescriptor> = request
+                .groups
+                .iter()
+                .filter_map(|g| g.descriptor.clone())
+                .filter(|new| {
+                    let known = state.shards().get(&GroupId(new.group)).and_then(|s| s.descriptor.as_ref());
+                    known.is_none_or(|known| known.epoch < new.epoch)
+                })
+                .collect();
+            (stored.is_some(), stored.is_some_and(|n| n.addresses != request.addresses), changed)
+        });
+        if !known {
+            return Err(Error::Rejected(format!("{node} is not a node of this cluster")));
+        }
+        if moved {
+            let command = pb::UpdateNode { node: node.0, addresses: request.addresses.clone() };
+            self.propose(Command::UpdateNode(command)).await?;
+        }
+        self.publish(changed).await?;
+        let news = self.with_soft(|soft, now| soft.take_report(node, now, request.groups))?;
+        if let Some(members) = self.changed_members() {
+            self.propose(Command::UpdateMembers(pb::UpdateMembers { members: Some(members) })).await?;
+        }
+        if news {
+            self.nudge.notify_one();
+        }
+        let busy = news || self.with_soft(|soft, _| !soft.operations.is_empty())?;
+        Ok(pb::ReportResponse { map: Some(self.map(request.map_version)?), busy })
+    }
+
+    /// The meta-group's own members, if they are not what is replicated.
+    fn changed_members(&self) -> Option<pb::Members> {
+        let reported =
+            self.with_soft(|soft, _| soft.groups.get(&META_GROUP).map(|g| g.report.clone())).ok()??;
+        let member =
+            |r: &pb::ReplicaProgress| proto::common::Replica { replica: r.replica, node: r.node, learner: r.learner };
+        let replicas: Vec<proto::common::Replica> = reported.replicas.iter().map(member).collect();
+        let (known, index) = self.replica.read(|state| {
+            let index = state.cluster().meta_members.as_ref().map_or(0, |m| m.version);
+            (state.meta_members() == replicas, index)
+        });
+        // The leader of the meta-group is this node, so what it last said of itself is the newest there is.
+        (!known && reported.term >= 1).then_some(pb::Members { replicas, version: index + 1 })
+    }
+
+    /// Takes descriptors in that are newer than what is known.
+    pub async fn publish(&self, shards: Vec<ShardDescriptor>) -> Result<(), Error> {
+        if !shards.is_empty() {
+            self.propose(Command::UpdateShards(pb::UpdateShards { shards })).await?;
+            self.nudge.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Sets ids aside.
+    pub async fn allocate(&self, groups: u32, replicas: u32) -> Result<pb::AllocateResponse, Error> {
+        let result = self.propose(Command::AllocateIds(pb::AllocateIds { groups, replicas })).await?;
+        Ok(pb::AllocateResponse { first_group: result.first_group, first_replica: result.first_replica })
+    }
+
+    /// What changed in the map after `since`, with everything that is soft.
+    pub fn map(&self, since: u64) -> Result<pb::ClusterMap, Error> {
+        self.leading()?;
+        let (alive, leaders) = self.with_soft(|soft, now| {
+            let leader = |(group, r): (&GroupId, &Reported)| pb::Leader {
+                group: group.0,
+                node: r.by.0,
+                term: r.report.term,
+            };
+            let leaders: Vec<pb::Leader> = soft.groups.iter().map(leader).collect();
+            let nodes = self.replica.read(|state| state.nodes().keys().copied().collect::<Vec<_>>());
+            let alive: HashMap<NodeId, bool> = nodes.iter().map(|n| (*n, soft.alive(*n, now))).collect();
+            (alive, leaders)
+        })?;
+        Ok(self.replica.read(|state| pb::ClusterMap {
+            version: state.map_version(),
+            since,
+            nodes: state
+                .nodes()
+                .iter()
+                .map(|(id, node)| pb::MapNode {
+                    id: id.0,
+                    addresses: node.addresses.clone(),
+                    alive: alive.get(id).copied().unwrap_or(false),
+                })
+                .collect(),
+            shards: state
+                .shards()
+                .values()
+                .filter(|shard| shard.changed_at > since)
+                .filter_map(|shard| shard.descriptor.clone())
+                .collect(),
+            leaders,
+            meta_members: state.meta_members().to_vec(),
+            settings: Some(state.settings()),
+        }))
+    }
+
+    /// Everything an operator may want to see.
+    pub fn describe(&self) -> Result<pb::DescribeResponse, Error> {
+        self.leading()?;
+        let planned = crate::reconcile::describe(self)?.iter().map(ToString::to_string).collect();
+        self.with_soft(|soft, now| {
+            self.replica.read(|state| {
+                let mut groups = Vec::new();
+                let shards = state.shards().iter().map(|(id, shard)| (*id, shard.descriptor.clone()));
+                for (id, descriptor) in std::iter::once((META_GROUP, None)).chain(shards) {
+                    let reported = soft.groups.get(&id);
+                    groups.push(pb::GroupStatus {
+                        group: id.0,
+                        descriptor,
+                        leader_node: reported.filter(|r| soft.alive(r.by, now)).map_or(0, |r| r.by.0),
+                        term: reported.map_or(0, |r| r.report.term),
+                        replicas: reported.map(|r| r.report.replicas.clone()).unwrap_or_default(),
+                    });
+                }
+                let node = |(id, node): (&NodeId, &pb::Node)| pb::NodeStatus {
+                    id: id.0,
+                    addresses: node.addresses.clone(),
+                    alive: soft.alive(*id, now),
+                    silent_ms: soft.last_seen.get(id).map(|seen| (now - *seen).as_millis() as u64),
+                    replicas: groups.iter().filter(|g| g.replicas.iter().any(|r| r.node == id.0)).count()
+                        as u64,
+                    leaders: groups.iter().filter(|g| g.leader_node == id.0).count() as u64,
+                };
+                pb::DescribeResponse {
+                    cluster_id: state.cluster().cluster_id.clone(),
+                    settings: Some(state.settings()),
+                    nodes: state.nodes().iter().map(node).collect(),
+                    groups,
+                    planned,
+                }
+            })
+        })
+    }
+
+    /// Works on the soft state of the present term of leadership.
+    pub(crate) fn with_soft<T>(&self, work: impl FnOnce(&mut Soft, Instant) -> T) -> Result<T, Error> {
+        let (_, term) = self.leading()?;
+        let now = self.seams.clock.now();
+        let mut soft = self.soft.lock();
+        if soft.term != term {
+            *soft = Soft::new(term, now);
+        }
+        Ok(work(&mut soft, now))
+    }
+}
+
+impl Soft {
+    /// Takes a node's report in; returns whether it says something new about its groups.
+    fn take_report(&mut self, node: NodeId, now: Instant, groups: Vec<pb::GroupReport>) -> bool {
+        let was_alive = self.last_seen.insert(node, now).is_some_and(|seen| now - seen < DEAD_AFTER);
+        let mut news = !was_alive;
+        let mut led = Vec::new();
+        for report in groups {
+            let id = GroupId(report.group);
+            let known = self.groups.get(&id);
+            if known.is_some_and(|k| k.report.term > report.term) {
+                continue;
+            }
+            led.push(id);
+            news |= known.is_none_or(|k| k.by != node || k.report.replicas.len() != report.replicas.len());
+            self.groups.insert(id, Reported { by: node, at: now, report });
+        }
+        // What the node led and no longer does has no known leader until somebody says so.
+        let before = self.groups.len();
+        self.groups.retain(|id, known| known.by != node || led.contains(id));
+        news || self.groups.len() != before
+    }
+}
+
+/// The gRPC face of [`MetaServer`].
+pub struct MetaService {
+    server: Arc<MetaServer>,
+}
+
+#[async_trait]
+impl pb::meta_server::Meta for MetaService {
+    async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {
+        Ok(Response::new(self.server.join(request.into_inner()).await?))
+    }
+
+    async fn report(
+        &self,
+        request: Request<pb::ReportRequest>,
+    ) -> Result<Response<pb::ReportResponse>, Status> {
+        Ok(Response::new(self.server.report(request.into_inner()).await?))
+    }
+
+    async fn timestamps(
+        &self,
+        request: Request<pb::TimestampsRequest>,
+    ) -> Result<Response<pb::TimestampsResponse>, Status> {
+        let count = request.into_inner().count.clamp(1, crate::oracle::DRAW_MAX);
+        let first = self.server.timestamps(count).await?;
+        Ok(Response::new(pb::TimestampsResponse { first: first.0, count }))
+    }
+
+    async fn allocate(
+        &self,
+        request: Request<pb::AllocateRequest>,
+    ) -> Result<Response<pb::AllocateResponse>, Status> {
+        let request = request.into_inner();
+        Ok(Response::new(self.server.allocate(request.groups, request.replicas).await?))
+    }
+
+    async fn publish(
+        &self,
+        request: Request<pb::PublishRequest>,
+    ) -> Result<Response<pb::PublishResponse>, Status> {
+        self.server.publish(request.into_inner().shards).await?;
+        Ok(Response::new(pb::PublishResponse {}))
+    }
+
+    async fn map(&self, request: Request<pb::MapRequest>) -> Result<Response<pb::MapResponse>, Status> {
+        let map = self.server.map(request.into_inner().since)?;
+        Ok(Response::new(pb::MapResponse { map: Some(map) }))
+    }
+
+    async fn describe(
+        &self,
+        _: Request<pb::DescribeRequest>,
+    ) -> Result<Response<pb::DescribeResponse>, Status> {
+        Ok(Response::new(self.server.describe()?))
+    }
+}
