@@ -4,6 +4,7 @@ pub mod catalog;
 pub mod error;
 pub mod eval;
 pub mod exec;
+pub mod flow;
 pub mod function;
 pub mod ir;
 pub mod types;
