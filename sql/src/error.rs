@@ -125,6 +125,8 @@ pub struct SqlError {
     pub detail: Option<String>,
     /// HINT.
     pub hint: Option<String>,
+    /// CONTEXT: where in the data the error is.
+    pub context: Option<String>,
     /// 1-based position in the statement, in characters.
     pub position: Option<u32>,
     /// The constraint, table and column that the error is about, where there is one.
@@ -182,6 +184,12 @@ impl SqlError {
     /// Adds a HINT.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says where in the data the error is.
+    pub fn context(mut self, context: impl Into<String>) -> Self {
+        self.context = Some(context.into());
         self
     }
 

@@ -73,7 +73,7 @@ where
 
     /// Sends data, piece by piece.
     pub(super) async fn copy_out(&mut self, mut run: CopyOutRun) -> Result<Result<()>, End> {
-        self.output.copy_out(run.columns());
+        self.output.copy_out(run.columns);
         loop {
             let cancel = run.cancel.clone();
             let piece = tokio::select! {
@@ -83,8 +83,9 @@ where
             };
             match piece {
                 Ok(Some(lines)) => {
-                    for line in lines {
-                        self.output.copy_data(&line);
+                    // One message per line: what libpq's PQgetCopyData hands out.
+                    for line in lines.split_inclusive(|b| *b == b'\n') {
+                        self.output.copy_data(line);
                     }
                     self.output.flush_if_full().await?;
                 }

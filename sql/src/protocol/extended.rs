@@ -54,7 +54,7 @@ where
             let datum = match bytes {
                 None => Datum::Null,
                 Some(bytes) => parameter(bytes, format, *ty, &self.session.eval_context(&zone))
-                    .map_err(|e| e.context_parameter(number + 1))?,
+                    .map_err(|e| e.context(format!("unnamed portal parameter ${}", number + 1)))?,
             };
             params.push(datum);
         }

@@ -61,13 +61,13 @@ impl Format {
 pub struct Output<W> {
     socket: W,
     buffer: BytesMut,
-    scratch: Vec<u8>,
+    scratch: BytesMut,
 }
 
 impl<W: AsyncWrite + Unpin> Output<W> {
     /// An empty buffer before a socket.
     pub fn new(socket: W) -> Self {
-        Self { socket, buffer: BytesMut::with_capacity(8 * 1024), scratch: Vec::new() }
+        Self { socket, buffer: BytesMut::with_capacity(8 * 1024), scratch: BytesMut::new() }
     }
 
     /// Writes what has gathered.
@@ -253,7 +253,7 @@ impl<W: AsyncWrite + Unpin> Output<W> {
                 }
                 (Format::Binary, datum) => {
                     self.scratch.clear();
-                    io::to_binary(datum, column.ty, &mut self.scratch)?;
+                    io::to_binary(datum, column.ty, &mut self.scratch);
                     self.buffer.put_u32(self.scratch.len() as u32);
                     self.buffer.put_slice(&self.scratch);
                 }
@@ -298,6 +298,7 @@ impl<W: AsyncWrite + Unpin> Output<W> {
         };
         optional(b'D', error.detail.as_deref());
         optional(b'H', error.hint.as_deref());
+        optional(b'W', error.context.as_deref());
         if let Some(object) = &error.object {
             optional(b's', object.schema.as_deref());
             optional(b't', object.table.as_deref());

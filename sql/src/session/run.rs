@@ -79,34 +79,36 @@ pub struct CopyInRun {
     pub columns: usize,
     /// Cancelled with the statement.
     pub cancel: CancellationToken,
-    sink: Box<CopyIn>,
+    sink: CopyIn,
     owner: Option<(Arc<dyn Transaction>, Arc<TransactionCatalog>)>,
 }
 
 impl CopyInRun {
     /// Takes in a piece of the data; pieces may end anywhere.
-    pub async fn push(&mut self, data: &Bytes) -> Result<()> {
+    pub async fn push(&mut self, data: &[u8]) -> Result<()> {
         self.sink.push(data).await
     }
 }
 
 /// COPY TO STDOUT under way.
 pub struct CopyOutRun {
+    /// How many columns the data has.
+    pub columns: usize,
     /// Cancelled with the statement.
     pub cancel: CancellationToken,
-    source: Box<CopyOut>,
+    source: CopyOut,
+    rows: u64,
     owner: Option<(Arc<dyn Transaction>, Arc<TransactionCatalog>)>,
 }
 
 impl CopyOutRun {
-    /// How many columns the data has.
-    pub fn columns(&self) -> usize {
-        self.source.columns()
-    }
-
     /// The next lines; `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<Vec<Bytes>>> {
-        self.source.next().await
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        let piece = self.source.next().await?;
+        Ok(piece.map(|(lines, rows)| {
+            self.rows += rows;
+            lines
+        }))
     }
 }
 
@@ -318,12 +320,13 @@ impl Session {
         let cancel = cancel.clone();
         match statement {
             Statement::CopyFrom(copy) => {
-                let sink = Box::new(CopyIn::begin(copy, context).await?);
-                return Ok(Response::CopyIn(CopyInRun { columns: copy.columns.len(), cancel, sink, owner }));
+                let sink = exec::copy_from(copy, context).await?;
+                return Ok(Response::CopyIn(CopyInRun { columns: sink.columns, cancel, sink, owner }));
             }
             Statement::CopyTo(copy) => {
-                let source = Box::new(CopyOut::begin(copy, context).await?);
-                return Ok(Response::CopyOut(CopyOutRun { cancel, source, owner }));
+                let source = exec::copy_to(copy, context).await?;
+                let run = CopyOutRun { columns: source.columns, cancel, source, rows: 0, owner };
+                return Ok(Response::CopyOut(run));
             }
             _ => {}
         }
@@ -465,7 +468,7 @@ impl Session {
     }
 
     /// COPY FROM STDIN is complete.
-    pub async fn finish_copy(&mut self, mut run: CopyInRun) -> Result<String> {
+    pub async fn finish_copy(&mut self, run: CopyInRun) -> Result<String> {
         let rows = run.sink.finish().await?;
         if let Some((transaction, catalog)) = run.owner {
             finish(&transaction, &catalog).await?;
@@ -482,11 +485,10 @@ impl Session {
 
     /// COPY TO STDOUT is complete.
     pub async fn finish_copy_out(&mut self, run: CopyOutRun) -> Result<String> {
-        let rows = run.source.rows();
         if let Some((transaction, catalog)) = run.owner {
             finish(&transaction, &catalog).await?;
         }
-        Ok(format!("COPY {rows}"))
+        Ok(format!("COPY {}", run.rows))
     }
 }
 
