@@ -1,1 +1,216 @@
-//! tests
+//! Clusters of real processes, for the end-to-end tests.
+//!
+//! A [`Cluster`] is started through `cluster-scripts/cluster`, as a user would, in a directory and on ports of its own; it
+//! is taken down and wiped when dropped. The binary under test is `$FLOTILLA_BIN`, or the debug build. Nothing here looks
+//! inside the product: tests speak PostgreSQL's protocol, HTTP and signals.
+
+pub mod peer;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio_postgres::NoTls;
+
+/// How long a client waits for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a crate lives in the workspace").to_owned()
+}
+
+/// The binary under test.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("FLOTILLA_BIN") {
+        return path.into();
+    }
+    // This test's own executable is in <target>/debug/deps.
+    let me = std::env::current_exe().expect("the test has a path");
+    let debug = me.ancestors().find(|p| p.join("flotilla").is_file());
+    debug.map(|p| p.join("flotilla")).expect("build the binary first: cargo build --bin flotilla")
+}
+
+/// A cluster of processes.
+pub struct Cluster {
+    /// How many nodes.
+    pub nodes: usize,
+    base_port: u16,
+    dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts a cluster; returns when all nodes are ready.
+    pub fn start(nodes: usize) -> Result<Self> {
+        let cluster = Self::prepare(nodes)?;
+        cluster.script(&["up", "--nodes", &nodes.to_string()])?;
+        Ok(cluster)
+    }
+
+    /// A place for a cluster, with nothing started.
+    pub fn prepare(nodes: usize) -> Result<Self> {
+        Ok(Self { nodes, base_port: free_ports()?, dir: tempfile::tempdir()? })
+    }
+
+    /// Runs `cluster-scripts/cluster` for this cluster; what it prints.
+    pub fn script(&self, args: &[&str]) -> Result<String> {
+        let output = Command::new(root().join("cluster-scripts/cluster"))
+            .args(args)
+            .arg("--dir")
+            .arg(self.dir.path())
+            .args(["--base-port", &self.base_port.to_string()])
+            .env("FLOTILLA_BIN", binary())
+            .output()?;
+        if !output.status.success() {
+            bail!("cluster {args:?} failed: {}\n{}", text(&output), self.logs());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Where node `n` (from 1) keeps its data and log.
+    pub fn node_dir(&self, n: usize) -> PathBuf {
+        self.dir.path().join(format!("node-{n}"))
+    }
+
+    /// The port of node `n` for SQL.
+    pub fn sql_port(&self, n: usize) -> u16 {
+        self.base_port + n as u16
+    }
+
+    /// The port of node `n` for other nodes.
+    pub fn rpc_port(&self, n: usize) -> u16 {
+        self.base_port + 20 + n as u16
+    }
+
+    /// The port of node `n` for HTTP.
+    pub fn http_port(&self, n: usize) -> u16 {
+        self.base_port + 40 + n as u16
+    }
+
+    /// The URL of node `n`.
+    pub fn url(&self, n: usize) -> String {
+        format!("postgresql://root@127.0.0.1:{}/postgres?sslmode=disable", self.sql_port(n))
+    }
+
+    /// The end of each node's log, for a failing test's message.
+    pub fn logs(&self) -> String {
+        (1..=self.nodes)
+            .map(|n| {
+                let log = std::fs::read_to_string(self.node_dir(n).join("log")).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                format!("--- node {n}\n{}\n", lines[lines.len().saturating_sub(15)..].join("\n"))
+            })
+            .collect()
+    }
+
+    /// Connects to node `n`.
+    pub async fn connect(&self, n: usize) -> Result<tokio_postgres::Client> {
+        connect(&self.url(n)).await
+    }
+
+    /// Runs `psql -X` on node `n` with `script` as its input.
+    pub fn psql(&self, n: usize, args: &[&str], script: &str) -> Result<Output> {
+        psql(&self.url(n), args, script)
+    }
+
+    /// The one value that `sql` gives on node `n`.
+    pub async fn value(&self, n: usize, sql: &str) -> Result<String> {
+        let client = self.connect(n).await?;
+        for message in client.simple_query(sql).await.with_context(|| format!("{sql}\n{}", self.logs()))? {
+            if let tokio_postgres::SimpleQueryMessage::Row(row) = message {
+                return Ok(row.get(0).unwrap_or("NULL").to_owned());
+            }
+        }
+        bail!("{sql} gave no row")
+    }
+
+    /// Runs pgbench against node `n`.
+    pub fn pgbench(&self, n: usize, args: &[&str]) -> Result<String> {
+        let output = Command::new("pgbench")
+            .args(["-h", "127.0.0.1", "-p", &self.sql_port(n).to_string(), "-U", "root"])
+            .args(args)
+            .arg("postgres")
+            .output()?;
+        ensure!(output.status.success(), "pgbench {args:?}: {}\n{}", text(&output), self.logs());
+        Ok(text(&output))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        if let Err(error) = self.script(&["wipe"]) {
+            eprintln!("the cluster could not be taken down: {error:#}");
+        }
+    }
+}
+
+/// Connects, and drives the connection in the background.
+pub async fn connect(url: &str) -> Result<tokio_postgres::Client> {
+    let mut config: tokio_postgres::Config = url.parse()?;
+    config.connect_timeout(CONNECT_TIMEOUT);
+    let (client, connection) = config.connect(NoTls).await?;
+    #[allow(clippy::disallowed_methods, reason = "a test has no simulator")]
+    tokio::spawn(async move {
+        // An error of the connection is an error of the statements on it.
+        let _ = connection.await;
+    });
+    Ok(client)
+}
+
+/// Runs `psql -X` with `script` as its input.
+pub fn psql(url: &str, args: &[&str], script: &str) -> Result<Output> {
+    use std::io::Write;
+    let mut child = Command::new("psql")
+        .arg("-X")
+        .args(args)
+        .arg(url)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .context("psql")?;
+    let mut input = child.stdin.take().context("psql has an input")?;
+    let script = script.to_owned();
+    #[allow(clippy::disallowed_methods, reason = "a test has no simulator")]
+    let writer = std::thread::spawn(move || {
+        // psql may end before it has read everything.
+        let _ = input.write_all(script.as_bytes());
+    });
+    let output = child.wait_with_output()?;
+    writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))?;
+    Ok(output)
+}
+
+/// Everything that a process printed.
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The SQLSTATE of an error.
+pub fn sqlstate(error: &tokio_postgres::Error) -> String {
+    error.code().map_or_else(|| format!("{error}"), |code| code.code().to_owned())
+}
+
+/// Sleeps between two looks at something that takes its time.
+pub async fn pause(millis: u64) {
+    #[allow(clippy::disallowed_methods, reason = "a test has no simulator")]
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+/// A base port whose 60 followers are free.
+fn free_ports() -> Result<u16> {
+    let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    // Tests that run at once begin to look at different places.
+    let first = std::process::id() % 400;
+    for k in 0..400 {
+        let base = 20_000 + ((first + k) % 400) as u16 * 64;
+        if (1..=60).all(|offset| free(base + offset)) {
+            return Ok(base);
+        }
+    }
+    bail!("no free ports")
+}

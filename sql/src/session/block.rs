@@ -266,7 +266,7 @@ pub(super) async fn finish(transaction: &Arc<dyn Transaction>, catalog: &Transac
     if matches!(result, Ok(_) | Err(txn::Error::Ambiguous(_))) {
         catalog.committed();
     }
-    result.map(|_| ()).map_err(SqlError::from)
+    result.map(|_| ()).map_err(|error| crate::exec::key::explain(error, &catalog.image()))
 }
 
 fn find(savepoints: &[Savepoint], name: &str) -> Result<usize> {
