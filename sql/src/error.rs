@@ -159,6 +159,7 @@ impl SqlError {
             message: message.into(),
             detail: None,
             hint: None,
+            context: None,
             position: None,
             object: None,
             source: None,
