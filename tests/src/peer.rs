@@ -27,7 +27,10 @@ impl Postgres {
             let owned = Command::new("chown").args(["-R", "postgres"]).arg(server.dir.path()).output()?;
             ensure!(owned.status.success(), "chown: {}", text(&owned));
         }
-        server.run("initdb", &["-D", path(&data)?, "-U", "root", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"])?;
+        server.run(
+            "initdb",
+            &["-D", path(&data)?, "-U", "root", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"],
+        )?;
         let options = format!(
             "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off -c timezone=UTC"
         );

@@ -17,7 +17,9 @@ fn difference(expected: &str, found: &str) -> String {
     let (left, right): (Vec<&str>, Vec<&str>) = (expected.lines().collect(), found.lines().collect());
     let at = left.iter().zip(&right).take_while(|(a, b)| a == b).count();
     let from = at.saturating_sub(8);
-    let show = |lines: &[&str]| lines.iter().skip(from).take(at - from + 8).map(|l| format!("  {l}\n")).collect::<String>();
+    let show = |lines: &[&str]| {
+        lines.iter().skip(from).take(at - from + 8).map(|l| format!("  {l}\n")).collect::<String>()
+    };
     format!("line {}\nPostgreSQL:\n{}Flotilla:\n{}", at + 1, show(&left), show(&right))
 }
 

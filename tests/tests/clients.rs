@@ -74,7 +74,8 @@ async fn pgbench_keeps_its_balances() -> Result<()> {
     cluster.pgbench(1, &["-i", "-s", "1", "-q"])?;
     ensure!(cluster.value(2, "SELECT count(*) FROM pgbench_accounts").await? == "100000");
     for script in [&["-S"][..], &["-N"], &[]] {
-        let report = cluster.pgbench(2, &[script, &["-n", "-c", "4", "-T", "3", "--max-tries=100"]].concat())?;
+        let report =
+            cluster.pgbench(2, &[script, &["-n", "-c", "4", "-T", "3", "--max-tries=100"]].concat())?;
         ensure!(report.contains("number of failed transactions: 0 "), "{script:?}: {report}");
     }
     let sums = "SELECT (SELECT sum(abalance) FROM pgbench_accounts) AS a, (SELECT sum(bbalance) FROM pgbench_branches) AS b,
@@ -90,7 +91,10 @@ async fn pgbench_keeps_its_balances() -> Result<()> {
 async fn the_shell_says_by_its_status_whether_a_statement_failed() -> Result<()> {
     let cluster = Cluster::start(1)?;
     let shell = |args: &[&str]| Command::new(binary()).args(["sql", &cluster.url(1)]).args(args).output();
-    let made = shell(&["-e", "CREATE TABLE t (id int PRIMARY KEY, n numeric(6,2)); INSERT INTO t VALUES (1, 2.5), (2, NULL)"])?;
+    let made = shell(&[
+        "-e",
+        "CREATE TABLE t (id int PRIMARY KEY, n numeric(6,2)); INSERT INTO t VALUES (1, 2.5), (2, NULL)",
+    ])?;
     ensure!(made.status.code() == Some(0), "{}", text(&made));
     let aligned = shell(&["-e", "SELECT * FROM t ORDER BY id"])?;
     ensure!(text(&aligned).contains(" id |    n\n"), "{}", text(&aligned));
@@ -110,7 +114,9 @@ async fn the_shell_says_by_its_status_whether_a_statement_failed() -> Result<()>
     let path = file.path().to_str().context("a path in UTF-8")?;
     let copied = shell(&["-f", path])?;
     ensure!(copied.status.success() && text(&copied).contains("COPY 2"), "{}", text(&copied));
-    let nobody = Command::new(binary()).args(["sql", "postgresql://root@127.0.0.1:1/postgres", "-e", "SELECT 1"]).output()?;
+    let nobody = Command::new(binary())
+        .args(["sql", "postgresql://root@127.0.0.1:1/postgres", "-e", "SELECT 1"])
+        .output()?;
     ensure!(nobody.status.code() == Some(2), "{}", text(&nobody));
     Ok(())
 }

@@ -110,7 +110,11 @@ async fn nodes_killed_in_turn_while_another_is_written_to_lose_nothing() -> Resu
         cluster.script(&["start", &victim.to_string()])?;
         pause(300).await;
         let mut written = writer.finish().await?;
-        ensure!(!written.is_empty(), "round {round}: nothing was written through node {other}\n{}", cluster.logs());
+        ensure!(
+            !written.is_empty(),
+            "round {round}: nothing was written through node {other}\n{}",
+            cluster.logs()
+        );
         acknowledged.append(&mut written);
     }
     for n in 1..=3 {
@@ -144,5 +148,30 @@ async fn a_cluster_that_was_stopped_gently_has_everything() -> Result<()> {
     for n in 1..=3 {
         check(&cluster, n, &acknowledged).await?;
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bank_keeps_its_money_while_a_node_is_killed() -> Result<()> {
+    let cluster = Arc::new(Cluster::start(3)?);
+    let options = jepsen::workload::bank::Options {
+        urls: (1..=3).map(|n| cluster.url(n)).collect(),
+        accounts: 20,
+        clients: 3,
+        duration: std::time::Duration::from_secs(8),
+        seed: 1,
+    };
+    let killer = cluster.clone();
+    #[allow(clippy::disallowed_methods, reason = "a test has no simulator")]
+    let killing = tokio::spawn(async move {
+        pause(3000).await;
+        killer.script(&["kill", "2"])?;
+        pause(1500).await;
+        killer.script(&["start", "2"])
+    });
+    let report = jepsen::workload::bank::run(options).await.with_context(|| cluster.logs())?;
+    killing.await??;
+    ensure!(report.acknowledged > 0, "no transfer succeeded: {report:?}");
+    ensure!(report.anomalies.is_empty(), "{report:?}");
     Ok(())
 }

@@ -43,7 +43,9 @@ fn startup() -> Vec<u8> {
 async fn a_node_survives_what_strangers_send() -> Result<()> {
     let cluster = Cluster::start(3)?;
     let client = cluster.connect(1).await?;
-    client.batch_execute("CREATE TABLE kept (id int PRIMARY KEY); INSERT INTO kept VALUES (1), (2), (3)").await?;
+    client
+        .batch_execute("CREATE TABLE kept (id int PRIMARY KEY); INSERT INTO kept VALUES (1), (2), (3)")
+        .await?;
 
     for port in [cluster.sql_port(1), cluster.rpc_port(1), cluster.http_port(1)] {
         for seed in 1..=20 {
@@ -96,7 +98,9 @@ async fn a_node_survives_what_strangers_send() -> Result<()> {
         ("LISTEN x", "0A000"),
     ] {
         let Err(error) = client.batch_execute(sql).await else {
-            if sql == "SELECT " { continue } // an empty select list is PostgreSQL's own peculiarity
+            if sql == "SELECT " {
+                continue;
+            } // an empty select list is PostgreSQL's own peculiarity
             anyhow::bail!("{sql} succeeded");
         };
         ensure!(sqlstate(&error) == state, "{sql}: {error:?} instead of {state}");
@@ -135,7 +139,11 @@ async fn connections_over_the_limit_are_refused_with_53300() -> Result<()> {
         }
         open.push(socket);
     }
-    ensure!(open.len() < 1500 || refused > 0, "{} connections are open and none was refused with 53300", open.len());
+    ensure!(
+        open.len() < 1500 || refused > 0,
+        "{} connections are open and none was refused with 53300",
+        open.len()
+    );
     // Those who are in go on.
     ensure!(client.query_one("SELECT count(*) FROM kept", &[]).await?.get::<_, i64>(0) == 1);
     drop(open);
