@@ -38,21 +38,18 @@ pub async fn resolve(cx: &Context<'_>, request: pb::Resolve) -> Outcome {
         cx.view()?;
         cx.propose(guard, Effect::Settle(settle(request.keys, Vec::new()))).await?;
     }
-    for span in request.spans {
-        let span = range_from_pb(span);
-        cx.must_hold(&span)?;
-        let mut left = Some(span);
-        while let Some(range) = left.take() {
-            let Some((page, rest)) = next_page(cx, txn, &range)? else {
-                break;
-            };
-            let guard = cx.latch(vec![(Span::Range(page.clone()), Mode::Exclusive)]).await;
-            cx.view()?;
-            cx.propose(guard, Effect::Settle(settle(Vec::new(), vec![range_to_pb(&page)]))).await?;
-            left = rest;
-        }
-    }
-    Ok(Answer::Done(committed_at))
+    // One page per request: the sender goes on with the rest, and no request takes long.
+    let Some(span) = request.spans.into_iter().next().map(range_from_pb) else {
+        return Ok(Answer::Page(pb::Page::default()));
+    };
+    cx.must_hold(&span)?;
+    let Some((page, rest)) = next_page(cx, txn, &span)? else {
+        return Ok(Answer::Page(pb::Page::default()));
+    };
+    let guard = cx.latch(vec![(Span::Range(page.clone()), Mode::Exclusive)]).await;
+    cx.view()?;
+    cx.propose(guard, Effect::Settle(settle(Vec::new(), vec![range_to_pb(&page)]))).await?;
+    Ok(Answer::Page(pb::Page { rows: Vec::new(), rest: rest.as_ref().map(range_to_pb) }))
 }
 
 /// The smallest range that holds the next page of the transaction's intents, and what is left after it.
