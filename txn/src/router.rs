@@ -7,12 +7,12 @@
 //! harmless to repeat ([`Repeat::Harmless`]). A one-shard commit that may have been proposed is never repeated.
 
 use std::collections::{BTreeMap, HashMap};
-use std::future::Future;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use proto::shard as pb;
 use proto::shard::request::Body as Ask;
@@ -91,7 +91,9 @@ impl Map {
             if !range.end.is_empty() && *start >= range.end {
                 break;
             }
-            if known.epoch > descriptor.epoch || (known.group == descriptor.group && known.epoch == descriptor.epoch) {
+            if known.epoch > descriptor.epoch
+                || (known.group == descriptor.group && known.epoch == descriptor.epoch)
+            {
                 return false;
             }
             stale.push(start.clone());
@@ -142,16 +144,19 @@ impl Router {
         }
         // A range that ends there and holds something: the last shard that overlaps is the one.
         let range = KeyRange { start: Bytes::new(), end: end.clone() };
-        let shards = self.directory.overlapping(&range).await?;
-        let mut last = None;
-        for shard in shards {
-            last = Some(self.learn(shard));
-        }
-        last.ok_or_else(|| Error::Unavailable("no shard is known yet".to_owned()))
+        let last = || async {
+            let last = self.directory.overlapping(&range).await?.pop();
+            last.ok_or_else(|| Error::Unavailable("no shard is known yet".to_owned()))
+        };
+        self.fetch(deadline, || Box::pin(last())).await
     }
 
     /// The shards that overlap `range`, in key order.
-    pub async fn route_all(&self, range: &KeyRange, deadline: Instant) -> Result<Vec<Arc<ShardDescriptor>>, Error> {
+    pub async fn route_all(
+        &self,
+        range: &KeyRange,
+        deadline: Instant,
+    ) -> Result<Vec<Arc<ShardDescriptor>>, Error> {
         let mut shards = Vec::new();
         let mut at = range.start.clone();
         loop {
@@ -165,11 +170,11 @@ impl Router {
         }
     }
 
-    async fn fetch<F, L>(&self, deadline: Instant, lookup: L) -> Result<Arc<ShardDescriptor>, Error>
-    where
-        L: Fn() -> F,
-        F: Future<Output = Result<ShardDescriptor, Error>>,
-    {
+    async fn fetch<'f>(
+        &self,
+        deadline: Instant,
+        lookup: impl Fn() -> BoxFuture<'f, Result<ShardDescriptor, Error>>,
+    ) -> Result<Arc<ShardDescriptor>, Error> {
         let mut pause = BACKOFF_MIN;
         loop {
             match lookup().await {
@@ -203,7 +208,13 @@ impl Router {
     }
 
     /// Asks the leader of the shard that holds `key`, wherever that shard moves meanwhile.
-    pub async fn ask_key(&self, key: &[u8], ask: Ask, repeat: Repeat, deadline: Instant) -> Result<Answer, RouteError> {
+    pub async fn ask_key(
+        &self,
+        key: &[u8],
+        ask: Ask,
+        repeat: Repeat,
+        deadline: Instant,
+    ) -> Result<Answer, RouteError> {
         let mut pause = BACKOFF_MIN;
         loop {
             let shard = self.route(key, deadline).await?;
@@ -289,11 +300,9 @@ impl Router {
     }
 
     async fn attempt(&self, node: NodeId, request: pb::Request, time: Duration) -> Result<Answer, CallError> {
-        let call = async {
-            if node == self.server.me() {
-                return Ok(self.server.handle(request).await);
-            }
-            self.peers.call(node, request).await
+        let call: BoxFuture<'_, Result<pb::Response, CallError>> = match node == self.server.me() {
+            true => Box::pin(async { Ok(self.server.handle(request).await) }),
+            false => Box::pin(self.peers.call(node, request)),
         };
         let response = tokio::select! {
             biased;
@@ -331,7 +340,11 @@ impl Router {
 
     fn forget_shard(&self, shard: &ShardDescriptor) {
         let mut map = self.map.write();
-        if map.shards.get(&shard.range.start).is_some_and(|s| s.group == shard.group && s.epoch == shard.epoch) {
+        if map
+            .shards
+            .get(&shard.range.start)
+            .is_some_and(|s| s.group == shard.group && s.epoch == shard.epoch)
+        {
             map.shards.remove(&shard.range.start);
         }
     }

@@ -67,7 +67,8 @@ impl ShardServer {
     /// Answers a request.
     pub async fn handle(&self, request: pb::Request) -> pb::Response {
         let id = request.id;
-        let body = match self.evaluate(request).await {
+        // Boxed: the futures of all commands together are large, and this one is held by every caller.
+        let body = match Box::pin(self.evaluate(request)).await {
             Ok(answer) => answer,
             Err(refusal) => self.refuse(refusal),
         };
@@ -85,7 +86,9 @@ impl ShardServer {
         match self.evaluate(request).await {
             Ok(_) => Ok(()),
             Err(Refusal::Failed(error)) => Err(error),
-            Err(Refusal::NotLeader(_)) => Err(Error::Unavailable("this node does not lead the shard".to_owned())),
+            Err(Refusal::NotLeader(_)) => {
+                Err(Error::Unavailable("this node does not lead the shard".to_owned()))
+            }
             Err(_) => Err(Error::Unavailable("the shard is changing".to_owned())),
         }
     }
@@ -114,7 +117,9 @@ impl ShardServer {
     fn refuse(&self, refusal: Refusal) -> Answer {
         let mut failure = pb::Failure::default();
         let kind = match refusal {
-            Refusal::Blocked { intents, in_reads } => return Answer::Blocked(pb::Blocked { intents, in_reads }),
+            Refusal::Blocked { intents, in_reads } => {
+                return Answer::Blocked(pb::Blocked { intents, in_reads });
+            }
             Refusal::NotLeader(leader) => {
                 failure.leader = leader.map_or(0, |node| node.0);
                 pb::FailureKind::FailureNotLeader
@@ -124,7 +129,7 @@ impl ShardServer {
                 failure.shards = known.iter().take(LEARNED_MAX).map(|d| (&**d).into()).collect();
                 pb::FailureKind::FailureWrongShard
             }
-            Refusal::Pushed(_) => pb::FailureKind::FailurePushed,
+            Refusal::Pushed => pb::FailureKind::FailurePushed,
             Refusal::Failed(error) => {
                 if matches!(error, Error::Corruption(_) | Error::Internal(_)) {
                     tracing::error!(%error, "a request to a shard failed");
@@ -145,7 +150,10 @@ impl std::fmt::Debug for ShardServer {
 
 /// Creates the groups of shards that were born by a split. Every replica of the parent does the same; the parent's
 /// leader stands for election in the child, too, so that the child is served at once.
-async fn deliver(server: std::sync::Weak<ShardServer>, mut births: mpsc::UnboundedReceiver<Vec<ShardDescriptor>>) {
+async fn deliver(
+    server: std::sync::Weak<ShardServer>,
+    mut births: mpsc::UnboundedReceiver<Vec<ShardDescriptor>>,
+) {
     while let Some(children) = births.recv().await {
         let Some(server) = server.upgrade() else {
             return;
@@ -156,7 +164,8 @@ async fn deliver(server: std::sync::Weak<ShardServer>, mut births: mpsc::Unbound
             };
             // Its replicas are its parent's, so its first leader may be, too.
             let campaign = server.leads_beside(&child);
-            let created = server.multi.create_group(child.group, replica, child.replicas.clone(), campaign).await;
+            let created =
+                server.multi.create_group(child.group, replica, child.replicas.clone(), campaign).await;
             if let Err(error) = created {
                 tracing::error!(group = %child.group, %error, "cannot create the group of a new shard");
             }

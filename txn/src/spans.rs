@@ -49,7 +49,9 @@ impl SpanSet {
             };
             let at = at.clone();
             match its_end {
-                Some(its_end) if !end.is_empty() && (its_end.is_empty() || *its_end > end) => end = its_end.clone(),
+                Some(its_end) if !end.is_empty() && (its_end.is_empty() || *its_end > end) => {
+                    end = its_end.clone()
+                }
                 None if !end.is_empty() && at == end => break,
                 _ => {}
             }
@@ -68,7 +70,11 @@ impl SpanSet {
 
     /// Whether a key is in the set.
     pub fn covers(&self, key: &[u8]) -> bool {
-        match self.spans.range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key))).next_back() {
+        match self
+            .spans
+            .range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key)))
+            .next_back()
+        {
             Some((start, None)) => start == key,
             Some((_, Some(end))) => end.is_empty() || key < &end[..],
             None => false,
@@ -110,7 +116,8 @@ impl SpanSet {
             .windows(2)
             .enumerate()
             .map(|(i, pair)| {
-                let common = pair[0].start.iter().zip(pair[1].start.iter()).take_while(|(a, b)| a == b).count();
+                let common =
+                    pair[0].start.iter().zip(pair[1].start.iter()).take_while(|(a, b)| a == b).count();
                 (common, i)
             })
             .collect();

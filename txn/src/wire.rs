@@ -13,7 +13,8 @@ pub fn txn_bytes(txn: TxnId) -> Bytes {
 
 /// A transaction's id from 16 bytes.
 pub fn parse_txn(bytes: &[u8]) -> Result<TxnId, Error> {
-    let bytes = bytes.try_into().map_err(|_| Error::Internal("a transaction id of the wrong length".to_owned()))?;
+    let bytes =
+        bytes.try_into().map_err(|_| Error::Internal("a transaction id of the wrong length".to_owned()))?;
     Ok(TxnId(u128::from_be_bytes(bytes)))
 }
 

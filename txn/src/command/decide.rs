@@ -40,7 +40,7 @@ pub async fn commit_primary(cx: &Context<'_>, request: pb::CommitPrimary) -> Out
         at => {
             let bound = cx.leadership.floor(cx.server.oracle()).await?.max(cx.leadership.pushed_to(txn));
             if Timestamp(at) <= bound {
-                return Err(Refusal::Pushed(bound));
+                return Err(Refusal::Pushed);
             }
             Timestamp(at)
         }
@@ -72,6 +72,9 @@ pub async fn decide(
 /// The record of a decided transaction.
 pub fn load_record(snapshot: &Snapshot, primary: &[u8], txn: TxnId) -> Result<Option<pb::TxnRecord>, Error> {
     let stored = snapshot.get(Cf::Group, &keys::record(primary, txn))?;
-    let decode = |s| pb::TxnRecord::decode::<Bytes>(s);
-    stored.map(decode).transpose().map_err(|e| Error::Corruption(format!("a transaction record does not decode: {e}")))
+    let Some(stored) = stored else {
+        return Ok(None);
+    };
+    let record = pb::TxnRecord::decode(stored);
+    record.map(Some).map_err(|e| Error::Corruption(format!("a transaction record does not decode: {e}")))
 }

@@ -55,7 +55,8 @@ pub fn intents_in(
 fn decode(stored: &[u8]) -> Result<Intent, Error> {
     let message = proto::storage::Intent::decode(Bytes::copy_from_slice(stored))
         .map_err(|e| Error::Corruption(format!("an intent does not decode: {e}")))?;
-    let txn: TxnId = parse_txn(&message.txn).map_err(|_| Error::Corruption("an intent without an owner".to_owned()))?;
+    let txn: TxnId =
+        parse_txn(&message.txn).map_err(|_| Error::Corruption("an intent without an owner".to_owned()))?;
     Ok(Intent {
         txn,
         primary: message.primary,

@@ -76,7 +76,7 @@ pub enum Refusal {
         in_reads: bool,
     },
     /// The commit timestamp is too low.
-    Pushed(Timestamp),
+    Pushed,
     /// Anything else.
     Failed(Error),
 }

@@ -49,7 +49,8 @@ pub async fn prewrite(cx: &Context<'_>, request: pb::Prewrite) -> Outcome {
     checked?;
 
     let writes = request.writes.into_iter().map(|w| pb::Version { key: w.key, value: w.value }).collect();
-    let effect = pb::PutIntents { txn: request.txn, primary: request.primary, started: request.started, writes };
+    let effect =
+        pb::PutIntents { txn: request.txn, primary: request.primary, started: request.started, writes };
     cx.propose(guard, Effect::PutIntents(effect)).await?;
     Ok(Answer::Done(0))
 }

@@ -9,8 +9,8 @@
 
 use proto::shard as pb;
 use proto::shard::response::Body as Answer;
-use storage::ids::{Timestamp, TxnId};
 use std::time::Duration;
+use storage::ids::{Timestamp, TxnId};
 
 use super::decide::{decide, load_record};
 use super::{Context, Outcome, Refusal};

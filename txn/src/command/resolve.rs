@@ -26,7 +26,9 @@ pub async fn resolve(cx: &Context<'_>, request: pb::Resolve) -> Outcome {
     let committed_at = match fate {
         Fate::Committed(at) => at.0,
         Fate::Aborted => 0,
-        Fate::Pending(_) => return Err(Error::Invalid("a pending transaction cannot be resolved".to_owned()).into()),
+        Fate::Pending(_) => {
+            return Err(Error::Invalid("a pending transaction cannot be resolved".to_owned()).into());
+        }
     };
     for key in &request.keys {
         cx.must_hold_key(key)?;

@@ -121,7 +121,8 @@ fn copy_fences(
         let Some(value) = versions.iter().find_map(|v| v.value.clone()) else {
             continue;
         };
-        let Some(prefix) = fence_prefix(&value, shard_start, &key).filter(|p| at.starts_with(p) && p != at) else {
+        let Some(prefix) = fence_prefix(&value, shard_start, &key).filter(|p| at.starts_with(p) && p != at)
+        else {
             continue;
         };
         let target = keys::fence(at, &prefix);

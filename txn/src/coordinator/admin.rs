@@ -28,7 +28,8 @@ pub async fn split(core: &Arc<Core>, keys: &[Key], spread: bool) -> Result<(), E
     while let Some(first) = todo.first() {
         let shard = core.router.route(first, deadline).await?;
         let here = todo.iter().take(POINTS_MAX).take_while(|key| shard.range.contains(key)).count();
-        let points: Vec<Key> = todo[..here].iter().filter(|key| **key != shard.range.start).cloned().collect();
+        let points: Vec<Key> =
+            todo[..here].iter().filter(|key| **key != shard.range.start).cloned().collect();
         if points.is_empty() {
             todo = &todo[here..];
             continue;
@@ -64,7 +65,8 @@ async fn cut(
     // Not repeated blindly: if the answer is lost, looking at the shard tells whether it was cut.
     match core.router.ask(shard, Ask::Split(pb::Split { points }), Repeat::Never, deadline).await {
         Ok(Answer::Descriptors(all)) => {
-            let all: Vec<_> = all.shards.into_iter().map(ShardDescriptor::try_from).collect::<Result<_, _>>()?;
+            let all: Vec<_> =
+                all.shards.into_iter().map(ShardDescriptor::try_from).collect::<Result<_, _>>()?;
             for descriptor in &all {
                 core.router.learn(descriptor.clone());
             }

@@ -53,7 +53,9 @@ impl Buffer {
         let expects = write.expect == Expect::Absent;
         let old = self.writes.get(&write.key);
         let absent = match old {
-            Some(old) if expects && old.value.is_some() => return Err(Error::AlreadyExists { key: write.key }),
+            Some(old) if expects && old.value.is_some() => {
+                return Err(Error::AlreadyExists { key: write.key });
+            }
             Some(old) => old.absent,
             None => expects,
         };

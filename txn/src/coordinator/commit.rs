@@ -114,7 +114,13 @@ impl Txn {
                 Ok(Answer::Blocked(blocked)) if blocked.in_reads => return Ok(None),
                 Ok(Answer::Blocked(blocked)) => {
                     let own = (plan.read_at.unwrap_or(Timestamp::MAX), self.id);
-                    let clear = self.core.clear_the_way(own, blocked.intents, waiting_since, &mut pause, plan.deadline);
+                    let clear = self.core.clear_the_way(
+                        own,
+                        blocked.intents,
+                        waiting_since,
+                        &mut pause,
+                        plan.deadline,
+                    );
                     clear.await?;
                 }
                 Err(RouteError::Moved) => self.core.router.pause_before(&mut pause, plan.deadline).await?,
@@ -128,7 +134,8 @@ impl Txn {
     fn fits(&self, plan: &Plan, shard: &ShardDescriptor) -> bool {
         let ends = [plan.writes.keys().next(), plan.writes.keys().next_back()];
         let writes = ends.into_iter().flatten().all(|key| shard.range.contains(key));
-        let reads = !self.is_serializable() || plan.reads.hull().is_none_or(|hull| shard.range.contains_range(&hull));
+        let reads =
+            !self.is_serializable() || plan.reads.hull().is_none_or(|hull| shard.range.contains_range(&hull));
         let fences = plan.set_fences.iter().all(|(p, _)| shard.range.contains_range(&KeyRange::prefix(p)));
         writes && reads && fences
     }
@@ -223,7 +230,9 @@ impl Txn {
                 Ok(Answer::Done(_)) => {}
                 Ok(Answer::Blocked(blocked)) => {
                     let own = (laying.started, self.id);
-                    self.core.clear_the_way(own, blocked.intents, waiting_since, &mut pause, deadline).await?;
+                    self.core
+                        .clear_the_way(own, blocked.intents, waiting_since, &mut pause, deadline)
+                        .await?;
                     todo.push(chunk);
                 }
                 Err(RouteError::Moved) => {
@@ -274,7 +283,9 @@ impl Txn {
                         let met = blocked.intents;
                         self.core.clear_the_way(own, met, waiting_since, &mut pause, plan.deadline).await?;
                     }
-                    Err(RouteError::Moved) => self.core.router.pause_before(&mut pause, plan.deadline).await?,
+                    Err(RouteError::Moved) => {
+                        self.core.router.pause_before(&mut pause, plan.deadline).await?
+                    }
                     Err(RouteError::Failed(error)) => return Err(error),
                     Ok(_) | Err(RouteError::Pushed) => return Err(unexpected()),
                 }
@@ -292,13 +303,16 @@ impl Txn {
         }
         let (primary, spans) = {
             let state = self.state.lock();
-            let primary = state.primary.clone().ok_or_else(|| Error::Internal("nothing to commit".to_owned()))?;
+            let primary =
+                state.primary.clone().ok_or_else(|| Error::Internal("nothing to commit".to_owned()))?;
             (primary, state.sent.ranges().map(|range| range_to_pb(&range)).collect())
         };
         let at = self.decide(plan, &primary, spans).await?;
         let sent = std::mem::take(&mut self.state.lock().sent);
         let (core, id) = (self.core.clone(), self.id);
-        self.core.seams.spawn("finish", async move { core.finish(id, primary, Fate::Committed(at), sent).await });
+        self.core
+            .seams
+            .spawn("finish", async move { core.finish(id, primary, Fate::Committed(at), sent).await });
         Ok(at)
     }
 
@@ -324,7 +338,8 @@ impl Txn {
                 at: at.0,
                 spans: spans.clone(),
             };
-            match self.core.router.ask_key(primary, Ask::CommitPrimary(ask), Repeat::Harmless, deadline).await {
+            match self.core.router.ask_key(primary, Ask::CommitPrimary(ask), Repeat::Harmless, deadline).await
+            {
                 Ok(Answer::Done(at)) => return Ok(Timestamp(at)),
                 Err(RouteError::Pushed) => {
                     // Someone has read past it. From now on readers wait for a moment.
@@ -379,7 +394,8 @@ impl Core {
                 chunk.writes.push(write);
                 continue;
             }
-            let last = chunks.last().map(|chunk| &chunk.shard).filter(|shard| shard.range.contains(&write.key));
+            let last =
+                chunks.last().map(|chunk| &chunk.shard).filter(|shard| shard.range.contains(&write.key));
             let shard = match last {
                 Some(shard) => shard.clone(),
                 None => self.router.route(&write.key, deadline).await?,

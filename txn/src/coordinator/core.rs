@@ -157,7 +157,11 @@ impl Core {
 
     /// Reads keys of one shard at the latest. `None`: they are not in one shard, or an undecided transaction is in the
     /// way, so that a timestamp is needed.
-    pub async fn read_latest(&self, keys: &[Key], fences: &[Fence]) -> Result<Option<Vec<Option<Value>>>, Error> {
+    pub async fn read_latest(
+        &self,
+        keys: &[Key],
+        fences: &[Fence],
+    ) -> Result<Option<Vec<Option<Value>>>, Error> {
         let deadline = self.deadline();
         let mut pause = Duration::from_millis(1);
         loop {
@@ -257,8 +261,18 @@ impl Core {
     }
 
     /// Asks for a transaction's fate; if it is undecided, it won't commit at or below `above`.
-    async fn push(&self, txn: TxnId, primary: Key, above: Timestamp, deadline: Instant) -> Result<Fate, Error> {
-        self.push_with(pb::Push { txn: txn_bytes(txn), primary, above: above.0, ..pb::Push::default() }, deadline).await
+    async fn push(
+        &self,
+        txn: TxnId,
+        primary: Key,
+        above: Timestamp,
+        deadline: Instant,
+    ) -> Result<Fate, Error> {
+        self.push_with(
+            pb::Push { txn: txn_bytes(txn), primary, above: above.0, ..pb::Push::default() },
+            deadline,
+        )
+        .await
     }
 
     /// Asks a transaction's primary.
@@ -297,7 +311,8 @@ impl Core {
         let mut pause = Duration::from_millis(2);
         while !left.is_empty() {
             let pieces = self.pieces(&left, deadline).await?;
-            let results = join_all(pieces.into_iter().map(|piece| self.settle_piece(txn, fate, piece, deadline))).await;
+            let results =
+                join_all(pieces.into_iter().map(|piece| self.settle_piece(txn, fate, piece, deadline))).await;
             left = Vec::new();
             for result in results {
                 left.extend(result?);
@@ -362,7 +377,10 @@ impl Core {
                 let Some(part) = range.intersection(&shard.range) else {
                     continue;
                 };
-                match pieces.last_mut().filter(|p| p.shard.group == shard.group && p.shard.epoch == shard.epoch) {
+                match pieces
+                    .last_mut()
+                    .filter(|p| p.shard.group == shard.group && p.shard.epoch == shard.epoch)
+                {
                     Some(piece) => piece.ranges.push(part),
                     None => pieces.push(Piece { shard, ranges: vec![part] }),
                 }
@@ -455,7 +473,8 @@ impl Core {
             let Some(first) = intents.first() else {
                 continue;
             };
-            let mut push = pb::Push { txn: txn_bytes(txn), primary: first.primary.clone(), ..pb::Push::default() };
+            let mut push =
+                pb::Push { txn: txn_bytes(txn), primary: first.primary.clone(), ..pb::Push::default() };
             let mut fate = self.push_with(push.clone(), deadline).await?;
             if !fate.is_decided() && waited >= WOUND_AFTER && own < (Timestamp(first.started), txn) {
                 push.abort = true;

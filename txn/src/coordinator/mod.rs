@@ -26,9 +26,7 @@ use async_trait::async_trait;
 use storage::ids::{KeyRange, Timestamp};
 use storage::seam::Seams;
 
-use crate::api::{
-    BeginOptions, Database, Fence, Key, NodeInfo, ShardInfo, Transaction, Value,
-};
+use crate::api::{BeginOptions, Database, Fence, Key, NodeInfo, ShardInfo, Transaction, Value};
 use crate::router::Router;
 use crate::server::ShardServer;
 use crate::{Directory, Error, Oracle};

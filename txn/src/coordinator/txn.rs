@@ -221,7 +221,12 @@ impl Txn {
             // know, the primary does (and if it doesn't either, it never will).
             let mut fate = Fate::Aborted;
             if undecided {
-                let push = pb::Push { txn: txn_bytes(id), primary: primary.clone(), abort: true, ..pb::Push::default() };
+                let push = pb::Push {
+                    txn: txn_bytes(id),
+                    primary: primary.clone(),
+                    abort: true,
+                    ..pb::Push::default()
+                };
                 match core.push_with(push, core.deadline()).await {
                     Ok(found) => fate = found,
                     Err(_) => return,

@@ -64,13 +64,7 @@ pub struct Leadership {
 impl Leadership {
     /// A leadership that begins now.
     pub fn new(term: Term, now: Instant) -> Self {
-        Self {
-            term,
-            latches: Arc::default(),
-            began: now,
-            floor: OnceCell::new(),
-            live: Mutex::default(),
-        }
+        Self { term, latches: Arc::default(), began: now, floor: OnceCell::new(), live: Mutex::default() }
     }
 
     /// The floor; drawn at the first call.
@@ -81,7 +75,8 @@ impl Leadership {
     /// The transaction's coordinator was heard of.
     pub fn heard(&self, txn: TxnId, now: Instant) {
         let mut live = self.live.lock();
-        let entry = live.entry(txn).or_insert(Live { heard: now, above: Timestamp::ZERO, staged_until: None });
+        let entry =
+            live.entry(txn).or_insert(Live { heard: now, above: Timestamp::ZERO, staged_until: None });
         entry.heard = now;
         if live.len() > SWEEP_AT {
             // A lapsed transaction that nobody met. Its entry may go as long as the lapse stays visible: to whom meets
@@ -96,7 +91,8 @@ impl Leadership {
     pub fn push(&self, txn: TxnId, above: Timestamp, now: Instant) -> Pushed {
         let mut live = self.live.lock();
         // Unknown: its primary's intent may be on its way, or was laid under an earlier leader. Grace from now on.
-        let entry = live.entry(txn).or_insert(Live { heard: now, above: Timestamp::ZERO, staged_until: None });
+        let entry =
+            live.entry(txn).or_insert(Live { heard: now, above: Timestamp::ZERO, staged_until: None });
         if now.saturating_duration_since(entry.heard.max(self.began)) > LAPSE {
             return Pushed::Lapsed;
         }
@@ -110,7 +106,8 @@ impl Leadership {
     /// The coordinator announces that it is about to commit. Returns what it must commit above.
     pub fn stage(&self, txn: TxnId, now: Instant) -> Timestamp {
         let mut live = self.live.lock();
-        let entry = live.entry(txn).or_insert(Live { heard: now, above: Timestamp::ZERO, staged_until: None });
+        let entry =
+            live.entry(txn).or_insert(Live { heard: now, above: Timestamp::ZERO, staged_until: None });
         entry.heard = now;
         entry.staged_until = Some(now + STAGED_MAX);
         entry.above

@@ -80,7 +80,12 @@ impl std::fmt::Debug for Shard {
 }
 
 impl StateMachine for Shard {
-    fn apply(&self, batch: &mut storage::Batch, _at: raft::Applied, command: &[u8]) -> Result<bytes::Bytes, Fatal> {
+    fn apply(
+        &self,
+        batch: &mut storage::Batch,
+        _at: raft::Applied,
+        command: &[u8],
+    ) -> Result<bytes::Bytes, Fatal> {
         apply::apply(self, batch, command)
     }
 
@@ -256,7 +261,9 @@ impl StateMachineFactory for ShardFactory {
         let mut from = 1_u64.to_be_bytes().to_vec();
         loop {
             iter.seek(&from);
-            let Some(group) = iter.key().and_then(|key| key.first_chunk::<8>()).map(|g| u64::from_be_bytes(*g)) else {
+            let Some(group) =
+                iter.key().and_then(|key| key.first_chunk::<8>()).map(|g| u64::from_be_bytes(*g))
+            else {
                 iter.check()?;
                 return Ok(expected);
             };
@@ -284,7 +291,8 @@ pub fn fence_version(value: &[u8]) -> Result<u64, Error> {
 
 /// A fence's stored value.
 pub fn decode_fence(value: &[u8]) -> Result<proto::shard::FenceValue, Error> {
-    proto::shard::FenceValue::decode(value).map_err(|e| Error::Corruption(format!("a fence does not decode: {e}")))
+    proto::shard::FenceValue::decode(value)
+        .map_err(|e| Error::Corruption(format!("a fence does not decode: {e}")))
 }
 
 /// A fence's value as it is stored.
