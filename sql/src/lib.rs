@@ -1,5 +1,6 @@
 //! sql
 
+pub mod bind;
 pub mod catalog;
 pub mod error;
 pub mod eval;

@@ -9,6 +9,7 @@
 mod expr;
 mod plan;
 mod statement;
+mod walk;
 
 pub use expr::{
     AggregateCall, CallKind, Expr, FrameBound, FrameUnits, SubqueryKind, WindowCall, WindowFrame,
@@ -16,3 +17,4 @@ pub use expr::{
 };
 pub use plan::{Cte, JoinKind, OutputColumn, Plan, SetOp, SortKey, TableScan};
 pub use statement::*;
+pub use walk::lift;

@@ -1,0 +1,320 @@
+//! Function calls that are neither aggregates nor window calls.
+
+use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, FunctionArguments};
+
+use super::{Binder, Clause, SERIES, scope};
+use crate::error::{Result, SqlError, SqlState};
+use crate::function::{self, CastContext, resolve};
+use crate::ir::{CallKind, Expr, OutputColumn, Plan};
+use crate::types::{ColumnType, Datum, Type};
+
+/// A call taken apart.
+pub(super) struct Call<'e> {
+    pub name: String,
+    pub position: Option<u32>,
+    pub args: Vec<&'e ast::Expr>,
+    /// `f(*)`
+    pub star: bool,
+    pub distinct: bool,
+    pub order_by: &'e [ast::OrderByExpr],
+    pub filter: Option<&'e ast::Expr>,
+    pub over: Option<&'e ast::WindowType>,
+}
+
+impl Binder<'_> {
+    /// Takes a call apart, refusing what is not known.
+    pub(super) fn take_call<'e>(&self, function: &'e ast::Function) -> Result<Call<'e>> {
+        let ast::Function {
+            name,
+            uses_odbc_syntax,
+            parameters,
+            args,
+            filter,
+            null_treatment,
+            over,
+            within_group,
+        } = function;
+        let position = self.position(name);
+        let at = |e: SqlError| e.at(position);
+        refuse_at(*uses_odbc_syntax, "ODBC syntax").map_err(at)?;
+        refuse_at(!matches!(parameters, FunctionArguments::None), "a parameterised function").map_err(at)?;
+        refuse_at(null_treatment.is_some(), "IGNORE NULLS").map_err(at)?;
+        refuse_at(!within_group.is_empty(), "WITHIN GROUP").map_err(at)?;
+        let (schema, name) = scope::table_name(name).map_err(at)?;
+        if let Some(schema) = schema.filter(|s| s != "pg_catalog") {
+            let message = match self.catalog.has_schema(&schema) {
+                true => SqlError::new(
+                    SqlState::UNDEFINED_FUNCTION,
+                    format!("function {schema}.{name} does not exist"),
+                ),
+                false => SqlError::new(
+                    SqlState::INVALID_SCHEMA_NAME,
+                    format!("schema \"{schema}\" does not exist"),
+                ),
+            };
+            return Err(message.at(position));
+        }
+        let mut call = Call {
+            name,
+            position,
+            args: Vec::new(),
+            star: false,
+            distinct: false,
+            order_by: &[],
+            filter: filter.as_deref(),
+            over: over.as_ref(),
+        };
+        match args {
+            FunctionArguments::None => {}
+            FunctionArguments::Subquery(_) => {
+                return Err(SqlError::unsupported("a subquery as a function's arguments").at(position));
+            }
+            FunctionArguments::List(ast::FunctionArgumentList { duplicate_treatment, args, clauses }) => {
+                call.distinct = matches!(duplicate_treatment, Some(ast::DuplicateTreatment::Distinct));
+                for arg in args {
+                    match arg {
+                        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => call.args.push(expr),
+                        FunctionArg::Unnamed(FunctionArgExpr::Wildcard) if args.len() == 1 => {
+                            call.star = true
+                        }
+                        FunctionArg::Unnamed(_) => {
+                            return Err(SqlError::unsupported("* as an argument").at(position));
+                        }
+                        FunctionArg::Named { .. } | FunctionArg::ExprNamed { .. } => {
+                            return Err(SqlError::unsupported("a named argument").at(position));
+                        }
+                    }
+                }
+                for clause in clauses {
+                    match clause {
+                        ast::FunctionArgumentClause::OrderBy(keys) => call.order_by = keys,
+                        _ => return Err(SqlError::unsupported("this clause of a call").at(position)),
+                    }
+                }
+            }
+        }
+        Ok(call)
+    }
+
+    /// `name(args)`
+    pub(super) fn function(&mut self, function: &ast::Function) -> Result<Expr> {
+        let call = self.take_call(function)?;
+        if call.over.is_some() {
+            return self.window_call(call);
+        }
+        if !function::aggregates(&call.name).is_empty() {
+            return self.aggregate_call(call);
+        }
+        let misplaced = |what: &str| {
+            SqlError::new(
+                SqlState::WRONG_OBJECT_TYPE,
+                format!("{what} specified, but {} is not an aggregate function", call.name),
+            )
+            .at(call.position)
+        };
+        if call.distinct {
+            return Err(misplaced("DISTINCT"));
+        }
+        if !call.order_by.is_empty() {
+            return Err(misplaced("ORDER BY"));
+        }
+        if call.filter.is_some() {
+            return Err(misplaced("FILTER"));
+        }
+        if call.star {
+            return Err(misplaced("*"));
+        }
+        let at = call.position;
+        let positions: Vec<Option<u32>> = call.args.iter().map(|a| self.position(*a)).collect();
+        match (call.name.as_str(), call.args.len()) {
+            ("coalesce", 1..) => {
+                let args = self.exprs(&call.args)?;
+                let (mut args, ty) = self.unify("COALESCE", args, &positions)?;
+                return Ok(match args.len() {
+                    1 => args.remove(0),
+                    _ => Expr::Coalesce(args, ty),
+                });
+            }
+            (name @ ("greatest" | "least"), 1..) => {
+                let greatest = name == "greatest";
+                let args = self.exprs(&call.args)?;
+                let (args, ty) = self.unify(if greatest { "GREATEST" } else { "LEAST" }, args, &positions)?;
+                let less = self.comparison_of("<", ty.ty).map_err(|_| {
+                    SqlError::new(
+                        SqlState::UNDEFINED_FUNCTION,
+                        format!("could not identify a comparison function for type {}", ty.ty),
+                    )
+                    .at(at)
+                })?;
+                // Types without an order of their own (varchar) are compared as the type that has it.
+                let mut coerced = Vec::with_capacity(args.len());
+                for arg in args {
+                    coerced.push(self.implicit(arg, less.args[0], at)?);
+                }
+                let ty = if less.args[0] == ty.ty { ty } else { ColumnType::plain(less.args[0]) };
+                return Ok(Expr::Extreme { args: coerced, less: less.function, greatest, ty });
+            }
+            ("nullif", 2) => {
+                let a = self.expr(call.args[0])?;
+                let b = self.expr(call.args[1])?;
+                let equal = self.operator("=", vec![a.clone(), b], &positions).map_err(|e| e.at(at))?;
+                // The result is the first operand as the comparison saw it.
+                let value = match &equal {
+                    Expr::Call { args, .. } => args[0].clone(),
+                    _ => self.known(a, positions[0])?,
+                };
+                let ty = value.ty();
+                let null = Expr::Const(Datum::Null, ty);
+                return Ok(Expr::Case { branches: vec![(equal, null)], otherwise: Box::new(value), ty });
+            }
+            ("generate_series", 2 | 3) => return self.series_in_select(&call),
+            ("row", _) => return Err(SqlError::unsupported("a row value").at(at)),
+            ("grouping", _) => return Err(SqlError::unsupported("GROUPING").at(at)),
+            ("pg_typeof", 1) => {
+                let arg = self.expr(call.args[0])?;
+                let name = arg.ty().ty.name();
+                return Ok(Expr::Const(Datum::text(name), ColumnType::plain(Type::Text)));
+            }
+            _ => {}
+        }
+        if function::window_function(&call.name).is_some() {
+            return Err(SqlError::new(
+                SqlState::WRONG_OBJECT_TYPE,
+                format!("window function {} requires an OVER clause", call.name),
+            )
+            .at(at));
+        }
+        let args = self.exprs(&call.args)?;
+        if let [arg] = args.as_slice()
+            && let Some(ty) = resolve::function_style_cast(&call.name, arg.ty().ty)
+        {
+            let [arg] = <[Expr; 1]>::try_from(args).map_err(|_| SqlError::internal("one argument"))?;
+            return self.cast_to(arg, ColumnType::plain(ty), positions[0]);
+        }
+        self.function_call(&call.name, args, &positions).map_err(|e| e.at(at))
+    }
+
+    pub(super) fn exprs(&mut self, exprs: &[&ast::Expr]) -> Result<Vec<Expr>> {
+        exprs.iter().map(|e| self.expr(e)).collect()
+    }
+
+    /// The call of a function on bound arguments. Errors about the function itself have no position.
+    pub(super) fn function_call(
+        &mut self,
+        name: &str,
+        args: Vec<Expr>,
+        positions: &[Option<u32>],
+    ) -> Result<Expr> {
+        let types: Vec<Type> = args.iter().map(|a| a.ty().ty).collect();
+        let resolved = resolve::function(name, &types)?;
+        let args = self.arguments_as(args, &resolved.args, positions)?;
+        Ok(self.call(resolved.function, CallKind::Function, args))
+    }
+
+    /// Brings arguments to the types that a function declares.
+    pub(super) fn arguments_as(
+        &mut self,
+        args: Vec<Expr>,
+        types: &[Type],
+        positions: &[Option<u32>],
+    ) -> Result<Vec<Expr>> {
+        let mut out = Vec::with_capacity(args.len());
+        for (i, arg) in args.into_iter().enumerate() {
+            let position = positions.get(i).copied().flatten();
+            let arg = match types.get(i) {
+                Some(ty) if *ty != Type::Unknown => self.implicit(arg, *ty, position)?,
+                // Any type will do.
+                _ => self.known(arg, position)?,
+            };
+            out.push(arg);
+        }
+        Ok(out)
+    }
+
+    /// `generate_series(…)` in a select list: a placeholder for a column that a join with the series makes.
+    fn series_in_select(&mut self, call: &Call<'_>) -> Result<Expr> {
+        let clause = self.level().clause;
+        if clause != Clause::Select || self.level().in_aggregate {
+            return Err(SqlError::new(
+                SqlState::FEATURE_NOT_SUPPORTED,
+                format!("set-returning functions are not allowed in {}", clause.name()),
+            )
+            .at(call.position));
+        }
+        let args = self.exprs(&call.args)?;
+        let plan = self.series(args, call)?;
+        let Plan::Series { args, columns } = &plan else { return Err(SqlError::internal("a series")) };
+        if args.iter().any(|a| a.any(&mut |e| matches!(e, Expr::Column(..) | Expr::Subquery { .. }))) {
+            return Err(SqlError::unsupported("generate_series over columns").at(call.position));
+        }
+        let ty = columns[0].ty;
+        if !self.level().series.is_empty() {
+            return Err(SqlError::unsupported("more than one generate_series").at(call.position));
+        }
+        self.level().series.push(plan);
+        Ok(Expr::Column(SERIES, ty))
+    }
+
+    /// The plan of a series.
+    pub(super) fn series(&mut self, args: Vec<Expr>, call: &Call<'_>) -> Result<Plan> {
+        let at = call.position;
+        let types: Vec<Type> = args.iter().map(|a| a.ty().ty).collect();
+        let positions: Vec<Option<u32>> = call.args.iter().map(|a| self.position(*a)).collect();
+        let time =
+            types.iter().take(2).find(|t| matches!(t, Type::Date | Type::Timestamp | Type::Timestamptz));
+        let wanted: Vec<Type> = match time {
+            Some(time) if types.len() == 3 => {
+                // There is none for dates: they become timestamps with a zone, the preferred type.
+                let zoned = types.iter().take(2).any(|t| matches!(t, Type::Date | Type::Timestamptz));
+                let ty = if zoned { Type::Timestamptz } else { *time };
+                vec![ty, ty, Type::Interval]
+            }
+            Some(_) => return Err(no_series(&types).at(at)),
+            None => {
+                let mut common = Type::Int4;
+                for ty in &types {
+                    common = match (common, ty) {
+                        (_, Type::Numeric) | (Type::Numeric, _) => Type::Numeric,
+                        (_, Type::Int8) | (Type::Int8, _) => Type::Int8,
+                        (c, Type::Unknown | Type::Int2 | Type::Int4) => c,
+                        _ => return Err(no_series(&types).at(at)),
+                    };
+                }
+                if types.iter().all(|t| *t == Type::Unknown) {
+                    return Err(SqlError::new(
+                        SqlState::AMBIGUOUS_FUNCTION,
+                        "function generate_series(unknown, unknown) is not unique",
+                    )
+                    .at(at));
+                }
+                vec![common; types.len()]
+            }
+        };
+        let mut coerced = Vec::with_capacity(args.len());
+        for (i, (arg, ty)) in args.into_iter().zip(&wanted).enumerate() {
+            let arg = self
+                .coerce(arg, *ty, CastContext::Implicit, positions[i])?
+                .ok_or_else(|| no_series(&types).at(at))?;
+            coerced.push(arg);
+        }
+        let columns = vec![OutputColumn {
+            name: "generate_series".into(),
+            ty: ColumnType::plain(wanted[0]),
+            origin: None,
+        }];
+        Ok(Plan::Series { args: coerced, columns })
+    }
+}
+
+fn no_series(types: &[Type]) -> SqlError {
+    let types: Vec<&str> = types.iter().map(|t| t.name()).collect();
+    SqlError::new(
+        SqlState::UNDEFINED_FUNCTION,
+        format!("function generate_series({}) does not exist", types.join(", ")),
+    )
+    .hint("No function matches the given name and argument types. You might need to add explicit type casts.")
+}
+
+fn refuse_at(present: bool, what: &str) -> Result<()> {
+    super::refuse(present, what)
+}
