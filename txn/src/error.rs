@@ -76,3 +76,12 @@ impl Error {
         }
     }
 }
+
+impl From<storage::Error> for Error {
+    fn from(error: storage::Error) -> Self {
+        match error.remedy() {
+            storage::Remedy::Fatal => Error::Corruption(error.to_string()),
+            _ => Error::Internal(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! A whole transaction in one shard: one request, one log entry.
+//!
+//! The latches cover all that is written (exclusively) and all that was read (shared); under them nothing of either
+//! changes between the checks, the draw of the timestamp, and the effects. So the transaction happens at that
+//! timestamp as if alone: everything it read is as it was at `read_at`, and stays so up to the commit.
+//!
+//! Intents of others under *written* keys have to be decided first; the gateway sees to that. Intents in what was
+//! *read* might commit on either side of a timestamp that is not yet drawn; the gateway then takes the way over
+//! intents, where validation happens at a timestamp known before.
+
+use proto::shard as pb;
+use proto::shard::command::Effect;
+use proto::shard::response::Body as Answer;
+use storage::Snapshot;
+use storage::ids::{KeyRange, Timestamp, TxnId};
+use storage::mvcc;
+
+use super::intents::intents_in;
+use super::rules::{self, MET_MAX, WriteCheck};
+use super::{Context, Fates, Outcome, Refusal};
+use crate::Error;
+use crate::descriptor::range_from_pb;
+use crate::latch::{Mode, Span};
+use crate::wire::parse_txn;
+
+pub async fn commit(cx: &Context<'_>, request: pb::Commit) -> Outcome {
+    let txn = parse_txn(&request.txn)?;
+    if request.exact_epoch && cx.epoch != cx.descriptor.epoch.0 {
+        return Err(Refusal::WrongShard);
+    }
+    let reads: Vec<KeyRange> = request.reads.into_iter().map(range_from_pb).collect();
+    for write in &request.writes {
+        cx.must_hold_key(&write.key)?;
+    }
+    for range in &reads {
+        cx.must_hold(range)?;
+    }
+    let fences = cx.fences(&request.fences);
+    let mut spans = Vec::with_capacity(request.writes.len() + reads.len() + fences.len());
+    spans.extend(request.writes.iter().map(|w| (Span::Key(w.key.clone()), Mode::Exclusive)));
+    spans.extend(reads.iter().map(|range| (read_span(range), Mode::Shared)));
+    spans.extend(fences.iter().map(|(key, _)| (Span::Key(key.clone()), Mode::Shared)));
+    let guard = cx.latch(spans).await;
+
+    let view = cx.view()?;
+    let checked = check(&view.snapshot, txn, Timestamp(request.read_at), &reads, &request.writes, &fences);
+    // What was found may be the past of a deposed leader; a proposal would notice, an error would not.
+    cx.confirm().await?;
+    checked?;
+
+    let at = cx.server.oracle().timestamp().await?;
+    debug_assert!(at > Timestamp(request.read_at), "the oracle went back");
+    let writes = request.writes.into_iter().map(|w| pb::Version { key: w.key, value: w.value }).collect();
+    cx.propose(guard, Effect::Versions(pb::Versions { txn: request.txn, at: at.0, writes })).await?;
+    Ok(Answer::Done(at.0))
+}
+
+/// A read range as it is latched; most are single keys.
+pub fn read_span(range: &KeyRange) -> Span {
+    match storage::keys::as_point(range) {
+        Some(_) => Span::Key(range.start.clone()),
+        None => Span::Range(range.clone()),
+    }
+}
+
+fn check(
+    snapshot: &Snapshot,
+    txn: TxnId,
+    read_at: Timestamp,
+    reads: &[KeyRange],
+    writes: &[pb::Write],
+    fences: &[(bytes::Bytes, &pb::Fence)],
+) -> Result<(), Refusal> {
+    let no_fates = Fates::default();
+    let mut in_reads = rules::check_fences(snapshot, Some(txn), Timestamp::MAX, &no_fates, fences)?;
+    // Reads first: whoever has read a key as absent, and finds it there now, has a conflict, not a duplicate.
+    for range in reads {
+        if let Some((key, _)) = mvcc::any_version_in(snapshot, range, read_at, Timestamp::MAX)? {
+            return Err(Error::Conflict { key, rival: None }.into());
+        }
+        let met = intents_in(snapshot, range, false, MET_MAX, usize::MAX)?.intents;
+        let others = met.iter().filter(|(_, intent)| intent.txn != txn);
+        in_reads.extend(others.map(|(key, intent)| rules::met(key, intent)));
+    }
+    if let WriteCheck::Blocked(intents) = rules::check_writes(snapshot, txn, writes)? {
+        return Err(Refusal::Blocked { intents, in_reads: false });
+    }
+    if !in_reads.is_empty() {
+        in_reads.truncate(MET_MAX);
+        return Err(Refusal::Blocked { intents: in_reads, in_reads: true });
+    }
+    Ok(())
+}

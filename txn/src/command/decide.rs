@@ -1,0 +1,80 @@
+//! The moment of truth of a transaction over several shards: its primary's intent becomes a version, and a record of
+//! the fate appears, in one log entry.
+//!
+//! Asking again is harmless: the record answers. So a commit whose answer was lost is simply sent again.
+
+use bytes::Bytes;
+use prost::Message;
+use proto::shard as pb;
+use proto::shard::command::Effect;
+use proto::shard::response::Body as Answer;
+use storage::ids::{Timestamp, TxnId};
+use storage::{Cf, Snapshot, intents};
+
+use super::{Context, Outcome, Refusal};
+use crate::latch::{Guard, Mode, Span};
+use crate::wire::parse_txn;
+use crate::{Error, keys};
+
+pub async fn commit_primary(cx: &Context<'_>, request: pb::CommitPrimary) -> Outcome {
+    let txn = parse_txn(&request.txn)?;
+    cx.must_hold_key(&request.primary)?;
+    let guard = cx.latch(vec![(Span::Key(request.primary.clone()), Mode::Exclusive)]).await;
+    let view = cx.view()?;
+    let record = load_record(&view.snapshot, &request.primary, txn)?;
+    let intent = intents::get_intent(&view.snapshot, &request.primary)?;
+    cx.confirm().await?;
+    if let Some(record) = record {
+        return match record.kind() {
+            pb::FateKind::FateCommitted => Ok(Answer::Done(record.at)),
+            _ => Err(Error::Aborted("someone ended it while its coordinator was silent".to_owned()).into()),
+        };
+    }
+    if intent.is_none_or(|intent| intent.txn != txn) {
+        // It was never laid, or it was removed by whoever ended the transaction, long ago.
+        return Err(Error::Aborted("its primary intent is gone".to_owned()).into());
+    }
+    let at = match request.at {
+        // Under the latch on the primary: every push so far was to a timestamp that exists, so below this one.
+        0 => cx.server.oracle().timestamp().await?,
+        at => {
+            let bound = cx.leadership.floor(cx.server.oracle()).await?.max(cx.leadership.pushed_to(txn));
+            if Timestamp(at) <= bound {
+                return Err(Refusal::Pushed);
+            }
+            Timestamp(at)
+        }
+    };
+    let record = pb::TxnRecord {
+        kind: pb::FateKind::FateCommitted.into(),
+        at: at.0,
+        spans: request.spans,
+        written_ms: cx.server.seams().clock.wall_ms(),
+    };
+    decide(cx, guard, txn, request.primary, record).await?;
+    Ok(Answer::Done(at.0))
+}
+
+/// Replicates a fate. The guard covers the primary.
+pub async fn decide(
+    cx: &Context<'_>,
+    guard: Guard,
+    txn: TxnId,
+    primary: Bytes,
+    record: pb::TxnRecord,
+) -> Result<(), Refusal> {
+    let effect = pb::Decide { txn: crate::wire::txn_bytes(txn), primary, record: Some(record) };
+    cx.propose(guard, Effect::Decide(effect)).await?;
+    cx.leadership.decided(txn);
+    Ok(())
+}
+
+/// The record of a decided transaction.
+pub fn load_record(snapshot: &Snapshot, primary: &[u8], txn: TxnId) -> Result<Option<pb::TxnRecord>, Error> {
+    let stored = snapshot.get(Cf::Group, &keys::record(primary, txn))?;
+    let Some(stored) = stored else {
+        return Ok(None);
+    };
+    let record = pb::TxnRecord::decode(stored);
+    record.map(Some).map_err(|e| Error::Corruption(format!("a transaction record does not decode: {e}")))
+}

@@ -1,0 +1,234 @@
+//! Commands: what a shard's leader does with a request. One command, one file.
+//!
+//! Every command goes the same way:
+//!
+//! ```text
+//!   read:   wait for latches ──▶ snapshot ──▶ descriptor ──▶ evaluate ──▶ lease ──▶ answer
+//!   write:  take latches ──▶ snapshot ──▶ descriptor ──▶ evaluate ──▶ draw the commit timestamp (a commit)
+//!                ──▶ propose the effects in the leader's term ──▶ applied ──▶ release ──▶ answer
+//! ```
+//!
+//! Rules that keep it correct:
+//!
+//! * **The descriptor is looked at after the snapshot** ([`Context::view`]): see the invariant on
+//!   [`Shard`](crate::shard::Shard).
+//! * **The lease is looked at after the snapshot** ([`Context::confirm`]): a process that slept in between must not
+//!   answer from the past.
+//! * **Whatever is proposed is latched**, from before the evaluation until it is applied, even if the caller has gone
+//!   ([`Context::propose`]): other evaluations would miss it, and a split would overtake it. When the fate of a proposal
+//!   is unknown, the latches stay until a later entry of the same term proves that it was applied or can't be any more.
+//! * **A commit timestamp is drawn under the latches.** So it is above every timestamp at which the written keys have
+//!   been read, and above every commit that was acknowledged before any such read began.
+
+mod clear;
+mod commit;
+mod decide;
+mod forget;
+mod heartbeat;
+mod intents;
+mod prewrite;
+mod push;
+mod read;
+mod replicas;
+mod resolve;
+mod rules;
+mod scan;
+mod split;
+mod validate;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use prost::Message;
+use proto::shard as pb;
+use proto::shard::command::Effect;
+use proto::shard::request::Body as Ask;
+use proto::shard::response::Body as Answer;
+use raft::{Group, ProposeError};
+use storage::Snapshot;
+use storage::ids::{KeyRange, NodeId, Timestamp};
+use tokio::sync::oneshot;
+
+use crate::descriptor::ShardDescriptor;
+use crate::latch::{Guard, Mode, Span};
+use crate::server::ShardServer;
+use crate::shard::{Leadership, Shard};
+use crate::{Error, keys};
+
+pub use rules::Fates;
+
+/// How large a page gets, whatever was asked for.
+pub const PAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Why a leader does not do what was asked.
+#[derive(Debug)]
+pub enum Refusal {
+    /// This replica does not lead. Nothing was done.
+    NotLeader(Option<NodeId>),
+    /// The request doesn't lie in this shard (any more).
+    WrongShard,
+    /// Others' intents are in the way.
+    Blocked {
+        /// Which.
+        intents: Vec<pb::MetIntent>,
+        /// They lie in what was read, not under what is to be written.
+        in_reads: bool,
+    },
+    /// The commit timestamp is too low.
+    Pushed,
+    /// Anything else.
+    Failed(Error),
+}
+
+impl<E: Into<Error>> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Refusal::Failed(error.into())
+    }
+}
+
+/// The answer to a request, or why there is none.
+pub type Outcome = Result<Answer, Refusal>;
+
+/// A request being evaluated at the leader.
+pub struct Context<'a> {
+    /// The server.
+    pub server: &'a ShardServer,
+    /// The replica.
+    pub shard: Arc<Shard>,
+    /// Its group.
+    pub group: Arc<Group>,
+    /// This term of leading.
+    pub leadership: Arc<Leadership>,
+    /// The shard as it was when the request came.
+    pub descriptor: Arc<ShardDescriptor>,
+    /// The epoch that the sender knows.
+    pub epoch: u64,
+    /// When the sender gives up.
+    pub deadline: Instant,
+}
+
+/// The state of a shard at one moment.
+pub struct View {
+    /// The state.
+    pub snapshot: Snapshot,
+}
+
+impl Context<'_> {
+    /// Evaluates a request.
+    pub async fn evaluate(&self, ask: Ask) -> Outcome {
+        match ask {
+            Ask::Read(r) => read::read(self, r).await,
+            Ask::Scan(r) => scan::scan(self, r).await,
+            Ask::Commit(r) => commit::commit(self, r).await,
+            Ask::Prewrite(r) => prewrite::prewrite(self, r).await,
+            Ask::Validate(r) => validate::validate(self, r).await,
+            Ask::CommitPrimary(r) => decide::commit_primary(self, r).await,
+            Ask::Push(r) => push::push(self, r).await,
+            Ask::Resolve(r) => resolve::resolve(self, r).await,
+            Ask::Heartbeat(r) => heartbeat::heartbeat(self, r).await,
+            Ask::Forget(r) => forget::forget(self, r).await,
+            Ask::Split(r) => split::split(self, r).await,
+            Ask::Clear(r) => clear::clear(self, r).await,
+            Ask::SetReplicas(r) => replicas::set_replicas(self, r).await,
+        }
+    }
+
+    /// The state as of now. Refuses if the shard has changed its shape since the request came.
+    pub fn view(&self) -> Result<View, Refusal> {
+        let snapshot = self.shard.engine().snapshot();
+        match self.shard.descriptor() {
+            Some(now) if now.epoch == self.descriptor.epoch => Ok(View { snapshot }),
+            _ => Err(Refusal::WrongShard),
+        }
+    }
+
+    /// Takes latches.
+    pub async fn latch(&self, spans: Vec<(Span, Mode)>) -> Guard {
+        self.leadership.latches.acquire(spans).await
+    }
+
+    /// Makes sure that nobody else has led since before the snapshot was taken.
+    pub async fn confirm(&self) -> Result<(), Refusal> {
+        let term = self.leadership.term;
+        if self.group.lease(term).is_ok() {
+            return Ok(());
+        }
+        // A fresh leader has no lease yet, and one whose followers are slow has lost it without having lost the lead.
+        let confirmed = self.group.confirm_quorum(term).await;
+        confirmed.map_err(|e| Refusal::NotLeader(e.leader.map(|l| l.node)))
+    }
+
+    /// Replicates effects, and holds the latches until they are applied or never will be.
+    pub async fn propose(&self, guard: Guard, effect: Effect) -> Result<(), Refusal> {
+        let seams = self.server.seams();
+        if seams.clock.now() >= self.deadline {
+            return Err(Error::Unavailable("the request came too late to be evaluated".to_owned()).into());
+        }
+        let command = Bytes::from(pb::Command { effect: Some(effect) }.encode_to_vec());
+        let (sender, receiver) = oneshot::channel();
+        let (group, term) = (self.group.clone(), self.leadership.term);
+        let barrier_seams = seams.clone();
+        // A task of its own: when the caller goes away, the proposal doesn't, and neither may the latches.
+        seams.spawn("propose", async move {
+            let result = group.propose(term, command).await;
+            let unknown = matches!(result, Err(ProposeError::Ambiguous(_)));
+            // The caller may be gone.
+            let _ = sender.send(result);
+            if unknown {
+                until_known(&group, term, &barrier_seams).await;
+            }
+            drop(guard);
+        });
+        match receiver.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(ProposeError::NotLeader(e))) => Err(Refusal::NotLeader(e.leader.map(|l| l.node))),
+            Ok(Err(ProposeError::Ambiguous(why))) => Err(Error::Ambiguous(why).into()),
+            Ok(Err(e @ (ProposeError::Overloaded | ProposeError::Stopped(_)))) => {
+                Err(Error::Unavailable(e.to_string()).into())
+            }
+            Ok(Err(e @ ProposeError::TooLarge { .. })) => Err(Error::TooLarge(e.to_string()).into()),
+            Err(_) => Err(Error::Ambiguous("the node is shutting down".to_owned()).into()),
+        }
+    }
+
+    /// Whether all of `range` lies in this shard.
+    pub fn must_hold(&self, range: &KeyRange) -> Result<(), Refusal> {
+        match self.descriptor.range.contains_range(range) {
+            true => Ok(()),
+            false => Err(Refusal::WrongShard),
+        }
+    }
+
+    /// Whether a key lies in this shard.
+    pub fn must_hold_key(&self, key: &[u8]) -> Result<(), Refusal> {
+        match self.descriptor.range.contains(key) {
+            true => Ok(()),
+            false => Err(Refusal::WrongShard),
+        }
+    }
+
+    /// The fences among `fences` that concern this shard, with the keys they are kept under here.
+    pub fn fences<'f>(&self, fences: &'f [pb::Fence]) -> Vec<(Bytes, &'f pb::Fence)> {
+        let range = &self.descriptor.range;
+        let concerned = fences.iter().filter(|f| KeyRange::prefix(&f.prefix).overlaps(range));
+        concerned.map(|f| (keys::fence(&range.start, &f.prefix), f)).collect()
+    }
+
+    /// A key that looks like a row's but is the fence of a table that reaches into this shard from before it.
+    pub fn is_inner_fence(&self, key: &[u8]) -> bool {
+        key.split_last().is_some_and(|(last, rest)| *last == 0 && rest == &self.descriptor.range.start[..])
+    }
+}
+
+/// Returns when no earlier proposal of this term can be applied unnoticed any more: a later entry of the same term
+/// is applied (so the earlier one was, if it is in the log), or the term is over (and with it everything that was
+/// evaluated under its latches).
+async fn until_known(group: &Group, term: storage::ids::Term, seams: &storage::seam::Seams) {
+    loop {
+        match group.propose(term, Bytes::new()).await {
+            Ok(_) | Err(ProposeError::NotLeader(_) | ProposeError::Stopped(_)) => return,
+            Err(_) => seams.sleep(std::time::Duration::from_millis(50)).await,
+        }
+    }
+}

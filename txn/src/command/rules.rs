@@ -1,0 +1,179 @@
+//! Which intents a reader sees, and what keeps a writer from writing.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use proto::shard as pb;
+use storage::ids::{Timestamp, TxnId};
+use storage::intents::{self, Intent};
+use storage::{Snapshot, mvcc};
+
+use super::Refusal;
+use crate::wire::{Fate, txn_bytes};
+use crate::{Error, shard};
+
+/// How many intents in the way are reported at once. They usually belong to few transactions.
+pub const MET_MAX: usize = 64;
+
+/// The fates that the sender of a request has found out.
+#[derive(Debug, Default)]
+pub struct Fates(HashMap<TxnId, Fate>);
+
+/// What an intent means to a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// It counts: the reader's own, or committed at or below the read's timestamp.
+    Counts,
+    /// It doesn't: it is void, or will be later than the read.
+    Ignored,
+    /// It depends on a fate that the reader has to find out.
+    Unknown,
+}
+
+impl Fates {
+    /// From a request.
+    pub fn from_pb(fates: &[pb::Fate]) -> Result<Self, Error> {
+        fates.iter().map(Fate::from_pb).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// What an intent of `holder` means to a read of `own` at `at`. A fate that is pending *up to* a timestamp is good
+    /// for reads at or below it.
+    pub fn sight(&self, holder: TxnId, own: Option<TxnId>, at: Timestamp) -> Sight {
+        if own == Some(holder) {
+            return Sight::Counts;
+        }
+        match self.0.get(&holder) {
+            Some(Fate::Committed(when)) if *when <= at => Sight::Counts,
+            Some(Fate::Committed(_) | Fate::Aborted) => Sight::Ignored,
+            Some(Fate::Pending(upto)) if at <= *upto => Sight::Ignored,
+            Some(Fate::Pending(_)) | None => Sight::Unknown,
+        }
+    }
+
+    /// When an intent's transaction committed, if it is known to have.
+    pub fn committed_at(&self, holder: TxnId) -> Option<Timestamp> {
+        match self.0.get(&holder) {
+            Some(Fate::Committed(when)) => Some(*when),
+            _ => None,
+        }
+    }
+}
+
+/// An intent in the way, as it is reported.
+pub fn met(key: &[u8], intent: &Intent) -> pb::MetIntent {
+    pb::MetIntent {
+        key: Bytes::copy_from_slice(key),
+        txn: txn_bytes(intent.txn),
+        primary: intent.primary.clone(),
+        started: intent.read_at.0,
+    }
+}
+
+/// What a check of writes found.
+pub enum WriteCheck {
+    /// All may be written.
+    Clear,
+    /// Others' intents lie under some of the keys.
+    Blocked(Vec<pb::MetIntent>),
+}
+
+/// Whether `writes` may be made by `own`, as far as the keys themselves are concerned:
+///
+/// * no other transaction's intent lies under the key (who laid it must be decided first);
+/// * `unchanged_since`: no version is newer (first committer wins; snapshot isolation, and fences);
+/// * `absent`: no row stands there at the latest. The transaction's own intent counts as the latest.
+pub fn check_writes(snapshot: &Snapshot, own: TxnId, writes: &[pb::Write]) -> Result<WriteCheck, Refusal> {
+    let mut points = mvcc::PointReader::new(snapshot);
+    let mut blocked = Vec::new();
+    for write in writes {
+        let intent = intents::get_intent(snapshot, &write.key)?;
+        match intent {
+            Some(intent) if intent.txn != own => {
+                if blocked.len() < MET_MAX {
+                    blocked.push(met(&write.key, &intent));
+                }
+                continue;
+            }
+            Some(intent) => {
+                // What stands below was checked when the intent was laid, and nobody could change it since.
+                if write.absent && intent.value.is_some() {
+                    return Err(Error::AlreadyExists { key: write.key.clone() }.into());
+                }
+                continue;
+            }
+            None => {}
+        }
+        if !write.absent && write.unchanged_since == 0 {
+            continue;
+        }
+        let newest = points.get_with(&write.key, Timestamp::MAX, |ts, value| (ts, value.is_some()))?;
+        let Some((ts, exists)) = newest else {
+            continue;
+        };
+        if write.unchanged_since != 0 && ts.0 > write.unchanged_since {
+            return Err(Error::Conflict { key: write.key.clone(), rival: None }.into());
+        }
+        if write.absent && exists {
+            return Err(Error::AlreadyExists { key: write.key.clone() }.into());
+        }
+    }
+    Ok(match blocked.is_empty() {
+        true => WriteCheck::Clear,
+        false => WriteCheck::Blocked(blocked),
+    })
+}
+
+/// Whether the fences say as of `at` what they are expected to. Version 0 is a fence that was never set, or removed.
+/// Returns others' intents that may change the answer.
+pub fn check_fences(
+    snapshot: &Snapshot,
+    own: Option<TxnId>,
+    at: Timestamp,
+    fates: &Fates,
+    fences: &[(Bytes, &pb::Fence)],
+) -> Result<Vec<pb::MetIntent>, Refusal> {
+    let mut unknown = Vec::new();
+    for (key, fence) in fences {
+        let mut stored = None;
+        if let Some(intent) = intents::get_intent(snapshot, key)? {
+            // A transaction's own new version is not what it planned its earlier statements under.
+            let others = own != Some(intent.txn);
+            match fates.sight(intent.txn, own, at) {
+                Sight::Counts if others => stored = Some(intent.value.clone()),
+                Sight::Unknown => unknown.push(met(key, &intent)),
+                Sight::Counts | Sight::Ignored => {}
+            }
+        }
+        let stored = match stored {
+            Some(stored) => stored,
+            None => mvcc::get(snapshot, key, at)?.and_then(|version| version.value),
+        };
+        let version = stored.map(|value| shard::fence_version(&value)).transpose()?.unwrap_or(0);
+        if version != fence.version {
+            return Err(Error::FenceMismatch { prefix: fence.prefix.clone() }.into());
+        }
+    }
+    Ok(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sight_depends_on_fate_and_timestamp() {
+        let (own, other) = (TxnId(1), TxnId(2));
+        let sight = |fate: Option<Fate>, holder, at| {
+            let fates = Fates(fate.map(|f| (other, f)).into_iter().collect());
+            fates.sight(holder, Some(own), Timestamp(at))
+        };
+        assert_eq!(sight(None, own, 5), Sight::Counts);
+        assert_eq!(sight(None, other, 5), Sight::Unknown);
+        assert_eq!(sight(Some(Fate::Aborted), other, 5), Sight::Ignored);
+        assert_eq!(sight(Some(Fate::Committed(Timestamp(5))), other, 5), Sight::Counts);
+        assert_eq!(sight(Some(Fate::Committed(Timestamp(6))), other, 5), Sight::Ignored);
+        assert_eq!(sight(Some(Fate::Pending(Timestamp(5))), other, 5), Sight::Ignored);
+        // It might commit between the push and the read.
+        assert_eq!(sight(Some(Fate::Pending(Timestamp(4))), other, 5), Sight::Unknown);
+    }
+}

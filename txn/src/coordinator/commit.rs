@@ -1,0 +1,440 @@
+//! Committing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, TryStreamExt};
+use proto::shard as pb;
+use proto::shard::request::Body as Ask;
+use proto::shard::response::Body as Answer;
+use storage::ids::{KeyRange, Timestamp, TxnId};
+
+use super::buffer::{Buffered, Writes};
+use super::core::{Core, fences_to_pb, unexpected};
+use super::txn::Txn;
+use crate::api::{Fence, Key};
+use crate::descriptor::{ShardDescriptor, range_to_pb};
+use crate::router::{Repeat, RouteError};
+use crate::spans::SpanSet;
+use crate::wire::{Fate, txn_bytes};
+use crate::{Error, keys, shard};
+
+/// Writes in one request that lays intents.
+const PREWRITE_ROWS: usize = 4096;
+/// … and their bytes.
+const PREWRITE_BYTES: usize = 1 << 20;
+/// Such requests of one transaction under way at once.
+const PREWRITE_PARALLEL: usize = 4;
+/// A transaction with more to write takes the way over intents even in one shard: a log entry holds up all others.
+const ONE_SHARD_BYTES_MAX: usize = 4 << 20;
+/// Single keys remembered of what one request laid; past that the range from first to last.
+const SENT_KEYS_MAX: usize = 64;
+
+/// What there is to commit.
+struct Plan {
+    writes: Writes,
+    bytes: usize,
+    set_fences: Vec<(Key, Option<u64>)>,
+    reads: SpanSet,
+    fences: Vec<Fence>,
+    read_at: Option<Timestamp>,
+    deadline: Instant,
+}
+
+impl Txn {
+    /// Commits. The phase is `Ended` already.
+    pub(super) async fn run_commit(&self) -> Result<Timestamp, Error> {
+        // What was flushed early has to arrive first.
+        let sending = self.sending.clone().lock_owned().await;
+        let (plan, sent_early) = {
+            let mut state = self.state.lock();
+            if let Some(error) = &state.failed {
+                return Err(error.clone());
+            }
+            let bytes = state.buffer.bytes();
+            let set_fences = state.buffer.fences().iter().map(|(p, v)| (p.clone(), *v)).collect();
+            let plan = Plan {
+                writes: state.buffer.take(),
+                bytes,
+                set_fences,
+                reads: std::mem::take(&mut state.reads),
+                fences: state.fences.drain().collect(),
+                read_at: state.read_at,
+                deadline: self.core.deadline(),
+            };
+            (plan, !state.sent.is_empty())
+        };
+        if plan.writes.is_empty() && plan.set_fences.is_empty() && !sent_early {
+            return Ok(plan.read_at.unwrap_or(Timestamp::ZERO));
+        }
+        if !sent_early && let Some(at) = self.commit_in_one_shard(&plan).await? {
+            return Ok(at);
+        }
+        let at = self.commit_over_intents(&plan).await?;
+        drop(sending);
+        Ok(at)
+    }
+
+    /// `None`: not all of it lies in one shard, or it is better done with intents.
+    async fn commit_in_one_shard(&self, plan: &Plan) -> Result<Option<Timestamp>, Error> {
+        if plan.bytes > ONE_SHARD_BYTES_MAX {
+            return Ok(None);
+        }
+        let first = plan.writes.keys().next().or(plan.set_fences.first().map(|(prefix, _)| prefix));
+        let Some(first) = first else {
+            return Ok(None);
+        };
+        let reads: Vec<pb::Range> = match self.is_serializable() {
+            true => plan.reads.ranges().map(|range| range_to_pb(&range)).collect(),
+            false => Vec::new(),
+        };
+        let mut pause = Duration::from_millis(2);
+        let waiting_since = self.core.seams.clock.now();
+        loop {
+            let shard = self.core.router.route(first, plan.deadline).await?;
+            if !self.fits(plan, &shard) {
+                return Ok(None);
+            }
+            let mut writes: Vec<pb::Write> =
+                plan.writes.iter().map(|(key, write)| self.write_to_pb(plan, key, write)).collect();
+            for (prefix, version) in &plan.set_fences {
+                writes.push(fence_write(&shard, prefix, *version, plan.read_at));
+            }
+            let ask = pb::Commit {
+                txn: txn_bytes(self.id),
+                read_at: plan.read_at.unwrap_or(Timestamp::ZERO).0,
+                writes,
+                reads: reads.clone(),
+                fences: fences_to_pb(&plan.fences),
+                exact_epoch: !plan.set_fences.is_empty(),
+            };
+            match self.core.router.ask(&shard, Ask::Commit(ask), Repeat::Never, plan.deadline).await {
+                Ok(Answer::Done(at)) => return Ok(Some(Timestamp(at))),
+                // Undecided transactions have written what this one has read: a timestamp is needed to tell who is first.
+                Ok(Answer::Blocked(blocked)) if blocked.in_reads => return Ok(None),
+                Ok(Answer::Blocked(blocked)) => {
+                    let own = (plan.read_at.unwrap_or(Timestamp::MAX), self.id);
+                    let clear = self.core.clear_the_way(
+                        own,
+                        blocked.intents,
+                        waiting_since,
+                        &mut pause,
+                        plan.deadline,
+                    );
+                    clear.await?;
+                }
+                Err(RouteError::Moved) => self.core.router.pause_before(&mut pause, plan.deadline).await?,
+                Err(RouteError::Failed(error)) => return Err(error),
+                Ok(_) | Err(RouteError::Pushed) => return Err(unexpected()),
+            }
+        }
+    }
+
+    /// Whether all that the plan touches lies in `shard`. Everything is in key order: first and last tell.
+    fn fits(&self, plan: &Plan, shard: &ShardDescriptor) -> bool {
+        let ends = [plan.writes.keys().next(), plan.writes.keys().next_back()];
+        let writes = ends.into_iter().flatten().all(|key| shard.range.contains(key));
+        let reads =
+            !self.is_serializable() || plan.reads.hull().is_none_or(|hull| shard.range.contains_range(&hull));
+        let fences = plan.set_fences.iter().all(|(p, _)| shard.range.contains_range(&KeyRange::prefix(p)));
+        writes && reads && fences
+    }
+
+    fn write_to_pb(&self, plan: &Plan, key: &Key, write: &Buffered) -> pb::Write {
+        // Serializable: what was read is validated, and what was not read may be overwritten whatever stands there.
+        // Snapshot isolation: the first one to write a key after the snapshot wins.
+        let unchanged_since = match self.is_serializable() {
+            true => 0,
+            false => plan.read_at.map_or(0, |at| at.0),
+        };
+        pb::Write { key: key.clone(), value: write.value.clone(), absent: write.absent, unchanged_since }
+    }
+
+    /// Sends a part of the writes before the commit. Called with `sending` held.
+    pub(super) async fn send_early(&self, writes: &Writes) -> Result<(), Error> {
+        let (read_at, fences) = {
+            let state = self.state.lock();
+            (state.read_at, state.fences.iter().cloned().collect())
+        };
+        let plan = Plan {
+            writes: Writes::new(),
+            bytes: 0,
+            set_fences: Vec::new(),
+            reads: SpanSet::default(),
+            fences,
+            read_at,
+            deadline: self.core.deadline(),
+        };
+        let writes = writes.iter().map(|(key, write)| self.write_to_pb(&plan, key, write)).collect();
+        self.lay_intents(&plan, writes).await
+    }
+
+    /// Lays intents for `writes`, which are in key order.
+    async fn lay_intents(&self, plan: &Plan, writes: Vec<pb::Write>) -> Result<(), Error> {
+        let Some(first) = writes.first() else {
+            return Ok(());
+        };
+        let primary = self.choose_primary(&first.key);
+        let started = self.started().await?;
+        let laying = Laying { plan, primary, started };
+        let chunks = self.core.chunks(writes, plan.deadline).await?;
+        futures::stream::iter(chunks.into_iter().map(|chunk| self.lay_chunk(&laying, chunk)))
+            .buffer_unordered(PREWRITE_PARALLEL)
+            .try_collect::<Vec<()>>()
+            .await?;
+        Ok(())
+    }
+
+    fn choose_primary(&self, candidate: &Key) -> Key {
+        let (primary, fresh) = {
+            let mut state = self.state.lock();
+            let fresh = state.primary.is_none();
+            let primary = state.primary.get_or_insert_with(|| candidate.clone()).clone();
+            if fresh {
+                state.sent.add_key(&primary);
+            }
+            (primary, fresh)
+        };
+        if fresh {
+            self.start_heartbeat(primary.clone());
+        }
+        primary
+    }
+
+    /// When the transaction began, for those who fight with it over a key.
+    async fn started(&self) -> Result<Timestamp, Error> {
+        if let Some(started) = self.state.lock().started {
+            return Ok(started);
+        }
+        let now = self.core.oracle.timestamp().await?;
+        Ok(*self.state.lock().started.get_or_insert(now))
+    }
+
+    async fn lay_chunk(&self, laying: &Laying<'_>, chunk: Chunk) -> Result<(), Error> {
+        {
+            let mut state = self.state.lock();
+            match (chunk.writes.first(), chunk.writes.last()) {
+                (Some(first), Some(last)) if chunk.writes.len() > SENT_KEYS_MAX => {
+                    let end = KeyRange::point(&last.key).end;
+                    state.sent.add_range(&KeyRange { start: first.key.clone(), end });
+                }
+                _ => chunk.writes.iter().for_each(|write| state.sent.add_key(&write.key)),
+            }
+        }
+        let deadline = laying.plan.deadline.max(self.core.deadline());
+        let mut pause = Duration::from_millis(2);
+        let waiting_since = self.core.seams.clock.now();
+        let mut todo = vec![chunk];
+        while let Some(chunk) = todo.pop() {
+            match self.prewrite(laying, &chunk, false, deadline).await {
+                Ok(Answer::Done(_)) => {}
+                Ok(Answer::Blocked(blocked)) => {
+                    let own = (laying.started, self.id);
+                    self.core
+                        .clear_the_way(own, blocked.intents, waiting_since, &mut pause, deadline)
+                        .await?;
+                    todo.push(chunk);
+                }
+                Err(RouteError::Moved) => {
+                    self.core.router.pause_before(&mut pause, deadline).await?;
+                    todo.extend(self.core.chunks(chunk.writes, deadline).await?);
+                }
+                Err(RouteError::Failed(error)) => return Err(error),
+                Ok(_) | Err(RouteError::Pushed) => return Err(unexpected()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn prewrite(
+        &self,
+        laying: &Laying<'_>,
+        chunk: &Chunk,
+        exact_epoch: bool,
+        deadline: Instant,
+    ) -> Result<Answer, RouteError> {
+        let ask = pb::Prewrite {
+            txn: txn_bytes(self.id),
+            primary: laying.primary.clone(),
+            started: laying.started.0,
+            writes: chunk.writes.clone(),
+            fences: fences_to_pb(&laying.plan.fences),
+            exact_epoch,
+        };
+        self.core.router.ask(&chunk.shard, Ask::Prewrite(ask), Repeat::Harmless, deadline).await
+    }
+
+    /// Lays the intents that set a fence: one in each shard that overlaps the prefix, as those are at that moment. A
+    /// shard that was cut meanwhile refuses (its epoch is another), and one that has the intent is not cut.
+    async fn lay_fence(&self, plan: &Plan, prefix: &Key, version: Option<u64>) -> Result<(), Error> {
+        let mut pause = Duration::from_millis(2);
+        let waiting_since = self.core.seams.clock.now();
+        'again: loop {
+            for shard in self.core.router.route_all(&KeyRange::prefix(prefix), plan.deadline).await? {
+                let write = fence_write(&shard, prefix, version, plan.read_at);
+                let primary = self.choose_primary(&write.key);
+                self.state.lock().sent.add_key(&write.key);
+                let laying = Laying { plan, primary, started: self.started().await? };
+                let chunk = Chunk { shard, writes: vec![write] };
+                match self.prewrite(&laying, &chunk, true, plan.deadline).await {
+                    Ok(Answer::Done(_)) => continue,
+                    Ok(Answer::Blocked(blocked)) => {
+                        let own = (laying.started, self.id);
+                        let met = blocked.intents;
+                        self.core.clear_the_way(own, met, waiting_since, &mut pause, plan.deadline).await?;
+                    }
+                    Err(RouteError::Moved) => {
+                        self.core.router.pause_before(&mut pause, plan.deadline).await?
+                    }
+                    Err(RouteError::Failed(error)) => return Err(error),
+                    Ok(_) | Err(RouteError::Pushed) => return Err(unexpected()),
+                }
+                continue 'again;
+            }
+            return Ok(());
+        }
+    }
+
+    async fn commit_over_intents(&self, plan: &Plan) -> Result<Timestamp, Error> {
+        let writes = plan.writes.iter().map(|(key, write)| self.write_to_pb(plan, key, write)).collect();
+        self.lay_intents(plan, writes).await?;
+        for (prefix, version) in &plan.set_fences {
+            self.lay_fence(plan, prefix, *version).await?;
+        }
+        let (primary, spans) = {
+            let state = self.state.lock();
+            let primary =
+                state.primary.clone().ok_or_else(|| Error::Internal("nothing to commit".to_owned()))?;
+            (primary, state.sent.ranges().map(|range| range_to_pb(&range)).collect())
+        };
+        let at = self.decide(plan, &primary, spans).await?;
+        let sent = std::mem::take(&mut self.state.lock().sent);
+        let (core, id) = (self.core.clone(), self.id);
+        self.core
+            .seams
+            .spawn("finish", async move { core.finish(id, primary, Fate::Committed(at), sent).await });
+        Ok(at)
+    }
+
+    /// All intents lie. Finds the timestamp, validates what was read, and has the primary committed.
+    async fn decide(&self, plan: &Plan, primary: &Key, spans: Vec<pb::Range>) -> Result<Timestamp, Error> {
+        let reads: Vec<KeyRange> = match self.is_serializable() {
+            true => plan.reads.ranges().collect(),
+            false => Vec::new(),
+        };
+        // Laying them may have taken long.
+        let deadline = plan.deadline.max(self.core.deadline());
+        loop {
+            // With nothing to validate, the leader may as well draw it, under the latch.
+            let mut at = Timestamp::ZERO;
+            if !reads.is_empty() || !plan.fences.is_empty() {
+                at = self.core.oracle.timestamp().await?;
+                let read_at = plan.read_at.unwrap_or(Timestamp::ZERO);
+                self.core.validate(self.id, &reads, &plan.fences, read_at, at, deadline).await?;
+            }
+            let ask = pb::CommitPrimary {
+                txn: txn_bytes(self.id),
+                primary: primary.clone(),
+                at: at.0,
+                spans: spans.clone(),
+            };
+            match self.core.router.ask_key(primary, Ask::CommitPrimary(ask), Repeat::Harmless, deadline).await
+            {
+                Ok(Answer::Done(at)) => return Ok(Timestamp(at)),
+                Err(RouteError::Pushed) => {
+                    // Someone has read past it. From now on readers wait for a moment.
+                    let stage = pb::Push {
+                        txn: txn_bytes(self.id),
+                        primary: primary.clone(),
+                        stage: true,
+                        ..pb::Push::default()
+                    };
+                    if self.core.push_with(stage, deadline).await? == Fate::Aborted {
+                        return Err(Error::Aborted("someone ended it".to_owned()));
+                    }
+                }
+                Err(RouteError::Failed(error @ (Error::Unavailable(_) | Error::Ambiguous(_)))) => {
+                    // It may have been proposed. Whoever comes next finds out; the intents are settled accordingly.
+                    self.state.lock().undecided = true;
+                    return Err(Error::Ambiguous(error.to_string()));
+                }
+                Err(RouteError::Failed(error)) => return Err(error),
+                Ok(_) | Err(RouteError::Moved) => return Err(unexpected()),
+            }
+        }
+    }
+}
+
+/// What all requests that lay intents of a transaction have in common.
+struct Laying<'p> {
+    plan: &'p Plan,
+    primary: Key,
+    started: Timestamp,
+}
+
+/// Writes to one shard.
+struct Chunk {
+    shard: Arc<ShardDescriptor>,
+    writes: Vec<pb::Write>,
+}
+
+impl Core {
+    /// Cuts writes (in key order) into requests.
+    async fn chunks(&self, writes: Vec<pb::Write>, deadline: Instant) -> Result<Vec<Chunk>, Error> {
+        let mut chunks: Vec<Chunk> = Vec::new();
+        let mut bytes = 0;
+        for write in writes {
+            let size = write.key.len() + write.value.as_ref().map_or(0, |value| value.len());
+            bytes += size;
+            if let Some(chunk) = chunks.last_mut()
+                && chunk.shard.range.contains(&write.key)
+                && chunk.writes.len() < PREWRITE_ROWS
+                && bytes <= PREWRITE_BYTES
+            {
+                chunk.writes.push(write);
+                continue;
+            }
+            let last =
+                chunks.last().map(|chunk| &chunk.shard).filter(|shard| shard.range.contains(&write.key));
+            let shard = match last {
+                Some(shard) => shard.clone(),
+                None => self.router.route(&write.key, deadline).await?,
+            };
+            chunks.push(Chunk { shard, writes: vec![write] });
+            bytes = size;
+        }
+        Ok(chunks)
+    }
+
+    /// Cleans up after a decided transaction. What can't be reached now is settled by whoever meets it.
+    pub(super) async fn finish(&self, txn: TxnId, primary: Key, fate: Fate, sent: SpanSet) {
+        let deadline = self.deadline();
+        let ranges = sent.ranges().collect();
+        if let Err(error) = self.settle(txn, fate, ranges, deadline).await {
+            tracing::debug!(?txn, %error, "intents of a finished transaction are left to those who meet them");
+            return;
+        }
+        let forget = Ask::Forget(pb::Forget { txn: txn_bytes(txn), primary: primary.clone() });
+        if let Err(RouteError::Failed(error)) =
+            self.router.ask_key(&primary, forget, Repeat::Harmless, self.deadline()).await
+        {
+            tracing::debug!(?txn, %error, "the record of a finished transaction stays");
+        }
+    }
+}
+
+/// The write that sets a fence in `shard`.
+fn fence_write(
+    shard: &ShardDescriptor,
+    prefix: &Key,
+    version: Option<u64>,
+    read_at: Option<Timestamp>,
+) -> pb::Write {
+    pb::Write {
+        key: keys::fence(&shard.range.start, prefix),
+        value: version.map(|version| shard::encode_fence(prefix, version)),
+        absent: false,
+        // Two schema changes of one table: the first one wins.
+        unchanged_since: read_at.map_or(0, |at| at.0),
+    }
+}

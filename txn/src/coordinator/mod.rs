@@ -1,0 +1,133 @@
+//! The gateway's side: [`Cluster`] implements [`Database`](crate::api::Database), and [`Txn`](txn::Txn) one
+//! [`Transaction`](crate::api::Transaction).
+//!
+//! ```text
+//!   one shard      gateway ──Commit──▶ leader: latch, check, draw, replicate ──▶ done
+//!
+//!   several        gateway ──Prewrite──▶ all shards, in parallel        intents: nobody else writes these keys
+//!   shards                 ──timestamp──▶ oracle                        T: above whatever was read without the intents
+//!                          ──Validate──▶ shards that were read          what was read is still so at T
+//!                          ──CommitPrimary(T)──▶ the primary's shard    the transaction is committed, or not
+//!                  the client is answered; then, in the background
+//!                          ──Resolve──▶ all shards                      intents become versions at T
+//!                          ──Forget──▶ the primary's shard              the record is gone
+//! ```
+
+mod admin;
+mod buffer;
+mod commit;
+mod core;
+mod txn;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use storage::ids::{KeyRange, Timestamp};
+use storage::seam::Seams;
+
+use crate::api::{BeginOptions, Database, Fence, Key, NodeInfo, ShardInfo, Transaction, Value};
+use crate::router::Router;
+use crate::server::ShardServer;
+use crate::{Directory, Error, Oracle};
+
+use self::core::Core;
+use self::txn::Txn;
+
+/// Bounds and times of transactions.
+#[derive(Clone, Debug)]
+pub struct CoordinatorOptions {
+    /// How long a request may take before it fails.
+    pub request_timeout: Duration,
+    /// A transaction whose buffered writes take more than this sends them as intents. Twice as much may be in memory:
+    /// what is being sent, and what is written meanwhile.
+    pub flush_bytes: usize,
+    /// How long a commit waits for an undecided transaction that has written the same key, before it fails.
+    pub conflict_wait: Duration,
+    /// How often a transaction that has laid intents says that it lives.
+    pub heartbeat: Duration,
+}
+
+impl Default for CoordinatorOptions {
+    fn default() -> Self {
+        Self {
+            request_timeout: Duration::from_secs(10),
+            flush_bytes: 8 << 20,
+            conflict_wait: Duration::from_secs(2),
+            heartbeat: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The cluster, seen from this node.
+#[derive(Clone)]
+pub struct Cluster {
+    core: Arc<Core>,
+}
+
+impl Cluster {
+    /// The cluster as `directory` describes it, with the shards of this node at hand in `server`.
+    pub fn new(
+        server: Arc<ShardServer>,
+        oracle: Arc<dyn Oracle>,
+        directory: Arc<dyn Directory>,
+        seams: Seams,
+        options: CoordinatorOptions,
+    ) -> Self {
+        let router = Router::new(server, directory.clone(), seams.clone());
+        Self { core: Core::new(router, oracle, directory, seams, options) }
+    }
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Cluster")
+    }
+}
+
+#[async_trait]
+impl Database for Cluster {
+    fn begin(&self, options: BeginOptions) -> Arc<dyn Transaction> {
+        Txn::begin(self.core.clone(), options)
+    }
+
+    async fn get_latest(&self, keys: &[Key], fences: &[Fence]) -> Result<Vec<Option<Value>>, Error> {
+        if let Some(values) = self.core.read_latest(keys, fences).await? {
+            return Ok(values);
+        }
+        let at = self.core.oracle.timestamp().await?;
+        self.core.read(None, at, keys, fences).await
+    }
+
+    async fn shards(&self, range: &KeyRange) -> Result<Vec<ShardInfo>, Error> {
+        let shards = self.core.router.route_all(range, self.core.deadline()).await?;
+        let info = |shard: &Arc<crate::ShardDescriptor>| ShardInfo {
+            group: shard.group,
+            range: shard.range.clone(),
+            epoch: shard.epoch,
+            replicas: shard.nodes().collect(),
+            leader: self.core.router.leader(shard.group),
+        };
+        Ok(shards.iter().map(info).collect())
+    }
+
+    async fn split(&self, keys: &[Key], spread: bool) -> Result<(), Error> {
+        admin::split(&self.core, keys, spread).await
+    }
+
+    async fn clear_range(&self, range: &KeyRange) -> Result<(), Error> {
+        admin::clear_range(&self.core, range).await
+    }
+
+    async fn timestamp(&self) -> Result<Timestamp, Error> {
+        self.core.oracle.timestamp().await
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeInfo>, Error> {
+        self.core.directory.nodes().await
+    }
+
+    fn request_timeout(&self) -> Duration {
+        self.core.options.request_timeout
+    }
+}

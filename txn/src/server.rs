@@ -1,0 +1,256 @@
+//! The shard server: takes requests to the shards of this node, from this node and from others, and has their leaders
+//! evaluate them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::shard as pb;
+use proto::shard::request::Body as Ask;
+use proto::shard::response::Body as Answer;
+use raft::MultiRaft;
+use storage::ids::{GroupId, NodeId, ReplicaId};
+use storage::seam::Seams;
+use tokio::sync::mpsc;
+
+use crate::command::{Context, Outcome, Refusal};
+use crate::descriptor::{ShardDescriptor, replicas_to_pb};
+use crate::shard::Registry;
+use crate::{Error, Oracle};
+
+/// How many descriptors an answer to a misrouted request brings along, at most.
+const LEARNED_MAX: usize = 64;
+
+/// Serves the shards of this node.
+pub struct ShardServer {
+    registry: Arc<Registry>,
+    multi: Arc<MultiRaft>,
+    oracle: Arc<dyn Oracle>,
+    seams: Seams,
+}
+
+impl ShardServer {
+    /// A server over the shards in `registry`, which raft runs in `multi`. Creates the groups of shards that splits
+    /// bring forth; `births` came with the registry.
+    pub fn start(
+        registry: Arc<Registry>,
+        births: mpsc::UnboundedReceiver<Vec<ShardDescriptor>>,
+        multi: Arc<MultiRaft>,
+        oracle: Arc<dyn Oracle>,
+        seams: Seams,
+    ) -> Arc<Self> {
+        let server = Arc::new(Self { registry, multi, oracle, seams });
+        server.seams.spawn("shard-births", deliver(Arc::downgrade(&server), births));
+        server
+    }
+
+    /// This node.
+    pub fn me(&self) -> NodeId {
+        self.registry.me()
+    }
+
+    /// The shards of this node.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// The oracle.
+    pub fn oracle(&self) -> &dyn Oracle {
+        &*self.oracle
+    }
+
+    /// The seams.
+    pub fn seams(&self) -> &Seams {
+        &self.seams
+    }
+
+    /// Answers a request.
+    pub async fn handle(&self, request: pb::Request) -> pb::Response {
+        let id = request.id;
+        // Boxed: the futures of all commands together are large, and this one is held by every caller.
+        let body = match Box::pin(self.evaluate(request)).await {
+            Ok(answer) => answer,
+            Err(refusal) => self.refuse(refusal),
+        };
+        pb::Response { id, body: Some(body) }
+    }
+
+    /// Writes a change of a group's members into its descriptor. The change was made, by this node as the leader.
+    pub async fn set_replicas(
+        &self,
+        group: GroupId,
+        replicas: &BTreeMap<ReplicaId, NodeId>,
+    ) -> Result<(), Error> {
+        let body = Ask::SetReplicas(pb::SetReplicas { replicas: replicas_to_pb(replicas) });
+        let request = pb::Request { id: 0, group: group.0, epoch: 0, timeout_ms: 5_000, body: Some(body) };
+        match self.evaluate(request).await {
+            Ok(_) => Ok(()),
+            Err(Refusal::Failed(error)) => Err(error),
+            Err(Refusal::NotLeader(_)) => {
+                Err(Error::Unavailable("this node does not lead the shard".to_owned()))
+            }
+            Err(_) => Err(Error::Unavailable("the shard is changing".to_owned())),
+        }
+    }
+
+    async fn evaluate(&self, request: pb::Request) -> Outcome {
+        let ask = request.body.ok_or_else(|| Error::Invalid("an empty request".to_owned()))?;
+        let id = GroupId(request.group);
+        let (Some(shard), Some(group)) = (self.registry.get(id), self.multi.group(id)) else {
+            return Err(Refusal::NotLeader(None));
+        };
+        let leadership = shard.leadership();
+        let (Some(leadership), Some(descriptor)) = (leadership, shard.descriptor()) else {
+            let leader = match &*group.role().borrow() {
+                raft::Role::Follower { leader } => leader.map(|l| l.node).filter(|node| *node != self.me()),
+                _ => None,
+            };
+            return Err(Refusal::NotLeader(leader));
+        };
+        let timeout = Duration::from_millis(request.timeout_ms.into());
+        let deadline = self.seams.clock.now() + timeout;
+        let context =
+            Context { server: self, shard, group, leadership, descriptor, epoch: request.epoch, deadline };
+        context.evaluate(ask).await
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Answer {
+        let mut failure = pb::Failure::default();
+        let kind = match refusal {
+            Refusal::Blocked { intents, in_reads } => {
+                return Answer::Blocked(pb::Blocked { intents, in_reads });
+            }
+            Refusal::NotLeader(leader) => {
+                failure.leader = leader.map_or(0, |node| node.0);
+                pb::FailureKind::FailureNotLeader
+            }
+            Refusal::WrongShard => {
+                let known = self.registry.descriptors();
+                failure.shards = known.iter().take(LEARNED_MAX).map(|d| (&**d).into()).collect();
+                pb::FailureKind::FailureWrongShard
+            }
+            Refusal::Pushed => pb::FailureKind::FailurePushed,
+            Refusal::Failed(error) => {
+                if matches!(error, Error::Corruption(_) | Error::Internal(_)) {
+                    tracing::error!(%error, "a request to a shard failed");
+                }
+                return Answer::Failure(failure_of(error));
+            }
+        };
+        failure.kind = kind.into();
+        Answer::Failure(failure)
+    }
+}
+
+impl std::fmt::Debug for ShardServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ShardServer({})", self.me())
+    }
+}
+
+/// Creates the groups of shards that were born by a split. Every replica of the parent does the same; the parent's
+/// leader stands for election in the child, too, so that the child is served at once.
+async fn deliver(
+    server: std::sync::Weak<ShardServer>,
+    mut births: mpsc::UnboundedReceiver<Vec<ShardDescriptor>>,
+) {
+    while let Some(children) = births.recv().await {
+        let Some(server) = server.upgrade() else {
+            return;
+        };
+        for child in children {
+            let Some(replica) = child.replica_on(server.me()) else {
+                continue;
+            };
+            // Its replicas are its parent's, so its first leader may be, too.
+            let campaign = server.leads_beside(&child);
+            let created =
+                server.multi.create_group(child.group, replica, child.replicas.clone(), campaign).await;
+            if let Err(error) = created {
+                tracing::error!(group = %child.group, %error, "cannot create the group of a new shard");
+            }
+        }
+    }
+}
+
+impl ShardServer {
+    /// Whether this node leads the shard right before `child`, or one before that of the same split.
+    fn leads_beside(&self, child: &ShardDescriptor) -> bool {
+        self.registry.all().iter().any(|shard| {
+            shard.leadership().is_some()
+                && shard.descriptor().is_some_and(|d| d.epoch == child.epoch && d.replicas == child.replicas)
+        })
+    }
+}
+
+/// An error as a message.
+pub fn failure_of(error: Error) -> pb::Failure {
+    let mut failure = pb::Failure::default();
+    let kind = match error {
+        Error::Conflict { key, rival } => {
+            failure.key = key;
+            failure.txn = rival.map(crate::wire::txn_bytes).unwrap_or_default();
+            pb::FailureKind::FailureConflict
+        }
+        Error::AlreadyExists { key } => {
+            failure.key = key;
+            pb::FailureKind::FailureAlreadyExists
+        }
+        Error::FenceMismatch { prefix } => {
+            failure.key = prefix;
+            pb::FailureKind::FailureFenceMismatch
+        }
+        Error::Aborted(message) => {
+            failure.message = message;
+            pb::FailureKind::FailureAborted
+        }
+        Error::Ambiguous(message) => {
+            failure.message = message;
+            pb::FailureKind::FailureAmbiguous
+        }
+        Error::Unavailable(message) => {
+            failure.message = message;
+            pb::FailureKind::FailureUnavailable
+        }
+        Error::TooLarge(message) => {
+            failure.message = message;
+            pb::FailureKind::FailureTooLarge
+        }
+        Error::Invalid(message) | Error::Unsupported(message) => {
+            failure.message = message;
+            pb::FailureKind::FailureInvalid
+        }
+        Error::Corruption(message) => {
+            failure.message = message;
+            pb::FailureKind::FailureCorruption
+        }
+        Error::Internal(message) => {
+            failure.message = message;
+            pb::FailureKind::FailureInternal
+        }
+    };
+    failure.kind = kind.into();
+    failure
+}
+
+/// An error from a message.
+pub fn error_of(failure: pb::Failure) -> Error {
+    let message = failure.message.clone();
+    match failure.kind() {
+        pb::FailureKind::FailureConflict => {
+            Error::Conflict { key: failure.key, rival: crate::wire::parse_txn(&failure.txn).ok() }
+        }
+        pb::FailureKind::FailureAlreadyExists => Error::AlreadyExists { key: failure.key },
+        pb::FailureKind::FailureFenceMismatch => Error::FenceMismatch { prefix: failure.key },
+        pb::FailureKind::FailureAborted => Error::Aborted(message),
+        pb::FailureKind::FailureAmbiguous => Error::Ambiguous(message),
+        pb::FailureKind::FailureUnavailable => Error::Unavailable(message),
+        pb::FailureKind::FailureTooLarge => Error::TooLarge(message),
+        pb::FailureKind::FailureInvalid => Error::Invalid(message),
+        pb::FailureKind::FailureCorruption => Error::Corruption(message),
+        pb::FailureKind::FailureNotLeader => Error::Unavailable("the replica does not lead".to_owned()),
+        pb::FailureKind::FailureWrongShard => Error::Unavailable("the shard has moved".to_owned()),
+        pb::FailureKind::FailurePushed => Error::Unavailable("the commit was pushed".to_owned()),
+        pb::FailureKind::FailureInternal | pb::FailureKind::FailureUnspecified => Error::Internal(message),
+    }
+}

@@ -1,0 +1,301 @@
+//! One replica of a shard: what it holds, and who leads it.
+//!
+//! [`Shard`] is the state machine that raft applies commands to (`apply.rs`). Its `Leadership`, which exists only
+//! while this replica leads, is what commands are evaluated with (`leadership.rs`, [`crate::command`]). [`Registry`]
+//! finds the shards of this node, and makes them when raft opens a group.
+
+mod apply;
+mod leadership;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use prost::Message;
+use raft::{Expected, Fatal, Role, StateMachine, StateMachineFactory};
+use storage::ids::{GroupId, KeyRange, NodeId, ReplicaId};
+use storage::seam::Seams;
+use storage::{Cf, Engine};
+use tokio::sync::{mpsc, watch};
+
+pub use leadership::{Leadership, Pushed};
+
+use crate::descriptor::ShardDescriptor;
+use crate::{Error, keys};
+
+/// A replica of a shard on this node.
+///
+/// Invariant: `descriptor` in memory is never larger than what the engine says. A split shrinks it *before* its batch
+/// becomes visible, so that whoever looks at the descriptor *after* taking a snapshot never reads in a snapshot that
+/// holds the split with a descriptor that doesn't.
+pub struct Shard {
+    group: GroupId,
+    engine: Arc<Engine>,
+    seams: Seams,
+    descriptor: RwLock<Option<Arc<ShardDescriptor>>>,
+    leadership: RwLock<Option<Arc<Leadership>>>,
+    /// Children of splits whose batch is not yet visible.
+    born: Mutex<Vec<ShardDescriptor>>,
+    registry: Arc<Registry>,
+}
+
+impl Shard {
+    /// The group.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// The state database.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// What this replica knows itself to be; `None` for a blank replica, which has not heard from a leader yet.
+    pub fn descriptor(&self) -> Option<Arc<ShardDescriptor>> {
+        self.descriptor.read().clone()
+    }
+
+    /// What is needed to serve, while this replica leads.
+    pub fn leadership(&self) -> Option<Arc<Leadership>> {
+        self.leadership.read().clone()
+    }
+
+    fn set_descriptor(&self, descriptor: ShardDescriptor) {
+        *self.descriptor.write() = Some(Arc::new(descriptor));
+        self.registry.changed();
+    }
+
+    fn load(&self) -> Result<(), Fatal> {
+        let stored = load_descriptor(&self.engine, self.group)?;
+        *self.descriptor.write() = stored.map(Arc::new);
+        self.registry.changed();
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Shard({}, {:?})", self.group, self.descriptor().map(|d| d.range.clone()))
+    }
+}
+
+impl StateMachine for Shard {
+    fn apply(
+        &self,
+        batch: &mut storage::Batch,
+        _at: raft::Applied,
+        command: &[u8],
+    ) -> Result<bytes::Bytes, Fatal> {
+        apply::apply(self, batch, command)
+    }
+
+    fn applied(&self, _at: raft::Applied) {
+        // Only now do the children exist in the engine.
+        let born = std::mem::take(&mut *self.born.lock());
+        if !born.is_empty() {
+            // The receiver lives as long as the node serves; after that nobody needs the children.
+            let _ = self.registry.births.send(born);
+        }
+    }
+
+    fn spans(&self) -> Vec<(Cf, KeyRange)> {
+        let own = (Cf::Group, raft::private_keys(self.group));
+        // The engine's word, not the memory's: a snapshot must fit the batches that are visible.
+        let stored = match load_descriptor(&self.engine, self.group) {
+            Ok(stored) => stored,
+            Err(error) => {
+                tracing::error!(group = %self.group, %error, "cannot read the shard's descriptor");
+                self.descriptor().map(|d| (*d).clone())
+            }
+        };
+        let Some(descriptor) = stored else {
+            return vec![own];
+        };
+        let range = descriptor.range;
+        vec![own, (Cf::Group, keys::records(&range)), (Cf::Data, range.clone()), (Cf::Intents, range)]
+    }
+
+    fn restored(&self) -> Result<(), Fatal> {
+        self.load()
+    }
+
+    fn role_changed(&self, role: &Role) {
+        let leadership = match role {
+            Role::Leader { term } => Some(Arc::new(Leadership::new(*term, self.seams.clock.now()))),
+            Role::Follower { .. } => None,
+            Role::Stopped { .. } => {
+                self.registry.remove(self);
+                None
+            }
+        };
+        *self.leadership.write() = leadership;
+        self.registry.changed();
+    }
+}
+
+/// The descriptor that the engine holds for `group`.
+pub fn load_descriptor(engine: &Engine, group: GroupId) -> Result<Option<ShardDescriptor>, Fatal> {
+    let Some(stored) = engine.get(Cf::Group, &keys::descriptor(group))? else {
+        return Ok(None);
+    };
+    decode_descriptor(&stored).map(Some)
+}
+
+fn decode_descriptor(stored: &[u8]) -> Result<ShardDescriptor, Fatal> {
+    let message = proto::common::ShardDescriptor::decode(stored).map_err(Fatal::new)?;
+    ShardDescriptor::try_from(message).map_err(Fatal::new)
+}
+
+/// Adds a descriptor to a batch.
+pub fn store_descriptor(batch: &mut storage::Batch, descriptor: &ShardDescriptor) {
+    let message = proto::common::ShardDescriptor::from(descriptor);
+    batch.put(Cf::Group, &keys::descriptor(descriptor.group), &message.encode_to_vec());
+}
+
+/// Gives a new shard its descriptor, before its group is created on this node (the cluster's first shards; children
+/// of splits get theirs from the split).
+pub fn found(engine: &Engine, descriptor: &ShardDescriptor) -> Result<(), Error> {
+    let mut batch = engine.batch();
+    store_descriptor(&mut batch, descriptor);
+    engine.write(batch).map_err(Error::from)?;
+    engine.flush().map_err(Error::from)
+}
+
+/// The shards of this node.
+pub struct Registry {
+    me: NodeId,
+    shards: RwLock<HashMap<GroupId, Arc<Shard>>>,
+    births: mpsc::UnboundedSender<Vec<ShardDescriptor>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Registry {
+    /// The registry of the node `me`, and the children of splits, for whom groups have to be created.
+    pub fn new(me: NodeId) -> (Arc<Self>, mpsc::UnboundedReceiver<Vec<ShardDescriptor>>) {
+        let (births, receiver) = mpsc::unbounded_channel();
+        let registry = Self { me, shards: RwLock::default(), births, changes: watch::Sender::new(0) };
+        (Arc::new(registry), receiver)
+    }
+
+    /// This node.
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// A shard of this node.
+    pub fn get(&self, group: GroupId) -> Option<Arc<Shard>> {
+        self.shards.read().get(&group).cloned()
+    }
+
+    /// All shards of this node.
+    pub fn all(&self) -> Vec<Arc<Shard>> {
+        self.shards.read().values().cloned().collect()
+    }
+
+    /// The descriptors of all shards of this node: what is reported to the meta-group.
+    pub fn descriptors(&self) -> Vec<Arc<ShardDescriptor>> {
+        self.all().iter().filter_map(|s| s.descriptor()).collect()
+    }
+
+    /// Whether a shard of this node overlaps `range`.
+    pub fn overlaps(&self, range: &KeyRange) -> bool {
+        self.descriptors().iter().any(|d| d.range.overlaps(range))
+    }
+
+    /// Changes whenever a descriptor or a leader of this node does: a reason to report at once.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    fn remove(&self, shard: &Shard) {
+        let mut shards = self.shards.write();
+        if shards.get(&shard.group).is_some_and(|s| std::ptr::eq(&**s, shard)) {
+            shards.remove(&shard.group);
+        }
+    }
+}
+
+/// Opens shards for raft.
+pub struct ShardFactory {
+    registry: Arc<Registry>,
+    seams: Seams,
+}
+
+impl ShardFactory {
+    /// A factory that puts what it opens into `registry`.
+    pub fn new(registry: Arc<Registry>, seams: Seams) -> Self {
+        Self { registry, seams }
+    }
+}
+
+impl StateMachineFactory for ShardFactory {
+    fn open(
+        &self,
+        group: GroupId,
+        _replica: ReplicaId,
+        engine: Arc<Engine>,
+    ) -> Result<Arc<dyn StateMachine>, Fatal> {
+        let shard = Arc::new(Shard {
+            group,
+            engine,
+            seams: self.seams.clone(),
+            descriptor: RwLock::default(),
+            leadership: RwLock::default(),
+            born: Mutex::default(),
+            registry: self.registry.clone(),
+        });
+        shard.load()?;
+        self.registry.shards.write().insert(group, shard.clone());
+        Ok(shard)
+    }
+
+    fn expected(&self, engine: &Arc<Engine>) -> Result<Vec<Expected>, Fatal> {
+        let snapshot = engine.snapshot();
+        let mut iter = snapshot.iter(Cf::Group, &KeyRange::all());
+        let mut expected = Vec::new();
+        // From group to group: one seek finds the next group, one get its descriptor.
+        let mut from = 1_u64.to_be_bytes().to_vec();
+        loop {
+            iter.seek(&from);
+            let Some(group) =
+                iter.key().and_then(|key| key.first_chunk::<8>()).map(|g| u64::from_be_bytes(*g))
+            else {
+                iter.check()?;
+                return Ok(expected);
+            };
+            // The records' pseudo-group is the last one.
+            let Some(next) = group.checked_add(1) else {
+                return Ok(expected);
+            };
+            if let Some(stored) = snapshot.get(Cf::Group, &keys::descriptor(GroupId(group)))? {
+                let descriptor = decode_descriptor(&stored)?;
+                if let Some(replica) = descriptor.replica_on(self.registry.me) {
+                    let members: BTreeMap<_, _> = descriptor.replicas;
+                    expected.push(Expected { group: GroupId(group), replica, members });
+                }
+            }
+            from = next.to_be_bytes().to_vec();
+        }
+    }
+}
+
+/// The version that a fence's stored value says. The value also names the prefix, so that a split knows which fences
+/// to copy.
+pub fn fence_version(value: &[u8]) -> Result<u64, Error> {
+    decode_fence(value).map(|fence| fence.version)
+}
+
+/// A fence's stored value.
+pub fn decode_fence(value: &[u8]) -> Result<proto::shard::FenceValue, Error> {
+    proto::shard::FenceValue::decode(value)
+        .map_err(|e| Error::Corruption(format!("a fence does not decode: {e}")))
+}
+
+/// A fence's value as it is stored.
+pub fn encode_fence(prefix: &bytes::Bytes, version: u64) -> bytes::Bytes {
+    proto::shard::FenceValue { version, prefix: prefix.clone() }.encode_to_vec().into()
+}

@@ -1,0 +1,250 @@
+//! Requests to other nodes: one long-lived stream per pair of nodes and direction of asking, with ids.
+//!
+//! Whatever queues while a message is being sent travels in the next one together. Everything is bounded: requests that
+//! wait to be sent, requests that a server works on at once, and the size of a message.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
+use prost::Message;
+use proto::shard as pb;
+use proto::shard::shard_client::ShardClient;
+use proto::shard::shard_server;
+use storage::ids::NodeId;
+use storage::seam::Seams;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tonic::transport::Endpoint;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::Directory;
+use crate::server::ShardServer;
+
+/// Messages that wait to be sent on one stream.
+const QUEUE_MAX: usize = 4096;
+/// Requests or answers in one message.
+const BATCH_MAX: usize = 256;
+/// … and their bytes, after which no further one is added.
+const BATCH_BYTES: usize = 1 << 20;
+/// The largest message that is accepted. A message holds at least one request, and one request may carry a commit.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Requests of one stream that are worked on at once; more are left in the stream.
+const IN_FLIGHT_MAX: usize = 2048;
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+const KEEP_ALIVE: Duration = Duration::from_millis(400);
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallError {
+    /// The request has not left this node.
+    NotSent,
+    /// It may have been worked on.
+    Lost,
+}
+
+struct Link {
+    queue: mpsc::Sender<pb::Request>,
+    waiting: Arc<Waiting>,
+}
+
+/// Requests without an answer yet. `None` once the stream has ended.
+#[derive(Default)]
+struct Waiting(Mutex<Option<HashMap<u64, oneshot::Sender<pb::Response>>>>);
+
+impl Waiting {
+    fn open() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Some(HashMap::new()))))
+    }
+
+    fn is_open(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
+    /// Everyone who waits learns that no answer will come (their sender is dropped).
+    fn close(&self) {
+        self.0.lock().take();
+    }
+}
+
+/// Removes a request from the waiting when its caller goes away.
+struct Entry<'w> {
+    waiting: &'w Waiting,
+    id: u64,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.waiting.0.lock().as_mut() {
+            waiting.remove(&self.id);
+        }
+    }
+}
+
+/// The streams to other nodes.
+pub struct Peers {
+    directory: Arc<dyn Directory>,
+    seams: Seams,
+    links: Mutex<HashMap<NodeId, Arc<tokio::sync::Mutex<Option<Arc<Link>>>>>>,
+    next_id: AtomicU64,
+}
+
+impl Peers {
+    /// Streams to wherever `directory` says that nodes are; made when they are needed.
+    pub fn new(directory: Arc<dyn Directory>, seams: Seams) -> Self {
+        Self { directory, seams, links: Mutex::default(), next_id: AtomicU64::new(1) }
+    }
+
+    /// Sends a request and awaits the answer. The caller bounds the time.
+    pub async fn call(&self, node: NodeId, mut request: pb::Request) -> Result<pb::Response, CallError> {
+        let link = self.link(node).await.ok_or(CallError::NotSent)?;
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        request.id = id;
+        let (sender, receiver) = oneshot::channel();
+        match link.waiting.0.lock().as_mut() {
+            Some(waiting) => waiting.insert(id, sender),
+            None => return Err(CallError::NotSent),
+        };
+        let _entry = Entry { waiting: &link.waiting, id };
+        link.queue.send(request).await.map_err(|_| CallError::NotSent)?;
+        receiver.await.map_err(|_| CallError::Lost)
+    }
+
+    async fn link(&self, node: NodeId) -> Option<Arc<Link>> {
+        let slot = self.links.lock().entry(node).or_default().clone();
+        // One connects, the others wait for it.
+        let mut slot = slot.lock().await;
+        if let Some(link) = slot.as_ref().filter(|link| link.waiting.is_open()) {
+            return Some(link.clone());
+        }
+        *slot = match self.connect(node).await {
+            Ok(link) => Some(link),
+            Err(error) => {
+                tracing::debug!(%node, %error, "cannot reach a node");
+                None
+            }
+        };
+        slot.clone()
+    }
+
+    async fn connect(&self, node: NodeId) -> Result<Arc<Link>, Box<dyn std::error::Error + Send + Sync>> {
+        let address = self.directory.address(node).ok_or("its address is not known")?;
+        let channel = Endpoint::from_shared(format!("http://{address}"))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE * 2)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(8 << 20)
+            .connect()
+            .await?;
+        let mut client = ShardClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let (queue, outgoing) = mpsc::channel(QUEUE_MAX);
+        let outgoing = batches(outgoing, |requests| pb::Requests { requests });
+        let mut incoming = client.exchange(outgoing).await?.into_inner();
+        let waiting = Waiting::open();
+        let waiters = waiting.clone();
+        self.seams.spawn("shard-answers", async move {
+            while let Some(Ok(message)) = incoming.next().await {
+                let mut waiters = waiters.0.lock();
+                let Some(waiting) = waiters.as_mut() else {
+                    break;
+                };
+                for response in message.responses {
+                    // A caller that gave up is not there any more.
+                    if let Some(caller) = waiting.remove(&response.id) {
+                        let _ = caller.send(response);
+                    }
+                }
+            }
+            waiters.close();
+        });
+        Ok(Arc::new(Link { queue, waiting }))
+    }
+}
+
+impl std::fmt::Debug for Peers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Peers")
+    }
+}
+
+/// What queues while a message is under way goes into the next one together.
+fn batches<M: Message + Send + 'static, B: Send + 'static>(
+    queue: mpsc::Receiver<M>,
+    batch: fn(Vec<M>) -> B,
+) -> impl Stream<Item = B> + Send + 'static {
+    futures::stream::unfold(queue, move |mut queue| async move {
+        let first = queue.recv().await?;
+        let mut bytes = first.encoded_len();
+        let mut messages = vec![first];
+        while messages.len() < BATCH_MAX && bytes < BATCH_BYTES {
+            let Ok(next) = queue.try_recv() else {
+                break;
+            };
+            bytes += next.encoded_len();
+            messages.push(next);
+        }
+        Some((batch(messages), queue))
+    })
+}
+
+/// The other end: the gRPC service of a node.
+#[derive(Clone, Debug)]
+pub struct ShardService {
+    server: Arc<ShardServer>,
+}
+
+impl ShardService {
+    /// A service over `server`.
+    pub fn new(server: Arc<ShardServer>) -> Self {
+        Self { server }
+    }
+
+    /// What to mount in a tonic server.
+    pub fn into_service(self) -> shard_server::ShardServer<Self> {
+        shard_server::ShardServer::new(self)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+#[tonic::async_trait]
+impl shard_server::Shard for ShardService {
+    type ExchangeStream = Pin<Box<dyn Stream<Item = Result<pb::Responses, Status>> + Send>>;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<pb::Requests>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let mut incoming = request.into_inner();
+        let (answers, outgoing) = mpsc::channel(QUEUE_MAX);
+        let server = self.server.clone();
+        let seams = server.seams().clone();
+        let task_seams = seams.clone();
+        seams.spawn("shard-requests", async move {
+            let places = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+            while let Some(Ok(message)) = incoming.next().await {
+                for request in message.requests {
+                    // When all places are taken, the stream is not read on: back-pressure reaches the sender.
+                    let Ok(place) = places.clone().acquire_owned().await else {
+                        return;
+                    };
+                    let (server, answers) = (server.clone(), answers.clone());
+                    task_seams.spawn("shard-request", async move {
+                        let response = server.handle(request).await;
+                        // The sender may have gone; its request is done all the same.
+                        let _ = answers.send(response).await;
+                        drop(place);
+                    });
+                }
+            }
+        });
+        let outgoing = batches(outgoing, |responses| pb::Responses { responses }).map(Ok);
+        Ok(Response::new(Box::pin(outgoing)))
+    }
+}
