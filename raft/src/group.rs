@@ -275,8 +275,8 @@ impl Group {
         }
     }
 
-    /// Hands the leadership to another voter. If that fails in time, an election is forced, so that the group can
-    /// write again.
+    /// Hands the leadership to another voter. `Ok` says that this replica leads no more; usually, but not certainly,
+    /// `to` does. If that fails in time, an election is forced, so that the group can write again.
     pub async fn transfer_leader(&self, to: ReplicaId) -> Result<(), ChangeError> {
         let Some(term) = self.leads() else { return Err(self.not_leader().into()) };
         if to == self.replica() {
@@ -350,11 +350,14 @@ impl Group {
         self.gated.load(Ordering::SeqCst)
     }
 
-    /// Takes part in elections from now on.
-    pub(crate) fn ungate(&self) {
-        if self.gated.swap(false, Ordering::SeqCst) {
-            self.raft.runtime_config().elect(true);
-        }
+    /// Votes from now on.
+    pub(crate) fn open_gate(&self) {
+        self.gated.store(false, Ordering::SeqCst);
+    }
+
+    /// Stands for election from now on, when it misses a leader.
+    pub(crate) fn stand_for_election(&self) {
+        self.raft.runtime_config().elect(true);
     }
 
     /// Ends the replica.
@@ -398,7 +401,8 @@ impl Group {
             let role = self.observe(*applied_term.borrow_and_update());
             if self.is_gated() && self.only_voter(&server.borrow_watched()) {
                 // Whom should it have promised anything?
-                self.ungate();
+                self.open_gate();
+                self.stand_for_election();
                 self.campaign().await;
             }
             let stopped = matches!(role, Role::Stopped { .. });
@@ -480,5 +484,11 @@ pub(crate) async fn within(seams: &Seams, limit: Duration, work: impl Future<Out
     tokio::select! {
         () = work => {}
         () = seams.sleep(limit) => {}
+    }
+}
+
+impl std::fmt::Debug for Group {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {}: {:?}", self.replica(), self.id(), *self.role.borrow())
     }
 }

@@ -48,6 +48,8 @@ struct State {
     vote: Option<Vote>,
     committed: Option<LogId>,
     purged: Option<LogId>,
+    /// No entry lies below this index.
+    first: u64,
     /// The last entry, or the last purged one.
     last: Option<LogId>,
     tail: Tail,
@@ -184,7 +186,8 @@ impl LogStore {
         let committed = stored.committed.as_deref().map(decode_log_id).transpose().map_err(bad)?;
         let committed = committed.filter(|c| last.is_some_and(|l| c.index <= l.index));
         let tail = Tail { bytes_max: tail_bytes_max, ..Tail::default() };
-        let state = State { vote, committed, purged, last, tail, sizes: Sizes::default() };
+        let first = purged.map_or(0, |id| id.index + 1);
+        let state = State { vote, committed, purged, first, last, tail, sizes: Sizes::default() };
         Ok(Self {
             shared: Arc::new(Shared {
                 group,
@@ -207,7 +210,7 @@ impl LogStore {
         let read = loop {
             let from = {
                 let state = self.shared.state.lock();
-                let from = state.purged.map_or(from, |purged| from.max(purged.index + 1));
+                let from = from.max(state.first);
                 let to = state.last.map_or(0, |last| to.min(last.index + 1));
                 if from >= to {
                     return Ok(entries);
@@ -220,7 +223,7 @@ impl LogStore {
             match self.shared.log.read(self.shared.group, LogIndex(from), LogIndex(to), bytes_max) {
                 Ok(read) => break read,
                 // Purged between the look at the state and the read.
-                Err(_) if self.shared.state.lock().purged.is_some_and(|purged| purged.index >= from) => {}
+                Err(_) if self.shared.state.lock().first > from => {}
                 Err(error) => return Err(io::Error::other(error)),
             }
         };
@@ -326,6 +329,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let mut state = self.shared.state.lock();
             for entry in entries {
                 let data = encode_entry(&entry);
+                if state.last.is_none() {
+                    state.first = entry.log_id.index;
+                }
                 bytes += data.len() as u64;
                 state.sizes.add(entry.log_id.index, data.len() as u64);
                 encoded.push((LogIndex(entry.log_id.index), data));
@@ -361,6 +367,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         state.tail.purge_to(upto.index);
         state.sizes.purge_to(upto.index);
         state.purged = Some(upto);
+        state.first = upto.index + 1;
         if state.last.is_none_or(|last| last.index < upto.index) {
             state.last = Some(upto);
         }

@@ -55,6 +55,8 @@ pub struct MultiRaft {
     /// Bytes appended to the log, ever.
     appended: Arc<AtomicU64>,
     stopping: AtomicBool,
+    /// No promise given before this process started can still be relied on.
+    gate_open: AtomicBool,
     mount: Mount,
 }
 
@@ -86,6 +88,7 @@ impl MultiRaft {
             unknown_reported: Mutex::default(),
             appended: Arc::default(),
             stopping: AtomicBool::new(false),
+            gate_open: AtomicBool::new(false),
             mount: Mount::new(),
             seams: seams.clone(),
             options,
@@ -210,11 +213,23 @@ impl MultiRaft {
             futures::future::join_all(transfers).await;
         };
         within(&self.seams, self.options.shutdown_transfer_timeout, transfers).await;
-        futures::future::join_all(groups.iter().map(|group| group.stop("the node is shutting down"))).await;
-        self.hub.stop();
+        self.stop_groups().await;
         if let Err(error) = self.flush().await {
             tracing::error!(%error, "cannot flush the state at shutdown");
         }
+    }
+
+    /// Stops everything at once: hands nothing over and makes nothing durable that isn't.
+    pub async fn abandon(&self) {
+        let _turn = self.lifecycle.lock().await;
+        self.stopping.store(true, Ordering::SeqCst);
+        self.stop_groups().await;
+    }
+
+    async fn stop_groups(&self) {
+        let groups = self.groups();
+        futures::future::join_all(groups.iter().map(|group| group.stop("the node is shutting down"))).await;
+        self.hub.stop();
         self.groups.write().clear();
     }
 
@@ -270,7 +285,10 @@ impl MultiRaft {
         }
         match self.ballot(group)? {
             None => Ok(None),
-            Some((replica, false)) if replica == me => self.open(group, me, true).await.map(Some),
+            Some((replica, false)) if replica == me => {
+                let gated = !self.gate_open.load(Ordering::SeqCst);
+                self.open(group, me, gated).await.map(Some)
+            }
             Some((replica, _)) => Err(Error::OtherReplica { group, existing: replica, wanted: me }),
         }
     }
@@ -451,13 +469,23 @@ fn storage_error(operation: &'static str) -> impl Fn(storage::Error) -> Error {
 }
 
 /// Lets the groups that exist since before the start take part in elections, when no leader can still rely on a
-/// promise that they have forgotten.
+/// promise that they have forgotten. Each after a moment of its own, so that the nodes of a cluster that starts as a
+/// whole don't all stand for election at once.
 async fn open_gate(multi: std::sync::Weak<MultiRaft>, seams: Seams) {
-    let Some(wait) = multi.upgrade().map(|multi| multi.options.election_max) else { return };
-    seams.sleep(wait).await;
-    if let Some(multi) = multi.upgrade() {
-        for group in multi.groups() {
-            group.ungate();
-        }
+    let Some((lease, spread)) = multi.upgrade().map(|m| (m.options.election_max, m.options.election_min))
+    else {
+        return;
+    };
+    seams.sleep(lease).await;
+    let Some(multi) = multi.upgrade() else { return };
+    multi.gate_open.store(true, Ordering::SeqCst);
+    for group in multi.groups() {
+        group.open_gate();
+        let pause = spread.mul_f64(seams.random_f64());
+        let clock = seams.clock.clone();
+        seams.spawn("raft-ungate", async move {
+            clock.sleep(pause).await;
+            group.stand_for_election();
+        });
     }
 }

@@ -1,0 +1,100 @@
+//! openraft's own suite of storage tests, over our log store and state machine.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::Stream;
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::{OptionalSend, StorageError};
+use storage::ids::{GroupId, KeyRange, NodeId, ReplicaId};
+use storage::seam::Seams;
+use storage::{Batch, Cf, Identity, Store, StoreOptions};
+use tempfile::TempDir;
+
+use crate::api::{Applied, Fatal, Role, StateMachine};
+use crate::fault::Fault;
+use crate::log_store::LogStore;
+use crate::snapshot::SnapshotData;
+use crate::state_machine::{Adapter, Position, Shared};
+use crate::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
+
+struct Nothing;
+
+impl StateMachine for Nothing {
+    fn apply(&self, _: &mut Batch, _: Applied, _: &[u8]) -> Result<Bytes, Fatal> {
+        Ok(Bytes::new())
+    }
+    fn applied(&self, _: Applied) {}
+    fn spans(&self) -> Vec<(Cf, KeyRange)> {
+        Vec::new()
+    }
+    fn restored(&self) -> Result<(), Fatal> {
+        Ok(())
+    }
+    fn role_changed(&self, _: &Role) {}
+}
+
+/// The suite purges what it has applied, so here every apply counts as flushed.
+struct Flushing {
+    adapter: Adapter,
+    shared: Arc<Shared>,
+}
+
+type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
+
+impl RaftStateMachine<TypeConfig> for Flushing {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = <Adapter as RaftStateMachine<TypeConfig>>::SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        self.adapter.applied_state().await
+    }
+
+    async fn apply<S>(&mut self, entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        self.adapter.apply(entries).await?;
+        self.shared.set_flushed(self.shared.applied());
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        self.adapter.get_snapshot_builder().await
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> io::Result<()> {
+        self.adapter.install_snapshot(meta, data).await
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        self.adapter.get_current_snapshot().await
+    }
+}
+
+struct Builder;
+
+type Guard = (TempDir, Arc<Store>);
+
+impl StoreBuilder<TypeConfig, LogStore, Flushing, Guard> for Builder {
+    async fn build(&self) -> Result<(Guard, LogStore, Flushing), StorageError<TypeConfig>> {
+        let dir = TempDir::new().expect("a directory");
+        let store = Store::open(dir.path(), StoreOptions::default(), Seams::real()).expect("a store");
+        store.set_identity(Identity { cluster_id: 1, node_id: NodeId(1) }).expect("identity");
+        let (group, replica) = (GroupId(5), ReplicaId(0));
+        let log = LogStore::open(store.log(), group, replica, 1 << 20, 1 << 10, Arc::default());
+        let position = Position::load(&store.engine(), group).expect("position");
+        let machine = Arc::new(Nothing);
+        let shared =
+            Shared::new(group, replica, store.engine(), machine, Seams::real(), Fault::new(), position);
+        let machine = Flushing { adapter: Adapter::new(shared.clone()), shared };
+        Ok(((dir, store), log.expect("a log"), machine))
+    }
+}
+
+#[tokio::test]
+async fn store_passes_the_suite_of_openraft() {
+    Suite::test_all(Builder).await.expect("the suite");
+}

@@ -1,0 +1,252 @@
+//! Clusters within one process: real stores in temporary directories, real gRPC over the loopback interface.
+//!
+//! No test asserts how long something takes; each waits, generously, until it has happened.
+
+mod harness;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use harness::{Cluster, GROUP, eventually};
+use raft::{ChangeError, ProposeError};
+use storage::ids::{NodeId, ReplicaId, Term};
+
+fn members(nodes: &[u64]) -> BTreeMap<ReplicaId, NodeId> {
+    nodes.iter().map(|&n| (ReplicaId(n), NodeId(n))).collect()
+}
+
+/// Three members, the first one campaigning.
+async fn three() -> Cluster {
+    let mut cluster = Cluster::new();
+    for node in 1..=3 {
+        cluster.start(node).await;
+    }
+    for node in 1..=3 {
+        let multi = cluster.multi(node);
+        multi.create_group(GROUP, ReplicaId(node), members(&[1, 2, 3]), node == 1).await.expect("create");
+    }
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sole_member_leads_at_once_and_again_after_a_restart() {
+    let mut cluster = Cluster::new();
+    cluster.start(1).await;
+    let multi = cluster.multi(1);
+    multi.create_group(GROUP, ReplicaId(1), members(&[1]), false).await.expect("create");
+    cluster.put("a", "1").await;
+    let (_, term) = cluster.leader().await;
+    assert!(cluster.group(1).lease(term).is_ok());
+    assert!(cluster.group(1).confirm_quorum(term).await.is_ok());
+    assert!(cluster.group(1).lease(Term(term.0 + 1)).is_err(), "a lease is of one term");
+    // Idempotent.
+    multi.create_group(GROUP, ReplicaId(1), members(&[1]), false).await.expect("create again");
+    multi.create_group(GROUP, ReplicaId(2), members(&[2]), false).await.expect_err("another replica");
+    drop(multi);
+
+    cluster.stop(1).await;
+    cluster.start(1).await;
+    cluster.put("b", "2").await;
+    assert_eq!(cluster.get(1, "a").as_deref(), Some("1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_leader_is_replaced_and_catches_up_from_the_log() {
+    let mut cluster = three().await;
+    for i in 0..50 {
+        cluster.put(&format!("k{i}"), "1").await;
+    }
+    cluster.converge(&[1, 2, 3]).await;
+
+    let (leader, term) = cluster.leader().await;
+    let stale = cluster.group(leader);
+    cluster.multi(leader).abandon().await;
+    match stale.propose(term, Bytes::from_static(b"x=y")).await {
+        Err(ProposeError::Stopped(_)) => {}
+        other => panic!("a stopped replica answered {other:?}"),
+    }
+    drop(stale);
+    cluster.kill(leader).await;
+    cluster.put("after", "2").await;
+    let (second, later) = cluster.leader().await;
+    assert!(second != leader && later > term);
+
+    cluster.start(leader).await;
+    cluster.converge(&[1, 2, 3]).await;
+    assert_eq!(cluster.get(leader, "after").as_deref(), Some("2"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proposal_of_another_term_is_refused() {
+    let cluster = three().await;
+    let (leader, term) = cluster.leader().await;
+    let group = cluster.group(leader);
+    for other in [Term(term.0 - 1), Term(term.0 + 1)] {
+        match group.propose(other, Bytes::from_static(b"x=y")).await {
+            Err(ProposeError::NotLeader(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let follower = cluster.group(if leader == 1 { 2 } else { 1 });
+    match follower.propose(term, Bytes::from_static(b"x=y")).await {
+        Err(ProposeError::NotLeader(to)) => {
+            eventually("the follower names the leader", || {
+                follower.lease(term).unwrap_err().leader.is_some_and(|l| l.node == NodeId(leader))
+            })
+            .await;
+            assert!(to.leader.is_none_or(|l| l.node == NodeId(leader)));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(cluster.get(leader, "x"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn newcomer_gets_a_snapshot_becomes_a_voter_and_takes_the_lead() {
+    let mut cluster = three().await;
+    // The initial state, which no log entry carries, and enough for several chunks.
+    let large = "v".repeat(300 << 10);
+    for i in 0..10 {
+        cluster.put(&format!("large{i}"), &large).await;
+    }
+    let (leader, _) = cluster.leader().await;
+    cluster.multi(leader).checkpoint().await.expect("checkpoint");
+
+    // Created by the first message from the leader.
+    cluster.start(4).await;
+    let multi = cluster.multi(4);
+    let weak = std::sync::Arc::downgrade(&multi);
+    multi.on_unknown_replica(move |unknown| {
+        let multi = weak.upgrade().expect("running");
+        tokio::spawn(async move { multi.create_replica(unknown.group, unknown.replica).await });
+    });
+    drop(multi);
+    let group = cluster.group(leader);
+    group.add_learner(ReplicaId(4), NodeId(4)).await.expect("add");
+    group.add_learner(ReplicaId(4), NodeId(4)).await.expect("add again");
+    match group.add_learner(ReplicaId(4), NodeId(5)).await {
+        Err(ChangeError::Refused(_)) => {}
+        other => panic!("{other:?}"),
+    }
+    eventually("the learner catches up", || {
+        group.status().progress.get(&ReplicaId(4)).is_some_and(|p| p.lag == 0 && p.matched.is_some())
+    })
+    .await;
+    cluster.put("after", "2").await;
+
+    let gone = [1, 2, 3].into_iter().find(|n| *n != leader).expect("a follower");
+    let voters: BTreeSet<_> = [1, 2, 3, 4].into_iter().filter(|n| *n != gone).map(ReplicaId).collect();
+    group.change_voters(voters.clone()).await.expect("change voters");
+    let status = group.status();
+    assert_eq!(status.members.keys().copied().collect::<BTreeSet<_>>(), voters);
+    assert!(status.learners.is_empty() && !status.joint);
+    match group.change_voters([ReplicaId(4)].into()).await {
+        Err(ChangeError::Refused(_)) => {}
+        other => panic!("a leader removed itself: {other:?}"),
+    }
+
+    group.transfer_leader(ReplicaId(4)).await.expect("transfer");
+    drop(group);
+    eventually("the newcomer leads", || cluster.group(4).leads().is_some()).await;
+    cluster.put("last", "3").await;
+    assert_eq!(cluster.get(4, "large9"), Some(large));
+    assert_eq!(cluster.get(4, "last").as_deref(), Some("3"));
+
+    cluster.multi(gone).remove_group(GROUP).await.expect("remove");
+    assert_eq!(cluster.get(gone, "after"), None, "its data is gone");
+    cluster.stop(gone).await;
+    cluster.start(gone).await;
+    assert!(cluster.multi(gone).group(GROUP).is_none(), "and it stays gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_transfer_leaves_a_group_that_writes_again() {
+    let mut cluster = three().await;
+    cluster.put("a", "1").await;
+    let (leader, term) = cluster.leader().await;
+    let dead = [1, 2, 3].into_iter().find(|n| *n != leader).expect("a follower");
+    cluster.kill(dead).await;
+    let group = cluster.group(leader);
+    // Whether the third one takes over by itself, or is made to.
+    match group.transfer_leader(ReplicaId(dead)).await {
+        Ok(()) | Err(ChangeError::TimedOut(_)) => {}
+        other => panic!("{other:?}"),
+    }
+    drop(group);
+    cluster.put("b", "2").await;
+    let (_, later) = cluster.leader().await;
+    assert!(later > term);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crashed_cluster_continues_from_its_last_flush_and_the_log() {
+    let mut cluster = three().await;
+    cluster.put("flushed", "1").await;
+    cluster.converge(&[1, 2, 3]).await;
+    for node in 1..=3 {
+        cluster.multi(node).checkpoint().await.expect("checkpoint");
+    }
+    for i in 0..100 {
+        cluster.put(&format!("unflushed{i}"), "2").await;
+    }
+    cluster.converge(&[1, 2, 3]).await;
+    for node in 1..=3 {
+        cluster.crash(node).await;
+    }
+    for node in 1..=3 {
+        cluster.start(node).await;
+    }
+    cluster.put("later", "3").await;
+    cluster.converge(&[1, 2, 3]).await;
+    for node in 1..=3 {
+        assert_eq!(cluster.get(node, "unflushed99").as_deref(), Some("2"));
+        assert_eq!(cluster.get(node, "later").as_deref(), Some("3"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replica_far_behind_is_brought_back_by_a_snapshot() {
+    let mut cluster = three().await;
+    cluster.put("a", "1").await;
+    let (leader, _) = cluster.leader().await;
+    let away = [1, 2, 3].into_iter().find(|n| *n != leader).expect("a follower");
+    cluster.kill(away).await;
+    // The harness keeps only a few entries.
+    for i in 0..40 {
+        cluster.put(&format!("k{i}"), "1").await;
+    }
+    for node in [1, 2, 3].into_iter().filter(|n| *n != away) {
+        let multi = cluster.multi(node);
+        multi.checkpoint().await.expect("checkpoint");
+        let group = cluster.group(node);
+        eventually("the log is purged", || group.status().purged.is_some_and(|i| i.0 > 20)).await;
+    }
+    cluster.start(away).await;
+    cluster.converge(&[1, 2, 3]).await;
+    assert_eq!(cluster.get(away, "k39").as_deref(), Some("1"));
+    assert!(cluster.group(away).status().flushed.is_some_and(|i| i.0 > 20), "by a snapshot");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_concurrent_proposals_are_all_applied_once() {
+    let cluster = three().await;
+    let (leader, term) = cluster.leader().await;
+    let group = cluster.group(leader);
+    let mut tasks = Vec::new();
+    for task in 0..32 {
+        let group = group.clone();
+        tasks.push(tokio::spawn(async move {
+            for i in 0..50 {
+                let command = format!("t{task}-{i}=1");
+                group.propose(term, command.into()).await.expect("propose");
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.expect("task");
+    }
+    cluster.converge(&[1, 2, 3]).await;
+    for node in 1..=3 {
+        assert_eq!(cluster.applied_commands(node), 32 * 50);
+    }
+}

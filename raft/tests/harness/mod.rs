@@ -1,0 +1,255 @@
+//! A cluster in a process, and a state machine of strings.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft::{
+    AddressBook, Applied, Expected, Fatal, Group, Mount, MultiRaft, ProposeError, RaftOptions, Role,
+    StateMachine, StateMachineFactory, private_key, private_keys,
+};
+use storage::ids::{GroupId, KeyRange, NodeId, ReplicaId, Term};
+use storage::seam::Seams;
+use storage::{Batch, Cf, Engine, Identity, Store, StoreOptions};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+pub const GROUP: GroupId = GroupId(7);
+const CLUSTER: u128 = 99;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Commands are `key=value`; the state lies in the group's private keys.
+struct Strings {
+    group: GroupId,
+    commands: AtomicUsize,
+}
+
+impl StateMachine for Strings {
+    fn apply(&self, batch: &mut Batch, _at: Applied, command: &[u8]) -> Result<Bytes, Fatal> {
+        let text = std::str::from_utf8(command).map_err(Fatal::new)?;
+        let (key, value) = text.split_once('=').ok_or_else(|| Fatal::new("no command"))?;
+        batch.put(Cf::Group, &private_key(self.group, key.as_bytes()), value.as_bytes());
+        self.commands.fetch_add(1, Ordering::SeqCst);
+        Ok(Bytes::copy_from_slice(key.as_bytes()))
+    }
+
+    fn applied(&self, _at: Applied) {}
+
+    fn spans(&self) -> Vec<(Cf, KeyRange)> {
+        vec![(Cf::Group, private_keys(self.group))]
+    }
+
+    fn restored(&self) -> Result<(), Fatal> {
+        Ok(())
+    }
+
+    fn role_changed(&self, _role: &Role) {}
+}
+
+#[derive(Default)]
+struct Machines {
+    opened: Mutex<HashMap<GroupId, Arc<Strings>>>,
+}
+
+impl StateMachineFactory for Machines {
+    fn open(&self, group: GroupId, _: ReplicaId, _: Arc<Engine>) -> Result<Arc<dyn StateMachine>, Fatal> {
+        let machine = Arc::new(Strings { group, commands: AtomicUsize::new(0) });
+        self.opened.lock().expect("lock").insert(group, machine.clone());
+        Ok(machine)
+    }
+
+    fn expected(&self, _: &Arc<Engine>) -> Result<Vec<Expected>, Fatal> {
+        Ok(Vec::new())
+    }
+}
+
+#[derive(Default)]
+struct Book(Mutex<HashMap<NodeId, String>>);
+
+impl AddressBook for Book {
+    fn address(&self, node: NodeId) -> Option<String> {
+        self.0.lock().expect("lock").get(&node).cloned()
+    }
+}
+
+struct Running {
+    multi: Arc<MultiRaft>,
+    machines: Arc<Machines>,
+    store: Arc<Store>,
+    stop: oneshot::Sender<()>,
+    served: tokio::task::JoinHandle<()>,
+}
+
+pub struct Cluster {
+    dirs: HashMap<u64, TempDir>,
+    book: Arc<Book>,
+    running: HashMap<u64, Running>,
+}
+
+impl Cluster {
+    pub fn new() -> Self {
+        Self { dirs: HashMap::new(), book: Arc::default(), running: HashMap::new() }
+    }
+
+    pub async fn start(&mut self, node: u64) {
+        let dir = self.dirs.entry(node).or_insert_with(|| TempDir::new().expect("a directory"));
+        let seams = Seams::real();
+        let store = Store::open(dir.path(), StoreOptions::default(), seams.clone()).expect("open the store");
+        if store.identity().is_none() {
+            let identity = Identity { cluster_id: CLUSTER, node_id: NodeId(node) };
+            store.set_identity(identity).expect("identity");
+        }
+        let known = self.book.address(NodeId(node));
+        let listener = TcpListener::bind(known.as_deref().unwrap_or("127.0.0.1:0")).await.expect("bind");
+        let address = listener.local_addr().expect("address").to_string();
+        self.book.0.lock().expect("lock").insert(NodeId(node), address);
+
+        let mount = Mount::new();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serve = tonic::transport::Server::builder()
+            .tcp_nodelay(true)
+            .add_service(mount.service())
+            .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(listener), async {
+                let _ = stopped.await;
+            });
+        let served = tokio::spawn(async {
+            // A stream that a peer keeps open would keep a graceful stop waiting.
+            let _ = serve.await;
+        });
+
+        let machines = Arc::new(Machines::default());
+        let options = RaftOptions {
+            keep_entries: 5,
+            checkpoint_interval: Duration::from_secs(3600),
+            ..RaftOptions::default()
+        };
+        let book: Arc<dyn AddressBook> = self.book.clone();
+        let multi = MultiRaft::start(options, store.clone(), machines.clone(), book, seams);
+        let multi = multi.await.expect("start");
+        mount.attach(&multi);
+        self.running.insert(node, Running { multi, machines, store, stop, served });
+    }
+
+    /// Gracefully.
+    pub async fn stop(&mut self, node: u64) {
+        let running = self.running.remove(&node).expect("running");
+        running.multi.shutdown().await;
+        end(running).await;
+    }
+
+    /// Without handing anything over.
+    pub async fn kill(&mut self, node: u64) {
+        let running = self.running.remove(&node).expect("running");
+        running.served.abort();
+        running.multi.abandon().await;
+        end(running).await;
+    }
+
+    /// As after a power cut: what was not flushed is gone. The node must be idle.
+    pub async fn crash(&mut self, node: u64) {
+        let image = TempDir::new().expect("a directory");
+        copy(self.dirs[&node].path(), image.path());
+        self.kill(node).await;
+        self.dirs.insert(node, image);
+    }
+
+    pub fn multi(&self, node: u64) -> Arc<MultiRaft> {
+        self.running[&node].multi.clone()
+    }
+
+    pub fn group(&self, node: u64) -> Arc<Group> {
+        self.multi(node).group(GROUP).expect("the group")
+    }
+
+    /// The node that leads in the highest term.
+    pub async fn leader(&self) -> (u64, Term) {
+        let mut found = None;
+        eventually("there is a leader", || {
+            let leaders = self.running.iter().filter_map(|(node, running)| {
+                let group = running.multi.group(GROUP)?;
+                Some((group.leads()?, *node))
+            });
+            found = leaders.max();
+            found.is_some()
+        })
+        .await;
+        found.map(|(term, node)| (node, term)).expect("found")
+    }
+
+    /// Writes until it is acknowledged.
+    pub async fn put(&self, key: &str, value: &str) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let (node, term) = self.leader().await;
+            match self.group(node).propose(term, format!("{key}={value}").into()).await {
+                Ok(answer) => {
+                    assert_eq!(answer, key.as_bytes());
+                    return;
+                }
+                Err(ProposeError::NotLeader(_) | ProposeError::Ambiguous(_) | ProposeError::Stopped(_))
+                    if tokio::time::Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("cannot write {key}: {error}"),
+            }
+        }
+    }
+
+    /// What a node's state says.
+    pub fn get(&self, node: u64, key: &str) -> Option<String> {
+        let value = self.running[&node].store.engine().get(Cf::Group, &private_key(GROUP, key.as_bytes()));
+        value.expect("get").map(|v| String::from_utf8(v.to_vec()).expect("text"))
+    }
+
+    pub fn applied_commands(&self, node: u64) -> usize {
+        let machines = self.running[&node].machines.opened.lock().expect("lock");
+        machines[&GROUP].commands.load(Ordering::SeqCst)
+    }
+
+    /// Waits until all nodes have applied all that the leader has.
+    pub async fn converge(&self, nodes: &[u64]) {
+        let (leader, _) = self.leader().await;
+        let target = self.group(leader).status().last;
+        for &node in nodes {
+            eventually("a node catches up", || self.group(node).status().applied >= target).await;
+        }
+    }
+}
+
+async fn end(running: Running) {
+    let _ = running.stop.send(());
+    running.served.abort();
+    let _ = running.served.await;
+    drop(running.multi);
+    // Streams and tasks let go of the store one after the other.
+    let (engine, log) = (running.store.engine(), running.store.log());
+    running.store.close().expect("close");
+    drop(running.store);
+    eventually("the store is free", || Arc::strong_count(&engine) == 1 && Arc::strong_count(&log) == 1).await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("read") {
+        let path = entry.expect("entry").path();
+        let target = to.join(path.file_name().expect("name"));
+        if path.is_dir() {
+            std::fs::create_dir_all(&target).expect("create");
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).expect("copy");
+        }
+    }
+}
+
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "it never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
