@@ -66,9 +66,10 @@ pub use utility::{
 
 use crate::catalog::{CatalogReader, TableDescriptor};
 use crate::error::{Result, SqlError, SqlState};
+use crate::eval::Env;
 use crate::function::EvalContext;
 use crate::ir::{AggregateCall, Expr, OutputColumn, Plan, Statement, WindowCall};
-use crate::types::{ColumnType, Type};
+use crate::types::{ColumnType, Datum, Type};
 
 use parse::Tree;
 use scope::Scope;
@@ -98,29 +99,6 @@ pub struct Bound {
     /// Whether the same text means the same later on: false where a literal was read by the session's settings or the
     /// clock (`'now'::timestamp`, a `timestamptz` without a zone).
     pub cacheable: bool,
-}
-
-impl Bound {
-    /// The columns of the rows that the statement answers with; `None` if it answers with none.
-    pub fn columns(&self) -> Option<Vec<OutputColumn>> {
-        output_columns(&self.statement)
-    }
-}
-
-fn output_columns(statement: &Statement) -> Option<Vec<OutputColumn>> {
-    let returning = |returning: &Option<crate::ir::Returning>| returning.as_ref().map(|r| r.columns.clone());
-    match statement {
-        Statement::Query(plan) => Some(plan.columns().to_vec()),
-        Statement::Insert(insert) => returning(&insert.returning),
-        Statement::Update(update) => returning(&update.returning),
-        Statement::Delete(delete) => returning(&delete.returning),
-        Statement::Explain { .. } => Some(vec![OutputColumn {
-            name: "QUERY PLAN".into(),
-            ty: ColumnType::plain(Type::Text),
-            origin: None,
-        }]),
-        Statement::CopyFrom(_) | Statement::CopyTo(_) | Statement::Ddl(_) => None,
-    }
 }
 
 /// Binds a statement. `params` are the parameters' types as far as they are declared ([`Type::Unknown`] or missing: to be
@@ -165,15 +143,40 @@ pub fn bind_check(
     binder.check_expr(&expr, &table.name, &columns)
 }
 
-/// Binds EXECUTE's arguments to the prepared statement's parameter types.
-pub fn bind_arguments(
-    arguments: &Arguments,
-    types: &[Type],
-    catalog: &dyn CatalogReader,
-    eval: &EvalContext,
-) -> Result<Vec<Expr>> {
-    let mut binder = Binder::new(catalog, eval, &arguments.source, &[]);
-    binder.arguments(&arguments.exprs, types)
+/// The values of EXECUTE's arguments, as the prepared statement's parameter types.
+pub fn bind_arguments(arguments: &Arguments, types: &[Type], eval: &EvalContext) -> Result<Vec<Datum>> {
+    let mut binder = Binder::new(&NoTables, eval, &arguments.source, &[]);
+    let env = Env { ctx: eval, params: &[], outer: &[] };
+    binder.arguments(&arguments.exprs, types)?.iter().map(|expr| crate::eval::eval(expr, &[], &env)).collect()
+}
+
+/// The catalog of expressions that can't refer to tables.
+struct NoTables;
+
+impl CatalogReader for NoTables {
+    fn table(&self, _schema: Option<&str>, _name: &str) -> Option<Arc<TableDescriptor>> {
+        None
+    }
+
+    fn has_schema(&self, _name: &str) -> bool {
+        false
+    }
+
+    fn virtual_table(
+        &self,
+        _schema: Option<&str>,
+        _name: &str,
+    ) -> Option<(String, Vec<(String, ColumnType)>)> {
+        None
+    }
+
+    fn database(&self) -> &str {
+        ""
+    }
+
+    fn search_path(&self) -> &[String] {
+        &[]
+    }
 }
 
 /// The tables that VACUUM or ANALYZE names must exist: `42P01`.

@@ -1,10 +1,10 @@
 //! Statements.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::{Expr, OutputColumn, Plan};
 use crate::catalog::TableDescriptor;
-use crate::types::ColumnType;
+use crate::types::{ColumnType, Type};
 
 /// A bound statement.
 #[derive(Clone, Debug)]
@@ -30,6 +30,23 @@ pub enum Statement {
     },
     /// CREATE, DROP, ALTER, TRUNCATE: carried out by the catalog.
     Ddl(Ddl),
+}
+
+impl Statement {
+    /// The columns of the rows that the statement answers with; `None` if it answers with none.
+    pub fn columns(&self) -> Option<&[OutputColumn]> {
+        static PLAN: LazyLock<[OutputColumn; 1]> = LazyLock::new(|| {
+            [OutputColumn { name: "QUERY PLAN".into(), ty: ColumnType::plain(Type::Text), origin: None }]
+        });
+        match self {
+            Statement::Query(plan) => Some(plan.columns()),
+            Statement::Insert(Insert { returning: r, .. })
+            | Statement::Update(Update { returning: r, .. })
+            | Statement::Delete(Delete { returning: r, .. }) => r.as_ref().map(|r| r.columns.as_slice()),
+            Statement::Explain { .. } => Some(&*PLAN),
+            Statement::CopyFrom(_) | Statement::CopyTo(_) | Statement::Ddl(_) => None,
+        }
+    }
 }
 
 /// INSERT INTO table …
