@@ -8,6 +8,8 @@ pub mod exec;
 pub mod flow;
 pub mod function;
 pub mod ir;
+#[cfg(test)]
+mod testing;
 pub mod types;
 
 pub use error::{Result, SqlError, SqlState};

@@ -66,7 +66,7 @@ impl<'a> Changes<'a> {
         self.transaction.write(writes, &[]).await?;
         self.transaction.write_fence(table.prefix(), Some(table.version)).await?;
         let table = Arc::new(table);
-        self.catalog.change(|image| image.put_table(Arc::clone(&table)));
+        self.catalog.change(Some(table.id), |image| image.put_table(Arc::clone(&table)));
         Ok(table)
     }
 
@@ -109,7 +109,7 @@ impl<'a> Changes<'a> {
             self.discard(old.storage_range()).await?;
         }
         let new = Arc::new(new);
-        self.catalog.change(|image| image.put_table(Arc::clone(&new)));
+        self.catalog.change(Some(new.id), |image| image.put_table(Arc::clone(&new)));
         Ok(new)
     }
 
@@ -127,7 +127,7 @@ impl<'a> Changes<'a> {
         ];
         self.transaction.write(writes, &[]).await?;
         self.transaction.write_fence(table.prefix(), None).await?;
-        self.catalog.change(|image| image.remove_table(table.id));
+        self.catalog.change(None, |image| image.remove_table(table.id));
         Ok(())
     }
 
@@ -139,7 +139,7 @@ impl<'a> Changes<'a> {
         }
         let schema = SchemaDescriptor { id: self.allocate_id().await?, name: name.to_owned() };
         self.transaction.write(vec![put(key, stored::encode("schema", &schema)?)], &[]).await?;
-        self.catalog.change(|image| image.put_schema(schema));
+        self.catalog.change(None, |image| image.put_schema(schema));
         Ok(true)
     }
 
@@ -166,7 +166,7 @@ impl<'a> Changes<'a> {
             .hint("Drop its tables first."));
         }
         self.transaction.write(vec![delete(key)], &[]).await?;
-        self.catalog.change(|image| image.remove_schema(name));
+        self.catalog.change(None, |image| image.remove_schema(name));
         Ok(true)
     }
 
@@ -188,7 +188,7 @@ impl<'a> Changes<'a> {
             put(layout::schema_key(database.id, "public"), stored::encode("schema", &public)?),
         ];
         self.transaction.write(writes, &[]).await?;
-        self.catalog.change(|image| image.put_database(database));
+        self.catalog.change(None, |image| image.put_database(database));
         Ok(())
     }
 
@@ -213,7 +213,7 @@ impl<'a> Changes<'a> {
         }
         self.transaction.write(writes, &[]).await?;
         self.discard(layout::database_range(database.id)).await?;
-        self.catalog.change(|image| image.remove_database(name));
+        self.catalog.change(None, |image| image.remove_database(name));
         Ok(true)
     }
 

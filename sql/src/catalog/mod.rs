@@ -30,6 +30,7 @@ pub mod virtual_table;
 
 pub use cache::Catalog;
 pub use changes::Changes;
+pub(crate) use changes::duplicate_table;
 pub use descriptor::{CatalogReader, CheckConstraint, ColumnDescriptor, PrimaryKey, TableDescriptor};
 pub use image::{CatalogImage, PUBLIC_OID};
 pub use stored::{DatabaseDescriptor, SchemaDescriptor};

@@ -30,6 +30,8 @@ struct State {
     image: Arc<CatalogImage>,
     /// Whether the transaction has changed the schema.
     changed: bool,
+    /// The tables that it has created or changed.
+    tables: Vec<u32>,
 }
 
 /// A point to go back to; see [`TransactionCatalog::mark`].
@@ -38,7 +40,7 @@ pub struct CatalogMark(State);
 
 impl TransactionCatalog {
     pub(super) fn new(catalog: Arc<Catalog>, image: Arc<CatalogImage>) -> Self {
-        Self { catalog, state: Mutex::new(State { image, changed: false }) }
+        Self { catalog, state: Mutex::new(State { image, changed: false, tables: Vec::new() }) }
     }
 
     /// The node's catalog.
@@ -54,6 +56,13 @@ impl TransactionCatalog {
     /// Whether the transaction has changed the schema.
     pub fn changed(&self) -> bool {
         self.state.lock().changed
+    }
+
+    /// Whether the transaction has created or changed this table. Then its shards don't know its version yet, and
+    /// statements carry no fence; what they rely on is guarded by the table's catalog row, which the transaction has read and
+    /// writes.
+    pub fn has_changed(&self, table: u32) -> bool {
+        self.state.lock().tables.contains(&table)
     }
 
     /// The view of one statement. `search_path` names schemas in order, without the implicit `pg_catalog`.
@@ -99,12 +108,14 @@ impl TransactionCatalog {
         }
     }
 
-    /// Changes the transaction's image along with the catalog rows.
-    pub(super) fn change(&self, change: impl FnOnce(&mut CatalogImage)) {
+    /// Changes the transaction's image along with the catalog rows; `table` is the one that was created or changed.
+    pub(super) fn change(&self, table: Option<u32>, change: impl FnOnce(&mut CatalogImage)) {
         let mut state = self.state.lock();
         let mut image = CatalogImage::clone(&state.image);
         change(&mut image);
-        *state = State { image: Arc::new(image), changed: true };
+        state.image = Arc::new(image);
+        state.changed = true;
+        state.tables.extend(table);
     }
 }
 

@@ -11,7 +11,6 @@ use super::write::RowWriter;
 use crate::error::{Result, SqlError, SqlState};
 use crate::eval::{self, Env};
 use crate::ir::{CopyFormat, CopyFrom, CopyOptions};
-use crate::protocol::frame::check_utf8;
 use crate::types::{Datum, io};
 
 /// A line may not be longer than this: what is buffered of an unfinished one is bounded.
@@ -90,11 +89,7 @@ impl CopyIn {
             for (field, &column) in fields.iter().zip(&self.copy.columns) {
                 let Some(field) = field else { continue };
                 let descriptor = &table.columns[column];
-                let value = check_utf8(field)
-                    .and_then(|()| {
-                        std::str::from_utf8(field).map_err(|_| SqlError::internal("text was checked"))
-                    })
-                    .and_then(|text| io::parse(text, descriptor.ty, &self.ctx.eval));
+                let value = text(field).and_then(|text| io::parse(text, descriptor.ty, &self.ctx.eval));
                 self.row[column] = value.map_err(|error| {
                     let shown: String =
                         String::from_utf8_lossy(field).chars().take(CONTEXT_CHARS_MAX).collect();
@@ -110,6 +105,19 @@ impl CopyIn {
         }
         Ok(())
     }
+}
+
+/// A field as text; `22021` if it is none.
+fn text(field: &[u8]) -> Result<&str> {
+    std::str::from_utf8(field).map_err(|error| {
+        let from = error.valid_up_to();
+        let bad = &field[from..(from + error.error_len().unwrap_or(1)).min(field.len())];
+        let shown: Vec<String> = bad.iter().map(|b| format!("0x{b:02x}")).collect();
+        SqlError::new(
+            SqlState::CHARACTER_NOT_IN_REPERTOIRE,
+            format!("invalid byte sequence for encoding \"UTF8\": {}", shown.join(" ")),
+        )
+    })
 }
 
 /// A field: `None` is NULL.
@@ -135,7 +143,16 @@ struct Reader {
 impl Reader {
     fn new(options: CopyOptions) -> Self {
         let header = options.header;
-        Self { options, buffer: Vec::new(), start: 0, searched: 0, quoted: false, line: 0, header, ended: false }
+        Self {
+            options,
+            buffer: Vec::new(),
+            start: 0,
+            searched: 0,
+            quoted: false,
+            line: 0,
+            header,
+            ended: false,
+        }
     }
 
     /// Reads the next line's fields; false when there is no complete one.
@@ -263,7 +280,9 @@ fn unescape(raw: &[u8]) -> Vec<u8> {
             raw[from..].iter().take(max).take_while(|b| (**b as char).is_digit(radix)).count()
         };
         let number = |radix: u32, from: usize, count: usize| {
-            raw[from..from + count].iter().fold(0_u32, |n, b| n * radix + (*b as char).to_digit(radix).unwrap_or(0))
+            raw[from..from + count]
+                .iter()
+                .fold(0_u32, |n, b| n * radix + (*b as char).to_digit(radix).unwrap_or(0))
         };
         match escaped {
             b'b' => out.push(8),

@@ -13,7 +13,14 @@ use crate::types::{Datum, io};
 pub async fn begin(copy: &CopyTo, ctx: Arc<StatementContext>) -> Result<CopyOut> {
     let columns = copy.source.columns().to_vec();
     let rows = query::rows(&copy.source, &ctx).await?;
-    Ok(CopyOut { columns: columns.len(), header: copy.options.header, options: copy.options.clone(), names: columns, rows, ctx })
+    Ok(CopyOut {
+        columns: columns.len(),
+        header: copy.options.header,
+        options: copy.options.clone(),
+        names: columns,
+        rows,
+        ctx,
+    })
 }
 
 /// The sending end of COPY TO STDOUT.

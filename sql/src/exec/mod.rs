@@ -4,22 +4,37 @@
 //! lowered to DataFusion (`crate::flow`). Writes are always planned here: the rows of a source plan become
 //! transaction operations.
 
+mod constraint;
+mod copy_in;
+mod copy_out;
+mod ddl;
+mod direct;
+mod explain;
+mod insert;
 pub mod key;
+mod query;
+mod rewrite;
 pub mod scan;
+mod source;
 pub mod spans;
+mod update;
+mod walk;
+mod write;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
-use txn::api::{Database, Transaction};
+use txn::api::{Database, Fence, Transaction};
 
-use crate::catalog::CatalogView;
+use crate::catalog::{CatalogView, TableDescriptor};
 use crate::error::{Result, SqlError, SqlState};
 use crate::function::EvalContext;
 use crate::ir::{CopyFrom, CopyTo, OutputColumn, Statement};
 use crate::types::Datum;
+
+pub use copy_in::CopyIn;
+pub use copy_out::CopyOut;
 
 /// A row.
 pub type Row = Vec<Datum>;
@@ -94,56 +109,41 @@ pub fn canceled() -> SqlError {
     SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to user request")
 }
 
+impl StatementContext {
+    /// The fences that reads and writes of a table carry: none for one that the transaction itself has changed.
+    pub fn fences(&self, table: &TableDescriptor) -> Vec<Fence> {
+        if self.catalog.transaction().has_changed(table.id) { Vec::new() } else { vec![table.fence()] }
+    }
+}
+
 /// Runs a statement in its transaction. Rows are computed as they are taken, except those of RETURNING, which are sent only
 /// after all effects are in the transaction. COPY has entries of its own: [`copy_from`], [`copy_to`].
 ///
 /// The caller commits, and has errors of `commit` explained by [`key::explain`].
 pub async fn execute(statement: &Statement, ctx: Arc<StatementContext>) -> Result<Outcome> {
-    let _ = (statement, ctx);
-    Err(SqlError::unsupported("execution"))
+    match statement {
+        Statement::Query(plan) => Ok(Outcome::Rows {
+            columns: plan.columns().to_vec(),
+            rows: query::statement(plan, &ctx).await?,
+            tag: "SELECT ",
+        }),
+        Statement::Insert(insert) => insert::run(insert, ctx).await,
+        Statement::Update(update) => update::update(update, ctx).await,
+        Statement::Delete(delete) => update::delete(delete, ctx).await,
+        Statement::Ddl(change) => ddl::run(change, ctx).await,
+        Statement::Explain { statement, analyze } => explain::run(statement, *analyze, ctx).await,
+        Statement::CopyFrom(_) | Statement::CopyTo(_) => {
+            Err(SqlError::internal("COPY is run by the protocol's copy mode"))
+        }
+    }
 }
 
 /// Begins COPY … FROM STDIN.
 pub async fn copy_from(copy: &CopyFrom, ctx: Arc<StatementContext>) -> Result<CopyIn> {
-    let _ = (copy, ctx);
-    Err(SqlError::unsupported("COPY FROM"))
+    copy_in::begin(copy, ctx).await
 }
 
 /// Begins COPY … TO STDOUT.
 pub async fn copy_to(copy: &CopyTo, ctx: Arc<StatementContext>) -> Result<CopyOut> {
-    let _ = (copy, ctx);
-    Err(SqlError::unsupported("COPY TO"))
-}
-
-/// The receiving end of COPY FROM STDIN.
-pub struct CopyIn {
-    /// How many columns the data has, for CopyInResponse.
-    pub columns: usize,
-}
-
-impl CopyIn {
-    /// Takes data; lines need not be whole. Full batches are written to the transaction before this returns, so that the
-    /// client is slowed down to what the cluster takes.
-    pub async fn push(&mut self, data: &[u8]) -> Result<()> {
-        let _ = data;
-        Ok(())
-    }
-
-    /// The client has sent everything: writes what is left, and says how many rows there were (`COPY 3`).
-    pub async fn finish(self) -> Result<u64> {
-        Ok(0)
-    }
-}
-
-/// The sending end of COPY TO STDOUT.
-pub struct CopyOut {
-    /// How many columns the data has, for CopyOutResponse.
-    pub columns: usize,
-}
-
-impl CopyOut {
-    /// The next lines, with the number of rows in them; `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<(Bytes, u64)>> {
-        Ok(None)
-    }
+    copy_out::begin(copy, ctx).await
 }

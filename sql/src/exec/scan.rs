@@ -14,9 +14,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use txn::api::{Fence, Key, ScanRequest, Transaction, Value};
+use txn::api::{Fence, Key, ScanRequest, Value};
 use txn::ids::KeyRange;
 
+use super::key::explain;
 use super::spans::Spans;
 use super::{Row, StatementContext, canceled};
 use crate::catalog::TableDescriptor;
@@ -67,11 +68,21 @@ impl Projection {
 /// Reads the rows of some spans of a table through the statement's transaction, in the order of the spans.
 pub struct TableReader {
     ctx: Arc<StatementContext>,
-    fence: Fence,
+    fences: Vec<Fence>,
     projection: Projection,
     work: VecDeque<Work>,
     ahead: Option<mpsc::Receiver<Result<Page>>>,
     rows_left: usize,
+    first_page_rows: usize,
+    how: How,
+}
+
+#[derive(Clone, Copy, Default)]
+struct How {
+    /// From the end to the start.
+    reverse: bool,
+    /// Outside the transaction, at the latest.
+    latest: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -88,13 +99,42 @@ impl TableReader {
             Spans::Ranges(ranges) => ranges.into_iter().map(Work::Range).collect(),
         };
         Self {
+            fences: ctx.fences(table),
             ctx,
-            fence: table.fence(),
             projection: Projection::new(table, columns),
             work,
             ahead: None,
             rows_left: usize::MAX,
+            first_page_rows: PAGE_ROWS_MAX,
+            how: How::default(),
         }
+    }
+
+    /// Few rows are likely to be wanted: the first page is small, and nothing is read ahead of demand before the second.
+    pub fn expect(mut self, rows: usize) -> Self {
+        self.first_page_rows = rows.saturating_mul(2).clamp(64, PAGE_ROWS_MAX);
+        self
+    }
+
+    /// Reads points at the latest, outside the transaction: for the one table of a statement that is a transaction of its
+    /// own, when one call reads all its keys.
+    pub fn latest(mut self) -> Self {
+        self.how.latest = matches!(self.work.make_contiguous(), [Work::Points(_)]);
+        self
+    }
+
+    /// Reads from the end to the start.
+    pub fn reverse(mut self) -> Self {
+        self.how.reverse = true;
+        self.work = std::mem::take(&mut self.work)
+            .into_iter()
+            .rev()
+            .map(|work| match work {
+                Work::Points(keys) => Work::Points(keys.into_iter().rev().collect()),
+                range => range,
+            })
+            .collect();
+        self
     }
 
     /// Reads no more than this many rows: LIMIT without a filter.
@@ -118,9 +158,10 @@ impl TableReader {
                     None => return Ok(None),
                 },
                 None => {
-                    let rows_max = self.rows_left.min(PAGE_ROWS_MAX);
+                    let rows_max =
+                        self.rows_left.min(std::mem::replace(&mut self.first_page_rows, PAGE_ROWS_MAX));
                     let Some(page) =
-                        step(&*self.ctx.transaction, &self.fence, &mut self.work, rows_max).await?
+                        step(&self.ctx, &self.fences, &mut self.work, self.how, rows_max).await?
                     else {
                         return Ok(None);
                     };
@@ -155,12 +196,13 @@ impl TableReader {
     fn read_ahead(&mut self) {
         let (send, receive) = mpsc::channel(1);
         let ctx = Arc::clone(&self.ctx);
-        let fence = self.fence.clone();
+        let fences = self.fences.clone();
+        let how = self.how;
         let mut work = std::mem::take(&mut self.work);
         self.ctx.eval.seams.spawn("scan-ahead", async move {
             loop {
                 let page = tokio::select! {
-                    page = step(&*ctx.transaction, &fence, &mut work, PAGE_ROWS_MAX) => page,
+                    page = step(&ctx, &fences, &mut work, how, PAGE_ROWS_MAX) => page,
                     () = ctx.cancel.cancelled() => Err(canceled()),
                     () = send.closed() => return,
                 };
@@ -177,23 +219,30 @@ impl TableReader {
 
 /// One call of the transaction. The page may be empty; `None` when there is nothing left to read.
 async fn step(
-    transaction: &dyn Transaction,
-    fence: &Fence,
+    ctx: &StatementContext,
+    fences: &[Fence],
     work: &mut VecDeque<Work>,
+    how: How,
     rows_max: usize,
 ) -> Result<Option<Page>> {
-    let fences = std::slice::from_ref(fence);
+    let image = ctx.catalog.image();
     match work.pop_front() {
         None => Ok(None),
         Some(Work::Points(keys)) => {
-            let values = transaction.get(&keys, fences).await?;
+            let values = if how.latest {
+                ctx.database.get_latest(&keys, fences).await
+            } else {
+                ctx.transaction.get(&keys, fences).await
+            };
+            let values = values.map_err(|error| explain(error, image))?;
             if values.len() != keys.len() {
                 return Err(SqlError::internal("a point read did not answer all keys"));
             }
             Ok(Some(keys.into_iter().zip(values).filter_map(|(k, v)| Some((k, v?))).collect()))
         }
         Some(Work::Range(range)) => {
-            let page = transaction.scan(ScanRequest { range, reverse: false, rows_max }, fences).await?;
+            let request = ScanRequest { range, reverse: how.reverse, rows_max };
+            let page = ctx.transaction.scan(request, fences).await.map_err(|error| explain(error, image))?;
             if let Some(rest) = page.rest {
                 work.push_front(Work::Range(rest));
             }

@@ -1,0 +1,140 @@
+//! NOT NULL and CHECK: what must hold of each row before it is written.
+
+use std::sync::Arc;
+
+use super::key::display;
+use super::{Row, StatementContext};
+use crate::bind;
+use crate::catalog::TableDescriptor;
+use crate::error::{ErrorObject, Result, SqlError, SqlState};
+use crate::eval::{self, Env};
+use crate::ir::Expr;
+use crate::types::Datum;
+
+/// A value longer than this is cut in `Failing row contains (…)`, as PostgreSQL does.
+const FAILING_VALUE_BYTES_MAX: usize = 64;
+
+/// The constraints of one table, ready to be checked.
+pub struct Constraints {
+    table: Arc<TableDescriptor>,
+    /// Columns that must not be NULL: those that say so and those of the primary key.
+    not_null: Vec<usize>,
+    checks: Vec<(String, Expr)>,
+}
+
+impl Constraints {
+    /// Binds a table's constraints.
+    pub fn new(table: &Arc<TableDescriptor>, ctx: &StatementContext) -> Result<Self> {
+        let checks = table
+            .checks
+            .iter()
+            .map(|check| {
+                let expr = bind::bind_check(&check.expr, table, &*ctx.catalog, &ctx.eval)?;
+                Ok((check.name.clone(), expr))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self::with_checks(table, checks))
+    }
+
+    /// A table's constraints, with CHECK expressions that are bound already.
+    pub fn with_checks(table: &Arc<TableDescriptor>, checks: Vec<(String, Expr)>) -> Self {
+        let in_key = |i: &usize| table.primary_key.as_ref().is_some_and(|k| k.columns.contains(i));
+        let not_null = (0..table.columns.len()).filter(|i| table.columns[*i].not_null || in_key(i)).collect();
+        Self { table: Arc::clone(table), not_null, checks }
+    }
+
+    /// Checks one row.
+    pub fn check(&self, row: &[Datum], env: &Env<'_>) -> Result<()> {
+        for &column in &self.not_null {
+            if row[column].is_null() {
+                return Err(self.null_violation(column, row));
+            }
+        }
+        for (name, expr) in &self.checks {
+            // A CHECK is violated by false; NULL passes.
+            if matches!(eval::eval(expr, row, env)?, Datum::Bool(false)) {
+                return Err(self.check_violation(name, row));
+            }
+        }
+        Ok(())
+    }
+
+    fn null_violation(&self, column: usize, row: &[Datum]) -> SqlError {
+        let name = &self.table.columns[column].name;
+        SqlError::new(
+            SqlState::NOT_NULL_VIOLATION,
+            format!(
+                "null value in column \"{name}\" of relation \"{}\" violates not-null constraint",
+                self.table.name
+            ),
+        )
+        .detail(failing_row(&self.table, row))
+        .object(ErrorObject {
+            schema: Some(self.table.schema.clone()),
+            table: Some(self.table.name.clone()),
+            column: Some(name.clone()),
+            constraint: None,
+        })
+    }
+
+    fn check_violation(&self, name: &str, row: &[Datum]) -> SqlError {
+        SqlError::new(
+            SqlState::CHECK_VIOLATION,
+            format!("new row for relation \"{}\" violates check constraint \"{name}\"", self.table.name),
+        )
+        .detail(failing_row(&self.table, row))
+        .object(ErrorObject {
+            schema: Some(self.table.schema.clone()),
+            table: Some(self.table.name.clone()),
+            column: None,
+            constraint: Some(name.to_owned()),
+        })
+    }
+}
+
+/// PostgreSQL's `Failing row contains (1, null, abc).`
+fn failing_row(table: &TableDescriptor, row: &[Datum]) -> String {
+    let values: Vec<String> = table
+        .columns
+        .iter()
+        .zip(row)
+        .map(|(column, value)| {
+            let mut text = display(value, column.ty);
+            if text.len() > FAILING_VALUE_BYTES_MAX {
+                let cut = text.floor_char_boundary(FAILING_VALUE_BYTES_MAX);
+                text.truncate(cut);
+                text.push_str("...");
+            }
+            text
+        })
+        .collect();
+    format!("Failing row contains ({}).", values.join(", "))
+}
+
+/// `23502` when a constraint is added to a table that has NULLs.
+pub fn contains_nulls(table: &TableDescriptor, column: usize) -> SqlError {
+    let name = &table.columns[column].name;
+    SqlError::new(
+        SqlState::NOT_NULL_VIOLATION,
+        format!("column \"{name}\" of relation \"{}\" contains null values", table.name),
+    )
+    .object(ErrorObject {
+        schema: Some(table.schema.clone()),
+        table: Some(table.name.clone()),
+        column: Some(name.clone()),
+        constraint: None,
+    })
+}
+
+/// About how many bytes a row holds in memory.
+pub fn row_bytes(row: &Row) -> usize {
+    let inside = |datum: &Datum| match datum {
+        Datum::Text(s) => s.len(),
+        Datum::Bytea(b) => b.len(),
+        Datum::Numeric(_) => 32,
+        _ => 0,
+    };
+    std::mem::size_of::<Row>()
+        + row.len() * std::mem::size_of::<Datum>()
+        + row.iter().map(inside).sum::<usize>()
+}

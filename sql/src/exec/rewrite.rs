@@ -1,0 +1,115 @@
+//! Schema changes that touch every row: page by page, in bounded memory, in the statement's own transaction.
+//!
+//! Rows are written while the table's old version is still in force, and the descriptor is changed last. A rival's write to
+//! the table meanwhile is a conflict, since the whole table was read.
+
+use std::sync::Arc;
+
+use super::constraint::{Constraints, contains_nulls};
+use super::key::values_of_key;
+use super::scan::TableReader;
+use super::spans::Spans;
+use super::write::RowWriter;
+use super::{StatementContext, ddl};
+use crate::catalog::{Changes, PrimaryKey, TableDescriptor};
+use crate::error::{ErrorObject, Result, SqlError, SqlState};
+use crate::eval::{self, Env};
+use crate::ir::{Expr, Sharding};
+use crate::types::Datum;
+
+/// ALTER TABLE … ADD PRIMARY KEY: copies the rows into a new storage, under their new keys.
+pub async fn add_primary_key(
+    table: &Arc<TableDescriptor>,
+    columns: &[usize],
+    name: Option<&str>,
+    changes: &Changes<'_>,
+    ctx: &Arc<StatementContext>,
+) -> Result<()> {
+    if table.primary_key.is_some() {
+        return Err(SqlError::new(
+            SqlState::INVALID_TABLE_DEFINITION,
+            format!("multiple primary keys for table \"{}\" are not allowed", table.name),
+        ));
+    }
+    changes.check_current(table).await?;
+    let mut new = TableDescriptor::clone(table);
+    new.storage_id = changes.allocate_id().await?;
+    let name = name.map_or_else(|| format!("{}_pkey", table.name), str::to_owned);
+    new.primary_key = Some(PrimaryKey { name, columns: columns.to_vec() });
+    for &column in columns {
+        new.columns[column].not_null = true;
+    }
+    if let Sharding::RoundRobin { shards } = table.sharding {
+        // Rows have keys now, and must be found by them.
+        new.sharding = Sharding::Hash { shards, key_columns: columns.len() };
+    }
+    ddl::presplit(&new, ctx).await?;
+    let new = Arc::new(new);
+    let all: Vec<usize> = (0..table.columns.len()).collect();
+    let mut reader = TableReader::new(Arc::clone(ctx), table, &all, Spans::all(table));
+    let constraints = Constraints::with_checks(&new, Vec::new());
+    let mut writer = RowWriter::with_constraints(&new, constraints, ctx).fresh(ctx.fences(table));
+    while let Some(rows) = reader.next().await? {
+        for row in &rows {
+            if let Some(&column) = columns.iter().find(|&&column| row[column].is_null()) {
+                return Err(contains_nulls(table, column));
+            }
+            writer.insert(row).await.map_err(|error| not_unique(error, &new))?;
+        }
+    }
+    writer.flush().await.map_err(|error| not_unique(error, &new))?;
+    changes.replace_table(table, TableDescriptor::clone(&new)).await?;
+    Ok(())
+}
+
+/// What PostgreSQL says of duplicates when an index is built rather than used.
+fn not_unique(mut error: SqlError, table: &TableDescriptor) -> SqlError {
+    if error.state == SqlState::UNIQUE_VIOLATION
+        && let Some(primary) = &table.primary_key
+    {
+        error.message = format!("could not create unique index \"{}\"", primary.name).into();
+        error.detail = error.detail.map(|d| d.replace(" already exists.", " is duplicated."));
+        error.object = Some(Box::new(ErrorObject {
+            schema: Some(table.schema.clone()),
+            table: Some(table.name.clone()),
+            column: None,
+            constraint: Some(primary.name.clone()),
+        }));
+    }
+    error
+}
+
+/// ALTER TABLE … ADD COLUMN with a default, or NOT NULL: writes the column into every row.
+pub async fn fill_column(
+    old: &Arc<TableDescriptor>,
+    new: &TableDescriptor,
+    default: Option<&Expr>,
+    ctx: &Arc<StatementContext>,
+) -> Result<()> {
+    let width = old.columns.len();
+    let env = Env { ctx: &ctx.eval, params: &ctx.params, outer: &[] };
+    let new = Arc::new(new.clone());
+    let columns: Vec<usize> = (0..=width).collect();
+    let mut reader = TableReader::new(Arc::clone(ctx), old, &columns, Spans::all(old));
+    let constraints = Constraints::with_checks(&new, Vec::new());
+    // The rows stay where they are, under the keys they have.
+    let mut writer = RowWriter::with_constraints(&new, constraints, ctx).fresh(ctx.fences(old));
+    while let Some(rows) = reader.next().await? {
+        for mut row in rows {
+            let Some(Datum::Bytea(key)) = row.pop() else {
+                return Err(SqlError::internal("a scan put out no row key"));
+            };
+            debug_assert!(values_of_key(old, &key).is_ok());
+            let value = match default {
+                Some(expr) => eval::eval(expr, &[], &env)?,
+                None => Datum::Null,
+            };
+            if value.is_null() && new.columns[width].not_null {
+                return Err(contains_nulls(&new, width));
+            }
+            row.push(value);
+            writer.put(key, &row).await?;
+        }
+    }
+    writer.flush().await
+}

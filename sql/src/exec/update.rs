@@ -1,0 +1,152 @@
+//! UPDATE and DELETE.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use txn::api::Key;
+
+use super::constraint::row_bytes;
+use super::key::key_of_row;
+use super::source::{self, Effects};
+use super::write::{RowWriter, out_of_memory};
+use super::{Outcome, Row, StatementContext};
+use crate::error::{Result, SqlError};
+use crate::ir::{Delete, Update};
+use crate::types::Datum;
+
+/// Tells rows that a join puts out several times: only the first counts.
+struct Once {
+    seen: Option<HashSet<Bytes>>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Once {
+    fn new(plain: bool, ctx: &StatementContext) -> Self {
+        Self { seen: (!plain).then(HashSet::new), bytes: 0, bytes_max: ctx.memory_bytes_max }
+    }
+
+    fn first(&mut self, key: &Key) -> Result<bool> {
+        let Some(seen) = &mut self.seen else { return Ok(true) };
+        self.bytes += key.len() + 64;
+        if self.bytes > self.bytes_max {
+            return Err(out_of_memory("The keys of the changed rows", self.bytes_max));
+        }
+        Ok(seen.insert(key.clone()))
+    }
+}
+
+fn key_in(row: &[Datum], at: usize) -> Result<Key> {
+    match row.get(at) {
+        Some(Datum::Bytea(key)) => Ok(key.clone()),
+        // The target's side of an outer join without a match cannot come here: the binder joins it first.
+        _ => Err(SqlError::internal("the source of a change puts out no row key")),
+    }
+}
+
+/// Runs an UPDATE.
+pub async fn update(update: &Update, ctx: Arc<StatementContext>) -> Result<Outcome> {
+    let table = &update.table;
+    let width = table.columns.len();
+    let primary = table.primary_key.as_ref().map(|k| k.columns.as_slice()).unwrap_or_default();
+    let moves = update.assigned.iter().any(|column| primary.contains(column));
+    let plain = source::is_plain(&update.source);
+    let mut rows = source::stream(&update.source, table, !moves, &ctx).await?;
+    let mut once = Once::new(plain, &ctx);
+    let mut effects = Effects::new(update.returning.as_ref(), &ctx);
+    let mut writer = RowWriter::new(table, &ctx)?;
+    let mut moved = Moved { ctx: &ctx, removed: HashSet::new(), put: BTreeMap::new(), bytes: 0 };
+    while let Some(batch) = rows.next().await? {
+        for mut row in batch {
+            let key = key_in(&row, width)?;
+            if !once.first(&key)? {
+                continue;
+            }
+            let extra = row.split_off((width + 1 + update.assigned.len()).min(row.len()));
+            let values = row.split_off(width + 1);
+            row.truncate(width);
+            for (column, value) in update.assigned.iter().zip(values) {
+                row[*column] = value;
+            }
+            writer.check(&row)?;
+            effects.add(&row, &extra)?;
+            let new_key = if moves { key_of_row(table, primary, &row) } else { key.clone() };
+            if moves {
+                moved.add(key, new_key, row, &writer)?;
+            } else {
+                writer.put(new_key, &row).await?;
+            }
+        }
+    }
+    moved.write(&update.table, &mut writer).await?;
+    writer.flush().await?;
+    Ok(effects.outcome("UPDATE "))
+}
+
+/// Rows whose primary key was assigned. They are held back to the end of the statement: `SET id = id + 1` moves rows to keys
+/// that others are about to leave. Uniqueness is judged by the state after the statement.
+struct Moved<'a> {
+    ctx: &'a StatementContext,
+    removed: HashSet<Key>,
+    put: BTreeMap<Key, Row>,
+    bytes: usize,
+}
+
+impl Moved<'_> {
+    fn add(&mut self, old: Key, new: Key, row: Row, writer: &RowWriter) -> Result<()> {
+        self.bytes += row_bytes(&row) + old.len() + new.len();
+        if self.bytes > self.ctx.memory_bytes_max {
+            return Err(out_of_memory("Rows with a new primary key", self.ctx.memory_bytes_max));
+        }
+        self.removed.insert(old);
+        match self.put.insert(new.clone(), row) {
+            Some(_) => Err(writer.duplicate(&new)),
+            None => Ok(()),
+        }
+    }
+
+    async fn write(self, table: &crate::catalog::TableDescriptor, writer: &mut RowWriter) -> Result<()> {
+        let new: Vec<Key> = self.put.keys().filter(|key| !self.removed.contains(*key)).cloned().collect();
+        let fences = self.ctx.fences(table);
+        for keys in new.chunks(1000) {
+            let there = self.ctx.transaction.get(keys, &fences).await?;
+            if let Some((key, _)) = keys.iter().zip(there).find(|(_, value)| value.is_some()) {
+                return Err(writer.duplicate(key));
+            }
+        }
+        for key in self.removed {
+            if !self.put.contains_key(&key) {
+                writer.delete(key).await?;
+            }
+        }
+        for (key, row) in self.put {
+            writer.put(key, &row).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs a DELETE.
+pub async fn delete(delete: &Delete, ctx: Arc<StatementContext>) -> Result<Outcome> {
+    let table = &delete.table;
+    let width = table.columns.len();
+    let mut rows = source::stream(&delete.source, table, true, &ctx).await?;
+    let mut once = Once::new(source::is_plain(&delete.source), &ctx);
+    let mut effects = Effects::new(delete.returning.as_ref(), &ctx);
+    let mut writer = RowWriter::new(table, &ctx)?;
+    while let Some(batch) = rows.next().await? {
+        for mut row in batch {
+            let key = key_in(&row, width)?;
+            if !once.first(&key)? {
+                continue;
+            }
+            let extra = row.split_off(width + 1);
+            row.truncate(width);
+            effects.add(&row, &extra)?;
+            writer.delete(key).await?;
+        }
+    }
+    writer.flush().await?;
+    Ok(effects.outcome("DELETE "))
+}

@@ -1,0 +1,98 @@
+//! What the crate's tests share: a cluster in memory, and contexts to run statements in.
+
+mod memory;
+mod script;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use txn::api::{BeginOptions, Database, Transaction};
+use txn::seam::Seams;
+
+pub use memory::MemoryDatabase;
+
+use crate::catalog::{Catalog, CatalogView, TransactionCatalog};
+use crate::error::Result;
+use crate::exec::{RowStream, StatementContext};
+use crate::function::EvalContext;
+use crate::types::{Datum, TimeZone};
+
+/// A cluster with its catalog, bootstrapped.
+pub struct TestCluster {
+    /// The cluster.
+    pub database: Arc<MemoryDatabase>,
+    /// The catalog.
+    pub catalog: Arc<Catalog>,
+}
+
+/// A transaction of a test, with its catalog.
+pub struct TestTransaction {
+    /// The transaction.
+    pub transaction: Arc<dyn Transaction>,
+    /// Its catalog.
+    pub catalog: Arc<TransactionCatalog>,
+    database: Arc<MemoryDatabase>,
+}
+
+impl TestCluster {
+    /// A new cluster.
+    pub async fn new() -> Self {
+        let database = Arc::new(MemoryDatabase::default());
+        let catalog = Catalog::new(Arc::clone(&database) as Arc<dyn Database>, Seams::real());
+        catalog.bootstrap().await.expect("bootstrap");
+        Self { database, catalog }
+    }
+
+    /// A transaction in the database `postgres`.
+    pub async fn begin(&self) -> TestTransaction {
+        TestTransaction {
+            transaction: self.database.begin(BeginOptions::default()),
+            catalog: self.catalog.begin("postgres").await.expect("the database exists"),
+            database: Arc::clone(&self.database),
+        }
+    }
+}
+
+impl TestTransaction {
+    /// What a statement is bound against.
+    pub fn view(&self) -> Arc<CatalogView> {
+        self.catalog.view(Arc::from(["public".to_owned()]))
+    }
+
+    /// What a statement runs in. Time stands at 2024-01-01 12:00 UTC.
+    pub fn context(&self, auto_commit: bool, params: Vec<Datum>) -> Arc<StatementContext> {
+        Arc::new(StatementContext {
+            database: Arc::clone(&self.database) as Arc<dyn Database>,
+            transaction: Arc::clone(&self.transaction),
+            catalog: self.view(),
+            auto_commit,
+            eval: eval_context(),
+            params,
+            cancel: CancellationToken::new(),
+            memory_bytes_max: 64 << 20,
+        })
+    }
+}
+
+/// What kernels know in tests.
+pub fn eval_context() -> EvalContext {
+    let noon = 757_425_600_000_000;
+    EvalContext {
+        transaction_time: noon,
+        statement_time: noon,
+        time_zone: TimeZone::default(),
+        user: "tester".into(),
+        database: "postgres".into(),
+        schema: "public".into(),
+        seams: Seams::real(),
+    }
+}
+
+/// All rows of a stream.
+pub async fn collect(mut rows: Box<dyn RowStream>) -> Result<Vec<Vec<Datum>>> {
+    let mut out = Vec::new();
+    while let Some(batch) = rows.next().await? {
+        out.extend(batch);
+    }
+    Ok(out)
+}

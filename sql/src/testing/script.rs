@@ -1,0 +1,167 @@
+//! Golden scripts in SQL: `testscripts/sql/`.
+//!
+//! Each line `> statement` runs in auto-commit mode unless BEGIN came before; a prefix (`a: > BEGIN`) names a session. COPY's
+//! data follows after `<<<`, with `→` for a tab and `¶` for a newline.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use goldenscript::{Command, Context, Runner};
+
+use super::{TestCluster, TestTransaction, collect, eval_context};
+use crate::bind::{self, Bindable, ParsedStatement, Transaction};
+use crate::error::{Result, SqlError};
+use crate::exec::{self, Outcome, key};
+use crate::ir::Statement;
+use crate::types::{Datum, TimeZone, io};
+
+/// Runs a script; each has a cluster of its own.
+pub struct Script {
+    runtime: tokio::runtime::Runtime,
+    cluster: Arc<TestCluster>,
+    sessions: HashMap<String, TestTransaction>,
+}
+
+impl Script {
+    /// A fresh cluster.
+    pub fn new() -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+        let cluster = Arc::new(runtime.block_on(TestCluster::new()));
+        Self { runtime, cluster, sessions: HashMap::new() }
+    }
+}
+
+impl Runner for Script {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, context: &Context) -> Result<String, Box<dyn Error>> {
+        let session = context.prefix.clone().unwrap_or_default();
+        let result =
+            self.runtime.block_on(statements(&self.cluster, &mut self.sessions, session, &command.name));
+        Ok(match result {
+            Ok(output) => output,
+            Err(error) => describe(&error),
+        })
+    }
+}
+
+fn describe(error: &SqlError) -> String {
+    let mut out = format!("ERROR {}: {}", error.state.0, error.message);
+    let more = [("DETAIL", &error.detail), ("HINT", &error.hint), ("CONTEXT", &error.context)];
+    for (name, text) in more {
+        if let Some(text) = text {
+            let _ = write!(out, "\n{name}: {text}");
+        }
+    }
+    out
+}
+
+async fn statements(
+    cluster: &TestCluster,
+    sessions: &mut HashMap<String, TestTransaction>,
+    session: String,
+    sql: &str,
+) -> Result<String> {
+    let mut out = Vec::new();
+    let (sql, data) = sql.split_once(" <<< ").map_or((sql, None), |(sql, data)| (sql, Some(data)));
+    let data = data.map(|data| data.replace('→', "\t").replace('¶', "\n")).unwrap_or_default();
+    for statement in bind::parse(sql)? {
+        out.push(match statement {
+            ParsedStatement::Transaction(Transaction::Begin(_)) => {
+                sessions.insert(session.clone(), cluster.begin().await);
+                "BEGIN".to_owned()
+            }
+            ParsedStatement::Transaction(Transaction::Commit { .. }) => {
+                let Some(open) = sessions.remove(&session) else { continue };
+                commit(&open).await?;
+                "COMMIT".to_owned()
+            }
+            ParsedStatement::Transaction(Transaction::Rollback { .. }) => {
+                sessions.remove(&session);
+                "ROLLBACK".to_owned()
+            }
+            ParsedStatement::Bindable(bindable) => match sessions.get(&session) {
+                Some(open) => run(open, &bindable, false, &data).await?,
+                None => {
+                    let alone = cluster.begin().await;
+                    let output = run(&alone, &bindable, true, &data).await?;
+                    commit(&alone).await?;
+                    output
+                }
+            },
+            _ => return Err(SqlError::unsupported("this statement in a script")),
+        });
+    }
+    Ok(out.join("\n"))
+}
+
+async fn commit(open: &TestTransaction) -> Result<()> {
+    let result = open.transaction.commit().await;
+    open.catalog.committed();
+    result.map(|_| ()).map_err(|error| key::explain(error, &open.catalog.image()))
+}
+
+async fn run(open: &TestTransaction, bindable: &Bindable, alone: bool, data: &str) -> Result<String> {
+    let bound = bind::bind(bindable, &*open.view(), &[], &eval_context())?;
+    let ctx = open.context(alone, Vec::new());
+    if let Statement::CopyFrom(copy) = &bound.statement {
+        let mut sink = exec::copy_from(copy, ctx).await?;
+        for piece in data.as_bytes().chunks(7) {
+            sink.push(piece).await?;
+        }
+        return Ok(format!("COPY {}", sink.finish().await?));
+    }
+    if let Statement::CopyTo(copy) = &bound.statement {
+        let mut source = exec::copy_to(copy, ctx).await?;
+        let mut out = String::new();
+        while let Some((lines, _)) = source.next().await? {
+            out.push_str(&String::from_utf8_lossy(&lines));
+        }
+        return Ok(out.trim_end().to_owned());
+    }
+    match exec::execute(&bound.statement, ctx).await? {
+        Outcome::Done { tag, notices } => {
+            let mut out: Vec<String> = notices.into_iter().map(|n| format!("NOTICE: {n}")).collect();
+            out.push(tag);
+            Ok(out.join("\n"))
+        }
+        Outcome::Rows { columns, rows, tag } => {
+            let rows = collect(rows).await?;
+            let zone = TimeZone::default();
+            let mut out: Vec<String> = Vec::new();
+            for row in &rows {
+                let show = |(datum, column): (&Datum, &crate::ir::OutputColumn)| match datum {
+                    Datum::Null => "NULL".to_owned(),
+                    datum => io::format(datum, column.ty, &zone).into_owned(),
+                };
+                out.push(row.iter().zip(&columns).map(show).collect::<Vec<_>>().join(" | "));
+            }
+            out.push(format!("{tag}{}", rows.len()));
+            Ok(out.join("\n"))
+        }
+    }
+}
+
+macro_rules! scripts {
+    ($($name:ident)*) => {$(
+        #[test]
+        fn $name() {
+            let path = concat!("testscripts/sql/", stringify!($name));
+            goldenscript::run(&mut Script::new(), path).expect(path);
+        }
+    )*};
+}
+
+scripts! {
+    insert_update_delete
+    constraints
+    schema_changes
+    sharded_tables
+    access_paths
+    transactions
+    copy
+    system_views
+}
