@@ -7,13 +7,40 @@ use super::{Aggregate, Function, WindowFunction, WindowKind};
 use crate::types::Type;
 
 /// The families' functions. A new family is added here.
-static FUNCTIONS: &[&[Function]] = &[super::math::FUNCTIONS, super::math::RANDOM];
+static FUNCTIONS: &[&[Function]] = &[
+    super::math::FUNCTIONS,
+    super::math::RANDOM,
+    super::string::FUNCTIONS,
+    super::string::ANY_FUNCTIONS,
+    super::pattern::FUNCTIONS,
+    super::bytes::FUNCTIONS,
+    super::datetime::FUNCTIONS,
+    super::extract::FUNCTIONS,
+    super::interval::FUNCTIONS,
+    super::to_char::FUNCTIONS,
+    super::to_char_number::FUNCTIONS,
+    super::system::FUNCTIONS,
+];
 
 /// The families' operators.
-static OPERATORS: &[&[Function]] = &[super::comparison::OPERATORS, super::arithmetic::OPERATORS];
+static OPERATORS: &[&[Function]] = &[
+    super::comparison::OPERATORS,
+    super::arithmetic::OPERATORS,
+    super::string::OPERATORS,
+    super::string::ANY_OPERATORS,
+    super::pattern::OPERATORS,
+    super::bytes::OPERATORS,
+    super::interval::OPERATORS,
+    super::interval::ZONED_OPERATORS,
+];
 
 /// The aggregates.
-static AGGREGATES: &[&[Aggregate]] = &[];
+static AGGREGATES: &[&[Aggregate]] = &[
+    super::aggregate::AGGREGATES,
+    super::aggregate::LENIENT,
+    super::statistics::SPREADS,
+    super::statistics::REGRESSIONS,
+];
 
 type ByName<T> = HashMap<&'static str, Vec<&'static T>>;
 

@@ -3,18 +3,32 @@
 //! Each scalar function is a *kernel*: a plain Rust function over [`Datum`]s with PostgreSQL's semantics. The row
 //! evaluator calls kernels directly; the DataFusion lowering wraps the same kernels. Nothing else computes values.
 
+mod aggregate;
 mod arithmetic;
+mod bytes;
 mod cast;
 mod catalogue;
 mod comparison;
+mod datetime;
 mod define;
+mod extract;
+mod interval;
 mod math;
+mod pattern;
 pub mod resolve;
+mod statistics;
+mod string;
+mod system;
+mod template_date;
+mod to_char;
+mod to_char_number;
 
 pub use catalogue::{
     Cast, CastContext, aggregates, all_aggregates, all_functions, all_operators, cast, functions, operators,
     window_function,
 };
+
+pub use string::{quote_ident, quote_literal};
 
 use crate::error::Result;
 use crate::types::{Datum, Type};

@@ -147,10 +147,15 @@ impl Numeric {
         let (weight, _) = leading(value);
         let root_weight = if weight >= 0 { weight * 2 + 1 } else { 1 - (1 - weight * 2) };
         let scale = (SIGNIFICANT_MIN - root_weight).max(from).clamp(0, DISPLAY_SCALE_MAX);
-        // One more digit than wanted: a root of an integer never lies exactly between two.
-        let inner = scale + 1;
-        let radicand = fixed(value, inner * 2);
-        rounded(&radicand.sqrt(), inner, scale)
+        self.sqrt_at(scale)
+    }
+
+    /// The square root of a finite value that isn't negative, rounded to `scale` digits after the point.
+    pub(crate) fn sqrt_at(&self, scale: i64) -> Result<Numeric> {
+        let Numeric::Finite(value) = self else { return Ok(self.clone()) };
+        // Digits more than wanted: cutting off the radicand must not change the rounding.
+        let inner = scale + GUARD;
+        rounded(&fixed(value, inner * 2).abs().sqrt(), inner, scale)
     }
 
     /// `e^a`

@@ -163,7 +163,7 @@ fn parse_oid(text: &str) -> Result<u32> {
     u32::try_from(value).map_err(|_| out_of_range(Type::Oid, text))
 }
 
-fn parse_bytea(text: &str) -> Result<Bytes> {
+pub(crate) fn parse_bytea(text: &str) -> Result<Bytes> {
     if let Some(digits) = text.strip_prefix("\\x") {
         return decode_hex(digits).map(Bytes::from);
     }
