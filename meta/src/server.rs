@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use prost::Message;
+use proto::common::ShardDescriptor;
 use proto::meta::command::Command;
 use proto::meta::{self as pb, CommandResult, Redirect};
-use proto::common::ShardDescriptor;
 use raft::{Group, MultiRaft, ProposeError};
 use storage::ids::{GroupId, META_GROUP, NodeId, Term, Timestamp};
 use storage::seam::Seams;
@@ -232,8 +232,11 @@ impl MetaServer {
     fn changed_members(&self) -> Option<pb::Members> {
         let reported =
             self.with_soft(|soft, _| soft.groups.get(&META_GROUP).map(|g| g.report.clone())).ok()??;
-        let member =
-            |r: &pb::ReplicaProgress| proto::common::Replica { replica: r.replica, node: r.node, learner: r.learner };
+        let member = |r: &pb::ReplicaProgress| proto::common::Replica {
+            replica: r.replica,
+            node: r.node,
+            learner: r.learner,
+        };
         let replicas: Vec<proto::common::Replica> = reported.replicas.iter().map(member).collect();
         let (known, index) = self.replica.read(|state| {
             let index = state.cluster().meta_members.as_ref().map_or(0, |m| m.version);

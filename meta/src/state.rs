@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use prost::Message;
-use proto::meta as pb;
 use proto::common::ShardDescriptor;
+use proto::meta as pb;
 use storage::ids::{GroupId, NodeId, Timestamp};
 
 use crate::Error;

@@ -1,7 +1,7 @@
 //! What commands do to the state, and that they may be repeated.
 
-use proto::meta::{AddNode, Addresses, AllocateIds, Bootstrap, ExtendOracle, Node, Settings, UpdateShards};
 use proto::common::ShardDescriptor;
+use proto::meta::{AddNode, Addresses, AllocateIds, Bootstrap, ExtendOracle, Node, Settings, UpdateShards};
 use storage::ids::GroupId;
 
 use super::*;
@@ -72,18 +72,12 @@ fn ids_are_given_once() {
 fn older_reports_lose() {
     let mut state = bootstrapped();
     let report = |epoch, end: &'static [u8]| {
-        let shard = ShardDescriptor {
-            group: 2,
-            epoch,
-            end: end.into(),
-            ..Default::default()
-        };
+        let shard = ShardDescriptor { group: 2, epoch, end: end.into(), ..Default::default() };
         Command::UpdateShards(UpdateShards { shards: vec![shard] })
     };
     run(&mut state, report(3, b"c"));
     run(&mut state, report(2, b"b"));
-    let end =
-        |state: &State| state.shards()[&GroupId(2)].descriptor.clone().map(|d| d.end);
+    let end = |state: &State| state.shards()[&GroupId(2)].descriptor.clone().map(|d| d.end);
     assert_eq!(end(&state), Some(b"c"[..].into()));
     run(&mut state, Command::ExtendOracle(ExtendOracle { end: 640 }));
     run(&mut state, Command::ExtendOracle(ExtendOracle { end: 64 }));

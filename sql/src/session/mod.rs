@@ -133,7 +133,7 @@ impl Session {
     }
 
     /// Completes when the node stops and the session is outside a transaction block.
-    pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
         let stopping = self.shared.stopping.clone();
         let busy = matches!(self.state, State::Open(_));
         let (seams, grace) = (self.shared.seams.clone(), Duration::from_secs(2));
@@ -146,7 +146,7 @@ impl Session {
     }
 
     /// Completes when the session has been idle in a transaction for too long.
-    pub fn idle_limit(&self) -> impl Future<Output = SqlError> + Send + 'static {
+    pub fn idle_limit(&self) -> impl Future<Output = SqlError> + Send + use<> {
         let limit = match self.state {
             State::Idle => None,
             _ => self.settings.duration("idle_in_transaction_session_timeout"),

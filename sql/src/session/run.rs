@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use txn::api::{BeginOptions, Transaction};
 
@@ -162,22 +163,24 @@ impl Session {
         }
     }
 
-    /// Runs a prepared statement with parameters.
-    pub(super) async fn run_prepared(
-        &mut self,
-        prepared: &Arc<Prepared>,
+    /// Runs a prepared statement with parameters. A box, because EXECUTE comes back here.
+    pub(super) fn run_prepared<'a>(
+        &'a mut self,
+        prepared: &'a Arc<Prepared>,
         params: Vec<Datum>,
         alone: bool,
-    ) -> Result<Response> {
-        match &prepared.statement {
-            None => Ok(Response::Empty),
-            Some(ParsedStatement::Bindable(bindable)) => {
-                let runnable =
-                    Runnable { statement: bindable, params, types: &prepared.params, prepared: Some(prepared) };
-                self.run(&runnable, alone).await
+    ) -> BoxFuture<'a, Result<Response>> {
+        Box::pin(async move {
+            match &prepared.statement {
+                None => Ok(Response::Empty),
+                Some(ParsedStatement::Bindable(bindable)) => {
+                    let types = &prepared.params;
+                    let runnable = Runnable { statement: bindable, params, types, prepared: Some(prepared) };
+                    self.run(&runnable, alone).await
+                }
+                Some(utility) => self.run_utility(utility, alone).await,
             }
-            Some(utility) => self.run_utility(utility, alone).await,
-        }
+        })
     }
 
     pub(super) async fn run(&mut self, runnable: &Runnable<'_>, alone: bool) -> Result<Response> {
@@ -292,75 +295,22 @@ impl Session {
             auto_commit: alone,
         });
         let owner = alone.then(|| (transaction.clone(), catalog.clone()));
-        let running = self.start(&bound.statement, context, owner.clone(), cancel);
+        let running = start(&bound.statement, context, owner.clone(), cancel);
         let response = tokio::select! {
             response = running => response?,
             () = cancel.cancelled() => return Err(self.cancel_reason()),
         };
         // What has an effect is committed before its client hears of it; never inside the select above, where
         // cancelling would leave the outcome open.
-        match (&response, owner) {
-            (Response::Rows(rows), Some((transaction, catalog))) if rows.owner.is_none() => {
-                finish(&transaction, &catalog).await?;
-            }
-            (Response::Done { .. }, Some((transaction, catalog))) => finish(&transaction, &catalog).await?,
-            _ => {}
+        let finished = match &response {
+            Response::Rows(rows) => rows.owner.is_none(),
+            Response::Done { .. } => true,
+            _ => false,
+        };
+        if let (true, Some((transaction, catalog))) = (finished, owner) {
+            finish(&transaction, &catalog).await?;
         }
         Ok(response)
-    }
-
-    /// Starts a statement: a query's first rows are computed, everything else is carried out (and not committed).
-    async fn start(
-        &self,
-        statement: &Statement,
-        context: Arc<StatementContext>,
-        owner: Option<(Arc<dyn Transaction>, Arc<TransactionCatalog>)>,
-        cancel: &CancellationToken,
-    ) -> Result<Response> {
-        let cancel = cancel.clone();
-        match statement {
-            Statement::CopyFrom(copy) => {
-                let sink = exec::copy_from(copy, context).await?;
-                return Ok(Response::CopyIn(CopyInRun { columns: sink.columns, cancel, sink, owner }));
-            }
-            Statement::CopyTo(copy) => {
-                let source = exec::copy_to(copy, context).await?;
-                let run = CopyOutRun { columns: source.columns, cancel, source, rows: 0, owner };
-                return Ok(Response::CopyOut(run));
-            }
-            _ => {}
-        }
-        let memory_bytes_max = context.memory_bytes_max;
-        let (columns, mut stream, tag) = match exec::execute(statement, context).await? {
-            Outcome::Done { tag, notices } => {
-                let notices = notices
-                    .into_iter()
-                    .map(|message| Notice { severity: "NOTICE", state: SqlState::SUCCESSFUL_COMPLETION, message })
-                    .collect();
-                return Ok(Response::Done { tag, notices });
-            }
-            Outcome::Rows { columns, rows, tag } => (columns, rows, tag),
-        };
-        let is_query = matches!(statement, Statement::Query(_) | Statement::Explain { .. });
-        if !is_query {
-            // RETURNING: the rows wait for the commit.
-            let mut all = Vec::new();
-            let mut bytes = 0;
-            while let Some(batch) = stream.next().await? {
-                bytes += batch.iter().map(|row| row.len() * size_of::<Datum>()).sum::<usize>();
-                if bytes > memory_bytes_max {
-                    return Err(SqlError::new(SqlState::OUT_OF_MEMORY, "out of memory")
-                        .detail("RETURNING holds its rows until the commit."));
-                }
-                all.extend(batch);
-            }
-            return Ok(Response::collected(columns, all, tag));
-        }
-        let mut pending = VecDeque::new();
-        if let Some(batch) = stream.next().await? {
-            pending.extend(batch);
-        }
-        Ok(Response::Rows(Rows { columns, stream, pending, count: 0, cancel, tag, owner }))
     }
 
     /// Binds, or takes what was bound before against the same catalog.
@@ -374,9 +324,10 @@ impl Session {
             return Ok(bound.clone());
         }
         let zone = self.settings.time_zone().clone();
-        let declared: Vec<Option<Type>> = runnable.types.iter().map(|t| Some(*t)).collect();
-        let bound = Arc::new(bind::bind(runnable.statement, &**view, &declared, &self.eval_context(&zone))?);
-        if let Some(prepared) = runnable.prepared {
+        let bound = Arc::new(bind::bind(runnable.statement, &**view, runnable.types, &self.eval_context(&zone))?);
+        if let Some(prepared) = runnable.prepared
+            && bound.cacheable
+        {
             *prepared.bound.lock() = Some((view.image().clone(), path, bound.clone()));
         }
         Ok(bound)
@@ -390,24 +341,13 @@ impl Session {
     ) -> Result<Prepared> {
         let mut types = Vec::with_capacity(declared.len());
         for oid in declared {
-            types.push(match oid {
-                0 => None,
-                oid => Some(Type::from_oid(*oid).filter(|t| *t != Type::Unknown).map_or_else(
-                    || {
-                        // `unknown` (705) is as good as not declared.
-                        if *oid == Type::Unknown.oid() {
-                            Ok(None)
-                        } else {
-                            Err(SqlError::new(
-                                SqlState::UNDEFINED_OBJECT,
-                                format!("type with OID {oid} does not exist"),
-                            ))
-                        }
-                    },
-                    |t| Ok(Some(t)),
-                )?)
-                .flatten(),
-            });
+            let known = match oid {
+                0 => Some(Type::Unknown),
+                oid => Type::from_oid(*oid),
+            };
+            types.push(known.ok_or_else(|| {
+                SqlError::new(SqlState::UNDEFINED_OBJECT, format!("type with OID {oid} does not exist"))
+            })?);
         }
         let empty = |statement| Prepared {
             statement,
@@ -453,8 +393,8 @@ impl Session {
         };
         Ok(Prepared {
             params: bound.params.clone(),
-            columns: bound.statement.columns().map(<[OutputColumn]>::to_vec),
-            bound: parking_lot::Mutex::new(Some((image, path, bound))),
+            columns: bound.columns(),
+            bound: parking_lot::Mutex::new(bound.cacheable.then_some((image, path, bound))),
             statement,
         })
     }
@@ -490,6 +430,59 @@ impl Session {
         }
         Ok(format!("COPY {}", run.rows))
     }
+}
+
+/// Starts a statement: a query's first rows are computed, everything else is carried out (and not committed).
+async fn start(
+    statement: &Statement,
+    context: Arc<StatementContext>,
+    owner: Option<(Arc<dyn Transaction>, Arc<TransactionCatalog>)>,
+    cancel: &CancellationToken,
+) -> Result<Response> {
+    let cancel = cancel.clone();
+    match statement {
+        Statement::CopyFrom(copy) => {
+            let sink = exec::copy_from(copy, context).await?;
+            return Ok(Response::CopyIn(CopyInRun { columns: sink.columns, cancel, sink, owner }));
+        }
+        Statement::CopyTo(copy) => {
+            let source = exec::copy_to(copy, context).await?;
+            let run = CopyOutRun { columns: source.columns, cancel, source, rows: 0, owner };
+            return Ok(Response::CopyOut(run));
+        }
+        _ => {}
+    }
+    let memory_bytes_max = context.memory_bytes_max;
+    let (columns, mut stream, tag) = match exec::execute(statement, context).await? {
+        Outcome::Done { tag, notices } => {
+            let notices = notices
+                .into_iter()
+                .map(|message| Notice { severity: "NOTICE", state: SqlState::SUCCESSFUL_COMPLETION, message })
+                .collect();
+            return Ok(Response::Done { tag, notices });
+        }
+        Outcome::Rows { columns, rows, tag } => (columns, rows, tag),
+    };
+    let is_query = matches!(statement, Statement::Query(_) | Statement::Explain { .. });
+    if !is_query {
+        // RETURNING: the rows wait for the commit.
+        let mut all = Vec::new();
+        let mut bytes = 0;
+        while let Some(batch) = stream.next().await? {
+            bytes += batch.iter().map(|row| row.len() * size_of::<Datum>()).sum::<usize>();
+            if bytes > memory_bytes_max {
+                return Err(SqlError::new(SqlState::OUT_OF_MEMORY, "out of memory")
+                    .detail("RETURNING holds its rows until the commit."));
+            }
+            all.extend(batch);
+        }
+        return Ok(Response::collected(columns, all, tag));
+    }
+    let mut pending = VecDeque::new();
+    if let Some(batch) = stream.next().await? {
+        pending.extend(batch);
+    }
+    Ok(Response::Rows(Rows { columns, stream, pending, count: 0, cancel, tag, owner }))
 }
 
 /// Conflicts and stale plans: the attempt is known to have had no effect, and another may succeed.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::error::{Result, SqlError, SqlState};
-use crate::types::{TimeZone, zone};
+use crate::types::TimeZone;
 
 /// A parameter: its name as it is shown, its default, and what it accepts.
 struct Parameter {
@@ -132,7 +132,7 @@ impl Settings {
         let parameter = &PARAMETERS[index];
         let value = normalise(parameter, value)?;
         if matches!(parameter.kind, Kind::Zone) {
-            self.time_zone = zone::parse_zone(&value).ok_or_else(|| invalid(parameter, &value))?;
+            self.time_zone = TimeZone::by_name(&value).ok_or_else(|| invalid(parameter, &value))?;
         }
         self.values[index] = value.clone().into();
         Ok(parameter.reported.then_some((parameter.name, value)))
@@ -156,7 +156,7 @@ impl Settings {
         self.values = self.initial.clone();
         self.custom.clear();
         let zone = self.text("timezone");
-        self.time_zone = zone::parse_zone(zone).unwrap_or_default();
+        self.time_zone = TimeZone::by_name(zone).unwrap_or_default();
         self.reported().collect()
     }
 
