@@ -171,7 +171,11 @@ where
             _ if self.skip_to_sync => Ok(()),
             Message::Query(query) => self.simple_query(&query.query).await,
             Message::Flush(_) => Ok(self.output.flush().await?),
-            Message::Parse(_) | Message::Bind(_) | Message::Describe(_) | Message::Execute(_) | Message::Close(_) => {
+            Message::Parse(_)
+            | Message::Bind(_)
+            | Message::Describe(_)
+            | Message::Execute(_)
+            | Message::Close(_) => {
                 match self.extended(message).await? {
                     Ok(()) => self.output.flush_if_full().await?,
                     Err(error) => {

@@ -86,7 +86,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             )));
         }
         if length < 4 {
-            return Err(ReadError::Fatal(SqlError::new(SqlState::PROTOCOL_VIOLATION, "invalid message length")));
+            return Err(ReadError::Fatal(SqlError::new(
+                SqlState::PROTOCOL_VIOLATION,
+                "invalid message length",
+            )));
         }
         let total = length + 1;
         if total > self.message_bytes_max {

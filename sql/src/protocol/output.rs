@@ -230,7 +230,13 @@ impl<W: AsyncWrite + Unpin> Output<W> {
     }
 
     /// DataRow.
-    pub fn row(&mut self, row: &Row, columns: &[OutputColumn], formats: &[Format], zone: &TimeZone) -> Result<()> {
+    pub fn row(
+        &mut self,
+        row: &Row,
+        columns: &[OutputColumn],
+        formats: &[Format],
+        zone: &TimeZone,
+    ) -> Result<()> {
         debug_assert_eq!(row.len(), columns.len(), "a row is as wide as its description");
         let start = self.buffer.len();
         self.buffer.put_u8(b'D');

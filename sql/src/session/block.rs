@@ -271,12 +271,18 @@ pub(super) async fn finish(transaction: &Arc<dyn Transaction>, catalog: &Transac
 
 fn find(savepoints: &[Savepoint], name: &str) -> Result<usize> {
     savepoints.iter().rposition(|s| s.name == name).ok_or_else(|| {
-        SqlError::new(SqlState::INVALID_SAVEPOINT_SPECIFICATION, format!("savepoint \"{name}\" does not exist"))
+        SqlError::new(
+            SqlState::INVALID_SAVEPOINT_SPECIFICATION,
+            format!("savepoint \"{name}\" does not exist"),
+        )
     })
 }
 
 fn outside_block(what: &str) -> SqlError {
-    SqlError::new(SqlState::NO_ACTIVE_SQL_TRANSACTION, format!("{what} can only be used in transaction blocks"))
+    SqlError::new(
+        SqlState::NO_ACTIVE_SQL_TRANSACTION,
+        format!("{what} can only be used in transaction blocks"),
+    )
 }
 
 /// `25P02`.

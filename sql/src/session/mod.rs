@@ -58,7 +58,11 @@ pub struct Session {
 
 impl Session {
     /// Opens a session for a client that has been let in.
-    pub async fn open(shared: Arc<Shared>, ticket: Ticket, parameters: &BTreeMap<String, String>) -> Result<Self> {
+    pub async fn open(
+        shared: Arc<Shared>,
+        ticket: Ticket,
+        parameters: &BTreeMap<String, String>,
+    ) -> Result<Self> {
         let user: Arc<str> = parameters.get("user").map_or("", String::as_str).into();
         let named = parameters.get("database").map(String::as_str).filter(|d| !d.is_empty());
         let database: Arc<str> = match named {
@@ -173,10 +177,9 @@ impl Session {
             CancelReason::Timeout => {
                 SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to statement timeout")
             }
-            CancelReason::Shutdown => SqlError::new(
-                SqlState::ADMIN_SHUTDOWN,
-                "terminating connection due to administrator command",
-            ),
+            CancelReason::Shutdown => {
+                SqlError::new(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+            }
         }
     }
 

@@ -119,7 +119,10 @@ impl Session {
         formats: Vec<Format>,
     ) -> Result<()> {
         if !name.is_empty() && self.portals.contains_key(&name) {
-            return Err(SqlError::new(SqlState::DUPLICATE_CURSOR, format!("cursor \"{name}\" already exists")));
+            return Err(SqlError::new(
+                SqlState::DUPLICATE_CURSOR,
+                format!("cursor \"{name}\" already exists"),
+            ));
         }
         if self.portals.len() >= KEPT_MAX {
             return Err(SqlError::new(

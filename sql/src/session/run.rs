@@ -10,9 +10,9 @@ use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use txn::api::{BeginOptions, Transaction};
 
+use super::Session;
 use super::block::{State, finish, in_failed_block};
 use super::portal::Prepared;
-use super::Session;
 use crate::bind::{self, Bindable, Bound, ParsedStatement};
 use crate::catalog::{CatalogView, TransactionCatalog};
 use crate::error::{Result, SqlError, SqlState};
@@ -156,7 +156,8 @@ impl Session {
     pub async fn run_simple(&mut self, statement: ParsedStatement, alone: bool) -> Result<Response> {
         match statement {
             ParsedStatement::Bindable(bindable) => {
-                let runnable = Runnable { statement: &bindable, params: Vec::new(), types: &[], prepared: None };
+                let runnable =
+                    Runnable { statement: &bindable, params: Vec::new(), types: &[], prepared: None };
                 self.run(&runnable, alone).await
             }
             utility => self.run_utility(&utility, alone).await,
@@ -236,18 +237,24 @@ impl Session {
     }
 
     /// Runs a statement in the open block, or opens an implicit one.
-    async fn run_in_block(&mut self, runnable: &Runnable<'_>, cancel: &CancellationToken) -> Result<Response> {
+    async fn run_in_block(
+        &mut self,
+        runnable: &Runnable<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<Response> {
         let mut looked_again = false;
         loop {
             let block = self.block().await?;
-            let (transaction, catalog, first) = (block.transaction.clone(), block.catalog.clone(), !block.used);
+            let (transaction, catalog, first) =
+                (block.transaction.clone(), block.catalog.clone(), !block.used);
             let mark = transaction.savepoint();
             let result = self.attempt(runnable, &transaction, &catalog, false, cancel).await;
             let error = match result {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
-            let stale = matches!(error.source, Some(txn::Error::FenceMismatch { .. })) || is_unknown_name(&error);
+            let stale =
+                matches!(error.source, Some(txn::Error::FenceMismatch { .. })) || is_unknown_name(&error);
             if !stale || looked_again {
                 return Err(error);
             }
@@ -324,7 +331,8 @@ impl Session {
             return Ok(bound.clone());
         }
         let zone = self.settings.time_zone().clone();
-        let bound = Arc::new(bind::bind(runnable.statement, &**view, runnable.types, &self.eval_context(&zone))?);
+        let bound =
+            Arc::new(bind::bind(runnable.statement, &**view, runnable.types, &self.eval_context(&zone))?);
         if let Some(prepared) = runnable.prepared
             && bound.cacheable
         {
@@ -349,12 +357,8 @@ impl Session {
                 SqlError::new(SqlState::UNDEFINED_OBJECT, format!("type with OID {oid} does not exist"))
             })?);
         }
-        let empty = |statement| Prepared {
-            statement,
-            params: Vec::new(),
-            columns: None,
-            bound: Default::default(),
-        };
+        let empty =
+            |statement| Prepared { statement, params: Vec::new(), columns: None, bound: Default::default() };
         let bindable = match &statement {
             Some(ParsedStatement::Bindable(bindable)) => bindable,
             Some(utility) => {

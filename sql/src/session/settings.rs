@@ -50,34 +50,124 @@ const fn p(
 
 /// In the order of names, which is SHOW ALL's.
 const PARAMETERS: &[Parameter] = &[
-    p("application_name", "", Kind::Text, true, "Sets the application name to be reported in statistics and logs."),
+    p(
+        "application_name",
+        "",
+        Kind::Text,
+        true,
+        "Sets the application name to be reported in statistics and logs.",
+    ),
     p("bytea_output", "hex", Kind::OneOf(&["hex"]), false, "Sets the output format for bytea."),
     p("check_function_bodies", "on", Kind::Bool, false, "Check routine bodies during creation."),
-    p("client_encoding", "UTF8", Kind::OneOf(&["UTF8", "utf-8", "unicode"]), true, "Sets the client's character set encoding."),
-    p("client_min_messages", "notice", Kind::OneOf(&["debug5", "debug4", "debug3", "debug2", "debug1", "log", "notice", "warning", "error"]), false, "Sets the message levels that are sent to the client."),
-    p("DateStyle", "ISO, MDY", Kind::OneOf(&["ISO, MDY", "ISO", "iso,mdy"]), true, "Sets the display format for date and time values."),
-    p("default_transaction_deferrable", "off", Kind::Bool, false, "Sets the default deferrable status of new transactions."),
-    p("default_transaction_isolation", "serializable", Kind::OneOf(ISOLATION), false, "Sets the transaction isolation level of each new transaction."),
-    p("default_transaction_read_only", "off", Kind::Bool, true, "Sets the default read-only status of new transactions."),
-    p("extra_float_digits", "1", Kind::Int(-15, 3), false, "Sets the number of digits displayed for floating-point values."),
-    p("idle_in_transaction_session_timeout", "0", Kind::Millis, false, "Sets the maximum allowed idle time between queries, when in a transaction."),
+    p(
+        "client_encoding",
+        "UTF8",
+        Kind::OneOf(&["UTF8", "utf-8", "unicode"]),
+        true,
+        "Sets the client's character set encoding.",
+    ),
+    p(
+        "client_min_messages",
+        "notice",
+        Kind::OneOf(&["debug5", "debug4", "debug3", "debug2", "debug1", "log", "notice", "warning", "error"]),
+        false,
+        "Sets the message levels that are sent to the client.",
+    ),
+    p(
+        "DateStyle",
+        "ISO, MDY",
+        Kind::OneOf(&["ISO, MDY", "ISO", "iso,mdy"]),
+        true,
+        "Sets the display format for date and time values.",
+    ),
+    p(
+        "default_transaction_deferrable",
+        "off",
+        Kind::Bool,
+        false,
+        "Sets the default deferrable status of new transactions.",
+    ),
+    p(
+        "default_transaction_isolation",
+        "serializable",
+        Kind::OneOf(ISOLATION),
+        false,
+        "Sets the transaction isolation level of each new transaction.",
+    ),
+    p(
+        "default_transaction_read_only",
+        "off",
+        Kind::Bool,
+        true,
+        "Sets the default read-only status of new transactions.",
+    ),
+    p(
+        "extra_float_digits",
+        "1",
+        Kind::Int(-15, 3),
+        false,
+        "Sets the number of digits displayed for floating-point values.",
+    ),
+    p(
+        "idle_in_transaction_session_timeout",
+        "0",
+        Kind::Millis,
+        false,
+        "Sets the maximum allowed idle time between queries, when in a transaction.",
+    ),
     p("in_hot_standby", "off", Kind::ReadOnly, true, "Shows whether hot standby is currently active."),
     p("integer_datetimes", "on", Kind::ReadOnly, true, "Shows whether datetimes are integer based."),
-    p("IntervalStyle", "postgres", Kind::OneOf(&["postgres"]), true, "Sets the display format for interval values."),
+    p(
+        "IntervalStyle",
+        "postgres",
+        Kind::OneOf(&["postgres"]),
+        true,
+        "Sets the display format for interval values.",
+    ),
     p("is_superuser", "on", Kind::ReadOnly, true, "Shows whether the current user is a superuser."),
     p("lock_timeout", "0", Kind::Millis, false, "Sets the maximum allowed duration of any wait for a lock."),
     p("max_identifier_length", "63", Kind::ReadOnly, false, "Shows the maximum identifier length."),
     p("row_security", "on", Kind::Bool, false, "Enable row security."),
-    p("search_path", "\"$user\", public", Kind::Text, false, "Sets the schema search order for names that are not schema-qualified."),
+    p(
+        "search_path",
+        "\"$user\", public",
+        Kind::Text,
+        false,
+        "Sets the schema search order for names that are not schema-qualified.",
+    ),
     p("server_encoding", "UTF8", Kind::ReadOnly, true, "Shows the server (database) character set encoding."),
     p("server_version", crate::PG_VERSION, Kind::ReadOnly, true, "Shows the server version."),
-    p("server_version_num", crate::PG_VERSION_NUM, Kind::ReadOnly, false, "Shows the server version as an integer."),
+    p(
+        "server_version_num",
+        crate::PG_VERSION_NUM,
+        Kind::ReadOnly,
+        false,
+        "Shows the server version as an integer.",
+    ),
     p("session_authorization", "", Kind::ReadOnly, true, "Shows the session user name."),
-    p("standard_conforming_strings", "on", Kind::OneOf(&["on"]), true, "Causes '...' strings to treat backslashes literally."),
+    p(
+        "standard_conforming_strings",
+        "on",
+        Kind::OneOf(&["on"]),
+        true,
+        "Causes '...' strings to treat backslashes literally.",
+    ),
     p("statement_timeout", "0", Kind::Millis, false, "Sets the maximum allowed duration of any statement."),
-    p("synchronous_commit", "on", Kind::OneOf(&["on"]), false, "Every commit is on the disks of a majority before it is acknowledged."),
+    p(
+        "synchronous_commit",
+        "on",
+        Kind::OneOf(&["on"]),
+        false,
+        "Every commit is on the disks of a majority before it is acknowledged.",
+    ),
     p("TimeZone", "UTC", Kind::Zone, true, "Sets the time zone for displaying and interpreting time stamps."),
-    p("transaction_isolation", "serializable", Kind::OneOf(ISOLATION), false, "Shows the current transaction's isolation level."),
+    p(
+        "transaction_isolation",
+        "serializable",
+        Kind::OneOf(ISOLATION),
+        false,
+        "Shows the current transaction's isolation level.",
+    ),
     p("transaction_read_only", "off", Kind::Bool, false, "Shows the current transaction's read-only status."),
 ];
 
@@ -110,7 +200,9 @@ impl Settings {
     pub fn new(user: &str) -> Self {
         let values: Vec<Cow<'static, str>> = PARAMETERS
             .iter()
-            .map(|p| if p.name == "session_authorization" { user.to_owned().into() } else { p.default.into() })
+            .map(
+                |p| if p.name == "session_authorization" { user.to_owned().into() } else { p.default.into() },
+            )
             .collect();
         Self { initial: values.clone(), values, custom: Default::default(), time_zone: TimeZone::default() }
     }
@@ -178,7 +270,11 @@ impl Settings {
 
     /// What a client is told at startup.
     pub fn reported(&self) -> impl Iterator<Item = (&'static str, String)> {
-        PARAMETERS.iter().zip(&self.values).filter(|(p, _)| p.reported).map(|(p, v)| (p.name, v.clone().into_owned()))
+        PARAMETERS
+            .iter()
+            .zip(&self.values)
+            .filter(|(p, _)| p.reported)
+            .map(|(p, v)| (p.name, v.clone().into_owned()))
     }
 
     fn text(&self, name: &str) -> &str {
@@ -212,7 +308,9 @@ impl Settings {
             .split(',')
             .map(|s| {
                 let s = s.trim();
-                s.strip_prefix('"').and_then(|s| s.strip_suffix('"')).map_or_else(|| s.to_lowercase(), str::to_owned)
+                s.strip_prefix('"')
+                    .and_then(|s| s.strip_suffix('"'))
+                    .map_or_else(|| s.to_lowercase(), str::to_owned)
             })
             .filter(|s| !s.is_empty() && s != "$user")
             .collect()
@@ -251,7 +349,10 @@ fn normalise(parameter: &Parameter, value: &str) -> Result<String> {
             Ok(number) if (*low..=*high).contains(&number) => Ok(number.to_string()),
             Ok(number) => Err(SqlError::new(
                 SqlState::INVALID_PARAMETER_VALUE,
-                format!("{number} is outside the valid range for parameter \"{}\" ({low} .. {high})", parameter.name),
+                format!(
+                    "{number} is outside the valid range for parameter \"{}\" ({low} .. {high})",
+                    parameter.name
+                ),
             )),
             Err(_) => Err(invalid(parameter, value)),
         },
@@ -263,7 +364,9 @@ fn normalise(parameter: &Parameter, value: &str) -> Result<String> {
             let plain = |s: &str| s.to_ascii_lowercase().replace([' ', '\''], "");
             match values.iter().find(|v| plain(v) == plain(value)) {
                 // Spellings of one value are kept as the first of them, except for the enumerations proper.
-                Some(_) if matches!(parameter.name, "client_encoding" | "DateStyle") => Ok(values[0].to_owned()),
+                Some(_) if matches!(parameter.name, "client_encoding" | "DateStyle") => {
+                    Ok(values[0].to_owned())
+                }
                 Some(found) => Ok((*found).to_owned()),
                 None => Err(SqlError {
                     hint: Some(format!("Available values: {}.", values.join(", "))),

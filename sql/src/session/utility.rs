@@ -1,6 +1,8 @@
 //! Statements that the session carries out itself: transaction control, SET and SHOW, PREPARE, cursors.
 
-use crate::bind::{self, FetchDirection, Isolation, ParsedStatement, Set, Transaction, TransactionModes, Utility};
+use crate::bind::{
+    self, FetchDirection, Isolation, ParsedStatement, Set, Transaction, TransactionModes, Utility,
+};
 use crate::catalog::CatalogReader;
 use crate::error::{Result, SqlError, SqlState};
 use crate::ir::OutputColumn;
@@ -42,7 +44,9 @@ impl Session {
                 let shown = self.settings.show(name).map_or_else(|_| name.clone(), |(name, _)| name);
                 Some(text_columns(&[&shown]))
             }
-            ParsedStatement::Utility(Utility::Execute { name, .. }) => self.prepared(name).ok()?.columns.clone(),
+            ParsedStatement::Utility(Utility::Execute { name, .. }) => {
+                self.prepared(name).ok()?.columns.clone()
+            }
             ParsedStatement::Utility(Utility::Fetch { name, moves: false, .. }) => {
                 self.portal(name).ok()?.columns().map(<[OutputColumn]>::to_vec)
             }
@@ -142,7 +146,8 @@ impl Session {
             (Some(name), Some(values)) => {
                 match name.as_str() {
                     "transaction_read_only" => {
-                        let read_only = matches!(values.first().map(String::as_str), Some("on" | "true" | "1"));
+                        let read_only =
+                            matches!(values.first().map(String::as_str), Some("on" | "true" | "1"));
                         self.set_modes(Modes { read_only: Some(read_only) })?;
                     }
                     "session_authorization" | "role" => {
@@ -281,7 +286,10 @@ impl Session {
 
     async fn declare(&mut self, name: &str, text: &str) -> Result<Response> {
         if self.portals.contains_key(name) {
-            return Err(SqlError::new(SqlState::DUPLICATE_CURSOR, format!("cursor \"{name}\" already exists")));
+            return Err(SqlError::new(
+                SqlState::DUPLICATE_CURSOR,
+                format!("cursor \"{name}\" already exists"),
+            ));
         }
         let parsed = bind::parse(text)?.pop();
         let prepared = std::sync::Arc::new(self.prepare_parsed(parsed, &[]).await?);
@@ -298,11 +306,13 @@ impl Session {
         let wanted = match direction {
             FetchDirection::Forward(n) if n >= 0 => n as usize,
             FetchDirection::All => usize::MAX,
-            _ => return Err(SqlError::new(
-                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "cursor can only scan forward",
-            )
-            .hint("Declare it with SCROLL option to enable backward scan.")),
+            _ => {
+                return Err(SqlError::new(
+                    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                    "cursor can only scan forward",
+                )
+                .hint("Declare it with SCROLL option to enable backward scan."));
+            }
         };
         let cancel = self.arm();
         let portal = self.portals.get_mut(name).ok_or_else(|| no_cursor(name))?;
