@@ -397,7 +397,7 @@ impl Session {
         };
         Ok(Prepared {
             params: bound.params.clone(),
-            columns: bound.columns(),
+            columns: bound.statement.columns().map(<[OutputColumn]>::to_vec),
             bound: parking_lot::Mutex::new(bound.cacheable.then_some((image, path, bound))),
             statement,
         })

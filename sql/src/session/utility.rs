@@ -200,13 +200,7 @@ impl Session {
             Utility::Execute { name, arguments } => {
                 let prepared = self.prepared(name)?.clone();
                 let zone = self.settings.time_zone().clone();
-                let catalog = self.shared.catalog.begin(&self.database).await?;
-                let view = catalog.view(self.settings.search_path().into());
-                let context = self.eval_context(&zone);
-                let exprs = bind::bind_arguments(arguments, &prepared.params, &*view, &context)?;
-                let env = crate::eval::Env { ctx: &context, params: &[], outer: &[] };
-                let params =
-                    exprs.iter().map(|e| crate::eval::eval(e, &[], &env)).collect::<Result<Vec<_>>>()?;
+                let params = bind::bind_arguments(arguments, &prepared.params, &self.eval_context(&zone))?;
                 self.run_prepared(&prepared, params, alone).await
             }
             Utility::Deallocate(Some(name)) => match self.statements.remove(name) {
