@@ -80,5 +80,7 @@ pub const DEFAULT_GROUP: GroupId = GroupId(3);
 pub const DEFAULT_DATABASE_START: [u8; 4] = [0, 0, 0, 2];
 /// Voters per group unless the operator says otherwise.
 pub const REPLICATION_FACTOR: u32 = 3;
+/// The version of what nodes say to each other.
+pub const PROTOCOL: u32 = 1;
 /// No message of the service is larger.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;

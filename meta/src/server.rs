@@ -84,13 +84,18 @@ impl MetaServer {
             .max_encoding_message_size(crate::MESSAGE_BYTES_MAX)
     }
 
+    /// The term in which this node leads the meta-group, as a value to wait on.
+    pub fn leading(&self) -> tokio::sync::watch::Receiver<Option<Term>> {
+        self.replica.leading()
+    }
+
     /// Whether this node leads the meta-group, as far as it knows.
     pub fn leads(&self) -> bool {
         self.replica.leading().borrow().is_some()
     }
 
     /// The group and the term, if this node leads; whom to ask otherwise.
-    pub(crate) fn leading(&self) -> Result<(Arc<Group>, Term), Error> {
+    pub(crate) fn lead(&self) -> Result<(Arc<Group>, Term), Error> {
         let term = *self.replica.leading().borrow();
         match (self.multi.group(META_GROUP), term) {
             (Some(group), Some(term)) => Ok((group, term)),
@@ -118,7 +123,7 @@ impl MetaServer {
 
     /// Replicates a command and answers what it came to.
     pub async fn propose(&self, command: Command) -> Result<CommandResult, Error> {
-        let (group, term) = self.leading()?;
+        let (group, term) = self.lead()?;
         let command = pb::Command { command: Some(command) }.encode_to_vec().into();
         let answer = group.propose(term, command).await.map_err(|error| match error {
             ProposeError::NotLeader(_) => Error::NotLeader(self.redirect(Some(&group))),
@@ -131,7 +136,7 @@ impl MetaServer {
 
     /// `count` timestamps, of which the first is returned; the others follow at [`Timestamp::STRIDE`].
     pub async fn timestamps(self: &Arc<Self>, count: u32) -> Result<Timestamp, Error> {
-        let (group, term) = self.leading()?;
+        let (group, term) = self.lead()?;
         loop {
             let drawn = self.with_window(term, |window, wall_ms| window.draw(wall_ms, count))?;
             match drawn {
@@ -193,7 +198,7 @@ impl MetaServer {
 
     /// A heartbeat.
     pub async fn report(&self, request: pb::ReportRequest) -> Result<pb::ReportResponse, Error> {
-        self.leading()?;
+        self.lead()?;
         let node = NodeId(request.node);
         let (known, moved, changed) = self.replica.read(|state| {
             let same_cluster = state.cluster().cluster_id == request.cluster_id;
@@ -263,7 +268,7 @@ impl MetaServer {
 
     /// What changed in the map after `since`, with everything that is soft.
     pub fn map(&self, since: u64) -> Result<pb::ClusterMap, Error> {
-        self.leading()?;
+        self.lead()?;
         let (alive, leaders) = self.with_soft(|soft, now| {
             let leader = |(group, r): (&GroupId, &Reported)| pb::Leader {
                 group: group.0,
@@ -301,7 +306,7 @@ impl MetaServer {
 
     /// Everything an operator may want to see.
     pub fn describe(&self) -> Result<pb::DescribeResponse, Error> {
-        self.leading()?;
+        self.lead()?;
         let planned = crate::reconcile::describe(self)?.iter().map(ToString::to_string).collect();
         self.with_soft(|soft, now| {
             self.replica.read(|state| {
@@ -339,7 +344,7 @@ impl MetaServer {
 
     /// Works on the soft state of the present term of leadership.
     pub(crate) fn with_soft<T>(&self, work: impl FnOnce(&mut Soft, Instant) -> T) -> Result<T, Error> {
-        let (_, term) = self.leading()?;
+        let (_, term) = self.lead()?;
         let now = self.seams.clock.now();
         let mut soft = self.soft.lock();
         if soft.term != term {

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `flotilla` binary; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    node::cli::main()
+}

@@ -1,0 +1,98 @@
+//! `flotilla admin`: looks at a running cluster.
+
+mod nodes;
+mod shards;
+mod status;
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use proto::admin as pb;
+use proto::admin::admin_client::AdminClient;
+use proto::meta::DescribeResponse;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use crate::config::DEFAULT_RPC;
+use crate::exit::Failure;
+
+/// How long a connection and an answer may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+/// Arguments of `flotilla admin`.
+#[derive(Args)]
+pub struct AdminArgs {
+    #[command(subcommand)]
+    command: Admin,
+    /// RPC address of any node
+    #[arg(long, global = true, visible_alias = "rpc", value_name = "ADDR", default_value = DEFAULT_RPC)]
+    host: String,
+    /// Print JSON instead of a table
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Admin {
+    /// List the shards: key range, replicas, leader
+    Shards,
+    /// List the nodes: addresses, whether they live, what they hold
+    Nodes,
+    /// Sum the cluster up
+    Status(status::StatusArgs),
+}
+
+/// Asks and prints.
+pub fn run(args: AdminArgs) -> Result<(), Failure> {
+    let output = crate::runtime::build(1)?.block_on(async {
+        match &args.command {
+            Admin::Shards => Ok(shards::print(&cluster(&args.host).await?, args.json)),
+            Admin::Nodes => Ok(nodes::print(&cluster(&args.host).await?, args.json)),
+            Admin::Status(status) => status::run(status, &args.host, args.json).await,
+        }
+    })?;
+    super::print(&output)
+}
+
+/// A client of the node at `host`.
+pub(crate) async fn connect(host: &str) -> Result<AdminClient<Channel>, Failure> {
+    let endpoint = Endpoint::from_shared(format!("http://{host}"))
+        .map_err(|_| Failure::Usage(format!("{host:?} is not an address: HOST:PORT is meant")))?
+        .connect_timeout(CONNECT_LIMIT)
+        .timeout(ANSWER_LIMIT);
+    let channel = endpoint.connect().await.map_err(|error| {
+        Failure::Unreachable(format!("no node answers at {host}: {}", crate::exit::chain(&error)))
+    })?;
+    Ok(AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// A refusal, in words.
+pub(crate) fn describe(host: &str, status: &Status) -> Failure {
+    match status.code() {
+        Code::AlreadyExists | Code::FailedPrecondition | Code::InvalidArgument => {
+            Failure::Refused(status.message().to_owned())
+        }
+        _ => Failure::Unreachable(format!("{host}: {}", status.message())),
+    }
+}
+
+/// What the meta-group's leader says of the cluster.
+async fn cluster(host: &str) -> Result<DescribeResponse, Failure> {
+    let mut admin = connect(host).await?;
+    let response = admin.cluster(pb::ClusterRequest {}).await.map_err(|status| describe(host, &status))?;
+    response.into_inner().cluster.ok_or_else(|| Failure::Other("the node sent an empty answer".into()))
+}
+
+/// A table without lines, as `kubectl` and `docker` print them.
+fn table(header: &[&str]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(header.iter().copied());
+    table
+}
+
+fn pretty(value: &serde_json::Value) -> String {
+    format!("{value:#}\n")
+}

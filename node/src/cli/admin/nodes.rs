@@ -1,0 +1,38 @@
+//! `flotilla admin nodes`.
+
+use proto::meta::DescribeResponse;
+use serde_json::json;
+
+/// The nodes.
+pub fn print(cluster: &DescribeResponse, as_json: bool) -> String {
+    if as_json {
+        let nodes = cluster.nodes.iter().map(|node| {
+            let addresses = node.addresses.clone().unwrap_or_default();
+            json!({
+                "id": node.id, "alive": node.alive, "silent_ms": node.silent_ms, "sql": addresses.sql,
+                "rpc": addresses.rpc, "http": addresses.http, "replicas": node.replicas, "leaders": node.leaders,
+            })
+        });
+        return super::pretty(&nodes.collect());
+    }
+    let mut table =
+        super::table(&["NODE", "STATE", "LAST HEARD", "SQL", "RPC", "HTTP", "REPLICAS", "LEADERS"]);
+    for node in &cluster.nodes {
+        let addresses = node.addresses.clone().unwrap_or_default();
+        let heard = node.silent_ms.map_or("never".to_owned(), |ms| format!("{:.1} s ago", ms as f64 / 1e3));
+        let state = if node.alive { "alive" } else { "dead" };
+        let (replicas, leaders) = (node.replicas.to_string(), node.leaders.to_string());
+        let id = format!("n{}", node.id);
+        table.add_row([
+            &id,
+            state,
+            &heard,
+            &addresses.sql,
+            &addresses.rpc,
+            &addresses.http,
+            &replicas,
+            &leaders,
+        ]);
+    }
+    format!("{}\n", table.trim_fmt())
+}

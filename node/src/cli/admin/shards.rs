@@ -1,0 +1,90 @@
+//! `flotilla admin shards`.
+
+use proto::meta::{DescribeResponse, GroupStatus, ReplicaProgress};
+use serde_json::json;
+
+/// The shards in key order, the meta-group first.
+pub fn print(cluster: &DescribeResponse, as_json: bool) -> String {
+    let mut groups: Vec<&GroupStatus> = cluster.groups.iter().collect();
+    groups.sort_by_key(|group| group.descriptor.as_ref().map(|d| d.start.clone()));
+    if as_json {
+        let shards = groups.iter().map(|group| {
+            let replica = |r: &ReplicaProgress| {
+                json!({"replica": r.replica, "node": r.node, "voter": !r.learner, "lag": r.lag, "reachable": r.reachable})
+            };
+            json!({
+                "group": group.group,
+                "start": group.descriptor.as_ref().map(|d| hex::encode(&d.start)),
+                "end": group.descriptor.as_ref().map(|d| hex::encode(&d.end)),
+                "epoch": group.descriptor.as_ref().map(|d| d.epoch),
+                "database": group.descriptor.as_ref().and_then(|d| word(&d.start, 0)),
+                "table": group.descriptor.as_ref().and_then(|d| word(&d.start, 1)),
+                "leader": (group.leader_node != 0).then_some(group.leader_node),
+                "term": group.term,
+                "replicas": group.replicas.iter().map(replica).collect::<Vec<_>>(),
+            })
+        });
+        return super::pretty(&shards.collect());
+    }
+    let mut table = super::table(&["SHARD", "START", "END", "EPOCH", "LEADER", "TERM", "REPLICAS"]);
+    for group in groups {
+        let (start, end, epoch) = match &group.descriptor {
+            None => ("(meta)".to_owned(), String::new(), String::new()),
+            Some(d) => (key(&d.start, "-∞"), key(&d.end, "∞"), d.epoch.to_string()),
+        };
+        let leader = if group.leader_node == 0 { "?".to_owned() } else { format!("n{}", group.leader_node) };
+        let replicas: Vec<String> = group.replicas.iter().map(replica).collect();
+        table.add_row([
+            format!("g{}", group.group),
+            start,
+            end,
+            epoch,
+            leader,
+            group.term.to_string(),
+            replicas.join(" "),
+        ]);
+    }
+    format!("{}\n", table.trim_fmt())
+}
+
+/// The `index`th of the words that a key of a table begins with: database, table, index.
+fn word(key: &[u8], index: usize) -> Option<u32> {
+    key.get(index * 4..index * 4 + 4)?.try_into().ok().map(u32::from_be_bytes)
+}
+
+/// Database, table and index as numbers, the rest in hexadecimal; an empty key is a bound at infinity.
+fn key(key: &[u8], infinity: &str) -> String {
+    if key.is_empty() {
+        return infinity.to_owned();
+    }
+    let mut text = String::new();
+    for index in 0..3 {
+        match word(key, index) {
+            Some(word) => text.push_str(&format!("/{word}")),
+            None => break,
+        }
+    }
+    let rest = &key[(key.len() / 4).min(3) * 4..];
+    if !rest.is_empty() {
+        text.push('/');
+        text.push_str(&hex::encode(&rest[..rest.len().min(16)]));
+        if rest.len() > 16 {
+            text.push('…');
+        }
+    }
+    text
+}
+
+/// `n2` votes, `n2?` learns, `!` says that the leader doesn't hear of it, `+17` that it lacks entries.
+fn replica(replica: &ReplicaProgress) -> String {
+    let mut text = format!("n{}", replica.node);
+    if replica.learner {
+        text.push('?');
+    }
+    if !replica.reachable {
+        text.push('!');
+    } else if replica.lag > 0 {
+        text.push_str(&if replica.lag == u64::MAX { "+…".to_owned() } else { format!("+{}", replica.lag) });
+    }
+    text
+}

@@ -1,0 +1,92 @@
+//! `flotilla admin status`.
+
+use std::time::Duration;
+
+use clap::Args;
+use proto::meta::{DescribeResponse, GroupStatus};
+use serde_json::json;
+use storage::seam::{Clock, SystemClock};
+
+use crate::exit::Failure;
+
+/// Arguments of `flotilla admin status`.
+#[derive(Args)]
+pub struct StatusArgs {
+    /// Wait up to so many seconds until all nodes live, every shard has a leader and all its replicas, and nothing is left to do
+    #[arg(long, value_name = "SECONDS")]
+    wait: Option<u64>,
+}
+
+/// The cluster in a few numbers.
+struct Summary {
+    dead: usize,
+    leaderless: usize,
+    short: usize,
+    factor: usize,
+}
+
+impl Summary {
+    fn of(cluster: &DescribeResponse) -> Self {
+        let factor = cluster.settings.unwrap_or_default().replication_factor as usize;
+        let wanted = factor.min(cluster.nodes.len());
+        let healthy =
+            |g: &GroupStatus| g.replicas.iter().filter(|r| !r.learner && r.reachable).count() >= wanted;
+        Self {
+            dead: cluster.nodes.iter().filter(|n| !n.alive).count(),
+            leaderless: cluster.groups.iter().filter(|g| g.leader_node == 0).count(),
+            short: cluster.groups.iter().filter(|g| !healthy(g)).count(),
+            factor,
+        }
+    }
+
+    fn settled(&self, cluster: &DescribeResponse) -> bool {
+        self.dead == 0 && self.leaderless == 0 && self.short == 0 && cluster.planned.is_empty()
+    }
+}
+
+/// Asks, again and again if told to wait.
+pub async fn run(args: &StatusArgs, host: &str, as_json: bool) -> Result<String, Failure> {
+    let clock = SystemClock;
+    let deadline = clock.now() + Duration::from_secs(args.wait.unwrap_or(0));
+    loop {
+        let answer = super::cluster(host).await;
+        let late = clock.now() >= deadline;
+        match answer {
+            Ok(cluster) => {
+                let summary = Summary::of(&cluster);
+                if args.wait.is_none() || summary.settled(&cluster) {
+                    return Ok(print(&cluster, &summary, as_json));
+                }
+                if late {
+                    let text = print(&cluster, &summary, false).trim_end().replace('\n', "; ");
+                    return Err(Failure::Unreachable(format!("the cluster has not settled: {text}")));
+                }
+            }
+            Err(failure) if late => return Err(failure),
+            Err(_) => {}
+        }
+        clock.sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn print(cluster: &DescribeResponse, summary: &Summary, as_json: bool) -> String {
+    let id = hex::encode(&cluster.cluster_id);
+    let (nodes, groups) = (cluster.nodes.len(), cluster.groups.len());
+    let Summary { dead, leaderless, short, factor } = summary;
+    if as_json {
+        return super::pretty(&json!({
+            "cluster": id, "replication_factor": factor, "nodes": nodes, "nodes_dead": dead, "groups": groups,
+            "groups_without_leader": leaderless, "groups_short_of_replicas": short, "planned": cluster.planned,
+            "settled": summary.settled(cluster),
+        }));
+    }
+    let mut text = format!("cluster {id}\nreplication factor {factor}\n");
+    text.push_str(&format!("nodes {nodes}, of which dead {dead}\n"));
+    text.push_str(&format!(
+        "groups {groups}, of which without leader {leaderless}, short of replicas {short}\n"
+    ));
+    for step in &cluster.planned {
+        text.push_str(&format!("planned: {step}\n"));
+    }
+    text
+}

@@ -1,0 +1,328 @@
+//! A node, assembled: the one page that shows what a node is made of and in which order it comes up and goes down.
+//!
+//! Ports open first, so that a port in use is found before the store is touched, and so that a node that cannot serve yet
+//! says so instead of refusing connections. They are served in this order of usefulness: HTTP (`/health` at once), RPC
+//! (`init` and joins have to arrive), SQL (57P03 until everything below it works).
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use meta::reconcile;
+
+use meta::reporter::{Descriptors, Reporter};
+use meta::{MetaClient, MetaReplica, MetaServer};
+use parking_lot::Mutex;
+use prost::Message;
+use proto::meta as pb;
+use raft::{Expected, Fatal, MultiRaft, RaftOptions, StateMachine, StateMachineFactory};
+use storage::ids::{GroupId, META_GROUP, NodeId, ReplicaId};
+use storage::seam::Seams;
+use storage::{Engine, Store, StoreOptions};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+use txn::api::Database;
+use txn::server::ShardServer;
+use txn::shard::{Registry, ShardFactory};
+use txn::transport::ShardService;
+use txn::{Cluster, CoordinatorOptions, ShardDescriptor};
+
+use crate::bootstrap;
+use crate::config::ServerOptions;
+use crate::exit::Failure;
+use crate::local::LocalFiles;
+use crate::service::admin::{Admin, Membership};
+use crate::service::late::Late;
+use crate::service::readiness::{self, Readiness};
+use crate::service::{http, starting};
+
+/// Wishes to initialise that may wait.
+const WISHES_MAX: usize = 16;
+/// How long a shutdown may take in all; what it does beyond keeping acknowledged data safe is courtesy.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+/// How long sessions may take to end what they are doing when the node is told to stop.
+const SESSIONS_PATIENCE: Duration = Duration::from_secs(3);
+/// The pause before the catalog is looked for again while the cluster comes up.
+const BOOTSTRAP_PAUSE: Duration = Duration::from_millis(50);
+/// How often a changed map is written to the store.
+const REMEMBER_EVERY: Duration = Duration::from_secs(1);
+
+/// Runs a node until `stop` is cancelled.
+pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) -> Result<(), Failure> {
+    // 1. The ports.
+    let http_port = listen("HTTP", &options.listen_http).await?;
+    let rpc_port = listen("RPC", &options.listen_rpc).await?;
+    let sql_port = listen("SQL", &options.listen_sql).await?;
+    let addresses = pb::Addresses {
+        rpc: advertised(&options.advertise_rpc, &rpc_port, &options.listen_rpc),
+        sql: advertised(&options.advertise_sql, &sql_port, &options.listen_sql),
+        http: advertised(&options.advertise_http, &http_port, &options.listen_http),
+    };
+
+    // 2. The store.
+    let metrics = http::install_metrics(&seams)?;
+    let (dir, for_store) = (options.store.clone(), seams.clone());
+    let opening = tokio::task::spawn_blocking(move || Store::open(&dir, StoreOptions::default(), for_store));
+    let store = opening.await.map_err(Failure::other)?.map_err(Failure::Store)?;
+    let files = LocalFiles::new(store.dir());
+    info!(
+        "store {}, SQL {}, RPC {}, HTTP {}",
+        store.dir().display(),
+        addresses.sql,
+        addresses.rpc,
+        addresses.http
+    );
+    warn!("--insecure: no TLS and no authentication; whoever reaches a port may read and change everything");
+
+    // 3. What answers before anything works. `closing` outlives `stop`: a node that drains is still alive.
+    let closing = CancellationToken::new();
+    let readiness = Readiness::starting();
+    seams.spawn("http", http::serve(http_port, metrics, readiness.clone(), store.clone(), closing.clone()));
+    let (wish, mut wishes) = mpsc::channel(WISHES_MAX);
+    let membership = Arc::new(OnceLock::new());
+    let admin = Admin::service(membership.clone(), readiness.clone(), wish);
+    let (late_raft, late_meta, late_control, late_shards) =
+        (Late::new(), Late::new(), Late::new(), Late::new());
+    let rpc = tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .http2_adaptive_window(Some(true))
+        .add_service(admin)
+        .add_service(late_raft.clone())
+        .add_service(late_meta.clone())
+        .add_service(late_control.clone())
+        .add_service(late_shards.clone());
+    let rpc_closing = closing.clone();
+    seams.spawn("rpc", async move {
+        let incoming = TcpListenerStream::new(rpc_port);
+        if let Err(failure) = rpc.serve_with_incoming_shutdown(incoming, rpc_closing.cancelled_owned()).await
+        {
+            error!("the RPC port has failed: {}", crate::exit::chain(&failure));
+        }
+    });
+    let sql_starts = CancellationToken::new();
+    let (hand_over, sql_port_back) = oneshot::channel();
+    let (starting_readiness, starting_seams, until) = (readiness.clone(), seams.clone(), sql_starts.clone());
+    seams.spawn("sql not ready", async move {
+        // The receiver is gone when the node stops before SQL starts.
+        let _ = hand_over.send(starting::serve(sql_port, starting_readiness, starting_seams, until).await);
+    });
+
+    // 4. A place in a cluster.
+    readiness.not_ready("the node belongs to no cluster yet: it waits to join, or for `flotilla init`");
+    let place = bootstrap::find_place(
+        &store,
+        &files,
+        options.single_node,
+        &options.join,
+        &addresses,
+        &mut wishes,
+        &seams,
+        &stop,
+    );
+    let Some(place) = place.await? else {
+        closing.cancel();
+        return store.close().map_err(Failure::Store);
+    };
+    let identity = place.identity;
+    readiness.not_ready("the node is joining its groups");
+
+    // 5. raft, with the meta-group's and the shards' state machines.
+    let meta_client = MetaClient::new(options.join.clone(), seams.clone());
+    if let Some(map) = place.map.or_else(|| remembered(&files)) {
+        meta_client.learn_map(map);
+    }
+    let meta_replica = MetaReplica::new();
+    let (registry, births) = Registry::new(identity.node_id);
+    let factory =
+        Factory { meta: meta_replica.clone(), shards: ShardFactory::new(registry.clone(), seams.clone()) };
+    let multi = MultiRaft::start(
+        RaftOptions::default(),
+        store.clone(),
+        Arc::new(factory),
+        meta_client.clone(),
+        seams.clone(),
+    );
+    let multi = multi.await.map_err(Failure::other)?;
+    late_raft.set(multi.service());
+
+    // 6. The meta-group: service, client, placement, heartbeat.
+    let meta_server = MetaServer::new(identity.node_id, meta_replica, multi.clone(), seams.clone());
+    meta_client.attach(meta_server.clone());
+    if let Some(founding) = place.founding {
+        bootstrap::carry_out(
+            founding,
+            identity.cluster_id,
+            &files,
+            &addresses,
+            &multi,
+            &meta_server,
+            &store.engine(),
+            &seams,
+        )
+        .await?;
+    }
+    late_meta.set(meta_server.service());
+    late_control.set(meta::control::NodeControl::service(identity.cluster_id, multi.clone()));
+    let _ = membership.set(Membership {
+        cluster_id: identity.cluster_id,
+        node: identity.node_id,
+        meta: meta_client.clone(),
+    });
+    drop(wishes);
+    let shards = ShardServer::start(registry, births, multi.clone(), meta_client.clone(), seams.clone());
+    late_shards.set(ShardService::new(shards.clone()).into_service());
+    seams.spawn("reconcile", reconcile::run(meta_server.clone(), closing.clone()));
+    let reporter = Reporter {
+        cluster_id: identity.cluster_id,
+        node: identity.node_id,
+        addresses,
+        multi: multi.clone(),
+        descriptors: Arc::new(Shards { server: shards.clone(), following: Arc::default() }),
+        client: meta_client.clone(),
+        seams: seams.clone(),
+    };
+    seams.spawn("reporter", reporter.run(closing.clone()));
+    seams.spawn("remember map", remember(meta_client.clone(), files, seams.clone(), closing.clone()));
+
+    // 7. Transactions.
+    let database: Arc<dyn Database> = Arc::new(Cluster::new(
+        shards.clone(),
+        meta_client.clone(),
+        meta_client.clone(),
+        seams.clone(),
+        CoordinatorOptions::default(),
+    ));
+
+    // 8. SQL. The port is handed over once the catalog's first rows are there, which takes a working cluster.
+    let sql =
+        sql::server::Server::new(database.clone(), sql::server::ServerOptions::default(), seams.clone());
+    let serving = async {
+        readiness.not_ready("the first shards have no leaders yet");
+        while let Err(failure) = sql.bootstrap().await {
+            readiness.not_ready(format!("the catalog cannot be read: {failure}"));
+            seams.sleep(BOOTSTRAP_PAUSE).await;
+        }
+        sql_starts.cancel();
+        let port = sql_port_back.await.map_err(Failure::other)?;
+        sql.set_ready(true);
+        let server = sql.clone();
+        seams.spawn("sql", async move { server.serve(port).await });
+        let watch = readiness::watch(readiness.clone(), meta_client, database, seams.clone(), stop.clone());
+        seams.spawn("readiness", watch);
+        Ok::<_, Failure>(())
+    };
+    tokio::select! {
+        served = serving => served?,
+        () = stop.cancelled() => {}
+    }
+
+    // 9. Until told to stop.
+    stop.cancelled().await;
+    readiness.not_ready("the node is shutting down");
+    let down = async {
+        sql.stop(SESSIONS_PATIENCE).await;
+        multi.shutdown().await;
+        closing.cancel();
+    };
+    tokio::select! {
+        () = down => {}
+        () = seams.sleep(SHUTDOWN_LIMIT) => warn!("leaving without having finished everything: what is acknowledged is safe"),
+    }
+    let closed = tokio::task::spawn_blocking(move || store.close()).await.map_err(Failure::other)?;
+    closed.map_err(Failure::Store)?;
+    info!("stopped");
+    Ok(())
+}
+
+async fn listen(what: &'static str, address: &str) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| Failure::Listen { what, address: address.to_owned(), source })
+}
+
+/// What others are told: as said, or what is listened on (with the port that was assigned, if it was 0).
+fn advertised(said: &Option<String>, port: &TcpListener, listened: &str) -> String {
+    let bound = port.local_addr().map_or_else(|_| listened.to_owned(), |address| address.to_string());
+    said.clone().unwrap_or(bound)
+}
+
+/// Who means what by a group's commands.
+struct Factory {
+    meta: Arc<MetaReplica>,
+    shards: ShardFactory,
+}
+
+impl StateMachineFactory for Factory {
+    fn open(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        engine: Arc<Engine>,
+    ) -> Result<Arc<dyn StateMachine>, Fatal> {
+        match group {
+            META_GROUP => self.meta.open(engine).map_err(Fatal::new),
+            _ => self.shards.open(group, replica, engine),
+        }
+    }
+
+    fn expected(&self, engine: &Arc<Engine>) -> Result<Vec<Expected>, Fatal> {
+        self.shards.expected(engine)
+    }
+}
+
+/// What is reported to the meta-group.
+struct Shards {
+    server: Arc<ShardServer>,
+    /// Groups whose new voters are being written into their descriptors.
+    following: Arc<Mutex<HashSet<GroupId>>>,
+}
+
+impl Descriptors for Shards {
+    fn descriptor(&self, group: GroupId) -> Option<ShardDescriptor> {
+        self.server.registry().get(group)?.descriptor().map(|descriptor| (*descriptor).clone())
+    }
+
+    fn follow(&self, group: GroupId, voters: BTreeMap<ReplicaId, NodeId>) {
+        if !self.following.lock().insert(group) {
+            return;
+        }
+        let (server, following) = (self.server.clone(), self.following.clone());
+        self.server.seams().spawn("follow members", async move {
+            if let Err(error) = server.set_replicas(group, &voters).await {
+                debug!("{group}: its descriptor can't be brought up to its members now: {error}");
+            }
+            following.lock().remove(&group);
+        });
+    }
+}
+
+/// The other nodes, as of the last run. A file that doesn't read is as good as none: the join list is left.
+fn remembered(files: &LocalFiles) -> Option<pb::ClusterMap> {
+    let encoded = files.cluster_map().ok().flatten()?;
+    pb::ClusterMap::decode(&encoded[..]).ok()
+}
+
+/// Keeps the file of [`remembered`] up to date.
+async fn remember(client: Arc<MetaClient>, files: LocalFiles, seams: Seams, stop: CancellationToken) {
+    let mut written = Vec::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = seams.sleep(REMEMBER_EVERY) => {}
+        }
+        let mut map = client.remembered_map();
+        // Who lives is not worth remembering.
+        map.nodes.iter_mut().for_each(|node| node.alive = true);
+        let encoded = map.encode_to_vec();
+        if encoded != written && !map.nodes.is_empty() {
+            let (files, bytes) = (files.clone(), encoded.clone());
+            match tokio::task::spawn_blocking(move || files.remember_cluster_map(&bytes)).await {
+                Ok(Ok(())) => written = encoded,
+                Ok(Err(failure)) => warn!("{failure}"),
+                Err(_) => return,
+            }
+        }
+    }
+}

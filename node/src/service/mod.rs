@@ -1,0 +1,7 @@
+//! What a node serves besides the services of the other rooms.
+
+pub mod admin;
+pub mod http;
+pub mod late;
+pub mod readiness;
+pub mod starting;
