@@ -101,6 +101,14 @@ fn scan_order(input: &Plan, keys: &[SortKey], scan: &TableScan) -> Option<bool> 
     leads.then_some(descending)
 }
 
+/// Whether no sort is needed, because the scan under `input` can be read in that order, and if so, whether backwards.
+pub fn order_of_scan(input: &Plan, keys: &[SortKey]) -> Option<bool> {
+    match chain(input, true) {
+        Some(Leaf::Scan { scan, ordered: true }) => scan_order(input, keys, scan),
+        _ => None,
+    }
+}
+
 /// The column of the leaf that an expression over a chain's output is.
 fn source_column(plan: &Plan, expr: &Expr) -> Option<usize> {
     let Expr::Column(index, _) = expr else { return None };
@@ -154,19 +162,13 @@ async fn build(plan: &Plan, ctx: &Arc<StatementContext>, demand: Demand) -> Resu
             exprs: exprs.clone(),
             ctx: Arc::clone(ctx),
         }),
-        Plan::Sort { input, keys } => {
-            let order = match chain(input, true) {
-                Some(Leaf::Scan { scan, ordered: true }) => scan_order(input, keys, scan),
-                _ => None,
-            };
-            match order {
-                Some(reverse) => Box::pin(build(input, ctx, Demand { reverse, ..demand })).await?,
-                None => {
-                    let rows = Box::pin(build(input, ctx, Demand { rows_max: None, ..demand })).await?;
-                    Box::new(Rows::new(sorted(rows, keys, ctx).await?))
-                }
+        Plan::Sort { input, keys } => match order_of_scan(input, keys) {
+            Some(reverse) => Box::pin(build(input, ctx, Demand { reverse, ..demand })).await?,
+            None => {
+                let rows = Box::pin(build(input, ctx, Demand { rows_max: None, ..demand })).await?;
+                Box::new(Rows::new(sorted(rows, keys, ctx).await?))
             }
-        }
+        },
         Plan::Limit { input, limit, offset } => {
             let skip = count(offset.as_ref(), "OFFSET", ctx)?.unwrap_or(0);
             let take = count(limit.as_ref(), "LIMIT", ctx)?;

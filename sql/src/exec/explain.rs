@@ -102,7 +102,11 @@ fn direct_lines(plan: &Plan, ctx: &StatementContext, lines: &mut Vec<String>, de
             Some(input)
         }
         Plan::Sort { input, keys } => {
-            let _ = write!(line, "Sort: {} keys", keys.len());
+            let _ = match direct::order_of_scan(input, keys) {
+                Some(false) => write!(line, "Sort: the scan's order"),
+                Some(true) => write!(line, "Sort: the scan's order, backwards"),
+                None => write!(line, "Sort: {} keys", keys.len()),
+            };
             Some(input)
         }
         Plan::Limit { input, .. } => {

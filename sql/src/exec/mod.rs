@@ -75,7 +75,7 @@ pub enum Outcome {
         columns: Vec<OutputColumn>,
         /// The rows.
         rows: Box<dyn RowStream>,
-        /// The tag up to the count, e.g. `SELECT ` or `INSERT 0 `.
+        /// The tag up to the count, e.g. `SELECT ` or `INSERT 0 `; see [`tag`].
         tag: &'static str,
     },
     /// Done; the whole command tag and notices.
@@ -85,6 +85,11 @@ pub enum Outcome {
         /// NOTICE messages.
         notices: Vec<String>,
     },
+}
+
+/// The command tag of an [`Outcome::Rows`]: a tag that ends with a blank is followed by the count.
+pub fn tag(tag: &str, count: u64) -> String {
+    if tag.ends_with(' ') { format!("{tag}{count}") } else { tag.to_owned() }
 }
 
 /// Rows that are there already.

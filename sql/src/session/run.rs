@@ -408,7 +408,7 @@ impl Session {
         if let Some((transaction, catalog)) = rows.owner {
             finish(&transaction, &catalog).await?;
         }
-        Ok(format!("{}{}", rows.tag, rows.count))
+        Ok(exec::tag(rows.tag, rows.count))
     }
 
     /// COPY FROM STDIN is complete.

@@ -139,7 +139,7 @@ async fn run(open: &TestTransaction, bindable: &Bindable, alone: bool, data: &st
                 };
                 out.push(row.iter().zip(&columns).map(show).collect::<Vec<_>>().join(" | "));
             }
-            out.push(format!("{tag}{}", rows.len()));
+            out.push(exec::tag(tag, rows.len() as u64));
             Ok(out.join("\n"))
         }
     }
