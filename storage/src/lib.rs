@@ -21,3 +21,6 @@ pub use error::{Error, Remedy};
 pub use options::StoreOptions;
 pub use raft_log::{LogEngine, LogState};
 pub use store::{Identity, Store};
+
+#[cfg(test)]
+mod tests;

@@ -278,7 +278,7 @@ mod tests {
         for sizes in [&[10, 300][..], &[10, 70_000], &[300]] {
             let (data, ends) = file(sizes);
             let begin = if ends.len() > 1 { ends[ends.len() - 2] } else { 0 };
-            for end in (begin + 1..data.len()).step_by(7) {
+            for end in (begin + 1..data.len()).step_by(1 + sizes[sizes.len() - 1] / 40) {
                 assert_eq!(checked(&data[..end]).expect("torn"), Tail::Torn(begin), "cut at {end}");
                 // The file had its length already, but not its bytes.
                 let mut zeroed = data.clone();
@@ -292,13 +292,24 @@ mod tests {
 
     #[test]
     fn any_flipped_bit_is_damage() {
-        let (data, _) = file(&[10, 500, 33_000, 60]);
-        for at in (0..1200).chain(data.len() - 800..data.len()) {
-            for bit in 0..8 {
-                let mut flipped = data.clone();
-                flipped[at] ^= 1 << bit;
-                assert!(matches!(checked(&flipped), Err(Error::Corrupt { .. })), "bit {bit} of byte {at}");
+        let every_flip = |data: &[u8], places: &mut dyn Iterator<Item = usize>| {
+            for at in places {
+                for bit in 0..8 {
+                    let mut flipped = data.to_vec();
+                    flipped[at] ^= 1 << bit;
+                    assert!(
+                        matches!(checked(&flipped), Err(Error::Corrupt { .. })),
+                        "bit {bit} of byte {at}"
+                    );
+                }
             }
-        }
+        };
+        let (data, _) = file(&[10, 60, 0, 20]);
+        every_flip(&data, &mut (0..data.len()));
+        // A batch in two fragments, before and after another one.
+        let (data, ends) = file(&[33_000, 60]);
+        every_flip(&data, &mut (0..8).chain(BLOCK - 1..BLOCK + 9).chain(ends[0] - 1..ends[0] + 8));
+        let (data, ends) = file(&[60, 33_000]);
+        every_flip(&data, &mut (ends[0] - 1..ends[0] + 8).chain(BLOCK..BLOCK + 9).chain([data.len() - 1]));
     }
 }
