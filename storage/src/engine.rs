@@ -15,6 +15,7 @@ use crate::Error;
 use crate::ids::KeyRange;
 use crate::keys;
 use crate::options::{self, StoreOptions};
+use crate::verify;
 
 /// A column family of the state database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,14 +58,8 @@ pub struct Engine {
 
 impl Engine {
     pub(crate) fn open(dir: &Path, options: &StoreOptions) -> Result<Self, Error> {
-        let (db_options, families) = options::state(options);
-        let db = DB::open_cf_with_opts(&db_options, dir, families)
-            .map_err(|e| Error::rocks("open the state database", dir, e))?;
+        let db = verify::open(dir, || options::state(options), options.verify_bytes_max)?;
         Ok(Self { db: Arc::new(db) })
-    }
-
-    pub(crate) fn db(&self) -> &DB {
-        &self.db
     }
 
     /// An empty batch.

@@ -98,16 +98,18 @@ pub(crate) fn state(store: &StoreOptions) -> (Options, [(&'static str, Options);
 }
 
 /// The log database: every write is synced, and nothing of it may be missing at open (see [`crate::raft_log`]).
-pub(crate) fn log() -> Options {
+pub(crate) fn log() -> (Options, [(&'static str, Options); 1]) {
     let mut options = common();
     // `wal_check` has cut off a torn tail before RocksDB sees the file: whatever it still finds wrong is damage.
     options.set_wal_recovery_mode(DBRecoveryMode::AbsoluteConsistency);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_recycle_log_file_num(0);
-    options.set_write_buffer_size(32 << 20);
-    options.set_max_write_buffer_number(4);
     options.set_max_total_wal_size(128 << 20);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options.set_block_based_table_factory(&table(&Cache::new_lru_cache(16 << 20)));
-    options
+
+    let mut family = common();
+    family.set_write_buffer_size(32 << 20);
+    family.set_max_write_buffer_number(4);
+    family.set_compression_type(DBCompressionType::Lz4);
+    family.set_block_based_table_factory(&table(&Cache::new_lru_cache(16 << 20)));
+    (options, [("default", family)])
 }

@@ -24,7 +24,7 @@ use crate::ids::NodeId;
 use crate::options::StoreOptions;
 use crate::raft_log::{LogEngine, RocksLog};
 use crate::seam::Seams;
-use crate::{verify, wal_check};
+use crate::wal_check;
 
 /// The format that this build writes, and the newest one that it reads.
 const FORMAT_VERSION: u32 = 1;
@@ -74,8 +74,6 @@ impl Store {
 
         let log = RocksLog::open(&log_dir, &options, seams)?;
         let engine = Engine::open(&state_dir, &options)?;
-        verify::verify_tables(log.db(), options.verify_bytes_max)?;
-        verify::verify_tables(engine.db(), options.verify_bytes_max)?;
         let identity = read_identity(dir)?;
         if exists {
             // A lost identity must not turn a member into a newcomer.

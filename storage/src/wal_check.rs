@@ -234,7 +234,8 @@ mod tests {
     fn file(sizes: &[usize]) -> (Vec<u8>, Vec<usize>) {
         let (mut data, mut ends) = (Vec::new(), Vec::new());
         for (number, &size) in sizes.iter().enumerate() {
-            let mut payload = vec![number as u8 + 1; size];
+            // Not a byte that looks like a record's type: the search for the next batch would try each of them.
+            let mut payload = vec![b'a' + number as u8; size];
             payload.extend_from_slice(BATCH_TRAILER);
             let mut rest = &payload[..];
             let mut first = true;

@@ -17,6 +17,7 @@ use crate::Error;
 use crate::ids::{GroupId, LogIndex};
 use crate::options::{self, StoreOptions};
 use crate::seam::Seams;
+use crate::verify;
 
 /// Callers wait while this much is queued: the last resort, for consensus bounds what it has in flight itself.
 const QUEUE_BYTES_MAX: usize = 128 << 20;
@@ -57,7 +58,7 @@ pub(super) struct Queue {
 
 impl RocksLog {
     pub(crate) fn open(dir: &Path, options: &StoreOptions, seams: Seams) -> Result<Self, Error> {
-        let db = DB::open(&options::log(), dir).map_err(|e| Error::rocks("open the log database", dir, e))?;
+        let db = verify::open(dir, options::log, options.verify_bytes_max)?;
         let groups = load_groups(&db)?;
         let shared = Arc::new(Shared {
             db,
@@ -86,10 +87,6 @@ impl RocksLog {
             let _ = log.writer.set(id);
         }
         Ok(log)
-    }
-
-    pub(crate) fn db(&self) -> &DB {
-        &self.shared.db
     }
 
     /// Writes what is queued and ends the writer thread. Later operations fail with [`Error::Closed`].
@@ -273,8 +270,12 @@ impl LogEngine for RocksLog {
         if from >= end {
             return Ok(Vec::new());
         }
-        if from < state.first {
+        if from < state.first && state.purged.is_some() {
             return Err(Error::Misuse(format!("{group} reads {from}, its log begins at {}", state.first)));
+        }
+        let from = from.max(state.first);
+        if from >= end {
+            return Ok(Vec::new());
         }
         let mut found = Vec::new();
         let mut bytes = 0;
