@@ -4,6 +4,8 @@
 //! is the right side of the SQL join that is held, as in PostgreSQL, and the left one keeps its partitions. A LEFT JOIN thus is a right
 //! join to DataFusion, and a semi join a right semi join.
 
+mod outside;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -34,7 +36,7 @@ pub(super) async fn lower(
         walk::conjuncts(on.clone(), &mut conjuncts);
     }
     if conjuncts.iter().any(walk::has_subquery) {
-        return Err(SqlError::unsupported("a subquery over both sides of an outer join's condition"));
+        return lowering.lower(&outside::rewritten(kind, left, right, conjuncts, columns)?).await;
     }
     let mut probe = lowering.lower(left).await?;
     let mut build = single(lowering.lower(right).await?);

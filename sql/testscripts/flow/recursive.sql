@@ -1,0 +1,15 @@
+WITH x AS (SELECT id, dept FROM emp WHERE pay > 60) SELECT * FROM x WHERE dept = 2 ORDER BY id;
+WITH x AS (SELECT id FROM emp), y AS (SELECT id + 100 AS id FROM x) SELECT a.id, b.id FROM x a JOIN y b ON a.id + 100 = b.id ORDER BY 1 LIMIT 2;
+WITH x AS (SELECT 1/0 AS z) SELECT 1;
+WITH x AS (SELECT count(*) c FROM emp) SELECT (SELECT c FROM x), (SELECT c FROM x) + 1;
+WITH x AS (SELECT dept, count(*) c FROM emp GROUP BY dept) SELECT id, (SELECT c FROM x WHERE x.dept = dept.id) FROM dept ORDER BY id;
+WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 10) SELECT sum(n), count(*) FROM t;
+WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT n FROM t LIMIT 4;
+WITH RECURSIVE r(x) AS (SELECT 1 UNION SELECT dst FROM edge JOIN r ON edge.src = r.x) SELECT x FROM r ORDER BY x;
+WITH RECURSIVE r(x, depth) AS (SELECT 1, 0 UNION ALL SELECT dst, depth + 1 FROM edge JOIN r ON edge.src = r.x WHERE depth < 4) SELECT x, depth FROM r ORDER BY depth, x;
+WITH RECURSIVE f(a, b) AS (SELECT 0::numeric, 1::numeric UNION ALL SELECT b, a + b FROM f WHERE b < 1000000000000000000000) SELECT max(a) FROM f;
+WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 5) SELECT a.n, b.n FROM t a JOIN t b ON a.n = b.n + 3 ORDER BY 1;
+WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n * 2 FROM t WHERE n < 100), u AS (SELECT n FROM t WHERE n > 10) SELECT (SELECT count(*) FROM t), (SELECT max(n) FROM u);
+WITH RECURSIVE t(n) AS (SELECT id FROM dept WHERE id = 2 UNION ALL SELECT d.id FROM dept d, t WHERE d.id = t.n + 1) SELECT * FROM t;
+SELECT id, (WITH x AS (SELECT e.id * 2 AS d) SELECT a.d + b.d FROM x a, x b) FROM emp e ORDER BY id;
+SELECT (WITH RECURSIVE t(n) AS (SELECT d.id UNION ALL SELECT n - 1 FROM t WHERE n > 1) SELECT sum(n) FROM t) FROM dept d ORDER BY 1;

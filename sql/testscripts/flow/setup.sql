@@ -1,0 +1,15 @@
+CREATE TABLE dept (id int PRIMARY KEY, name text NOT NULL, boss int);
+INSERT INTO dept VALUES (1, 'ops', 3), (2, 'dev', 1), (3, 'empty', NULL), (4, 'law', 9);
+CREATE TABLE emp (id int PRIMARY KEY, dept int, name text, pay numeric(8,2), bonus double precision, hired date, ok boolean);
+INSERT INTO emp VALUES (1, 1, 'ann', 100.00, 1.5, '2020-01-01', true), (2, 1, 'bob', 200.50, NULL, '2020-03-01', false), (3, 2, 'cat', 300.00, 0, '2021-01-01', NULL), (4, 2, 'dan', 300.00, -2.25, '2021-06-15', true), (5, 2, NULL, NULL, 4, NULL, true), (6, NULL, 'eve', 50.10, 9.75, '2022-02-02', false), (7, 9, 'fay', 75.00, 3, '2019-12-31', true);
+CREATE TABLE num (n numeric, f double precision, i int, b bigint, s text);
+INSERT INTO num VALUES (1, 1, 1, 10, 'a'), (1.0, 1.0, 2, 20, 'b'), (1.00, -1, 3, NULL, 'a'), (-2.5, 'NaN', 4, 9223372036854775807, NULL), (NULL, NULL, NULL, NULL, NULL), ('NaN', 'Infinity', 5, -1, 'c'), (1000000000000000000000.5, '-Infinity', 6, 0, ''), (0.1, -0.0, 7, 7, 'B'), (0.10, 0.0, 8, 8, 'a');
+CREATE TABLE pair (a int, b int);
+INSERT INTO pair VALUES (1, 1), (1, 1), (1, 2), (2, 1), (NULL, 1), (NULL, 1), (3, NULL), (NULL, NULL);
+CREATE TABLE quad (a int, b int);
+INSERT INTO quad VALUES (1, 1), (1, 2), (1, 2), (NULL, 1), (4, 4), (NULL, NULL), (NULL, NULL);
+CREATE TABLE edge (src int, dst int);
+INSERT INTO edge VALUES (1, 2), (2, 3), (3, 1), (3, 4), (5, 6);
+CREATE TABLE ev (at timestamp, k int, v int);
+INSERT INTO ev VALUES ('2024-01-01 00:00', 1, 10), ('2024-01-01 12:00', 1, 20), ('2024-01-02 00:00', 1, 30), ('2024-01-05 00:00', 1, 40), ('2024-01-01 06:00', 2, 5), (NULL, 2, 7);
+CREATE TABLE nothing (x int, y text);
