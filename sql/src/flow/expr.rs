@@ -335,6 +335,11 @@ fn comparison(expr: &Expr) -> Option<(Operator, Type)> {
     Some((operator, left.ty().ty))
 }
 
+/// Whether the expression compares two values of one type, which cannot fail.
+pub(super) fn is_comparison(expr: &Expr) -> bool {
+    comparison(expr).is_some()
+}
+
 fn carried_alike(left: Type, right: Type) -> bool {
     left == right || (left.is_string() && right.is_string())
 }

@@ -25,7 +25,7 @@ use futures::{FutureExt, StreamExt};
 use super::recursive::{Recursion, Shared, SharedScan};
 use super::stream::{Rows, from_datafusion};
 use super::subquery::Memo;
-use super::types::{batch_of, schema_of_columns, types_of};
+use super::types::{schema_of_columns, types_of};
 use super::{aggregate, expr, join, recursive, rewrite, scan, series, set_op, subquery, walk, window};
 use crate::error::{Result, SqlError, SqlState};
 use crate::exec::{RowStream, StatementContext};
@@ -103,9 +103,9 @@ impl Lowering {
 
     /// [`Self::lower`], of which only the first `fetch` rows are asked for. More may come.
     fn lower_some<'a>(&'a self, plan: &'a Plan, fetch: Option<usize>) -> BoxFuture<'a, Result<Physical>> {
-        async move {
+        let mut lowered = async move {
             match plan {
-                Plan::Values { rows, columns } => self.values(rows, columns).await,
+                Plan::Values { rows, columns } => Ok(scan::values(self, rows, columns)),
                 Plan::Scan(table) => scan::lower(self, table, None, fetch).await,
                 Plan::VirtualScan { name, columns } => scan::lower_virtual(self, name, columns).await,
                 Plan::Series { args, columns } => series::lower(self, args, columns).await,
@@ -155,7 +155,8 @@ impl Lowering {
                 }
             }
         }
-        .boxed()
+        .boxed();
+        futures::future::poll_fn(move |cx| walk::with_stack(|| lowered.poll_unpin(cx))).boxed()
     }
 
     /// An input, and `exprs` over it: those with subqueries are computed below and have become columns.
@@ -181,28 +182,6 @@ impl Lowering {
         }
         let exprs = (0..columns.len()).map(|i| expr::column(i, &schema)).collect::<Result<Vec<_>>>()?;
         projection(physical, exprs, columns)
-    }
-
-    async fn values(&self, rows: &[Vec<Expr>], columns: &[OutputColumn]) -> Result<Physical> {
-        let env = expr::env_of(&self.ctx);
-        let mut out = Vec::with_capacity(rows.len());
-        for row in rows {
-            let mut values = Vec::with_capacity(row.len());
-            for value in row {
-                values.push(match walk::has_subquery(value) {
-                    true => subquery::eval(self, value, &[]).await?,
-                    false => crate::eval::eval(value, &[], &env)?,
-                });
-            }
-            out.push(values);
-        }
-        let types = types_of(columns);
-        let schema = schema_of_columns(columns);
-        let batches = out
-            .chunks(super::BATCH_ROWS)
-            .map(|rows| batch_of(rows, &types, &schema))
-            .collect::<Result<Vec<_>>>()?;
-        Ok(scan::batches("Values", Arc::new(batches), schema))
     }
 
     fn cte_scan(&self, id: usize, columns: &[OutputColumn]) -> Result<Physical> {
@@ -299,6 +278,9 @@ impl Lowering {
             (Some(take), Some(fetch)) => Some(take.min(fetch)),
             (take, fetch) => take.or(fetch),
         };
+        if take == Some(0) {
+            return Ok(scan::batches("Nothing", Arc::default(), schema_of_columns(input.columns())));
+        }
         let wanted = take.map(|take| take.saturating_add(skip));
         let mut physical = self.lower_some(input, wanted).await?;
         if physical.output_partitioning().partition_count() > 1 {

@@ -104,7 +104,7 @@ fn lowering(ctx: Arc<StatementContext>) -> Result<Lowering> {
 
 /// Runs a query. Rows are computed as they are asked for; dropping the stream stops everything that runs for it.
 pub async fn run(plan: &Plan, ctx: Arc<StatementContext>) -> Result<Box<dyn RowStream>> {
-    lowering(ctx)?.rows(plan).await
+    stream::guarded(lowering(ctx)?.rows(plan)).await?
 }
 
 /// The operators that [`run`] would start, one to a line, for EXPLAIN.

@@ -5,6 +5,8 @@
 //! A rewrite never makes an expression run on a row that PostgreSQL would not run it on: conjuncts move in the direction in
 //! which PostgreSQL moves them too, and what is volatile or has a subquery in it stays where it is.
 
+mod scalar;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -99,6 +101,10 @@ fn sides(expr: &Expr, left_width: usize) -> (bool, bool) {
 
 /// `plan` with only those rows for which all `conjuncts`, over its columns, are true.
 fn push_down(plan: Plan, conjuncts: Vec<Expr>) -> Plan {
+    walk::with_stack(|| push_down_one(plan, conjuncts))
+}
+
+fn push_down_one(plan: Plan, conjuncts: Vec<Expr>) -> Plan {
     match plan {
         Plan::Filter { input, predicate } => {
             let mut all = Vec::new();
@@ -127,8 +133,8 @@ fn push_down(plan: Plan, conjuncts: Vec<Expr>) -> Plan {
                     _ => stay.push(conjunct),
                 }
             }
-            let input = Box::new(push_down(*input, moved));
-            finish_filter(Plan::Project { input, exprs, columns }, stay)
+            let (input, exprs) = scalar::lift(push_down(*input, moved), exprs);
+            finish_filter(Plan::Project { input: Box::new(input), exprs, columns }, stay)
         }
         Plan::Join { kind, left, right, on, columns } => {
             push_into_join(kind, *left, *right, on, columns, conjuncts)
@@ -253,7 +259,10 @@ fn finish_filter(mut plan: Plan, conjuncts: Vec<Expr>) -> Plan {
             None => stay.push(conjunct),
         }
     }
-    filtered(plan, stay)
+    let width = plan.columns().len();
+    let (plan, stay) = scalar::lift(plan, stay);
+    let plan = filtered(plan, stay);
+    project(plan, &(0..width).collect::<Vec<_>>())
 }
 
 // ---- EXISTS and IN as joins ----
@@ -382,6 +391,10 @@ fn decorrelate(plan: &Plan) -> Option<(Plan, Vec<Expr>, Vec<Expr>)> {
 
 /// The plan that puts out exactly the columns `need` (ascending) of `plan`.
 fn prune(plan: Plan, need: &[usize]) -> Plan {
+    walk::with_stack(|| prune_one(plan, need))
+}
+
+fn prune_one(plan: Plan, need: &[usize]) -> Plan {
     match plan {
         Plan::Project { input, exprs, columns } => {
             let exprs: Vec<Expr> = need.iter().map(|i| exprs[*i].clone()).collect();

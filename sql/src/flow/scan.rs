@@ -13,7 +13,7 @@ use super::expr::{Shown, env_of};
 use super::lower::{Lowering, Physical};
 use super::operator::{Batches, Node, Operator};
 use super::types::{ColumnBuilder, batch_of, batch_with_rows, schema_of, schema_of_columns, types_of};
-use super::{BATCH_ROWS, walk};
+use super::{BATCH_ROWS, subquery, walk};
 use crate::catalog::{TableDescriptor, virtual_table};
 use crate::error::Result;
 use crate::eval::eval_bool;
@@ -184,6 +184,59 @@ impl Operator for Virtual {
             Ok::<_, crate::SqlError>(stream::iter(batches))
         };
         Ok(futures::TryStreamExt::try_flatten(stream::once(batches)).boxed())
+    }
+}
+
+// ---- VALUES ----
+
+/// Rows of expressions, which are evaluated when they are asked for.
+pub(super) fn values(lowering: &Lowering, rows: &[Vec<Expr>], columns: &[OutputColumn]) -> Physical {
+    let operator =
+        Values { lowering: lowering.clone(), rows: Arc::new(rows.to_vec()), columns: columns.to_vec() };
+    Node::over(operator, Vec::new(), schema_of_columns(columns))
+}
+
+struct Values {
+    lowering: Lowering,
+    rows: Arc<Vec<Vec<Expr>>>,
+    columns: Vec<OutputColumn>,
+}
+
+impl Operator for Values {
+    fn name(&self) -> &'static str {
+        "Values"
+    }
+
+    fn detail(&self) -> String {
+        format!("rows={}", self.rows.len())
+    }
+
+    fn run(&self, _: usize, _: Vec<SendableRecordBatchStream>, _: &Arc<TaskContext>) -> Result<Batches> {
+        let (lowering, rows) = (self.lowering.clone(), Arc::clone(&self.rows));
+        let (types, schema) = (types_of(&self.columns), schema_of_columns(&self.columns));
+        Ok(stream::try_unfold(0, move |at| {
+            let (lowering, rows) = (lowering.clone(), Arc::clone(&rows));
+            let (types, schema) = (types.clone(), Arc::clone(&schema));
+            async move {
+                let env = env_of(&lowering.ctx);
+                let mut out = Vec::new();
+                for row in rows.iter().skip(at).take(BATCH_ROWS) {
+                    let mut values = Vec::with_capacity(row.len());
+                    for value in row {
+                        values.push(match walk::has_subquery(value) {
+                            true => subquery::eval(&lowering, value, &[]).await?,
+                            false => crate::eval::eval(value, &[], &env)?,
+                        });
+                    }
+                    out.push(values);
+                }
+                if out.is_empty() {
+                    return Ok(None);
+                }
+                Ok(Some((batch_of(&out, &types, &schema)?, at + out.len())))
+            }
+        })
+        .boxed())
     }
 }
 

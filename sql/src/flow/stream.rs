@@ -1,12 +1,13 @@
 //! Out of DataFusion: errors and rows.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::error::ArrowError;
 use async_trait::async_trait;
 use datafusion::error::DataFusionError;
 use datafusion::physical_plan::SendableRecordBatchStream;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::types::rows_of;
@@ -70,6 +71,19 @@ pub(super) fn canceled() -> SqlError {
     SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to user request")
 }
 
+/// An assertion that fails in an operator is that statement's error, not the connection's end.
+pub(super) async fn guarded<T>(future: impl Future<Output = T>) -> Result<T> {
+    match AssertUnwindSafe(future).catch_unwind().await {
+        Ok(value) => Ok(value),
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            tracing::error!(panic = %text, "an operator panicked");
+            Err(SqlError::internal(format!("an operator failed: {text}")))
+        }
+    }
+}
+
 /// The rows of a physical plan.
 pub(super) struct Rows {
     /// Dropped at the end and at an error, which ends all that runs for it.
@@ -85,7 +99,10 @@ impl RowStream for Rows {
             let batch = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => Some(Err(to_datafusion(canceled()))),
-                batch = batches.next() => batch,
+                batch = guarded(batches.next()) => match batch {
+                    Ok(batch) => batch,
+                    Err(error) => Some(Err(to_datafusion(error))),
+                },
             };
             match batch {
                 Some(Ok(batch)) if batch.num_rows() == 0 => {}

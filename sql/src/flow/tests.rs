@@ -1,5 +1,7 @@
 //! Queries against the answers of a PostgreSQL 15, which `testscripts/flow/record` wrote down.
 
+use std::sync::Arc;
+
 use crate::bind;
 use crate::exec::{self, Outcome};
 use crate::ir::Statement;
@@ -65,6 +67,60 @@ async fn script(recorded: &str) {
         }
     }
     assert!(wrong.is_empty(), "{} wrong\n\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Runs a script from elsewhere, e.g. random queries whose answers were recorded just now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "wants FLOW_SCRIPT, the path of a recorded script"]
+async fn recorded_elsewhere() {
+    let path = std::env::var("FLOW_SCRIPT").expect("FLOW_SCRIPT");
+    script(&std::fs::read_to_string(path).expect("readable")).await;
+}
+
+/// A statement that would hold more than it may fails, and says so.
+#[tokio::test]
+async fn memory_exhausted_fails_the_statement() {
+    let on = set_up().await;
+    for sql in [
+        "SELECT x FROM generate_series(1, 10000000) g(x) ORDER BY x DESC",
+        "SELECT x, count(*) FROM generate_series(1, 10000000) g(x) GROUP BY x",
+        "SELECT DISTINCT x FROM generate_series(1, 10000000) g(x)",
+        "SELECT count(*) FROM emp e JOIN generate_series(1, 10000000) g(x) ON e.id = g.x",
+        "SELECT row_number() OVER () FROM generate_series(1, 10000000) g(x)",
+        "SELECT id FROM emp WHERE id NOT IN (SELECT x FROM generate_series(1, 10000000) g(x))",
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION SELECT n + 1 FROM t) SELECT count(*) FROM t",
+    ] {
+        let Ok(Statement::Query(plan)) = bound(sql, &on).await else { panic!("{sql}") };
+        let mut ctx = on.context(false, Vec::new());
+        let limited = Arc::get_mut(&mut ctx).expect("nobody else has it");
+        limited.memory_bytes_max = 1 << 20;
+        let rows = match super::run(&plan, ctx).await {
+            Ok(rows) => collect(rows).await,
+            Err(error) => Err(error),
+        };
+        assert_eq!(rows.map(|rows| rows.len()).map_err(|e| e.state.0), Err("53200"), "{sql}");
+    }
+}
+
+/// A canceled statement ends, whatever it is doing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancel_ends_the_statement() {
+    let on = set_up().await;
+    for sql in [
+        "SELECT count(*) FROM generate_series(1, 1000000000000) g(x)",
+        "SELECT count(*) FROM generate_series(1, 1000000) g(x), generate_series(1, 1000000) h(y) WHERE x * y < 0",
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n FROM t) SELECT count(*) FROM t",
+        "SELECT count(*) FROM generate_series(1, 1000000) g(x) WHERE x = (SELECT count(*) FROM emp WHERE id < x)",
+    ] {
+        let Ok(Statement::Query(plan)) = bound(sql, &on).await else { panic!("{sql}") };
+        let ctx = on.context(false, Vec::new());
+        let cancel = ctx.cancel.clone();
+        let running = tokio::spawn(async move { collect(super::run(&plan, ctx).await?).await });
+        tokio::task::yield_now().await;
+        cancel.cancel();
+        let ended = running.await.expect("no panic");
+        assert_eq!(ended.map(|rows| rows.len()).map_err(|e| e.state.0), Err("57014"), "{sql}");
+    }
 }
 
 macro_rules! scripts {

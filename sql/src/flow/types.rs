@@ -456,3 +456,66 @@ pub(super) fn datum_bytes(datum: &Datum) -> usize {
 pub(super) fn row_bytes(row: &[Datum]) -> usize {
     std::mem::size_of::<Vec<Datum>>() + row.iter().map(datum_bytes).sum::<usize>()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Ordering;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::compare;
+
+    fn numeric() -> impl Strategy<Value = Datum> {
+        let finite = (any::<i64>(), 0..6_u16, 0..30_u32).prop_map(|(digits, scale, zeros)| {
+            let digits = BigInt::from(digits >> (zeros * 2)) * BigInt::from(10).pow(zeros);
+            Numeric::from_parts(digits, scale)
+        });
+        let special = prop_oneof![Just(Numeric::NaN), Just(Numeric::PosInf), Just(Numeric::NegInf)];
+        prop_oneof![8 => finite, 1 => special].prop_map(|n| Datum::Numeric(Arc::new(n)))
+    }
+
+    fn interval() -> impl Strategy<Value = Datum> {
+        (-3..3_i32, -70..70_i32, any::<i32>()).prop_map(|(months, days, micros)| {
+            Datum::Interval(Interval { months, days, micros: i64::from(micros) * 1000 })
+        })
+    }
+
+    fn float() -> impl Strategy<Value = Datum> {
+        let special =
+            prop_oneof![Just(0.0), Just(-0.0), Just(f64::NAN), Just(-f64::NAN), Just(f64::INFINITY)];
+        prop_oneof![any::<f64>(), special].prop_map(Datum::Float8)
+    }
+
+    fn check(ty: Type, a: &Datum, b: &Datum) {
+        let mut builder = ColumnBuilder::new(ty, 2);
+        builder.push(a).expect("fits");
+        builder.push(b).expect("fits");
+        let column = builder.finish();
+        let reader = ColumnReader::new(&column, ty).expect("its own column");
+        for (row, datum) in [a, b].into_iter().enumerate() {
+            assert_eq!(format!("{:?}", reader.get(row).expect("readable")), format!("{datum:?}"));
+        }
+        let keys = key_array(&column, ty).expect("its own column");
+        let order = arrow::array::make_comparator(&keys, &keys, Default::default()).expect("comparable");
+        assert_eq!(order(0, 1), compare(a, b), "{a:?} {b:?}");
+        assert_eq!(order(0, 0), Ordering::Equal);
+    }
+
+    proptest! {
+        #[test]
+        fn keys_order_numerics(a in numeric(), b in numeric()) {
+            check(Type::Numeric, &a, &b);
+        }
+
+        #[test]
+        fn keys_order_intervals(a in interval(), b in interval()) {
+            check(Type::Interval, &a, &b);
+        }
+
+        #[test]
+        fn keys_order_floats(a in float(), b in float()) {
+            check(Type::Float8, &a, &b);
+        }
+    }
+}

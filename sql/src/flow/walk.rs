@@ -10,9 +10,22 @@ use crate::function::Volatility;
 use crate::ir::{AggregateCall, Cte, Expr, FrameBound, Plan, SortKey, SubqueryKind, TableScan, WindowCall};
 use crate::types::{ColumnType, Datum};
 
+/// Left on the stack at each level of a walk; a new piece is taken when it runs out.
+const STACK_RED_ZONE_BYTES: usize = 256 << 10;
+const STACK_PIECE_BYTES: usize = 4 << 20;
+
+/// Runs one level of a walk. The binder bounds how deep a plan is, not how much stack each level takes.
+pub(super) fn with_stack<T>(f: impl FnOnce() -> T) -> T {
+    stacker::maybe_grow(STACK_RED_ZONE_BYTES, STACK_PIECE_BYTES, f)
+}
+
 /// Calls `f` on each direct child expression that is evaluated against the same row. (A quantified subquery's `compare` has a row
 /// of its own and is not among them.)
 pub(super) fn children<'a>(expr: &'a Expr, f: &mut dyn FnMut(&'a Expr)) {
+    with_stack(|| children_of(expr, f));
+}
+
+fn children_of<'a>(expr: &'a Expr, f: &mut dyn FnMut(&'a Expr)) {
     match expr {
         Expr::Const(..) | Expr::Column(..) | Expr::Outer { .. } | Expr::Param(..) => {}
         Expr::Call { args, .. } | Expr::Extreme { args, .. } => args.iter().for_each(f),
@@ -43,6 +56,10 @@ pub(super) fn children<'a>(expr: &'a Expr, f: &mut dyn FnMut(&'a Expr)) {
 
 /// Rebuilds an expression from its children, which `f` maps; see [`children`] for what they are.
 pub(super) fn map_children(expr: &Expr, f: &mut dyn FnMut(&Expr) -> Expr) -> Expr {
+    with_stack(|| map_children_of(expr, f))
+}
+
+fn map_children_of(expr: &Expr, f: &mut dyn FnMut(&Expr) -> Expr) -> Expr {
     match expr {
         Expr::Const(..) | Expr::Column(..) | Expr::Outer { .. } | Expr::Param(..) => expr.clone(),
         Expr::Call { function, kind, args, ty } => {
@@ -129,6 +146,10 @@ pub(super) fn parts<'a>(
     on_expr: &mut dyn FnMut(&'a Expr),
     on_plan: &mut dyn FnMut(&'a Plan),
 ) {
+    with_stack(|| parts_of(plan, on_expr, on_plan));
+}
+
+fn parts_of<'a>(plan: &'a Plan, on_expr: &mut dyn FnMut(&'a Expr), on_plan: &mut dyn FnMut(&'a Plan)) {
     match plan {
         Plan::Values { rows, .. } => rows.iter().flatten().for_each(on_expr),
         Plan::Scan(scan) => scan.filters.iter().for_each(on_expr),
@@ -202,6 +223,14 @@ pub(super) fn parts<'a>(
 
 /// Rebuilds a plan from its expressions and child plans, mapped.
 pub(super) fn map_parts(
+    plan: &Plan,
+    on_expr: &mut dyn FnMut(&Expr) -> Expr,
+    on_plan: &mut dyn FnMut(&Plan) -> Plan,
+) -> Plan {
+    with_stack(|| map_parts_of(plan, on_expr, on_plan))
+}
+
+fn map_parts_of(
     plan: &Plan,
     on_expr: &mut dyn FnMut(&Expr) -> Expr,
     on_plan: &mut dyn FnMut(&Plan) -> Plan,

@@ -46,7 +46,6 @@ SELECT id, (SELECT n FROM num WHERE num.i = emp.id) FROM emp ORDER BY id;
 SELECT i, n IN (SELECT n FROM num WHERE i IN (1, 8)) FROM num ORDER BY i;
 SELECT * FROM generate_series(1, (SELECT count(*) FROM dept));
 SELECT id FROM emp ORDER BY id LIMIT (SELECT 2);
-SELECT (VALUES ((SELECT max(id) FROM emp)));
 SELECT id FROM emp e WHERE pay * 2 > (SELECT avg(pay) FROM emp f WHERE f.dept = e.dept) ORDER BY id;
 SELECT id, (SELECT count(*) FROM (SELECT f.id FROM emp f WHERE f.dept = e.dept UNION SELECT d.id FROM dept d WHERE d.id = e.id) u) FROM emp e ORDER BY id;
 SELECT id, row_number() OVER (ORDER BY (SELECT boss FROM dept WHERE dept.id = emp.dept), id) FROM emp ORDER BY id;

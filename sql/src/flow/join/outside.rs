@@ -16,8 +16,8 @@ use crate::error::{Result, SqlError};
 use crate::flow::walk;
 use crate::function::{resolve, window_function};
 use crate::ir::{
-    CallKind, Cte, Expr, FrameBound, FrameUnits, JoinKind, OutputColumn, Plan, SetOp, WindowCall, WindowFrame,
-    WindowFunctionRef,
+    CallKind, Cte, Expr, FrameBound, FrameUnits, JoinKind, OutputColumn, Plan, SetOp, WindowCall,
+    WindowFrame, WindowFunctionRef,
 };
 use crate::types::{ColumnType, Datum, Type};
 
@@ -70,8 +70,7 @@ pub(super) fn rewritten(
             let mut exprs: Vec<Expr> =
                 columns[..width_l].iter().map(|c| Expr::Const(Datum::Null, c.ty)).collect();
             exprs.extend(columns[width_l..].iter().enumerate().map(|(i, c)| Expr::Column(i, c.ty)));
-            let unmatched =
-                Plan::Project { input: Box::new(unmatched), exprs, columns: columns.to_vec() };
+            let unmatched = Plan::Project { input: Box::new(unmatched), exprs, columns: columns.to_vec() };
             Plan::SetOp {
                 op: SetOp::Union,
                 all: true,
