@@ -72,6 +72,8 @@ pub(crate) fn state(store: &StoreOptions) -> (Options, [(&'static str, Options);
             Cf::Data => store.memtable_bytes / 2,
             Cf::Intents | Cf::Group => store.memtable_bytes / 8,
         });
+        // Writes go on while earlier memtables are flushed; `db_write_buffer_size` bounds them all together.
+        options.set_max_write_buffer_number(4);
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_bottommost_compression_type(DBCompressionType::Zstd);
         match cf {
