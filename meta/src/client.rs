@@ -368,10 +368,10 @@ async fn draw_for_all(client: std::sync::Weak<MetaClient>, mut queue: mpsc::Rece
 #[async_trait]
 impl Oracle for MetaClient {
     async fn timestamp(&self) -> Result<Timestamp, txn::Error> {
-        if let Some(server) = self.local.get().filter(|server| server.leads()) {
-            if let Ok(timestamp) = server.timestamps(1).await {
-                return Ok(timestamp);
-            }
+        if let Some(server) = self.local.get().filter(|server| server.leads())
+            && let Ok(timestamp) = server.timestamps(1).await
+        {
+            return Ok(timestamp);
         }
         let (waiter, answer) = oneshot::channel();
         let full = |_| txn::Error::Unavailable("too many wait for a timestamp".into());

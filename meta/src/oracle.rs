@@ -58,7 +58,7 @@ impl Window {
         if last >= self.end.0 {
             return Draw::Exhausted;
         }
-        debug_assert!(first > self.last.0 && first % Timestamp::STRIDE == 0);
+        debug_assert!(first > self.last.0 && first.is_multiple_of(Timestamp::STRIDE));
         self.last = Timestamp(last);
         let low = self.end.0 - last < (WINDOW_MS / 2) << Timestamp::COUNTER_BITS;
         Draw::Granted { first: Timestamp(first), low }
@@ -103,7 +103,7 @@ mod tests {
                 }
                 match window.draw(wall_ms, count) {
                     Draw::Granted { first, .. } => {
-                        prop_assert!(first > highest && first.0 % Timestamp::STRIDE == 0);
+                        prop_assert!(first > highest && first.0.is_multiple_of(Timestamp::STRIDE));
                         highest = Timestamp(first.0 + u64::from(count - 1) * Timestamp::STRIDE);
                         prop_assert!(highest < replicated);
                     }

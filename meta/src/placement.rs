@@ -33,6 +33,8 @@ pub struct Description {
     pub nodes: BTreeMap<NodeId, bool>,
     /// All groups.
     pub groups: BTreeMap<GroupId, Group>,
+    /// Not all that lead have said so yet: who leads how much is not known, so no leader is moved.
+    pub incomplete: bool,
 }
 
 /// A Raft group.
@@ -117,8 +119,10 @@ impl fmt::Display for Operation {
 /// come back first.
 pub fn plan(cluster: &Description) -> Vec<Operation> {
     let mut operations = plan_replicas(cluster);
-    let touched: BTreeSet<GroupId> = operations.iter().map(Operation::group).collect();
-    operations.extend(plan_leaders(cluster, &touched));
+    if !cluster.incomplete {
+        let touched: BTreeSet<GroupId> = operations.iter().map(Operation::group).collect();
+        operations.extend(plan_leaders(cluster, &touched));
+    }
     operations
 }
 

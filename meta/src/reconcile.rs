@@ -22,7 +22,7 @@ use tracing::{debug, info};
 
 use crate::placement::{self, Description, Operation};
 use crate::rpc::{Channels, within};
-use crate::server::{MetaServer, Soft};
+use crate::server::{DEAD_AFTER, MetaServer, Soft};
 use crate::{Error, REPLICATION_FACTOR};
 
 /// Between two rounds while there is work.
@@ -151,7 +151,11 @@ fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -> Descripti
             };
             (id, group)
         });
-        Description { replication_factor: factor as usize, nodes, groups: groups.collect() }
+        let groups: BTreeMap<_, _> = groups.collect();
+        // A leader of the meta-group that is new to it waits for what the others report.
+        let fresh = now - soft.since < DEAD_AFTER;
+        let incomplete = fresh && groups.values().any(|g| g.leader.is_none());
+        Description { replication_factor: factor as usize, nodes, groups, incomplete }
     })
 }
 

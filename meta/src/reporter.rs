@@ -1,12 +1,11 @@
 //! Each node's heartbeat to the meta-group's leader: once a second, and at once when what the node leads has changed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::meta as pb;
 use raft::{GroupStatus, MultiRaft};
-use storage::ids::{GroupId, NodeId, ReplicaId};
+use storage::ids::{GroupId, NodeId};
 use storage::seam::Seams;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -25,10 +24,6 @@ const SILENT_MAX: Duration = Duration::from_millis(2_500);
 pub trait Descriptors: Send + Sync + 'static {
     /// The descriptor of a shard that has a replica here.
     fn descriptor(&self, group: GroupId) -> Option<ShardDescriptor>;
-
-    /// The group, which this node leads, has other voters than its descriptor says: writes them into it. Must not
-    /// block, and is called again until the descriptor says so.
-    fn follow(&self, group: GroupId, voters: BTreeMap<ReplicaId, NodeId>);
 }
 
 /// What a report is made of.
@@ -110,14 +105,10 @@ impl Reporter {
         };
         let voters = status.members.iter().map(|(replica, node)| progress(*replica, node, false));
         let learners = status.learners.iter().map(|(replica, node)| progress(*replica, node, true));
-        let descriptor = self.descriptors.descriptor(status.group);
-        if !status.joint && descriptor.as_ref().is_some_and(|d| d.replicas != status.members) {
-            self.descriptors.follow(status.group, status.members.clone());
-        }
         Some(pb::GroupReport {
             group: status.group.0,
             term: term.0,
-            descriptor: descriptor.as_ref().map(Into::into),
+            descriptor: self.descriptors.descriptor(status.group).map(|d| (&d).into()),
             replicas: voters.chain(learners).collect(),
         })
     }

@@ -21,7 +21,7 @@ pub fn build(threads_min: usize) -> Result<tokio::runtime::Runtime, Failure> {
 /// Log lines go to stderr; `FLOTILLA_LOG` chooses them (`info` if unset, e.g. `debug,raft=trace`).
 pub fn init_log() {
     let filter =
-        EnvFilter::try_from_env("FLOTILLA_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+        EnvFilter::try_from_env("FLOTILLA_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // A second call (in tests) keeps the first subscriber.
     let _ = tracing_subscriber::fmt()

@@ -4,7 +4,6 @@
 //! says so instead of refusing connections. They are served in this order of usefulness: HTTP (`/health` at once), RPC
 //! (`init` and joins have to arrive), SQL (57P03 until everything below it works).
 
-use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,23 +11,19 @@ use meta::reconcile;
 
 use meta::reporter::{Descriptors, Reporter};
 use meta::{MetaClient, MetaReplica, MetaServer};
-use parking_lot::Mutex;
 use prost::Message;
 use proto::meta as pb;
 use raft::{Expected, Fatal, MultiRaft, RaftOptions, StateMachine, StateMachineFactory};
-use storage::ids::{GroupId, META_GROUP, NodeId, ReplicaId};
+use storage::ids::{GroupId, META_GROUP, ReplicaId};
 use storage::seam::Seams;
 use storage::{Engine, Store, StoreOptions};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 use txn::api::Database;
-use txn::server::ShardServer;
-use txn::shard::{Registry, ShardFactory};
-use txn::transport::ShardService;
-use txn::{Cluster, CoordinatorOptions, ShardDescriptor};
+use txn::{Cluster, CoordinatorOptions, Registry, ShardDescriptor, ShardFactory, ShardServer, ShardService};
 
 use crate::bootstrap;
 use crate::config::ServerOptions;
@@ -43,10 +38,10 @@ use crate::service::{http, starting};
 const WISHES_MAX: usize = 16;
 /// How long a shutdown may take in all; what it does beyond keeping acknowledged data safe is courtesy.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
-/// How long sessions may take to end what they are doing when the node is told to stop.
-const SESSIONS_PATIENCE: Duration = Duration::from_secs(3);
-/// The pause before the catalog is looked for again while the cluster comes up.
-const BOOTSTRAP_PAUSE: Duration = Duration::from_millis(50);
+/// How long sessions may go on after a stop was asked for.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+/// Between two attempts to read the catalog at start.
+const CATALOG_PAUSE: Duration = Duration::from_millis(50);
 /// How often a changed map is written to the store.
 const REMEMBER_EVERY: Duration = Duration::from_secs(1);
 
@@ -172,69 +167,77 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
         meta: meta_client.clone(),
     });
     drop(wishes);
-    let shards = ShardServer::start(registry, births, multi.clone(), meta_client.clone(), seams.clone());
-    late_shards.set(ShardService::new(shards.clone()).into_service());
     seams.spawn("reconcile", reconcile::run(meta_server.clone(), closing.clone()));
     let reporter = Reporter {
         cluster_id: identity.cluster_id,
         node: identity.node_id,
         addresses,
         multi: multi.clone(),
-        descriptors: Arc::new(Shards { server: shards.clone(), following: Arc::default() }),
+        descriptors: Arc::new(Shards(registry.clone())),
         client: meta_client.clone(),
         seams: seams.clone(),
     };
     seams.spawn("reporter", reporter.run(closing.clone()));
     seams.spawn("remember map", remember(meta_client.clone(), files, seams.clone(), closing.clone()));
 
-    // 7. Transactions.
-    let database: Arc<dyn Database> = Arc::new(Cluster::new(
-        shards.clone(),
-        meta_client.clone(),
-        meta_client.clone(),
-        seams.clone(),
-        CoordinatorOptions::default(),
-    ));
+    // 7. Transactions over the shards of this node and of the others.
+    let (oracle, directory) = (meta_client.clone(), meta_client.clone());
+    let shards = ShardServer::start(registry, births, multi.clone(), oracle.clone(), seams.clone());
+    late_shards.set(ShardService::new(shards.clone()).into_service());
+    let coordinator = CoordinatorOptions::default();
+    let database: Arc<dyn Database> =
+        Arc::new(Cluster::new(shards, oracle, directory, seams.clone(), coordinator));
 
-    // 8. SQL. The port is handed over once the catalog's first rows are there, which takes a working cluster.
-    let sql =
-        sql::server::Server::new(database.clone(), sql::server::ServerOptions::default(), seams.clone());
-    let serving = async {
-        readiness.not_ready("the first shards have no leaders yet");
-        while let Err(failure) = sql.bootstrap().await {
-            readiness.not_ready(format!("the catalog cannot be read: {failure}"));
-            seams.sleep(BOOTSTRAP_PAUSE).await;
+    // 8. SQL. It takes the port over when the catalog is there.
+    let sql_options =
+        sql::server::ServerOptions { connections_max: options.max_connections, ..Default::default() };
+    let sql = sql::server::Server::new(database.clone(), sql_options, seams.clone());
+    let serving = serve_sql(sql.clone(), readiness.clone(), sql_starts, sql_port_back, seams.clone());
+    let probing = readiness::watch(readiness.clone(), meta_client, database, seams.clone(), stop.clone());
+    let sql_stop = stop.clone();
+    seams.spawn("sql", async move {
+        tokio::select! {
+            () = sql_stop.cancelled() => return,
+            () = serving => {}
         }
-        sql_starts.cancel();
-        let port = sql_port_back.await.map_err(Failure::other)?;
-        sql.set_ready(true);
-        let server = sql.clone();
-        seams.spawn("sql", async move { server.serve(port).await });
-        let watch = readiness::watch(readiness.clone(), meta_client, database, seams.clone(), stop.clone());
-        seams.spawn("readiness", watch);
-        Ok::<_, Failure>(())
-    };
-    tokio::select! {
-        served = serving => served?,
-        () = stop.cancelled() => {}
-    }
+        probing.await;
+    });
 
-    // 9. Until told to stop.
+    // 9. Until told to stop; then in the opposite order.
     stop.cancelled().await;
     readiness.not_ready("the node is shutting down");
     let down = async {
-        sql.stop(SESSIONS_PATIENCE).await;
+        sql.stop(DRAIN_LIMIT).await;
         multi.shutdown().await;
         closing.cancel();
     };
     tokio::select! {
         () = down => {}
-        () = seams.sleep(SHUTDOWN_LIMIT) => warn!("leaving without having finished everything: what is acknowledged is safe"),
+        () = seams.sleep(SHUTDOWN_LIMIT) => warn!("leaving before everything was handed over; what is acknowledged is safe"),
     }
     let closed = tokio::task::spawn_blocking(move || store.close()).await.map_err(Failure::other)?;
     closed.map_err(Failure::Store)?;
     info!("stopped");
     Ok(())
+}
+
+/// Sees to the catalog's first rows, then takes the SQL port over and lets sessions in.
+async fn serve_sql(
+    sql: sql::server::Server,
+    readiness: Arc<Readiness>,
+    starts: CancellationToken,
+    port: oneshot::Receiver<TcpListener>,
+    seams: Seams,
+) {
+    while let Err(error) = sql.bootstrap().await {
+        readiness.not_ready(format!("the catalog cannot be read: {error}"));
+        seams.sleep(CATALOG_PAUSE).await;
+    }
+    starts.cancel();
+    // The other end is dropped only with the whole runtime.
+    let Ok(port) = port.await else { return };
+    sql.set_ready(true);
+    seams.spawn("sql server", async move { sql.serve(port).await });
 }
 
 async fn listen(what: &'static str, address: &str) -> Result<TcpListener, Failure> {
@@ -273,28 +276,11 @@ impl StateMachineFactory for Factory {
 }
 
 /// What is reported to the meta-group.
-struct Shards {
-    server: Arc<ShardServer>,
-    /// Groups whose new voters are being written into their descriptors.
-    following: Arc<Mutex<HashSet<GroupId>>>,
-}
+struct Shards(Arc<Registry>);
 
 impl Descriptors for Shards {
     fn descriptor(&self, group: GroupId) -> Option<ShardDescriptor> {
-        self.server.registry().get(group)?.descriptor().map(|descriptor| (*descriptor).clone())
-    }
-
-    fn follow(&self, group: GroupId, voters: BTreeMap<ReplicaId, NodeId>) {
-        if !self.following.lock().insert(group) {
-            return;
-        }
-        let (server, following) = (self.server.clone(), self.following.clone());
-        self.server.seams().spawn("follow members", async move {
-            if let Err(error) = server.set_replicas(group, &voters).await {
-                debug!("{group}: its descriptor can't be brought up to its members now: {error}");
-            }
-            following.lock().remove(&group);
-        });
+        self.0.get(group)?.descriptor().map(|descriptor| (*descriptor).clone())
     }
 }
 

@@ -93,6 +93,13 @@ fn table(header: &[&str]) -> comfy_table::Table {
     table
 }
 
+fn rendered(mut table: comfy_table::Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    format!("{}\n", table.trim_fmt())
+}
+
 fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
 }

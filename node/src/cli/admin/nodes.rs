@@ -34,5 +34,5 @@ pub fn print(cluster: &DescribeResponse, as_json: bool) -> String {
             &leaders,
         ]);
     }
-    format!("{}\n", table.trim_fmt())
+    super::rendered(table)
 }

@@ -44,7 +44,7 @@ pub fn print(cluster: &DescribeResponse, as_json: bool) -> String {
             replicas.join(" "),
         ]);
     }
-    format!("{}\n", table.trim_fmt())
+    super::rendered(table)
 }
 
 /// The `index`th of the words that a key of a table begins with: database, table, index.
