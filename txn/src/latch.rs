@@ -139,11 +139,6 @@ impl LatchTable {
         self.holders.len()
     }
 
-    /// Whether nobody holds or waits.
-    pub fn is_empty(&self) -> bool {
-        self.holders.is_empty()
-    }
-
     fn enqueue(&mut self, blockers: &HashSet<Ticket>) -> (Ticket, bool) {
         self.next += 1;
         let ticket = self.next;

@@ -124,11 +124,6 @@ impl Router {
         Self { server, peers, directory, seams, map: RwLock::default() }
     }
 
-    /// The seams.
-    pub fn seams(&self) -> &Seams {
-        &self.seams
-    }
-
     /// The shard that holds `key`.
     pub async fn route(&self, key: &[u8], deadline: Instant) -> Result<Arc<ShardDescriptor>, Error> {
         if let Some(shard) = self.map.read().find(key) {
@@ -316,7 +311,8 @@ impl Router {
     async fn refresh(&self, shard: &Arc<ShardDescriptor>) -> Result<(), RouteError> {
         // A directory that is unavailable itself changes nothing: the replicas are asked again.
         if let Ok(fresh) = self.directory.lookup(&shard.range.start).await {
-            let differs = fresh.group != shard.group || fresh.epoch != shard.epoch;
+            // (The replicas may differ at the same epoch: the meta-group hears of them from raft.)
+            let differs = fresh != **shard;
             self.learn(fresh);
             if differs && self.map.read().find(&shard.range.start).is_some_and(|known| known != *shard) {
                 return Err(RouteError::Moved);

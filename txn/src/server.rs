@@ -18,6 +18,9 @@ use crate::descriptor::{ShardDescriptor, replicas_to_pb};
 use crate::shard::Registry;
 use crate::{Error, Oracle};
 
+/// How often the descriptors of led shards are compared with their groups' members.
+const MEMBERS_EVERY: Duration = Duration::from_millis(500);
+
 /// How many descriptors an answer to a misrouted request brings along, at most.
 const LEARNED_MAX: usize = 64;
 
@@ -41,6 +44,7 @@ impl ShardServer {
     ) -> Arc<Self> {
         let server = Arc::new(Self { registry, multi, oracle, seams });
         server.seams.spawn("shard-births", deliver(Arc::downgrade(&server), births));
+        server.seams.spawn("shard-members", follow_members(Arc::downgrade(&server)));
         server
     }
 
@@ -75,8 +79,8 @@ impl ShardServer {
         pb::Response { id, body: Some(body) }
     }
 
-    /// Writes a change of a group's members into its descriptor. The change was made, by this node as the leader.
-    pub async fn set_replicas(
+    /// Writes a change of a group's members into its descriptor. The change was made; this node leads the group.
+    async fn set_replicas(
         &self,
         group: GroupId,
         replicas: &BTreeMap<ReplicaId, NodeId>,
@@ -170,6 +174,32 @@ async fn deliver(
                 tracing::error!(group = %child.group, %error, "cannot create the group of a new shard");
             }
         }
+    }
+}
+
+/// Lets the descriptors of the shards that this node leads follow their groups' members, which raft changes.
+async fn follow_members(server: std::sync::Weak<ShardServer>) {
+    loop {
+        let Some(server) = server.upgrade() else {
+            return;
+        };
+        for shard in server.registry.all() {
+            let (Some(_), Some(descriptor)) = (shard.leadership(), shard.descriptor()) else {
+                continue;
+            };
+            let Some(status) = server.multi.group(shard.group()).map(|group| group.status()) else {
+                continue;
+            };
+            if status.joint || status.members.is_empty() || status.members == descriptor.replicas {
+                continue;
+            }
+            if let Err(error) = server.set_replicas(shard.group(), &status.members).await {
+                tracing::debug!(group = %shard.group(), %error, "the descriptor does not follow the members yet");
+            }
+        }
+        let seams = server.seams.clone();
+        drop(server);
+        seams.sleep(MEMBERS_EVERY).await;
     }
 }
 

@@ -61,13 +61,6 @@ impl SpanSet {
         self.bound();
     }
 
-    /// Adds all of another set.
-    pub fn add_all(&mut self, other: &SpanSet) {
-        for range in other.ranges() {
-            self.add_range(&range);
-        }
-    }
-
     /// Whether a key is in the set.
     pub fn covers(&self, key: &[u8]) -> bool {
         match self
@@ -87,6 +80,7 @@ impl SpanSet {
     }
 
     /// How many spans there are.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.spans.len()
     }

@@ -47,7 +47,7 @@ use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
 use raft::{Group, ProposeError};
 use storage::Snapshot;
-use storage::ids::{KeyRange, NodeId, Timestamp};
+use storage::ids::{KeyRange, NodeId};
 use tokio::sync::oneshot;
 
 use crate::descriptor::ShardDescriptor;

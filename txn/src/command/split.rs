@@ -40,12 +40,12 @@ pub async fn split(cx: &Context<'_>, request: pb::Split) -> Outcome {
     let guard = cx.latch(vec![(Span::Range(range.clone()), Mode::Exclusive)]).await;
     let view = cx.view()?;
     cx.confirm().await?;
-    // The children begin with the members that the descriptor names. While the group changes its members these are not
-    // the ones that will apply the split.
+    // The children begin with the members that apply the split. The descriptor may be behind.
     let status = cx.group.status();
-    if status.joint || status.members != cx.descriptor.replicas {
+    if status.joint || status.members.is_empty() {
         return Err(Error::Unavailable("the shard's members are being changed".to_owned()).into());
     }
+    let replicas = status.members;
     let mut fences = Vec::new();
     for point in &points {
         copy_fences(&view.snapshot, &range.start, &point.key, &mut fences)?;
@@ -59,13 +59,14 @@ pub async fn split(cx: &Context<'_>, request: pb::Split) -> Outcome {
             group: GroupId(point.group),
             range: KeyRange { start: point.key.clone(), end },
             epoch,
-            replicas: cx.descriptor.replicas.clone(),
+            replicas: replicas.clone(),
         })
         .collect();
     let parent = ShardDescriptor {
         range: KeyRange { start: range.start, end: points[0].key.clone() },
         epoch,
-        ..(*cx.descriptor).clone()
+        replicas: replicas.clone(),
+        group: cx.descriptor.group,
     };
     let effect = pb::SplitShard {
         parent: Some((&parent).into()),

@@ -1,0 +1,151 @@
+//! Transfers between accounts in several shards, from several nodes at once: the total never changes, and nobody sees
+//! less than what was acknowledged before they looked.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use common::{TestCluster, bytes};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use storage::ids::KeyRange;
+use txn::Remedy;
+use txn::api::{BeginOptions, Database, Expect, ScanRequest, Transaction, Write};
+
+const ACCOUNTS: u64 = 12;
+const OPENING: u64 = 100;
+const TELLERS: u64 = 6;
+const TRANSFERS: u64 = 60;
+
+fn account(n: u64) -> Bytes {
+    bytes(format!("acct{n:02}"))
+}
+
+fn amount(n: u64) -> Bytes {
+    bytes(n.to_string())
+}
+
+fn parse(value: &Option<Bytes>) -> u64 {
+    std::str::from_utf8(value.as_ref().unwrap()).unwrap().parse().unwrap()
+}
+
+fn write(key: Bytes, value: u64) -> Write {
+    Write { key, value: Some(amount(value)), expect: Expect::Any }
+}
+
+/// The sum over all accounts, and how many transfers the tellers' counters say were made.
+async fn audit(txn: &dyn Transaction, scan: bool) -> Result<(u64, u64), txn::Error> {
+    let mut total = 0;
+    if scan {
+        let mut left = Some(KeyRange::prefix(b"acct"));
+        while let Some(range) = left {
+            let page = txn.scan(ScanRequest { range, reverse: false, rows_max: 5 }, &[]).await?;
+            total += page.rows.iter().map(|(_, v)| parse(&Some(v.clone()))).sum::<u64>();
+            left = page.rest;
+        }
+    } else {
+        let keys: Vec<_> = (0..ACCOUNTS).map(account).collect();
+        total = txn.get(&keys, &[]).await?.iter().map(parse).sum();
+    }
+    let counters: Vec<_> = (0..TELLERS).map(|t| bytes(format!("done{t}"))).collect();
+    let made = txn.get(&counters, &[]).await?.iter().map(parse).sum();
+    Ok((total, made))
+}
+
+async fn transfer(db: &dyn Database, rng: &mut StdRng, teller: u64) -> Result<(), txn::Error> {
+    let txn = db.begin(BeginOptions::default());
+    let from = rng.random_range(0..ACCOUNTS);
+    let to = (from + rng.random_range(1..ACCOUNTS)) % ACCOUNTS;
+    let counter = bytes(format!("done{teller}"));
+    let found = txn.get(&[account(from), account(to), counter.clone()], &[]).await?;
+    let sum = rng.random_range(0..=parse(&found[0]));
+    let writes = vec![
+        write(account(from), parse(&found[0]) - sum),
+        write(account(to), parse(&found[1]) + sum),
+        write(counter, parse(&found[2]) + 1),
+    ];
+    txn.write(writes, &[]).await?;
+    txn.commit().await.map(|_| ())
+}
+
+async fn run(nodes: u64, seed: u64) {
+    let cluster = TestCluster::start(nodes).await;
+    let setup = cluster.database(0);
+    let open = setup.begin(BeginOptions::default());
+    open.write((0..ACCOUNTS).map(|n| write(account(n), OPENING)).collect(), &[]).await.unwrap();
+    open.write((0..TELLERS).map(|t| write(bytes(format!("done{t}")), 0)).collect(), &[]).await.unwrap();
+    open.commit().await.unwrap();
+    setup.split(&[bytes("acct06")], false).await.unwrap();
+
+    let acknowledged = Arc::new(AtomicU64::new(0));
+    let retries = Arc::new(AtomicU64::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for teller in 0..TELLERS {
+        let db = cluster.database((teller % nodes) as usize);
+        let (acknowledged, retries) = (acknowledged.clone(), retries.clone());
+        tasks.spawn(async move {
+            let mut rng = StdRng::seed_from_u64(seed * 1000 + teller);
+            let mut made = 0;
+            while made < TRANSFERS {
+                match transfer(&*db, &mut rng, teller).await {
+                    Ok(()) => {
+                        made += 1;
+                        acknowledged.fetch_add(1, Ordering::SeqCst);
+                    }
+                    Err(error) => {
+                        assert_eq!(error.remedy(), Remedy::Retry, "{error}");
+                        retries.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            }
+        });
+    }
+    for auditor in 0..2 {
+        let db = cluster.database((auditor % nodes) as usize);
+        let acknowledged = acknowledged.clone();
+        tasks.spawn(async move {
+            let mut rng = StdRng::seed_from_u64(seed * 1000 + 500 + auditor);
+            loop {
+                let before = acknowledged.load(Ordering::SeqCst);
+                let txn = db.begin(BeginOptions { read_only: true, ..BeginOptions::default() });
+                let (total, made) = audit(&*txn, rng.random()).await.unwrap();
+                assert_eq!(total, ACCOUNTS * OPENING);
+                assert!(made >= before, "a snapshot misses acknowledged transfers: {made} of {before}");
+                // Read one by one, outside a transaction: not of one moment, but never from the past.
+                let before = acknowledged.load(Ordering::SeqCst);
+                let mut made = 0;
+                for t in 0..TELLERS {
+                    made += parse(&db.get_latest(&[bytes(format!("done{t}"))], &[]).await.unwrap()[0]);
+                }
+                assert!(made >= before, "the latest misses acknowledged transfers: {made} of {before}");
+                if before == TELLERS * TRANSFERS {
+                    return;
+                }
+            }
+        });
+    }
+    // In the middle of it, a shard is cut.
+    let splitter = cluster.database(0);
+    tasks.spawn(async move { splitter.split(&[bytes("acct03"), bytes("done3")], false).await.unwrap() });
+    while let Some(result) = tasks.join_next().await {
+        result.unwrap();
+    }
+    let (total, made) = audit(&*setup.begin(BeginOptions::default()), true).await.unwrap();
+    assert_eq!((total, made), (ACCOUNTS * OPENING, TELLERS * TRANSFERS));
+    println!("{nodes} nodes: {made} transfers, {} retries", retries.load(Ordering::SeqCst));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bank_on_one_node() {
+    run(1, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bank_on_three_nodes() {
+    run(3, 2).await;
+}

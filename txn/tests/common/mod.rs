@@ -1,0 +1,191 @@
+//! A cluster in one process: real stores, real Raft, real streams between the nodes; only the meta-group is replaced by
+//! a counter and a map.
+
+#![allow(
+    dead_code,
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "test support, shared by several test binaries"
+)]
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use raft::{AddressBook, MultiRaft, RaftOptions};
+use storage::ids::{Epoch, GroupId, KeyRange, NodeId, ReplicaId, Timestamp};
+use storage::seam::Seams;
+use storage::{Store, StoreOptions};
+use tokio::net::TcpListener;
+use tonic::transport::server::TcpIncoming;
+use txn::api::NodeInfo;
+use txn::{
+    Cluster, CoordinatorOptions, Directory, Error, Oracle, Registry, ShardDescriptor, ShardFactory,
+    ShardServer, ShardService,
+};
+
+/// The counter and the map.
+pub struct Meta {
+    clock: AtomicU64,
+    groups: AtomicU64,
+    shards: Mutex<BTreeMap<Bytes, ShardDescriptor>>,
+    addresses: Mutex<HashMap<NodeId, String>>,
+}
+
+impl Meta {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            clock: AtomicU64::new(1 << 30),
+            groups: AtomicU64::new(100),
+            shards: Mutex::default(),
+            addresses: Mutex::default(),
+        })
+    }
+
+    fn update(&self, descriptor: &ShardDescriptor) {
+        let mut shards = self.shards.lock();
+        let known =
+            shards.values().find(|d| d.group == descriptor.group).map(|d| (d.range.start.clone(), d.epoch));
+        match known {
+            Some((_, epoch)) if epoch >= descriptor.epoch => return,
+            Some((start, _)) => {
+                shards.remove(&start);
+            }
+            None => {}
+        }
+        shards.insert(descriptor.range.start.clone(), descriptor.clone());
+    }
+}
+
+#[async_trait]
+impl Oracle for Meta {
+    async fn timestamp(&self) -> Result<Timestamp, Error> {
+        Ok(Timestamp(self.clock.fetch_add(Timestamp::STRIDE, Ordering::SeqCst)))
+    }
+}
+
+impl AddressBook for Meta {
+    fn address(&self, node: NodeId) -> Option<String> {
+        self.addresses.lock().get(&node).cloned()
+    }
+}
+
+#[async_trait]
+impl Directory for Meta {
+    async fn lookup(&self, key: &[u8]) -> Result<ShardDescriptor, Error> {
+        let found = self.shards.lock().values().find(|d| d.range.contains(key)).cloned();
+        found.ok_or_else(|| Error::Unavailable("no such shard".into()))
+    }
+
+    async fn overlapping(&self, range: &KeyRange) -> Result<Vec<ShardDescriptor>, Error> {
+        Ok(self.shards.lock().values().filter(|d| d.range.overlaps(range)).cloned().collect())
+    }
+
+    fn learn(&self, _: &ShardDescriptor) {}
+
+    fn leader(&self, _: GroupId) -> Option<NodeId> {
+        None
+    }
+
+    fn address(&self, node: NodeId) -> Option<String> {
+        AddressBook::address(self, node)
+    }
+
+    async fn allocate_groups(&self, count: usize) -> Result<Vec<GroupId>, Error> {
+        let first = self.groups.fetch_add(count as u64, Ordering::SeqCst);
+        Ok((first..first + count as u64).map(GroupId).collect())
+    }
+
+    async fn publish(&self, descriptors: &[ShardDescriptor]) -> Result<(), Error> {
+        descriptors.iter().for_each(|d| self.update(d));
+        Ok(())
+    }
+
+    async fn spread_leaders(&self, _: &[GroupId]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeInfo>, Error> {
+        Ok(Vec::new())
+    }
+}
+
+pub struct Node {
+    pub id: NodeId,
+    pub multi: Arc<MultiRaft>,
+    pub server: Arc<ShardServer>,
+    pub cluster: Cluster,
+    pub store: Arc<Store>,
+    dir: tempfile::TempDir,
+}
+
+pub struct TestCluster {
+    pub meta: Arc<Meta>,
+    pub nodes: Vec<Node>,
+    pub seams: Seams,
+}
+
+impl TestCluster {
+    /// `nodes` nodes with one shard that holds all keys.
+    pub async fn start(nodes: u64) -> Self {
+        Self::start_with(nodes, CoordinatorOptions::default()).await
+    }
+
+    pub async fn start_with(nodes: u64, options: CoordinatorOptions) -> Self {
+        let (meta, seams) = (Meta::new(), Seams::real());
+        let replicas: BTreeMap<ReplicaId, NodeId> = (1..=nodes).map(|n| (ReplicaId(n), NodeId(n))).collect();
+        let group = GroupId(2);
+        let shard =
+            ShardDescriptor { group, range: KeyRange::all(), epoch: Epoch(1), replicas: replicas.clone() };
+        meta.update(&shard);
+        let mut started = Vec::new();
+        for n in 1..=nodes {
+            started.push(start_node(NodeId(n), &meta, &seams, &options).await);
+        }
+        for node in &started {
+            txn::shard::found(&node.store.engine(), &shard).unwrap();
+            let me = ReplicaId(node.id.0);
+            node.multi.create_group(group, me, replicas.clone(), node.id.0 == 1).await.unwrap();
+        }
+        Self { meta, nodes: started, seams }
+    }
+
+    pub fn database(&self, node: usize) -> Arc<dyn txn::api::Database> {
+        Arc::new(self.nodes[node].cluster.clone())
+    }
+
+    pub async fn stop(self) {
+        for node in &self.nodes {
+            node.multi.shutdown().await;
+        }
+    }
+}
+
+async fn start_node(id: NodeId, meta: &Arc<Meta>, seams: &Seams, options: &CoordinatorOptions) -> Node {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreOptions::default(), seams.clone()).unwrap();
+    store.set_identity(storage::store::Identity { cluster_id: 7, node_id: id }).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    meta.addresses.lock().insert(id, listener.local_addr().unwrap().to_string());
+    let (registry, births) = Registry::new(id);
+    let factory = Arc::new(ShardFactory::new(registry.clone(), seams.clone()));
+    let multi = MultiRaft::start(RaftOptions::default(), store.clone(), factory, meta.clone(), seams.clone())
+        .await
+        .unwrap();
+    let server = ShardServer::start(registry, births, multi.clone(), meta.clone(), seams.clone());
+    let router = tonic::transport::Server::builder()
+        .add_service(multi.service())
+        .add_service(ShardService::new(server.clone()).into_service());
+    seams.spawn("serve", async move {
+        router.serve_with_incoming(TcpIncoming::from(listener)).await.unwrap();
+    });
+    let cluster = Cluster::new(server.clone(), meta.clone(), meta.clone(), seams.clone(), options.clone());
+    Node { id, multi, server, cluster, store, dir }
+}
+
+pub fn bytes(text: impl AsRef<[u8]>) -> Bytes {
+    Bytes::copy_from_slice(text.as_ref())
+}
