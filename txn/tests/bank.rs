@@ -81,6 +81,8 @@ async fn run(nodes: u64, seed: u64) {
     open.commit().await.unwrap();
     setup.split(&[bytes("acct06")], false).await.unwrap();
 
+    #[allow(clippy::disallowed_methods, reason = "for the curious")]
+    let began = std::time::Instant::now();
     let acknowledged = Arc::new(AtomicU64::new(0));
     let retries = Arc::new(AtomicU64::new(0));
     let mut tasks = tokio::task::JoinSet::new();
@@ -136,7 +138,7 @@ async fn run(nodes: u64, seed: u64) {
     }
     let (total, made) = audit(&*setup.begin(BeginOptions::default()), true).await.unwrap();
     assert_eq!((total, made), (ACCOUNTS * OPENING, TELLERS * TRANSFERS));
-    println!("{nodes} nodes: {made} transfers, {} retries", retries.load(Ordering::SeqCst));
+    println!("{nodes} nodes: {made} transfers, {} retries, {:?}", retries.load(Ordering::SeqCst), began.elapsed());
     cluster.stop().await;
 }
 

@@ -77,7 +77,15 @@ fn evaluate(
     if !unknown.is_empty() {
         return Err(Refusal::Blocked { intents: unknown, in_reads: true });
     }
-    let rows = merge(data.rows, seen, &covered, reverse);
+    let mut rows = merge(data.rows, seen, &covered, reverse);
+    if rows.len() > limits.rows {
+        rows.truncate(limits.rows);
+        let last = KeyRange::point(&rows[limits.rows - 1].key);
+        rest = Some(match reverse {
+            false => KeyRange { start: last.end, end: range.end.clone() },
+            true => KeyRange { start: range.start.clone(), end: last.start },
+        });
+    }
     Ok(pb::Page { rows, rest: rest.as_ref().map(range_to_pb) })
 }
 
