@@ -353,6 +353,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let first_removed = last_kept.map_or(0, |id| id.index + 1);
         let done = {
             let mut state = self.shared.state.lock();
+            if state.last.map(|id| id.index) <= last_kept.map(|id| id.index) {
+                return Ok(());
+            }
             state.tail.truncate_from(first_removed);
             state.sizes.truncate_from(first_removed);
             state.last = last_kept.or(state.purged);

@@ -52,7 +52,7 @@ impl Default for RaftOptions {
             proposals_in_flight_max: 4096,
             command_bytes_max: 64 << 20,
             append_bytes_max: 1 << 20,
-            tail_bytes_max: 4 << 20,
+            tail_bytes_max: 2 << 20,
             queue_bytes_max: 128 << 20,
             checkpoint_interval: Duration::from_secs(10),
             checkpoint_bytes: 64 << 20,
