@@ -2,6 +2,8 @@
 //!
 //! No test asserts how long something takes; each waits, generously, until it has happened.
 
+#![allow(clippy::disallowed_methods, reason = "tests of the real thing run on the real clock")]
+
 mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -97,7 +97,7 @@ impl Network {
         let make = if pre { wire::request::Body::PreVote } else { wire::request::Body::Vote };
         // openraft ends this after `ttl`.
         loop {
-            match self.request(64, ttl, make(request.clone())).await {
+            match self.request(64, ttl, make(request)).await {
                 Ok(wire::answer::Body::Vote(answer)) => {
                     let vote = vote_from_wire(answer.vote).map_err(strange)?;
                     return Ok(VoteResponse::new(vote, answer.last.map(log_id_from_wire), answer.granted));
