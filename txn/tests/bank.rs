@@ -18,8 +18,8 @@ use txn::api::{BeginOptions, Database, Expect, ScanRequest, Transaction, Write};
 
 const ACCOUNTS: u64 = 12;
 const OPENING: u64 = 100;
-const TELLERS: u64 = 6;
-const TRANSFERS: u64 = 60;
+const TELLERS: u64 = 4;
+const TRANSFERS: u64 = 25;
 
 fn account(n: u64) -> Bytes {
     bytes(format!("acct{n:02}"))
