@@ -156,7 +156,7 @@ impl Binder<'_> {
                     ),
                 )
                 .hint("Cast the output of the non-recursive term to the correct type.")
-                .at(position));
+                .at(super::set_op::item_position(self, left, i)));
             }
         }
         let step = self.retype(step, &types, "UNION")?;

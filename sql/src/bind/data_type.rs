@@ -107,6 +107,18 @@ fn precision(p: Option<u64>) -> Result<Vec<i64>> {
     p.map(|p| number(p)).into_iter().collect()
 }
 
+/// The names that stand for an integer with a sequence; only a column definition may use them.
+pub(super) fn is_serial(ty: &DataType) -> bool {
+    let DataType::Custom(name, modifiers) = ty else { return false };
+    let [part] = name.0.as_slice() else { return false };
+    let name = fold_part(part).unwrap_or_default();
+    modifiers.is_empty()
+        && matches!(
+            name.as_str(),
+            "serial" | "serial4" | "bigserial" | "serial8" | "smallserial" | "serial2"
+        )
+}
+
 fn custom(name: &ObjectName, modifiers: &[String]) -> Result<ColumnType> {
     let parts: Vec<String> = name.0.iter().map(fold_part).collect::<Result<_>>()?;
     let last = match parts.as_slice() {
@@ -122,10 +134,6 @@ fn custom(name: &ObjectName, modifiers: &[String]) -> Result<ColumnType> {
         })
         .collect::<Result<Vec<i64>>>()?;
     match last.as_str() {
-        "serial" | "serial4" | "bigserial" | "serial8" | "smallserial" | "serial2" => {
-            Err(SqlError::unsupported(format!("type {last}"))
-                .hint("Use an integer type; keys that count up would all be written to one shard. gen_random_uuid() spreads."))
-        }
         "json" | "jsonb" | "inet" | "cidr" | "macaddr" | "money" | "xml" | "timetz" | "bit" | "varbit"
         | "point" | "regprocedure" | "regoper" | "regnamespace" | "int4range" | "int8range" | "numrange"
         | "tsrange" | "tstzrange" | "daterange" => Err(SqlError::unsupported(format!("type {last}"))),

@@ -295,6 +295,11 @@ impl Binder<'_> {
         // The type has no position of its own; it follows the name.
         let position = self.source.position(name.span.end).map(|p| p + 1);
         let shown = fold(name);
+        if super::data_type::is_serial(data_type) {
+            return Err(SqlError::unsupported(format!("type {data_type}"))
+                .hint("Keys that count up are all written to one place; gen_random_uuid() spreads them.")
+                .at(position));
+        }
         let ty = super::data_type::resolve(data_type).map_err(|e| e.at(position))?;
         if matches!(ty.ty, Type::Void | Type::Unknown) {
             return Err(SqlError::new(

@@ -316,8 +316,8 @@ impl Binder<'_> {
             let mut merged = Vec::with_capacity(names.len());
             let mut tests = Vec::with_capacity(names.len());
             for (name, position) in &names {
-                let l = common_column(&left_scope, name, "left").map_err(|e| e.at(*position))?;
-                let mut r = common_column(&right_scope, name, "right").map_err(|e| e.at(*position))?;
+                let l = common_column(&left_scope, name, "left")?;
+                let mut r = common_column(&right_scope, name, "right")?;
                 r.replace_columns(&mut |i, ty| Expr::Column(i + width, ty));
                 let resolved =
                     resolve::operator("=", &[l.ty().ty, r.ty().ty]).map_err(|e| e.at(*position))?;

@@ -65,7 +65,7 @@ impl Binder<'_> {
         };
         let targets = self.insert_targets(&table, columns)?;
         let source = match source {
-            Some(source) => self.insert_source(&table, &targets, !columns.is_empty(), source)?,
+            Some(source) => self.insert_source(&table, &targets, columns, source)?,
             None => self.default_row(&table)?,
         };
         let on_conflict = match on {
@@ -112,7 +112,7 @@ impl Binder<'_> {
         &mut self,
         table: &Arc<TableDescriptor>,
         targets: &[usize],
-        listed: bool,
+        listed: &[ast::ObjectName],
         source: &ast::Query,
     ) -> Result<Plan> {
         let plain = source.with.is_none()
@@ -125,7 +125,7 @@ impl Binder<'_> {
         }
         let mut plan = self.query_with(source, LevelKind::Root, false)?;
         let width = plan.columns().len();
-        self.check_width(targets, listed, width, None, None)?;
+        self.check_width(targets, listed, width, None)?;
         for i in 0..width {
             if plan.columns()[i].ty.ty == Type::Unknown {
                 self.decide(&mut plan, i, table.columns[targets[i]].ty.ty)?;
@@ -141,7 +141,7 @@ impl Binder<'_> {
         &mut self,
         table: &Arc<TableDescriptor>,
         targets: &[usize],
-        listed: bool,
+        listed: &[ast::ObjectName],
         values: &ast::Values,
     ) -> Result<Plan> {
         let ast::Values { explicit_row, value_keyword: _, rows } = values;
@@ -160,7 +160,7 @@ impl Binder<'_> {
                     .at(row.first().and_then(|e| this.position(e))));
                 }
                 let extra = row.get(targets.len()).and_then(|e| this.position(e));
-                this.check_width(targets, listed, row.len(), extra, None)?;
+                this.check_width(targets, listed, row.len(), extra)?;
                 let mut given = Vec::with_capacity(row.len());
                 for expr in row {
                     given.push(match is_default(expr) {
@@ -181,10 +181,9 @@ impl Binder<'_> {
     fn check_width(
         &self,
         targets: &[usize],
-        listed: bool,
+        listed: &[ast::ObjectName],
         width: usize,
         extra: Option<u32>,
-        missing: Option<u32>,
     ) -> Result<()> {
         if width > targets.len() {
             return Err(SqlError::new(
@@ -193,12 +192,12 @@ impl Binder<'_> {
             )
             .at(extra));
         }
-        if listed && width < targets.len() {
+        if let (Some(missing), true) = (listed.get(width), width < targets.len()) {
             return Err(SqlError::new(
                 SqlState::SYNTAX_ERROR,
                 "INSERT has more target columns than expressions",
             )
-            .at(missing));
+            .at(self.position(missing)));
         }
         Ok(())
     }

@@ -418,8 +418,9 @@ impl<'a> Binder<'a> {
         result
     }
 
-    fn note_reference(&mut self, index: usize, position: Option<u32>) {
-        let level = self.level();
+    /// Remembers where a column of the row of level `at` was first used.
+    fn note_reference(&mut self, at: usize, index: usize, position: Option<u32>) {
+        let Some(level) = self.levels.get_mut(at) else { return };
         if !level.in_aggregate {
             level.references.entry(index).or_insert(position);
         }

@@ -285,7 +285,7 @@ fn check_tokens(source: &Source, tokens: &[TokenWithSpan]) -> Result<()> {
         };
         if junk {
             let text = source.slice(pair[0].span);
-            let text: String = text.to_owned() + source.slice(pair[1].span).get(..1).unwrap_or_default();
+            let text: String = text.to_owned() + source.slice(pair[1].span);
             let kind =
                 if matches!(pair[0].token, Token::Number(..)) { "numeric literal" } else { "parameter" };
             return Err(SqlError::new(

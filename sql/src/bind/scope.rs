@@ -43,7 +43,10 @@ pub(super) fn table_name(name: &ObjectName) -> Result<(Option<String>, String)> 
         [schema, name] => Ok((Some(fold_part(schema)?), fold_part(name)?)),
         parts => {
             let parts: Vec<String> = parts.iter().map(fold_part).collect::<Result<_>>()?;
-            Err(SqlError::unsupported(format!("the cross-database reference \"{}\"", parts.join("."))))
+            Err(SqlError::new(
+                SqlState::FEATURE_NOT_SUPPORTED,
+                format!("cross-database references are not implemented: \"{}\"", parts.join(".")),
+            ))
         }
     }
 }
@@ -137,10 +140,11 @@ impl Binder<'_> {
         while let Some(at) = next {
             match find(&self.levels[at].scope, names).map_err(|e| e.at(position))? {
                 Found::Column(mut expr) => {
+                    if let Expr::Column(index, _) = &expr {
+                        self.note_reference(at, *index, position);
+                    }
                     if depth > 0 {
                         lift(&mut expr, depth);
-                    } else if let Expr::Column(index, _) = &expr {
-                        self.note_reference(*index, position);
                     }
                     return Ok(expr);
                 }
@@ -173,8 +177,7 @@ impl Binder<'_> {
                 for relation in self.levels.last().iter().flat_map(|l| &l.scope.relations) {
                     for column in &relation.columns {
                         let distance = distance(&column.name, name);
-                        if distance <= name.chars().count().min(column.name.chars().count()) / 2
-                            && distance <= 3
+                        if distance <= name.chars().count() / 2 && distance <= 3
                         {
                             close.push((distance, format!("\"{}.{}\"", relation.name, column.name)));
                         }
@@ -235,7 +238,12 @@ fn find(scope: &Scope, names: &[String]) -> Result<Found> {
             let schema = match names {
                 [schema, _, _] => Some(schema),
                 [_, _] => None,
-                _ => return Err(SqlError::unsupported("a column name of more than three parts")),
+                _ => {
+                    return Err(SqlError::new(
+                        SqlState::FEATURE_NOT_SUPPORTED,
+                        format!("cross-database references are not implemented: {}", names.join(".")),
+                    ));
+                }
             };
             let Some(relation) = scope
                 .relations

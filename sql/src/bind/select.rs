@@ -96,6 +96,10 @@ impl Binder<'_> {
             SetExpr::Table(table) => {
                 let ast::Table { table_name, schema_name } = table.as_ref();
                 let Some(name) = table_name else { return Err(SqlError::internal("TABLE without a name")) };
+                if name.bytes().chain(schema_name.iter().flat_map(|s| s.bytes())).any(|b| b.is_ascii_uppercase()) {
+                    // The tree does not say whether it was quoted.
+                    return Err(SqlError::unsupported("TABLE with a name in upper case").hint("Write SELECT * FROM."));
+                }
                 let parts = schema_name.iter().chain([name]).map(|n| ast::Ident::new(n.clone()));
                 let name = ast::ObjectName::from(parts.collect::<Vec<_>>());
                 self.in_level(kind, |this| Ok(this.table(&name, None)?.0))?
@@ -161,13 +165,13 @@ impl Binder<'_> {
         let (mut plan, scope) = self.from(from)?;
         self.level().scope = scope;
         self.define_windows(named_window)?;
+        // In this order errors are met as PostgreSQL meets them.
+        let mut items = self.items(projection, Clause::Select)?;
+        let origins: Vec<_> = items.iter().map(|item| self.origin(&item.expr)).collect();
         if let Some(condition) = selection {
             let condition = self.in_clause(Clause::Where, |this| this.condition(condition, "WHERE"))?;
             plan = place::filter(plan, condition);
         }
-        let mut items = self.items(projection, Clause::Select)?;
-        let origins: Vec<_> = items.iter().map(|item| self.origin(&item.expr)).collect();
-        let group_keys = self.group_keys(group_by, &items)?;
         let having = match having {
             Some(having) => Some(self.in_clause(Clause::Having, |this| this.condition(having, "HAVING"))?),
             None => None,
@@ -179,6 +183,7 @@ impl Binder<'_> {
             let found = self.in_clause(Clause::OrderBy, |this| this.sort_key(expr, &items, true))?;
             keys.push((found, options, expr));
         }
+        let group_keys = self.group_keys(group_by, &items)?;
         let (is_distinct, distinct_on) = match distinct {
             None | Some(ast::Distinct::All) => (false, Vec::new()),
             Some(ast::Distinct::Distinct) => (true, Vec::new()),
@@ -574,8 +579,8 @@ impl Binder<'_> {
 
     fn expand(&mut self, columns: Vec<Named>, position: Option<u32>, items: &mut Vec<Item>) {
         for column in columns {
-            if let Expr::Column(i, _) = column.expr {
-                self.note_reference(i, position);
+            if let (Expr::Column(i, _), Some(at)) = (&column.expr, self.levels.len().checked_sub(1)) {
+                self.note_reference(at, *i, position);
             }
             items.push(Item { expr: column.expr, name: column.name, position });
         }
@@ -645,11 +650,7 @@ impl Binder<'_> {
             for ast::OrderByExpr { expr, options, with_fill } in order_by {
                 refuse(with_fill.is_some(), "WITH FILL")?;
                 let position = this.position(expr);
-                let simple = matches!(expr, ast::Expr::Identifier(_) | ast::Expr::Value(_));
-                let found = match simple {
-                    true => this.sort_key(expr, &items, true)?,
-                    false => Key::Other(placeholder(), None),
-                };
+                let found = this.sort_key(expr, &items, true)?;
                 let Key::Item(i) = found else {
                     return Err(SqlError::new(
                         SqlState::FEATURE_NOT_SUPPORTED,
@@ -861,7 +862,6 @@ fn weak_name(expr: &ast::Expr) -> Option<String> {
         E::TypedString(ast::TypedString { data_type, .. }) => type_name(data_type),
         E::Interval(_) => Some("interval".into()),
         E::Case { .. } => Some("case".into()),
-        E::Value(ast::ValueWithSpan { value: ast::Value::Boolean(_), .. }) => Some("bool".into()),
         _ => None,
     }
 }

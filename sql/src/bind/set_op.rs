@@ -123,7 +123,7 @@ impl Binder<'_> {
 }
 
 /// Where the `i`th column of a query stands.
-fn item_position(binder: &Binder<'_>, body: &SetExpr, i: usize) -> Option<u32> {
+pub(super) fn item_position(binder: &Binder<'_>, body: &SetExpr, i: usize) -> Option<u32> {
     match body {
         SetExpr::Select(select) => match select.projection.get(i)? {
             ast::SelectItem::UnnamedExpr(expr) | ast::SelectItem::ExprWithAlias { expr, .. } => {

@@ -242,7 +242,12 @@ pub(super) fn parse_statement(cursor: &mut Cursor<'_>) -> Result<ParsedStatement
         "alter" if cursor.word_is(1, "table") && reader.is_split() => {
             ParsedStatement::Bindable(reader.split_at()?)
         }
-        "alter" | "create" | "delete" | "drop" | "insert" | "select" | "table" | "update" | "values"
+        "table" => {
+            let query = reader.parser.parse_query().map_err(|e| cursor.error(e))?;
+            let tree = Tree::Statement(ast::Statement::Query(query));
+            ParsedStatement::Bindable(cursor.bindable(tree))
+        }
+        "alter" | "create" | "delete" | "drop" | "insert" | "select" | "update" | "values"
         | "with" | "call" | "comment" | "grant" | "revoke" | "lock" | "merge" => return reader.general(),
         "cluster" | "do" | "import" | "load" | "reassign" | "refresh" | "reindex" | "security" => {
             return Err(SqlError::unsupported(keyword.to_uppercase()));

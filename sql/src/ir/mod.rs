@@ -6,6 +6,7 @@
 //! Invariants: `plan.columns().len()` is the width of each of its rows; an `Expr::Column` index is below the width of the
 //! input it is evaluated against; the two inputs of a join are seen as one row, left columns first.
 
+mod display;
 mod expr;
 mod plan;
 mod statement;
