@@ -113,10 +113,7 @@ pub(super) fn is_serial(ty: &DataType) -> bool {
     let [part] = name.0.as_slice() else { return false };
     let name = fold_part(part).unwrap_or_default();
     modifiers.is_empty()
-        && matches!(
-            name.as_str(),
-            "serial" | "serial4" | "bigserial" | "serial8" | "smallserial" | "serial2"
-        )
+        && matches!(name.as_str(), "serial" | "serial4" | "bigserial" | "serial8" | "smallserial" | "serial2")
 }
 
 fn custom(name: &ObjectName, modifiers: &[String]) -> Result<ColumnType> {

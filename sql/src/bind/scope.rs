@@ -177,8 +177,7 @@ impl Binder<'_> {
                 for relation in self.levels.last().iter().flat_map(|l| &l.scope.relations) {
                     for column in &relation.columns {
                         let distance = distance(&column.name, name);
-                        if distance <= name.chars().count() / 2 && distance <= 3
-                        {
+                        if distance <= name.chars().count() / 2 && distance <= 3 {
                             close.push((distance, format!("\"{}.{}\"", relation.name, column.name)));
                         }
                     }

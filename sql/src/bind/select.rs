@@ -96,9 +96,15 @@ impl Binder<'_> {
             SetExpr::Table(table) => {
                 let ast::Table { table_name, schema_name } = table.as_ref();
                 let Some(name) = table_name else { return Err(SqlError::internal("TABLE without a name")) };
-                if name.bytes().chain(schema_name.iter().flat_map(|s| s.bytes())).any(|b| b.is_ascii_uppercase()) {
+                if name
+                    .bytes()
+                    .chain(schema_name.iter().flat_map(|s| s.bytes()))
+                    .any(|b| b.is_ascii_uppercase())
+                {
                     // The tree does not say whether it was quoted.
-                    return Err(SqlError::unsupported("TABLE with a name in upper case").hint("Write SELECT * FROM."));
+                    return Err(
+                        SqlError::unsupported("TABLE with a name in upper case").hint("Write SELECT * FROM.")
+                    );
                 }
                 let parts = schema_name.iter().chain([name]).map(|n| ast::Ident::new(n.clone()));
                 let name = ast::ObjectName::from(parts.collect::<Vec<_>>());

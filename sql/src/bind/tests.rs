@@ -23,7 +23,12 @@ struct Tables {
     path: Vec<String>,
 }
 
-fn table(id: u32, name: &str, columns: &[(&str, ColumnType, bool, Option<&str>)], key: &[usize]) -> TableDescriptor {
+fn table(
+    id: u32,
+    name: &str,
+    columns: &[(&str, ColumnType, bool, Option<&str>)],
+    key: &[usize],
+) -> TableDescriptor {
     TableDescriptor {
         id,
         database: 2,
@@ -42,7 +47,8 @@ fn table(id: u32, name: &str, columns: &[(&str, ColumnType, bool, Option<&str>)]
             })
             .collect(),
         storage_id: id,
-        primary_key: (!key.is_empty()).then(|| PrimaryKey { name: format!("{name}_pkey"), columns: key.to_vec() }),
+        primary_key: (!key.is_empty())
+            .then(|| PrimaryKey { name: format!("{name}_pkey"), columns: key.to_vec() }),
         checks: Vec::<CheckConstraint>::new(),
         sharding: Sharding::Range,
         next_column_id: columns.len() as u32 + 1,
@@ -55,18 +61,37 @@ impl Tables {
         let varchar = ColumnType { ty: Type::Varchar, typmod: 14 };
         let numeric = ColumnType { ty: Type::Numeric, typmod: (8 << 16 | 2) + 4 };
         let tables = [
-            table(101, "t", &[
-                ("a", of(Type::Int4), true, None),
-                ("b", of(Type::Text), false, Some("'none'")),
-                ("c", of(Type::Float8), false, None),
-            ], &[0]),
-            table(102, "u", &[
-                ("a", of(Type::Int8), false, None),
-                ("d", varchar, false, None),
-                ("e", numeric, false, Some("1 + 1")),
-                ("ts", of(Type::Timestamp), false, None),
-            ], &[]),
-            table(103, "pair", &[("x", of(Type::Int4), true, None), ("y", of(Type::Int4), true, None), ("z", of(Type::Text), false, None)], &[0, 1]),
+            table(
+                101,
+                "t",
+                &[
+                    ("a", of(Type::Int4), true, None),
+                    ("b", of(Type::Text), false, Some("'none'")),
+                    ("c", of(Type::Float8), false, None),
+                ],
+                &[0],
+            ),
+            table(
+                102,
+                "u",
+                &[
+                    ("a", of(Type::Int8), false, None),
+                    ("d", varchar, false, None),
+                    ("e", numeric, false, Some("1 + 1")),
+                    ("ts", of(Type::Timestamp), false, None),
+                ],
+                &[],
+            ),
+            table(
+                103,
+                "pair",
+                &[
+                    ("x", of(Type::Int4), true, None),
+                    ("y", of(Type::Int4), true, None),
+                    ("z", of(Type::Text), false, None),
+                ],
+                &[0, 1],
+            ),
         ];
         Self {
             tables: tables.into_iter().map(|t| (t.name.clone(), Arc::new(t))).collect(),
@@ -213,8 +238,7 @@ impl goldenscript::Runner for Runner {
 #[test]
 fn scripts() {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/src/bind/testscripts");
-    let mut names: Vec<_> =
-        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     names.sort();
     assert!(!names.is_empty(), "scripts in {dir}");
     for path in names {

@@ -247,8 +247,8 @@ pub(super) fn parse_statement(cursor: &mut Cursor<'_>) -> Result<ParsedStatement
             let tree = Tree::Statement(ast::Statement::Query(query));
             ParsedStatement::Bindable(cursor.bindable(tree))
         }
-        "alter" | "create" | "delete" | "drop" | "insert" | "select" | "update" | "values"
-        | "with" | "call" | "comment" | "grant" | "revoke" | "lock" | "merge" => return reader.general(),
+        "alter" | "create" | "delete" | "drop" | "insert" | "select" | "update" | "values" | "with"
+        | "call" | "comment" | "grant" | "revoke" | "lock" | "merge" => return reader.general(),
         "cluster" | "do" | "import" | "load" | "reassign" | "refresh" | "reindex" | "security" => {
             return Err(SqlError::unsupported(keyword.to_uppercase()));
         }

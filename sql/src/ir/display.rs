@@ -6,8 +6,8 @@
 use std::fmt::Write;
 
 use super::{
-    AggregateCall, CallKind, Ddl, Expr, FrameBound, FrameUnits, JoinKind, OnConflict, OutputColumn, Plan, Returning,
-    SetOp, SortKey, Statement, SubqueryKind, WindowCall, WindowFunctionRef,
+    AggregateCall, CallKind, Ddl, Expr, FrameBound, FrameUnits, JoinKind, OnConflict, OutputColumn, Plan,
+    Returning, SetOp, SortKey, Statement, SubqueryKind, WindowCall, WindowFunctionRef,
 };
 use crate::types::{ColumnType, Datum, TimeZone, Type, format_type, io};
 
@@ -100,7 +100,8 @@ impl Text {
                     .iter()
                     .map(|(i, e)| format!("{} = {}", copy.table.columns[*i].name, self.expr(e, &[], depth)))
                     .collect();
-                let mut line = format!("CopyFrom {} ({}) {:?}", copy.table.name, columns.join(", "), copy.options);
+                let mut line =
+                    format!("CopyFrom {} ({}) {:?}", copy.table.name, columns.join(", "), copy.options);
                 if !defaults.is_empty() {
                     let _ = write!(line, " defaults {}", defaults.join(", "));
                 }
@@ -166,10 +167,8 @@ impl Text {
                 }
             }
             Ddl::SplitAt { table, points } => {
-                let points: Vec<String> = points
-                    .iter()
-                    .map(|point| format!("({})", self.list(point, &[], depth)))
-                    .collect();
+                let points: Vec<String> =
+                    points.iter().map(|point| format!("({})", self.list(point, &[], depth))).collect();
                 self.line(depth, &format!("SplitAt {} {}", table.name, points.join(", ")));
             }
             Ddl::DropTable { tables } | Ddl::Truncate { tables } => {
@@ -196,7 +195,9 @@ impl Text {
                 let from = &table.columns[*column].name;
                 self.line(depth, &format!("RenameColumn {} {from} to {to}", table.name));
             }
-            Ddl::RenameTable { table, to } => self.line(depth, &format!("RenameTable {} to {to}", table.name)),
+            Ddl::RenameTable { table, to } => {
+                self.line(depth, &format!("RenameTable {} to {to}", table.name))
+            }
             Ddl::CreateDatabase { .. }
             | Ddl::DropDatabase { .. }
             | Ddl::CreateSchema { .. }
@@ -222,7 +223,8 @@ impl Text {
                 let mut line = format!("Scan {}{key}", scan.table.name);
                 if !scan.filters.is_empty() {
                     let row = names(&scan.columns);
-                    let filters: Vec<String> = scan.filters.iter().map(|f| self.expr(f, &row, depth)).collect();
+                    let filters: Vec<String> =
+                        scan.filters.iter().map(|f| self.expr(f, &row, depth)).collect();
                     let _ = write!(line, " where {}", filters.join(" and "));
                 }
                 self.line(depth, &line);
