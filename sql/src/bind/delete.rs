@@ -24,7 +24,14 @@ impl Binder<'_> {
         refuse(!tables.is_empty(), "DELETE from several tables")?;
         refuse(output.is_some(), "OUTPUT")?;
         refuse(!order_by.is_empty() || limit.is_some(), "ORDER BY or LIMIT in DELETE")?;
-        let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = from;
+        let from = match from {
+            FromTable::WithFromKeyword(from) => from,
+            FromTable::WithoutKeyword(from) => {
+                let position = from.first().and_then(|t| self.position(&t.relation));
+                let name = from.first().map(|t| t.relation.to_string()).unwrap_or_default();
+                return Err(self.syntax_error(&name, position));
+            }
+        };
         let [table] = from.as_slice() else {
             return Err(SqlError::unsupported("DELETE from several tables"));
         };

@@ -252,7 +252,7 @@ impl Binder<'_> {
     fn is_null(&mut self, inner: &ast::Expr, negated: bool) -> Result<Expr> {
         if let Some(columns) = row_of(inner) {
             // A row is null if all its columns are, and not null if none is.
-            let columns = columns.iter().map(|c| self.is_null(c, negated)).collect::<Result<Vec<_>>>()?;
+            let columns = columns.into_iter().map(|c| self.is_null(c, negated)).collect::<Result<Vec<_>>>()?;
             return Ok(and(columns));
         }
         let bound = self.expr(inner)?;
@@ -272,7 +272,7 @@ impl Binder<'_> {
                 ));
             }
             let columns =
-                l.iter().zip(r).map(|(l, r)| self.is_distinct(l, r, negated)).collect::<Result<Vec<_>>>()?;
+                l.into_iter().zip(r).map(|(l, r)| self.is_distinct(l, r, negated)).collect::<Result<Vec<_>>>()?;
             return Ok(if negated { and(columns) } else { or(columns) });
         }
         let l = self.expr(left)?;
@@ -486,7 +486,7 @@ impl Binder<'_> {
             values,
             positions,
             negated,
-            self.source.operator("in", expr.span(), ast::Spanned::span(&list[0])),
+            list.first().and_then(|item| self.source.operator("in", expr.span(), item.span())),
         )
     }
 

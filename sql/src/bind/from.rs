@@ -216,6 +216,7 @@ impl Binder<'_> {
     pub(super) fn rename(&self, scope: &mut Scope, alias: &ast::TableAlias) -> Result<()> {
         let ast::TableAlias { explicit: _, name, columns, at } = alias;
         refuse(at.is_some(), "AT after an alias")?;
+        super::scope::alias(name).map_err(|e| e.at(self.source.start(name.span)))?;
         let available = scope.visible.len();
         if columns.len() > available {
             return Err(SqlError::new(

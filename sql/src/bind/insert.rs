@@ -18,7 +18,7 @@ impl Binder<'_> {
             optimizer_hints: _,
             or,
             ignore,
-            into: _,
+            into,
             table,
             table_alias,
             columns,
@@ -58,6 +58,9 @@ impl Binder<'_> {
         let ast::TableObject::TableName(name) = table else {
             return Err(SqlError::unsupported("INSERT into what is no table"));
         };
+        if !into {
+            return Err(self.syntax_error(&name.to_string(), self.position(name)));
+        }
         let table = self.stored_table(name)?;
         let alias = match table_alias {
             Some(alias) => fold(&alias.alias),

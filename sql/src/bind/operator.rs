@@ -75,7 +75,7 @@ impl Binder<'_> {
                 }
             }
             if let (Some(left_row), Some(right_row)) = (row_of(left), row_of(right)) {
-                return self.row_comparison(left_row, op, right_row, (left.span(), right.span()));
+                return self.row_comparison(&left_row, op, &right_row, (left.span(), right.span()));
             }
             if let (Some(row), ast::Expr::Subquery(query)) = (row_of(left), right) {
                 let _ = (row, query);
@@ -171,9 +171,9 @@ impl Binder<'_> {
     /// `(a, b) op (c, d)`
     fn row_comparison(
         &mut self,
-        left: &[ast::Expr],
+        left: &[&ast::Expr],
         op: &BinaryOperator,
-        right: &[ast::Expr],
+        right: &[&ast::Expr],
         spans: (Span, Span),
     ) -> Result<Expr> {
         if left.len() != right.len() {
@@ -185,7 +185,7 @@ impl Binder<'_> {
         }
         let mut pairs = Vec::with_capacity(left.len());
         for (l, r) in left.iter().zip(right) {
-            let positions = (self.position(l), self.position(r));
+            let positions = (self.position(*l), self.position(*r));
             pairs.push((self.expr(l)?, self.expr(r)?, positions));
         }
         self.compare_rows(op, pairs)
@@ -233,11 +233,37 @@ impl Binder<'_> {
 }
 
 /// The columns of `(a, b)` and `ROW(a, b)`.
-pub(super) fn row_of(expr: &ast::Expr) -> Option<&[ast::Expr]> {
+pub(super) fn row_of(expr: &ast::Expr) -> Option<Vec<&ast::Expr>> {
     match expr {
-        ast::Expr::Tuple(columns) => Some(columns),
+        ast::Expr::Tuple(columns) => Some(columns.iter().collect()),
+        ast::Expr::Function(ast::Function {
+            name,
+            uses_odbc_syntax: false,
+            parameters: ast::FunctionArguments::None,
+            args:
+                ast::FunctionArguments::List(ast::FunctionArgumentList {
+                    duplicate_treatment: None,
+                    args,
+                    clauses,
+                }),
+            filter: None,
+            null_treatment: None,
+            over: None,
+            within_group,
+        }) if clauses.is_empty() && within_group.is_empty() => {
+            let [ast::ObjectNamePart::Identifier(name)] = name.0.as_slice() else { return None };
+            if name.quote_style.is_some() || !name.value.eq_ignore_ascii_case("row") {
+                return None;
+            }
+            args.iter()
+                .map(|arg| match arg {
+                    ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(expr)) => Some(expr),
+                    _ => None,
+                })
+                .collect()
+        }
         ast::Expr::Nested(inner) => match inner.as_ref() {
-            ast::Expr::Tuple(_) | ast::Expr::Nested(_) => row_of(inner),
+            ast::Expr::Tuple(_) | ast::Expr::Nested(_) | ast::Expr::Function(_) => row_of(inner),
             _ => None,
         },
         _ => None,

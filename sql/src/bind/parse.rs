@@ -3,7 +3,7 @@
 use sqlparser::ast;
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
-use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
+use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Whitespace};
 
 use super::dialect::Postgres;
 use super::source::Source;
@@ -107,6 +107,7 @@ pub fn parse(sql: &str) -> Result<Vec<ParsedStatement>> {
     let tokens = Tokenizer::new(&dialect, sql)
         .tokenize_with_location()
         .map_err(|e| lexical_error(&source, &e.message, e.location))?;
+    let tokens = join_strings(tokens);
     check_tokens(&source, &tokens)?;
     let mut statements = Vec::new();
     let mut from = 0;
@@ -273,6 +274,36 @@ fn lexical_error(source: &Source, message: &str, at: Location) -> SqlError {
     };
     let near: String = rest.chars().take(200).collect();
     SqlError::new(SqlState::SYNTAX_ERROR, format!("{what} at or near \"{near}\"")).at(position)
+}
+
+/// String constants with only white space and a newline between are one constant (chapter 4.1.2.1).
+fn join_strings(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        if let Token::SingleQuotedString(more) = &token.token {
+            let spaces = out.iter().rev().take_while(|t| matches!(t.token, Token::Whitespace(_))).count();
+            let at = out.len() - spaces;
+            let newline = out[at..].iter().any(|t| {
+                matches!(
+                    t.token,
+                    Token::Whitespace(Whitespace::Newline | Whitespace::SingleLineComment { .. })
+                )
+            });
+            if newline
+                && let Some(TokenWithSpan {
+                    token: Token::SingleQuotedString(first) | Token::EscapedStringLiteral(first),
+                    span,
+                }) = out[..at].last_mut()
+            {
+                first.push_str(more);
+                span.end = token.span.end;
+                out.truncate(at);
+                continue;
+            }
+        }
+        out.push(token);
+    }
+    out
 }
 
 /// What the tokenizer lets through and PostgreSQL does not.

@@ -29,6 +29,17 @@ pub(super) fn fold(ident: &Ident) -> String {
     name
 }
 
+/// An alias. The parser also takes a string for one.
+pub(super) fn alias(ident: &Ident) -> Result<String> {
+    match ident.quote_style {
+        None | Some('"') => Ok(fold(ident)),
+        Some(_) => {
+            let near = format!("syntax error at or near \"'{}'\"", ident.value);
+            Err(SqlError::new(SqlState::SYNTAX_ERROR, near))
+        }
+    }
+}
+
 pub(super) fn fold_part(part: &ObjectNamePart) -> Result<String> {
     match part {
         ObjectNamePart::Identifier(ident) => Ok(fold(ident)),

@@ -539,7 +539,8 @@ impl Binder<'_> {
                 SelectItem::ExprWithAlias { expr, alias } => {
                     let position = self.position(expr);
                     let bound = self.in_clause(clause, |this| this.expr(expr))?;
-                    items.push(Item { expr: bound, name: fold(alias), position });
+                    let name = super::scope::alias(alias).map_err(|e| e.at(self.source.start(alias.span)))?;
+                    items.push(Item { expr: bound, name, position });
                 }
                 SelectItem::ExprWithAliases { .. } => {
                     return Err(SqlError::unsupported("several aliases for one expression"));

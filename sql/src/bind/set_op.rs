@@ -68,17 +68,28 @@ impl Binder<'_> {
         if plan.columns().iter().zip(types).all(|(c, ty)| c.ty.ty == ty.ty) {
             return Ok(plan);
         }
+        if let Plan::Project { exprs, columns, .. } = &mut plan {
+            for ((expr, column), ty) in exprs.iter_mut().zip(columns).zip(types) {
+                let from = expr.ty().ty;
+                let taken = std::mem::replace(expr, Expr::Const(Datum::Null, *ty));
+                *expr = self
+                    .coerce(taken, ty.ty, CastContext::Implicit, None)?
+                    .ok_or_else(|| not_converted(what, from, ty.ty))?;
+                column.ty = expr.ty();
+                if from != ty.ty {
+                    column.origin = None;
+                }
+            }
+            return Ok(plan);
+        }
         let mut exprs = Vec::with_capacity(types.len());
         let mut columns = plan.columns().to_vec();
         for (i, (column, ty)) in columns.iter_mut().zip(types).enumerate() {
             let expr = Expr::Column(i, column.ty);
             let from = column.ty.ty;
-            let expr = self.coerce(expr, ty.ty, CastContext::Implicit, None)?.ok_or_else(|| {
-                SqlError::new(
-                    SqlState::CANNOT_COERCE,
-                    format!("{what} could not convert type {from} to {}", ty.ty),
-                )
-            })?;
+            let expr = self
+                .coerce(expr, ty.ty, CastContext::Implicit, None)?
+                .ok_or_else(|| not_converted(what, from, ty.ty))?;
             column.ty = expr.ty();
             exprs.push(expr);
         }
@@ -120,6 +131,10 @@ impl Binder<'_> {
         }
         Ok(())
     }
+}
+
+fn not_converted(what: &str, from: Type, to: Type) -> SqlError {
+    SqlError::new(SqlState::CANNOT_COERCE, format!("{what} could not convert type {from} to {to}"))
 }
 
 /// Where the `i`th column of a query stands.

@@ -111,7 +111,7 @@ impl Binder<'_> {
         keyword: Option<u32>,
     ) -> Result<Expr> {
         let left_columns: Vec<&ast::Expr> = match row_of(left) {
-            Some(columns) => columns.iter().collect(),
+            Some(columns) => columns,
             None => vec![left],
         };
         let positions: Vec<Option<u32>> = left_columns.iter().map(|l| self.position(*l)).collect();

@@ -233,7 +233,7 @@ impl Binder<'_> {
         }
         let row = match row_of(value) {
             Some(row) => row,
-            None if count == 1 => std::slice::from_ref(value),
+            None if count == 1 => vec![value],
             None => {
                 return Err(SqlError::new(
                     SqlState::FEATURE_NOT_SUPPORTED,
@@ -245,7 +245,7 @@ impl Binder<'_> {
         if row.len() != count {
             return Err(mismatch());
         }
-        row.iter()
+        row.into_iter()
             .map(|expr| {
                 let position = self.position(expr);
                 Ok(match is_default(expr) {
