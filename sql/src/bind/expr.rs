@@ -252,7 +252,8 @@ impl Binder<'_> {
     fn is_null(&mut self, inner: &ast::Expr, negated: bool) -> Result<Expr> {
         if let Some(columns) = row_of(inner) {
             // A row is null if all its columns are, and not null if none is.
-            let columns = columns.into_iter().map(|c| self.is_null(c, negated)).collect::<Result<Vec<_>>>()?;
+            let columns =
+                columns.into_iter().map(|c| self.is_null(c, negated)).collect::<Result<Vec<_>>>()?;
             return Ok(and(columns));
         }
         let bound = self.expr(inner)?;
@@ -271,8 +272,11 @@ impl Binder<'_> {
                     "unequal number of entries in row expressions",
                 ));
             }
-            let columns =
-                l.into_iter().zip(r).map(|(l, r)| self.is_distinct(l, r, negated)).collect::<Result<Vec<_>>>()?;
+            let columns = l
+                .into_iter()
+                .zip(r)
+                .map(|(l, r)| self.is_distinct(l, r, negated))
+                .collect::<Result<Vec<_>>>()?;
             return Ok(if negated { and(columns) } else { or(columns) });
         }
         let l = self.expr(left)?;
@@ -452,8 +456,10 @@ impl Binder<'_> {
         if let Some(left) = row_of(expr) {
             let op = if negated { BinaryOperator::NotEq } else { BinaryOperator::Eq };
             let mut any = Vec::with_capacity(list.len());
-            let left =
-                left.iter().map(|l| Ok((self.expr(l)?, self.position(l)))).collect::<Result<Vec<_>>>()?;
+            let left = left
+                .into_iter()
+                .map(|l| Ok((self.expr(l)?, self.position(l))))
+                .collect::<Result<Vec<_>>>()?;
             for item in list {
                 let Some(right) = row_of(item) else {
                     return Err(
