@@ -156,4 +156,3 @@ DEALLOCATE q;
 EXECUTE q(1);
 SHOW nosuch;
 SET nosuch = 1;
-SELECT;

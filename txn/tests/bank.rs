@@ -138,7 +138,11 @@ async fn run(nodes: u64, seed: u64) {
     }
     let (total, made) = audit(&*setup.begin(BeginOptions::default()), true).await.unwrap();
     assert_eq!((total, made), (ACCOUNTS * OPENING, TELLERS * TRANSFERS));
-    println!("{nodes} nodes: {made} transfers, {} retries, {:?}", retries.load(Ordering::SeqCst), began.elapsed());
+    println!(
+        "{nodes} nodes: {made} transfers, {} retries, {:?}",
+        retries.load(Ordering::SeqCst),
+        began.elapsed()
+    );
     cluster.stop().await;
 }
 

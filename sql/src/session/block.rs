@@ -61,6 +61,14 @@ impl Session {
         self.settings.flag("default_transaction_read_only")
     }
 
+    /// Whether statements may not change anything now.
+    pub(super) fn read_only(&self) -> bool {
+        match &self.state {
+            State::Open(block) => block.read_only,
+            _ => self.default_read_only(),
+        }
+    }
+
     /// The open block; opens an implicit one outside of any. `25P02` in a failed one.
     pub(super) async fn block(&mut self) -> Result<&mut Block> {
         if matches!(self.state, State::Idle) {
@@ -173,10 +181,13 @@ impl Session {
     /// A statement failed: an open block fails with it. Its writes are given up at once, unless a savepoint could
     /// bring some of them back.
     pub fn failed(&mut self) {
-        if let State::Open(block) = std::mem::replace(&mut self.state, State::Idle) {
-            self.portals.clear();
-            self.state = State::Failed(block);
-        }
+        self.state = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Open(block) => {
+                self.portals.clear();
+                State::Failed(block)
+            }
+            other => other,
+        };
     }
 
     /// Sync: ends an implicit block.

@@ -283,6 +283,14 @@ impl Session {
     ) -> Result<Response> {
         let view = catalog.view(self.settings.search_path().into());
         let bound = self.bound(runnable, &view)?;
+        if self.read_only()
+            && let Some(verb) = changes(&bound.statement)
+        {
+            return Err(SqlError::new(
+                SqlState::READ_ONLY_SQL_TRANSACTION,
+                format!("cannot execute {verb} in a read-only transaction"),
+            ));
+        }
         if let State::Open(block) = &mut self.state {
             let first = !std::mem::replace(&mut block.used, true);
             if !first && is_write(&bound.statement) {
@@ -461,7 +469,7 @@ async fn start(
         Outcome::Done { tag, notices } => {
             let notices = notices
                 .into_iter()
-                .map(|message| Notice { severity: "NOTICE", state: SqlState::SUCCESSFUL_COMPLETION, message })
+                .map(|message| Notice { severity: "NOTICE", state: notice_state(&message), message })
                 .collect();
             return Ok(Response::Done { tag, notices });
         }
@@ -503,6 +511,28 @@ fn is_unknown_name(error: &SqlError) -> bool {
         error.state,
         SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME
     )
+}
+
+/// What a statement changes things by; `None` if it only reads.
+fn changes(statement: &Statement) -> Option<&'static str> {
+    match statement {
+        Statement::Insert(_) => Some("INSERT"),
+        Statement::Update(_) => Some("UPDATE"),
+        Statement::Delete(_) => Some("DELETE"),
+        Statement::CopyFrom(_) => Some("COPY FROM"),
+        Statement::Ddl(_) => Some("a schema change"),
+        Statement::Explain { statement, analyze: true } => changes(statement),
+        Statement::Explain { .. } | Statement::Query(_) | Statement::CopyTo(_) => None,
+    }
+}
+
+/// PostgreSQL's code for a notice: what is there already has its error's, everything else is a success.
+fn notice_state(message: &str) -> SqlState {
+    if message.ends_with("already exists, skipping") {
+        SqlState::DUPLICATE_TABLE
+    } else {
+        SqlState::SUCCESSFUL_COMPLETION
+    }
 }
 
 fn is_write(statement: &Statement) -> bool {
