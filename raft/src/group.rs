@@ -10,8 +10,8 @@ use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, ForwardToLeader, RaftError};
 use openraft::impls::ProgressResponder;
-use openraft::metrics::{RaftDataMetrics, RaftServerMetrics};
-use openraft::{ChangeMembers, Instant as _, ReadPolicy, ServerState};
+use openraft::metrics::RaftServerMetrics;
+use openraft::{ChangeMembers, Instant as _, RaftMetrics, ReadPolicy, ServerState};
 use storage::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 use storage::seam::Seams;
 use tokio::sync::{Semaphore, watch};
@@ -32,7 +32,9 @@ pub struct Group {
     options: RaftOptions,
     seams: Seams,
     role: watch::Sender<Role>,
-    data: WatchReceiverOf<TypeConfig, RaftDataMetrics<TypeConfig>>,
+    /// Everything at one moment: what belongs together is read from one borrow of it.
+    metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
+    /// Changes rarely: what the role is watched by.
     server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
     proposals: Semaphore,
     /// Does not vote or stand for election yet.
@@ -55,7 +57,7 @@ impl Group {
         gated: bool,
     ) -> Arc<Self> {
         let group = Arc::new(Self {
-            data: raft.data_metrics(),
+            metrics: raft.metrics(),
             server: raft.server_metrics(),
             role: watch::Sender::new(Role::Follower { leader: None }),
             proposals: Semaphore::new(options.proposals_in_flight_max),
@@ -140,12 +142,18 @@ impl Group {
         if self.leads() != Some(term) || self.handing_over.load(Ordering::SeqCst) {
             return Err(self.not_leader());
         }
-        let acked = self.data.borrow_watched().last_quorum_acked;
-        if acked.is_some_and(|at| at.elapsed() < self.options.lease()) || self.is_sole_voter() {
-            Ok(())
-        } else {
-            Err(NotLeader { leader: None })
-        }
+        // The term and the acknowledgement of one moment: an acknowledgement of a later term would vouch for a
+        // snapshot that was taken while somebody else led.
+        let metrics = self.metrics.borrow_watched();
+        let leads = metrics.state == ServerState::Leader && metrics.current_term == term.0;
+        let acked = metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < self.options.lease());
+        let sole = || {
+            // Set before openraft hears of a change, so that a change is never overlooked.
+            !self.changing.load(Ordering::SeqCst)
+                && self.is_only_voter(&metrics.membership_config)
+                && self.is_only_voter(&metrics.committed_membership_config)
+        };
+        if leads && (acked || sole()) { Ok(()) } else { Err(NotLeader { leader: None }) }
     }
 
     /// Asks a quorum whether this replica leads in `term`: as [`Group::lease`], without relying on clocks.
@@ -157,16 +165,15 @@ impl Group {
             confirmed = self.raft.get_read_linearizer(ReadPolicy::ReadIndex) => confirmed,
             () = self.seams.sleep(self.options.request_timeout) => return Err(NotLeader { leader: None }),
         };
-        // The quorum confirmed the leadership of the moment: it is of `term` if the role still is.
         match confirmed {
-            Ok(_) if self.leads() == Some(term) => Ok(()),
+            Ok(read) if read.read_log_id().committed_leader_id().term == term.0 => Ok(()),
             _ => Err(self.not_leader()),
         }
     }
 
     /// How the group is doing.
     pub fn status(&self) -> GroupStatus {
-        let metrics = self.raft.metrics().borrow_watched().clone();
+        let metrics = self.metrics.borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         let (members, learners): (BTreeMap<_, _>, BTreeMap<_, _>) = membership
@@ -315,9 +322,11 @@ impl Group {
         Err(ChangeError::TimedOut(format!("{to} did not take over")))
     }
 
-    /// Stands for election now. For the one replica that is meant to lead a new group.
+    /// Stands for election now, unless a leader's lease forbids it. For the one replica that is meant to lead a new
+    /// group.
     pub async fn campaign(&self) {
-        let _ = self.raft.trigger().elect(false).await;
+        // With a pre-vote: a plain election is held even against the lease that this replica itself has granted.
+        let _ = self.raft.trigger().elect(true).await;
     }
 
     /// The voter that would lead soonest in this one's place.
@@ -379,17 +388,9 @@ impl Group {
     }
 
     /// Nobody else can be elected: there is nobody to ask.
-    fn is_sole_voter(&self) -> bool {
-        // Set before openraft hears of a change, so that a change is never overlooked.
-        !self.changing.load(Ordering::SeqCst) && self.only_voter(&self.server.borrow_watched())
-    }
-
-    fn only_voter(&self, metrics: &RaftServerMetrics<TypeConfig>) -> bool {
-        let only = |stored: &StoredMembership| {
-            let mut voters = stored.voter_ids();
-            voters.next() == Some(self.replica().0) && voters.next().is_none()
-        };
-        only(&metrics.membership_config) && only(&metrics.committed_membership_config)
+    fn is_only_voter(&self, membership: &StoredMembership) -> bool {
+        let mut voters = membership.voter_ids();
+        voters.next() == Some(self.replica().0) && voters.next().is_none()
     }
 
     /// Publishes role changes, until the replica stops.
@@ -399,7 +400,12 @@ impl Group {
         let mut fault = self.shared.fault.watch();
         loop {
             let role = self.observe(*applied_term.borrow_and_update());
-            if self.is_gated() && self.only_voter(&server.borrow_watched()) {
+            let alone = {
+                let known = server.borrow_watched();
+                self.is_only_voter(&known.membership_config)
+                    && self.is_only_voter(&known.committed_membership_config)
+            };
+            if self.is_gated() && alone {
                 // Whom should it have promised anything?
                 self.open_gate();
                 self.stand_for_election();
@@ -427,8 +433,7 @@ impl Group {
         let server = self.server.borrow_watched().clone();
         if server.state == ServerState::Leader {
             // The term from the full metrics: the vote in `server` may not be the newest one yet.
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
+            let metrics = self.metrics.borrow_watched();
             let leads = metrics.state == ServerState::Leader && metrics.current_term == applied_term;
             return if leads {
                 Role::Leader { term: Term(applied_term) }
@@ -460,11 +465,10 @@ impl Group {
             }
         }
         self.shared.machine.role_changed(&role);
-        if role.leads().is_none() {
-            self.handing_over.store(false, Ordering::SeqCst);
-            self.changing.store(false, Ordering::SeqCst);
-            self.raft.runtime_config().heartbeat(true);
-        }
+        // Whatever was under way was of the role that ends here.
+        self.handing_over.store(false, Ordering::SeqCst);
+        self.changing.store(false, Ordering::SeqCst);
+        self.raft.runtime_config().heartbeat(true);
         self.role.send_replace(role);
     }
 }

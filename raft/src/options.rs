@@ -44,9 +44,9 @@ pub struct RaftOptions {
 impl Default for RaftOptions {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(250),
-            election_max: Duration::from_millis(500),
+            heartbeat: Duration::from_millis(150),
+            election_min: Duration::from_millis(300),
+            election_max: Duration::from_millis(550),
             request_timeout: Duration::from_millis(2_000),
             propose_timeout: Duration::from_millis(10_000),
             proposals_in_flight_max: 4096,
@@ -76,10 +76,8 @@ impl RaftOptions {
         Config {
             cluster_name: "flotilla".to_owned(),
             heartbeat_interval: heartbeat,
-            // An acknowledged append is as good as a heartbeat. The bound is openraft's own rule.
-            heartbeat_min_interval: Some(
-                heartbeat.min(ms(self.election_min).saturating_sub(heartbeat + heartbeat * 13 / 64 + 2)),
-            ),
+            // An acknowledged append is as good as a heartbeat.
+            heartbeat_min_interval: Some(heartbeat / 3),
             election_timeout_min: ms(self.election_min),
             election_timeout_max: ms(self.election_max),
             // A leader without a quorum must fall silent, or its heartbeats, which reach some followers, keep them

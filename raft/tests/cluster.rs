@@ -252,3 +252,62 @@ async fn many_concurrent_proposals_are_all_applied_once() {
         assert_eq!(cluster.applied_commands(node), 32 * 50);
     }
 }
+
+/// CPU time of this process so far, in milliseconds.
+fn cpu_ms() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    (ticks(11) + ticks(12)) * 10
+}
+
+/// `cargo nextest run -p raft --run-ignored only --no-capture measure`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn measure_proposals_idle_cost_and_failover() {
+    let mut cluster = three().await;
+    cluster.put("warm", "1").await;
+    for callers in [1, 8, 32, 256] {
+        let (leader, term) = cluster.leader().await;
+        let group = cluster.group(leader);
+        let (start, cpu) = (std::time::Instant::now(), cpu_ms());
+        let until = start + std::time::Duration::from_secs(3);
+        let mut tasks = Vec::new();
+        for caller in 0..callers {
+            let group = group.clone();
+            let command = bytes::Bytes::from(format!("c{caller}={}", "v".repeat(256)));
+            tasks.push(tokio::spawn(async move {
+                let mut count = 0u64;
+                while std::time::Instant::now() < until {
+                    group.propose(term, command.clone()).await.expect("propose");
+                    count += 1;
+                }
+                count
+            }));
+        }
+        let mut count = 0;
+        for task in tasks {
+            count += task.await.expect("task");
+        }
+        let (seconds, cpu) = (start.elapsed().as_secs_f64(), cpu_ms() - cpu);
+        println!(
+            "{callers} callers: {:.0} entries/s, {:.0} µs of CPU per entry (three replicas and the callers)",
+            count as f64 / seconds,
+            cpu as f64 * 1000.0 / count as f64
+        );
+    }
+    let cpu = cpu_ms();
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    println!("idle: {:.1} ms of CPU per second (three replicas)", (cpu_ms() - cpu) as f64 / 5.0);
+    for _ in 0..3 {
+        let (leader, _) = cluster.leader().await;
+        let start = std::time::Instant::now();
+        cluster.multi(leader).abandon().await;
+        let killed = start.elapsed();
+        cluster.kill(leader).await;
+        cluster.put("failover", "1").await;
+        println!("failover: {:?} (of which the kill took {killed:?})", start.elapsed());
+        cluster.start(leader).await;
+        cluster.converge(&[1, 2, 3]).await;
+    }
+}

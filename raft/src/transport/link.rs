@@ -19,7 +19,7 @@ const QUEUE_MAX: usize = 8192;
 const BATCH_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// How often expired requests are looked for.
-const SWEEP: Duration = Duration::from_millis(50);
+const SWEEP: Duration = Duration::from_millis(100);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(400);
 const OPEN_TIMEOUT: Duration = Duration::from_millis(2_000);
