@@ -152,9 +152,12 @@ fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -> Descripti
             (id, group)
         });
         let groups: BTreeMap<_, _> = groups.collect();
-        // A leader of the meta-group that is new to it waits for what the others report.
+        // A leader of the meta-group that is new to it waits for what the others report; and while leaders move, who
+        // leads how much is not known: moving more of them by half the truth would never come to rest.
         let fresh = now - soft.since < DEAD_AFTER;
-        let incomplete = fresh && groups.values().any(|g| g.leader.is_none());
+        let unknown = fresh && groups.values().any(|g| g.leader.is_none());
+        let moving = soft.between_leaders.values().any(|since| now - *since < DEAD_AFTER);
+        let incomplete = unknown || moving || !soft.operations.is_empty();
         Description { replication_factor: factor as usize, nodes, groups, incomplete }
     })
 }

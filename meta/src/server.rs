@@ -34,6 +34,8 @@ pub(crate) struct Soft {
     pub(crate) since: Instant,
     pub(crate) last_seen: HashMap<NodeId, Instant>,
     pub(crate) groups: BTreeMap<GroupId, Reported>,
+    /// Groups whose leader stopped leading, and whose next one has not reported yet: since when.
+    pub(crate) between_leaders: HashMap<GroupId, Instant>,
     /// Operations under way, or done and not yet seen in a report.
     pub(crate) operations: HashMap<GroupId, crate::reconcile::Underway>,
 }
@@ -47,8 +49,8 @@ pub(crate) struct Reported {
 
 impl Soft {
     fn new(term: Term, since: Instant) -> Self {
-        let (last_seen, groups, operations) = Default::default();
-        Self { term, since, last_seen, groups, operations }
+        let (last_seen, groups, between_leaders, operations) = Default::default();
+        Self { term, since, last_seen, groups, between_leaders, operations }
     }
 
     pub(crate) fn alive(&self, node: NodeId, now: Instant) -> bool {
@@ -367,13 +369,22 @@ impl Soft {
                 continue;
             }
             led.push(id);
+            self.between_leaders.remove(&id);
             news |= known.is_none_or(|k| k.by != node || k.report.replicas.len() != report.replicas.len());
             self.groups.insert(id, Reported { by: node, at: now, report });
         }
         // What the node led and no longer does has no known leader until somebody says so.
-        let before = self.groups.len();
-        self.groups.retain(|id, known| known.by != node || led.contains(id));
-        news || self.groups.len() != before
+        let lost: Vec<GroupId> = self
+            .groups
+            .iter()
+            .filter(|(id, known)| known.by == node && !led.contains(id))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &lost {
+            self.groups.remove(id);
+            self.between_leaders.insert(*id, now);
+        }
+        news || !lost.is_empty()
     }
 }
 

@@ -16,12 +16,18 @@ fn number(text: &str) -> Result<u64, Box<dyn Error>> {
     Ok(text.trim_start_matches(['n', 'g', 'r']).parse()?)
 }
 
-/// `r7@n2` is a voter, `r7@n2?` a learner, `r7@n2~` lags behind.
+/// `r7@n2` is a voter, `r7@n2/learner` a learner, `r7@n2/lags` lags behind.
 fn replica(text: &str) -> Result<(ReplicaId, Replica), Box<dyn Error>> {
-    let bare = text.trim_end_matches(['?', '~']);
-    let (id, node) = bare.split_once('@').ok_or("replica@node")?;
-    let replica =
-        Replica { node: NodeId(number(node)?), voter: !text.contains('?'), caught_up: !text.contains('~') };
+    let mut parts = text.split('/');
+    let (id, node) = parts.next().and_then(|place| place.split_once('@')).ok_or("replica@node")?;
+    let mut replica = Replica { node: NodeId(number(node)?), voter: true, caught_up: true };
+    for part in parts {
+        match part {
+            "learner" => replica.voter = false,
+            "lags" => replica.caught_up = false,
+            _ => return Err(format!("unknown {part}").into()),
+        }
+    }
     Ok((ReplicaId(number(id)?), replica))
 }
 
@@ -53,6 +59,7 @@ impl Runner for Script {
         match command.name.as_str() {
             "cluster" => {
                 self.cluster.replication_factor = args.take_key("rf").map_or(Ok(3), str::parse)?;
+                self.cluster.incomplete = args.take_key("incomplete").map_or(Ok(false), str::parse)?;
                 let dead: Vec<u64> = args.take_key("dead").map(number).transpose()?.into_iter().collect();
                 for node in 1..=args.take_key("nodes").map_or(Ok(3), str::parse)? {
                     self.cluster.nodes.insert(NodeId(node), !dead.contains(&node));
@@ -125,4 +132,9 @@ fn dead_node_keeps_its_replicas() {
 #[test]
 fn table_of_eight_shards_uses_all_nodes() {
     run("table_of_eight_shards_uses_all_nodes");
+}
+
+#[test]
+fn incomplete_reports_move_no_leader() {
+    run("incomplete_reports_move_no_leader");
 }
