@@ -84,11 +84,14 @@ impl Drop for Entry<'_> {
     }
 }
 
+/// One node's stream, if there is one. Locked while it is being made.
+type Slot = Arc<tokio::sync::Mutex<Option<Arc<Link>>>>;
+
 /// The streams to other nodes.
 pub struct Peers {
     directory: Arc<dyn Directory>,
     seams: Seams,
-    links: Mutex<HashMap<NodeId, Arc<tokio::sync::Mutex<Option<Arc<Link>>>>>>,
+    links: Mutex<HashMap<NodeId, Slot>>,
     next_id: AtomicU64,
 }
 

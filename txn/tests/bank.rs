@@ -1,7 +1,7 @@
 //! Transfers between accounts in several shards, from several nodes at once: the total never changes, and nobody sees
 //! less than what was acknowledged before they looked.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "tests")]
 
 mod common;
 

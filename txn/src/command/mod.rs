@@ -26,6 +26,7 @@ mod decide;
 mod forget;
 mod heartbeat;
 mod intents;
+mod outcome;
 mod prewrite;
 mod push;
 mod read;
@@ -131,6 +132,7 @@ impl Context<'_> {
             Ask::Split(r) => split::split(self, r).await,
             Ask::Clear(r) => clear::clear(self, r).await,
             Ask::SetReplicas(r) => replicas::set_replicas(self, r).await,
+            Ask::Outcome(r) => outcome::outcome(self, r).await,
         }
     }
 

@@ -27,6 +27,8 @@ const PREWRITE_BYTES: usize = 1 << 20;
 const PREWRITE_PARALLEL: usize = 4;
 /// A transaction with more to write takes the way over intents even in one shard: a log entry holds up all others.
 const ONE_SHARD_BYTES_MAX: usize = 4 << 20;
+/// How long a gateway tries to find out what became of a commit.
+const FIND_OUT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Single keys remembered of what one request laid; past that the range from first to last.
 const SENT_KEYS_MAX: usize = 64;
 
@@ -124,9 +126,22 @@ impl Txn {
                     clear.await?;
                 }
                 Err(RouteError::Moved) => self.core.router.pause_before(&mut pause, plan.deadline).await?,
+                Err(RouteError::Failed(error @ Error::Ambiguous(_))) => {
+                    return self.find_out(first, error).await.map(Some);
+                }
                 Err(RouteError::Failed(error)) => return Err(error),
                 Ok(_) | Err(RouteError::Pushed) => return Err(unexpected()),
             }
+        }
+    }
+
+    /// The answer to a one-shard commit was lost. Whoever leads now may remember that it was applied.
+    async fn find_out(&self, key: &Key, ambiguous: Error) -> Result<Timestamp, Error> {
+        let deadline = self.core.seams.clock.now() + FIND_OUT_TIMEOUT;
+        let ask = Ask::Outcome(pb::Outcome { txn: txn_bytes(self.id), key: key.clone() });
+        match self.core.router.ask_key(key, ask, Repeat::Harmless, deadline).await {
+            Ok(Answer::Done(at)) if at > 0 => Ok(Timestamp(at)),
+            _ => Err(ambiguous),
         }
     }
 

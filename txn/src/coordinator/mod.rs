@@ -17,6 +17,7 @@ mod admin;
 mod buffer;
 mod commit;
 mod core;
+mod sweep;
 mod txn;
 
 use std::sync::Arc;
@@ -74,8 +75,10 @@ impl Cluster {
         seams: Seams,
         options: CoordinatorOptions,
     ) -> Self {
-        let router = Router::new(server, directory.clone(), seams.clone());
-        Self { core: Core::new(router, oracle, directory, seams, options) }
+        let router = Router::new(server.clone(), directory.clone(), seams.clone());
+        let core = Core::new(router, oracle, directory, seams, options);
+        core.seams.spawn("sweep", sweep::run(Arc::downgrade(&core), server));
+        Self { core }
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
             for write in &c.writes {
                 mvcc::put_version(batch, &write.key, at, write.value.as_deref());
             }
+            // Memory only, and nothing that is applied depends on it.
+            shard.recent.lock().add(parse_txn(&c.txn).map_err(Fatal::new)?, at);
         }
         Effect::PutIntents(c) => {
             let txn = parse_txn(&c.txn).map_err(Fatal::new)?;

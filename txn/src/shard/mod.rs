@@ -6,6 +6,7 @@
 
 mod apply;
 mod leadership;
+mod recent;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use storage::seam::Seams;
 use storage::{Cf, Engine};
 use tokio::sync::{mpsc, watch};
 
-pub use leadership::{Leadership, Pushed};
+pub use leadership::{LAPSE, Leadership, Pushed};
+pub use recent::Recent;
 
 use crate::descriptor::ShardDescriptor;
 use crate::{Error, keys};
@@ -36,6 +38,7 @@ pub struct Shard {
     leadership: RwLock<Option<Arc<Leadership>>>,
     /// Children of splits whose batch is not yet visible.
     born: Mutex<Vec<ShardDescriptor>>,
+    recent: Mutex<Recent>,
     registry: Arc<Registry>,
 }
 
@@ -58,6 +61,11 @@ impl Shard {
     /// What is needed to serve, while this replica leads.
     pub fn leadership(&self) -> Option<Arc<Leadership>> {
         self.leadership.read().clone()
+    }
+
+    /// One-shard commits that were applied lately.
+    pub fn recent(&self) -> &Mutex<Recent> {
+        &self.recent
     }
 
     fn set_descriptor(&self, descriptor: ShardDescriptor) {
@@ -246,6 +254,7 @@ impl StateMachineFactory for ShardFactory {
             descriptor: RwLock::default(),
             leadership: RwLock::default(),
             born: Mutex::default(),
+            recent: Mutex::default(),
             registry: self.registry.clone(),
         });
         shard.load()?;

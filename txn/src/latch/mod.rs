@@ -268,3 +268,6 @@ impl Drop for Guard {
         self.latches.release(self.ticket);
     }
 }
+
+#[cfg(test)]
+mod tests;
