@@ -146,14 +146,26 @@ impl Buffer {
     }
 }
 
+/// A part of a layer, in the order of the scan.
+fn layer<'w>(
+    part: Option<std::collections::btree_map::Range<'w, Key, Buffered>>,
+    reverse: bool,
+) -> Box<dyn Iterator<Item = (&'w Key, &'w Buffered)> + 'w> {
+    match (part, reverse) {
+        (None, _) => Box::new(std::iter::empty()),
+        (Some(part), false) => Box::new(part),
+        (Some(part), true) => Box::new(part.rev()),
+    }
+}
+
 /// Lays two layers of own writes (`upper` over `lower`) over one page of rows that covers `covered`.
 ///
 /// Returns at most `rows_max` rows with about `bytes_max` bytes, and the last key if it had to stop before the end of
 /// what is covered.
-pub fn overlay(
+pub fn overlay<'w>(
     rows: Vec<(Key, Value)>,
     covered: &storage::ids::KeyRange,
-    layers: [&Writes; 2],
+    layers: [&'w Writes; 2],
     reverse: bool,
     rows_max: usize,
     bytes_max: usize,
@@ -161,35 +173,23 @@ pub fn overlay(
     use std::ops::Bound;
     let start = Bound::Included(covered.start.clone());
     let end = if covered.end.is_empty() { Bound::Unbounded } else { Bound::Excluded(covered.end.clone()) };
-    let iterate = |writes: &Writes| -> Vec<(Key, Option<Value>)> {
-        if covered.is_empty() || writes.is_empty() {
-            return Vec::new();
-        }
-        let range = writes.range((start.clone(), end.clone()));
-        let item = |(key, write): (&Key, &Buffered)| (key.clone(), write.value.clone());
-        // More than a page's worth of own writes can't be used, unless they are deletions.
-        let mut used = 0;
-        let bound = |(_, value): &(Key, Option<Value>)| {
-            used += usize::from(value.is_some());
-            used <= rows_max + 1
-        };
-        match reverse {
-            false => range.map(item).take_while(bound).collect(),
-            true => range.rev().map(item).take_while(bound).collect(),
-        }
+    let (upper, lower) = if covered.is_empty() {
+        (layer(None, reverse), layer(None, reverse))
+    } else {
+        let part = |writes: &'w Writes| writes.range((start.clone(), end.clone()));
+        (layer(Some(part(layers[0])), reverse), layer(Some(part(layers[1])), reverse))
     };
-    let (upper, lower) = (iterate(layers[0]), iterate(layers[1]));
-    if upper.is_empty() && lower.is_empty() {
+    let (mut upper, mut lower) = (upper.peekable(), lower.peekable());
+    if upper.peek().is_none() && lower.peek().is_none() {
         return (rows, None);
     }
     let before = |a: &Key, b: &Key| if reverse { a > b } else { a < b };
-    let mut upper = upper.into_iter().peekable();
-    let mut lower = lower.into_iter().peekable();
     let mut rows = rows.into_iter().peekable();
     let mut merged: Vec<(Key, Value)> = Vec::new();
     let mut bytes = 0;
     loop {
-        let heads = [upper.peek().map(|(k, _)| k), lower.peek().map(|(k, _)| k), rows.peek().map(|(k, _)| k)];
+        let heads =
+            [upper.peek().map(|(k, _)| *k), lower.peek().map(|(k, _)| *k), rows.peek().map(|(k, _)| k)];
         let mut next: Option<&Key> = None;
         for head in heads.into_iter().flatten() {
             if next.is_none_or(|key| before(head, key)) {
@@ -203,8 +203,8 @@ pub fn overlay(
             let last = merged.last().map(|(key, _)| key.clone());
             return (merged, last);
         }
-        let from_upper = upper.next_if(|(k, _)| *k == key).map(|(_, v)| v);
-        let from_lower = lower.next_if(|(k, _)| *k == key).map(|(_, v)| v);
+        let from_upper = upper.next_if(|(k, _)| **k == key).map(|(_, write)| write.value.clone());
+        let from_lower = lower.next_if(|(k, _)| **k == key).map(|(_, write)| write.value.clone());
         let from_rows = rows.next_if(|(k, _)| *k == key).map(|(_, v)| Some(v));
         if let Some(Some(value)) = from_upper.or(from_lower).or(from_rows) {
             bytes += key.len() + value.len();

@@ -9,15 +9,14 @@ use storage::ids::KeyRange;
 
 use super::{LatchTable, Mode, Span, Ticket};
 
-/// `acquire NAME w:KEY r:FROM-TO …`, `wait NAME r:KEY …`, `release NAME`. Shows who may go.
+/// `acquire NAME w=KEY r=FROM-TO …`, `wait NAME r=KEY …`, `release NAME`. Shows who may go.
 #[derive(Default)]
 struct Script {
     table: LatchTable,
     tickets: BTreeMap<String, Ticket>,
 }
 
-fn parse(text: &str) -> Result<(Span, Mode), Box<dyn Error>> {
-    let (mode, span) = text.split_once(':').ok_or("a span is w:KEY, r:KEY or r:FROM-TO")?;
+fn parse(mode: &str, span: &str) -> Result<(Span, Mode), Box<dyn Error>> {
     let mode = match mode {
         "w" => Mode::Exclusive,
         "r" => Mode::Shared,
@@ -39,9 +38,12 @@ impl goldenscript::Runner for Script {
         _: &goldenscript::Context,
     ) -> Result<String, Box<dyn Error>> {
         let mut args = command.consume_args();
-        let name = args.next_pos().ok_or("a name is missing")?.value.clone();
-        let spans: Vec<_> = args.rest_pos().iter().map(|a| parse(&a.value)).collect::<Result<_, _>>()?;
-        args.reject_rest()?;
+        let name = args.next_pos().ok_or("a name is missing")?.to_owned();
+        let mut spans = Vec::new();
+        while let Some((mode, span)) = args.next_key() {
+            spans.push(parse(mode, span)?);
+        }
+        args.reject_next()?;
         let mut output = String::new();
         match command.name.as_str() {
             "acquire" => {
