@@ -29,7 +29,7 @@ impl Postgres {
         }
         server.run(
             "initdb",
-            &["-D", path(&data)?, "-U", "root", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"],
+            &["-D", path(&data)?, "-U", "root", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N"],
         )?;
         let options = format!(
             "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off -c timezone=UTC"

@@ -96,10 +96,12 @@ impl Binder<'_> {
                 self.simple_call("floor", &[expr])
             }
             E::Position { expr, r#in } => self.simple_call("position", &[r#in, expr]),
-            E::Substring { expr, substring_from, substring_for, special: _, shorthand: _ } => {
+            E::Substring { expr, substring_from, substring_for, special: _, shorthand } => {
+                // `substr` has no form with a pattern.
+                let name = if *shorthand { "substr" } else { "substring" };
                 match (substring_from, substring_for) {
-                    (Some(from), Some(length)) => self.simple_call("substring", &[expr, from, length]),
-                    (Some(from), None) => self.simple_call("substring", &[expr, from]),
+                    (Some(from), Some(length)) => self.simple_call(name, &[expr, from, length]),
+                    (Some(from), None) => self.simple_call(name, &[expr, from]),
                     (None, Some(length)) => {
                         let value = self.expr(expr)?;
                         let one = Expr::Const(Datum::Int4(1), ColumnType::plain(Type::Int4));

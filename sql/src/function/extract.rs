@@ -332,18 +332,10 @@ fn trunc_local(local: i64, unit: Unit) -> Option<i64> {
 
 fn trunc_unit(name: &str, ty: Type) -> Result<Unit> {
     match Unit::by_name(name) {
-        None => Err(not_recognized(name, ty)),
-        Some(
-            Unit::Epoch
-            | Unit::Julian
-            | Unit::IsoYear
-            | Unit::Dow
-            | Unit::IsoDow
-            | Unit::Doy
-            | Unit::Zone
-            | Unit::ZoneHour
-            | Unit::ZoneMinute,
-        ) => Err(not_supported(name, ty)),
+        None | Some(Unit::Epoch | Unit::Julian | Unit::IsoYear | Unit::Dow | Unit::IsoDow | Unit::Doy) => {
+            Err(not_recognized(name, ty))
+        }
+        Some(Unit::Zone | Unit::ZoneHour | Unit::ZoneMinute) => Err(not_supported(name, ty)),
         Some(unit) => Ok(unit),
     }
 }

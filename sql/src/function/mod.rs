@@ -146,3 +146,6 @@ macro_rules! debug_by_name {
     )*};
 }
 debug_by_name!(Function, Aggregate, WindowFunction);
+
+#[cfg(test)]
+mod tests;

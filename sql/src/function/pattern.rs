@@ -122,9 +122,9 @@ fn matches_like(text: &[u8], pattern: &[u8]) -> Result<bool> {
             }
             Some(b'_') if t < text.len() => Some((1, width(text[t]).min(text.len() - t))),
             Some(b'\\') => match pattern.get(p + 1) {
-                None => return Err(escape_error()),
+                None if t < text.len() => return Err(escape_error()),
                 Some(literal) if text.get(t) == Some(literal) => Some((2, 1)),
-                Some(_) => None,
+                _ => None,
             },
             Some(literal) if text.get(t) == Some(literal) => Some((1, 1)),
             None if t == text.len() => return Ok(true),
@@ -269,13 +269,30 @@ fn build(pattern: &str, flags: &str) -> Result<Regex> {
         .size_limit(COMPILED_BYTES_MAX)
         .build()
         .map_err(|error| {
-            let reason = error.to_string();
-            let reason = reason.lines().last().unwrap_or("").trim_start_matches("error: ").to_string();
+            let text = error.to_string();
+            let reason = reason(text.lines().last().unwrap_or("").trim_start_matches("error: "));
             SqlError::new(
                 SqlState::INVALID_REGULAR_EXPRESSION,
                 format!("invalid regular expression: {reason}"),
             )
         })
+}
+
+/// What PostgreSQL calls a mistake.
+fn reason(text: &str) -> &str {
+    match text {
+        "unclosed group" | "unopened group" => "parentheses () not balanced",
+        "unclosed character class" => "brackets [] not balanced",
+        "repetition operator missing expression" => "quantifier operand invalid",
+        "invalid repetition count range, the start must be <= the end"
+        | "repetition quantifier expects a valid decimal"
+        | "unclosed counted repetition" => "invalid repetition count(s)",
+        "invalid character class range, the start must be <= the end" => "invalid character range",
+        "unrecognized escape sequence" | "incomplete escape sequence, reached end of pattern prematurely" => {
+            "invalid escape \\ sequence"
+        }
+        other => other,
+    }
 }
 
 /// PostgreSQL's escapes to those of the `regex` crate.

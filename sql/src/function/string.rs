@@ -1,5 +1,7 @@
 //! Functions and operators of character strings (PostgreSQL 15, chapter 9.4). Positions count characters.
 
+use std::borrow::Cow;
+
 use super::define::{Args, f};
 use super::{EvalContext, Function};
 use crate::error::{Result, SqlError, SqlState};
@@ -112,8 +114,13 @@ pub(super) fn too_long() -> SqlError {
 }
 
 fn join(ctx: &EvalContext, a: &[Datum]) -> Result<Datum> {
-    let (x, y) = (io::format_plain(&a[0], &ctx.time_zone), io::format_plain(&a[1], &ctx.time_zone));
-    Ok(Datum::text([&*x, &*y].concat()))
+    // The other operand is cast to text, which spells booleans out.
+    let text = |datum| match datum {
+        &Datum::Bool(true) => Cow::Borrowed("true"),
+        &Datum::Bool(false) => Cow::Borrowed("false"),
+        datum => io::format_plain(datum, &ctx.time_zone),
+    };
+    Ok(Datum::text([&*text(&a[0]), &*text(&a[1])].concat()))
 }
 
 fn length(_: &EvalContext, a: &[Datum]) -> Result<Datum> {

@@ -28,6 +28,7 @@ pub(super) struct Parsed {
     afternoon: Option<bool>,
     minute: i64,
     second: i64,
+    millis: i64,
     micros: i64,
     seconds_of_day: Option<i64>,
     offset: Option<i64>,
@@ -111,7 +112,9 @@ impl Parsed {
                 let fraction: f64 =
                     format!("0.{}", &rest[..used]).parse().map_err(|_| bad_value(rest, keyword))?;
                 number(width)?;
-                self.micros = (fraction * 1e6).round() as i64;
+                let micros = (fraction * 1e6).round() as i64;
+                // Both may be given; they add up.
+                *(if upper == "MS" { &mut self.millis } else { &mut self.micros }) = micros;
             }
             "AM" | "PM" | "A.M." | "P.M." => {
                 (self.afternoon, tail) =
@@ -251,7 +254,7 @@ impl Parsed {
 
     fn time(&self) -> Result<i64> {
         if let Some(seconds) = self.seconds_of_day {
-            return Ok(seconds * SECOND + self.micros);
+            return Ok(seconds * SECOND + self.millis + self.micros);
         }
         let mut hour = self.hour.unwrap_or(0);
         if self.hour12 {
@@ -268,7 +271,7 @@ impl Parsed {
         if !(0..24).contains(&hour) || !(0..60).contains(&self.minute) || !(0..60).contains(&self.second) {
             return Err(self.out_of_range());
         }
-        Ok(hour * HOUR + self.minute * MINUTE + self.second * SECOND + self.micros)
+        Ok(hour * HOUR + self.minute * MINUTE + self.second * SECOND + self.millis + self.micros)
     }
 
     /// The date.

@@ -105,22 +105,16 @@ fn atanh_series(a: &BigInt, b: &BigInt, unit: &BigInt) -> BigInt {
     sum
 }
 
-/// The decimal exponent of |ln(x)|, roughly: 0 for 1 ≤ |ln(x)| < 10.
+/// The decimal exponent of |ln(x)|, as roughly as PostgreSQL estimates it: scales depend on it.
 fn ln_weight(value: &BigDecimal) -> i64 {
-    let (digits, scale) = parts(value);
-    let count = digit_count(&digits) as i64;
-    let ln = {
-        // The leading digits are enough for an estimate, unless the value is close to 1.
-        let keep = count.min(17);
-        let head = (&*digits / pow10((count - keep) as u64)).to_f64().unwrap_or(1.0);
-        head.ln() + (count - keep - scale) as f64 * std::f64::consts::LN_10
-    };
-    if ln.abs() > 1e-6 {
-        return ln.abs().log10().floor() as i64;
+    let one = BigDecimal::new(BigInt::one(), 0);
+    let distance = value - &one;
+    // Between 0.9 and 1.1 ln(1 + x) is about x.
+    if distance.abs() * 10_i32 <= one {
+        let (weight, first) = leading(&distance);
+        return if distance.is_zero() { 0 } else { weight * 4 + i64::from(first.max(1).ilog10()) };
     }
-    // ln(1 + e) ≈ e
-    let distance = &*digits - pow10(scale as u64);
-    if distance.is_zero() { 0 } else { digit_count(&distance) as i64 - scale - 1 }
+    ln_estimate(value).abs().log10().trunc() as i64
 }
 
 /// ln of a positive value with `scale` digits after the point.
@@ -145,7 +139,7 @@ impl Numeric {
             return Err(invalid_power("cannot take square root of a negative number"));
         }
         let (weight, _) = leading(value);
-        let root_weight = if weight >= 0 { weight * 2 + 1 } else { 1 - (1 - weight * 2) };
+        let root_weight = if weight >= 0 { weight * 2 + 1 } else { 1 - (1 - weight * 4) / 2 };
         let scale = (SIGNIFICANT_MIN - root_weight).max(from).clamp(0, DISPLAY_SCALE_MAX);
         self.sqrt_at(scale)
     }
@@ -239,7 +233,7 @@ impl Numeric {
         }
         let places = parts(base).1.max(parts(power).1);
         if let Some(n) = exponent.to_i128().filter(|_| whole).and_then(|n| i32::try_from(n).ok()) {
-            return self.power_int(n, parts(base).1);
+            return self.power_int(n, SIGNIFICANT_MIN.max(parts(base).1));
         }
         if self.is_zero() {
             return Ok(Numeric::zero().round(SIGNIFICANT_MIN));
@@ -267,21 +261,21 @@ impl Numeric {
         Ok(if self.signum() < 0 && odd { result.neg() } else { result })
     }
 
-    /// An integral power, computed exactly where that is short, otherwise with enough digits.
-    fn power_int(&self, n: i32, places: i64) -> Result<Numeric> {
+    /// An integral power with `out` digits after the point.
+    fn power_int(&self, n: i32, out: i64) -> Result<Numeric> {
         let Numeric::Finite(base) = self else { return Ok(Numeric::NaN) };
         let (digits, scale) = parts(base);
-        match n {
-            0 => return Numeric::from(1_i64).round_checked(SIGNIFICANT_MIN.max(places)),
-            1 if !digits.is_zero() => {}
-            _ if digits.is_zero() => return Ok(Numeric::zero().round(SIGNIFICANT_MIN.max(places))),
-            _ => {}
+        let out = out.min(DISPLAY_SCALE_MAX);
+        if n == 0 {
+            return Ok(Numeric::from(1_i64).round(out));
+        }
+        if digits.is_zero() {
+            return Ok(Numeric::zero().round(out));
         }
         let decimal = ln_estimate(base) * f64::from(n) * std::f64::consts::LOG10_E;
         if decimal > 131_073.0 {
             return Err(overflow());
         }
-        let out = (SIGNIFICANT_MIN - decimal.trunc() as i64).max(places).clamp(0, DISPLAY_SCALE_MAX);
         if decimal < -(out as f64) - 2.0 {
             return Ok(Numeric::zero().round(out));
         }
@@ -322,10 +316,6 @@ impl Numeric {
             result_scale = 0;
         }
         rounded(&result, result_scale, out)
-    }
-
-    fn round_checked(&self, scale: i64) -> Result<Numeric> {
-        Ok(self.round(scale.min(DISPLAY_SCALE_MAX)))
     }
 
     /// Powers with NaN and infinities, as IEEE 754 has them.

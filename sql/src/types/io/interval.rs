@@ -55,6 +55,8 @@ struct Sum {
     days: i64,
     micros: i64,
     overflow: bool,
+    /// The units that were given: none may be given twice.
+    seen: u32,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -97,6 +99,13 @@ impl Unit {
 }
 
 impl Sum {
+    fn claim(&mut self, units: &[Unit]) -> Option<()> {
+        let mask = units.iter().fold(0, |mask, unit| mask | 1 << *unit as u32);
+        let free = self.seen & mask == 0;
+        self.seen |= mask;
+        free.then_some(())
+    }
+
     fn add_to(slot: &mut i64, overflow: &mut bool, value: i64, factor: i64) {
         match value.checked_mul(factor).and_then(|v| slot.checked_add(v)) {
             Some(sum) => *slot = sum,
@@ -235,6 +244,7 @@ fn number(text: &str) -> Option<(i64, f64, &str)> {
 
 /// `hh:mm[:ss[.fraction]]`, of which `hours` has been read.
 fn clock(hours: i64, negative: bool, rest: &str, sum: &mut Sum) -> Option<()> {
+    sum.claim(&[Unit::Hour, Unit::Minute, Unit::Second, Unit::Millisecond, Unit::Microsecond])?;
     let fields: Vec<&str> = rest.split(':').collect();
     let sign = if negative { -1 } else { 1 };
     let plain = |text: &str| {
@@ -321,6 +331,7 @@ fn field<'a>(text: &'a str, negative: bool, sum: &mut Sum) -> Option<&'a str> {
             sum.overflow = true;
             return None;
         }
+        sum.claim(&[Unit::Year, Unit::Month])?;
         sum.months(value, 12);
         sum.months(if negative { -months } else { months }, 1);
         return Some(rest[end..].trim_start());
@@ -330,15 +341,18 @@ fn field<'a>(text: &'a str, negative: bool, sum: &mut Sum) -> Option<&'a str> {
     match (&unit[..end], Unit::by_name(&unit[..end])) {
         // A bare number counts seconds.
         ("", _) | ("ago", _) if unit.is_empty() || end > 0 => {
+            sum.claim(&[Unit::Second])?;
             sum.add(value, fraction, Unit::Second);
             Some(unit)
         }
         // … and in front of a time of day, days.
         ("", _) => {
+            sum.claim(&[Unit::Day])?;
             sum.add(value, fraction, Unit::Day);
             Some(unit)
         }
         (_, Some(known)) => {
+            sum.claim(&[known])?;
             sum.add(value, fraction, known);
             Some(unit[end..].trim_start_matches(|c: char| c.is_whitespace() || c == ','))
         }
@@ -377,7 +391,7 @@ fn iso(text: &str, sum: &mut Sum) -> Option<()> {
         seen = true;
         rest = &tail[1..];
     }
-    seen.then_some(())
+    (seen || in_time).then_some(())
 }
 
 fn iso_alternative(text: &str, sum: &mut Sum) -> Option<()> {

@@ -1,0 +1,101 @@
+//! The catalogue against PostgreSQL's recorded answers, and against itself.
+
+use std::sync::Arc;
+
+use super::{EvalContext, all_functions, all_operators};
+use crate::bind::{self, ParsedStatement};
+use crate::catalog::{CatalogReader, TableDescriptor};
+use crate::error::Result;
+use crate::eval::{Env, eval};
+use crate::ir::{Expr, Plan, Statement};
+use crate::types::{ColumnType, TimeZone, io};
+
+/// A database without tables.
+struct Empty;
+
+impl CatalogReader for Empty {
+    fn table(&self, _: Option<&str>, _: &str) -> Option<Arc<TableDescriptor>> {
+        None
+    }
+    fn has_schema(&self, name: &str) -> bool {
+        name == "public"
+    }
+    fn virtual_table(&self, _: Option<&str>, _: &str) -> Option<(String, Vec<(String, ColumnType)>)> {
+        None
+    }
+    fn database(&self) -> &str {
+        "db"
+    }
+    fn search_path(&self) -> &[String] {
+        &[]
+    }
+}
+
+fn context() -> EvalContext {
+    EvalContext {
+        transaction_time: 762_000_000_000_000,
+        statement_time: 762_000_000_000_000,
+        time_zone: TimeZone::by_name("America/New_York").expect("a zone"),
+        user: "u".into(),
+        database: "db".into(),
+        schema: "public".into(),
+        seams: txn::seam::Seams::real(),
+    }
+}
+
+/// The one expression of a plan without FROM.
+fn expression(plan: Plan) -> Expr {
+    match plan {
+        Plan::Project { exprs, .. } => exprs.into_iter().next().expect("a column"),
+        Plan::Values { rows, .. } => rows.into_iter().flatten().next().expect("a column"),
+        other => panic!("not a plain SELECT: {other:?}"),
+    }
+}
+
+fn answer(text: &str, ctx: &EvalContext) -> Result<String> {
+    let mut statements = bind::parse(&format!("SELECT {text}"))?;
+    let ParsedStatement::Bindable(statement) = statements.remove(0) else { panic!("not a query") };
+    let bound = bind::bind(&statement, &Empty, &[], ctx)?;
+    let Statement::Query(plan) = bound.statement else { panic!("not a query") };
+    let expr = expression(plan);
+    let value = eval(&expr, &[], &Env { ctx, params: &[], outer: &[] })?;
+    if value.is_null() {
+        return Ok("NULL".into());
+    }
+    let shown = io::format(&value, expr.ty(), &ctx.time_zone);
+    Ok(shown.replace('\\', "\\\\").replace('\n', "\\n"))
+}
+
+/// `testdata/expressions.txt` says how it is written.
+#[test]
+fn expressions_answer_as_postgresql() {
+    let ctx = context();
+    let script = include_str!("../../testdata/expressions.txt");
+    let mut lines = script.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    while let (Some(text), Some(expected)) = (lines.next(), lines.next()) {
+        count += 1;
+        let found = match answer(text, &ctx) {
+            Ok(value) => format!("= {value}"),
+            Err(error) => format!("! {}: {}", error.state.0, error.message),
+        };
+        if found.trim() != expected.trim() {
+            wrong.push(format!("{text}\n    expected {}\n    found    {}", expected.trim(), found.trim()));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {count} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Two functions of one name with the same arguments would make a call ambiguous for ever.
+#[test]
+fn overloads_are_distinct() {
+    for list in [all_functions().collect::<Vec<_>>(), all_operators().collect()] {
+        for (i, f) in list.iter().enumerate() {
+            let twin = list[..i].iter().find(|g| {
+                g.name == f.name && g.args == f.args && g.variadic.is_some() == f.variadic.is_some()
+            });
+            assert!(twin.is_none(), "{}({:?}) is registered twice", f.name, f.args);
+        }
+    }
+}
