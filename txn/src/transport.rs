@@ -35,7 +35,10 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Requests of one stream that are worked on at once; more are left in the stream.
 const IN_FLIGHT_MAX: usize = 2048;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
-const KEEP_ALIVE: Duration = Duration::from_millis(400);
+/// A peer that sleeps or is cut off is noticed after one interval and the timeout: until then commits that were sent to it
+/// hang.
+const KEEP_ALIVE: Duration = Duration::from_millis(300);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +142,7 @@ impl Peers {
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE * 2)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(8 << 20)
@@ -148,7 +151,11 @@ impl Peers {
         let mut client = ShardClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let (queue, outgoing) = mpsc::channel(QUEUE_MAX);
         let outgoing = batches(outgoing, |requests| pb::Requests { requests });
-        let mut incoming = client.exchange(outgoing).await?.into_inner();
+        // A process that sleeps still accepts connections: its kernel does.
+        let mut incoming = tokio::select! {
+            answer = client.exchange(outgoing) => answer?.into_inner(),
+            () = self.seams.sleep(CONNECT_TIMEOUT) => return Err("it does not answer".into()),
+        };
         let waiting = Waiting::open();
         let waiters = waiting.clone();
         self.seams.spawn("shard-answers", async move {

@@ -6,15 +6,16 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::{TestCluster, bytes};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use storage::ids::KeyRange;
-use txn::Remedy;
+use storage::ids::{KeyRange, ReplicaId};
 use txn::api::{BeginOptions, Database, Expect, ScanRequest, Transaction, Write};
+use txn::{Error, Remedy};
 
 const ACCOUNTS: u64 = 12;
 const OPENING: u64 = 100;
@@ -72,7 +73,7 @@ async fn transfer(db: &dyn Database, rng: &mut StdRng, teller: u64) -> Result<()
     txn.commit().await.map(|_| ())
 }
 
-async fn run(nodes: u64, seed: u64) {
+async fn run(nodes: u64, seed: u64, unrest: bool) {
     let cluster = TestCluster::start(nodes).await;
     let setup = cluster.database(0);
     let open = setup.begin(BeginOptions::default());
@@ -85,10 +86,12 @@ async fn run(nodes: u64, seed: u64) {
     let began = std::time::Instant::now();
     let acknowledged = Arc::new(AtomicU64::new(0));
     let retries = Arc::new(AtomicU64::new(0));
+    let ambiguous = Arc::new(AtomicU64::new(0));
+    let finished = Arc::new(AtomicBool::new(false));
     let mut tasks = tokio::task::JoinSet::new();
     for teller in 0..TELLERS {
         let db = cluster.database((teller % nodes) as usize);
-        let (acknowledged, retries) = (acknowledged.clone(), retries.clone());
+        let (acknowledged, retries, ambiguous) = (acknowledged.clone(), retries.clone(), ambiguous.clone());
         tasks.spawn(async move {
             let mut rng = StdRng::seed_from_u64(seed * 1000 + teller);
             let mut made = 0;
@@ -97,6 +100,19 @@ async fn run(nodes: u64, seed: u64) {
                     Ok(()) => {
                         made += 1;
                         acknowledged.fetch_add(1, Ordering::SeqCst);
+                    }
+                    // Its counter, which nobody else writes, tells whether it was made.
+                    Err(Error::Ambiguous(_)) => {
+                        ambiguous.fetch_add(1, Ordering::SeqCst);
+                        let counter = loop {
+                            match db.get_latest(&[bytes(format!("done{teller}"))], &[]).await {
+                                Ok(values) => break parse(&values[0]),
+                                Err(error) => assert_eq!(error.remedy(), Remedy::Retry, "{error}"),
+                            }
+                        };
+                        assert!(counter == made || counter == made + 1);
+                        acknowledged.fetch_add(counter - made, Ordering::SeqCst);
+                        made = counter;
                     }
                     Err(error) => {
                         assert_eq!(error.remedy(), Remedy::Retry, "{error}");
@@ -114,7 +130,11 @@ async fn run(nodes: u64, seed: u64) {
             loop {
                 let before = acknowledged.load(Ordering::SeqCst);
                 let txn = db.begin(BeginOptions { read_only: true, ..BeginOptions::default() });
-                let (total, made) = audit(&*txn, rng.random()).await.unwrap();
+                let (total, made) = match audit(&*txn, rng.random()).await {
+                    Ok(found) => found,
+                    Err(error) if unrest && error.remedy() == Remedy::Retry => continue,
+                    Err(error) => panic!("{error}"),
+                };
                 assert_eq!(total, ACCOUNTS * OPENING);
                 assert!(made >= before, "a snapshot misses acknowledged transfers: {made} of {before}");
                 // Read one by one, outside a transaction: not of one moment, but never from the past.
@@ -124,7 +144,7 @@ async fn run(nodes: u64, seed: u64) {
                     made += parse(&db.get_latest(&[bytes(format!("done{t}"))], &[]).await.unwrap()[0]);
                 }
                 assert!(made >= before, "the latest misses acknowledged transfers: {made} of {before}");
-                if before == TELLERS * TRANSFERS {
+                if before >= TELLERS * TRANSFERS {
                     return;
                 }
             }
@@ -133,14 +153,33 @@ async fn run(nodes: u64, seed: u64) {
     // In the middle of it, a shard is cut.
     let splitter = cluster.database(0);
     tasks.spawn(async move { splitter.split(&[bytes("acct03"), bytes("done3")], false).await.unwrap() });
+    let mut changes = tokio::task::JoinSet::new();
+    if unrest {
+        let (multis, seams, finished) = (cluster.multis(), cluster.seams.clone(), finished.clone());
+        changes.spawn(async move {
+            let mut rng = StdRng::seed_from_u64(seed);
+            while !finished.load(Ordering::SeqCst) {
+                for group in
+                    multis.iter().flat_map(|multi| multi.groups()).filter(|group| group.leads().is_some())
+                {
+                    // It may fail: then there is an election, which is as good.
+                    let _ = group.transfer_leader(ReplicaId(rng.random_range(1..=nodes))).await;
+                }
+                seams.sleep(Duration::from_millis(rng.random_range(50..500))).await;
+            }
+        });
+    }
     while let Some(result) = tasks.join_next().await {
         result.unwrap();
     }
+    finished.store(true, Ordering::SeqCst);
+    changes.join_all().await;
     let (total, made) = audit(&*setup.begin(BeginOptions::default()), true).await.unwrap();
     assert_eq!((total, made), (ACCOUNTS * OPENING, TELLERS * TRANSFERS));
     println!(
-        "{nodes} nodes: {made} transfers, {} retries, {:?}",
+        "{nodes} nodes: {made} transfers, {} retries, {} ambiguous, {:?}",
         retries.load(Ordering::SeqCst),
+        ambiguous.load(Ordering::SeqCst),
         began.elapsed()
     );
     cluster.stop().await;
@@ -148,10 +187,15 @@ async fn run(nodes: u64, seed: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bank_on_one_node() {
-    run(1, 1).await;
+    run(1, 1, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bank_on_three_nodes() {
-    run(3, 2).await;
+    run(3, 2, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bank_while_leaders_change() {
+    run(3, 3, true).await;
 }

@@ -353,10 +353,14 @@ impl Txn {
                 at: at.0,
                 spans: spans.clone(),
             };
-            match self.core.router.ask_key(primary, Ask::CommitPrimary(ask), Repeat::Harmless, deadline).await
-            {
+            // From here on the transaction may be committed, even if this future is dropped: whoever cleans up asks.
+            self.state.lock().undecided = true;
+            let answer =
+                self.core.router.ask_key(primary, Ask::CommitPrimary(ask), Repeat::Harmless, deadline).await;
+            match answer {
                 Ok(Answer::Done(at)) => return Ok(Timestamp(at)),
                 Err(RouteError::Pushed) => {
+                    self.state.lock().undecided = false;
                     // Someone has read past it. From now on readers wait for a moment.
                     let stage = pb::Push {
                         txn: txn_bytes(self.id),
@@ -368,12 +372,12 @@ impl Txn {
                         return Err(Error::Aborted("someone ended it".to_owned()));
                     }
                 }
-                Err(RouteError::Failed(error @ (Error::Unavailable(_) | Error::Ambiguous(_)))) => {
-                    // It may have been proposed. Whoever comes next finds out; the intents are settled accordingly.
-                    self.state.lock().undecided = true;
-                    return Err(Error::Ambiguous(error.to_string()));
+                Err(RouteError::Failed(error @ Error::Aborted(_))) => {
+                    self.state.lock().undecided = false;
+                    return Err(error);
                 }
-                Err(RouteError::Failed(error)) => return Err(error),
+                // It may have been proposed. Cleaning up finds out, and settles the intents accordingly.
+                Err(RouteError::Failed(error)) => return Err(Error::Ambiguous(error.to_string())),
                 Ok(_) | Err(RouteError::Moved) => return Err(unexpected()),
             }
         }

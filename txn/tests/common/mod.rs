@@ -157,6 +157,10 @@ impl TestCluster {
         Arc::new(self.nodes[node].cluster.clone())
     }
 
+    pub fn multis(&self) -> Vec<Arc<MultiRaft>> {
+        self.nodes.iter().map(|node| node.multi.clone()).collect()
+    }
+
     pub async fn stop(self) {
         for node in &self.nodes {
             node.multi.shutdown().await;
