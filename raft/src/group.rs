@@ -22,6 +22,9 @@ use crate::options::RaftOptions;
 use crate::state_machine::{Adapter, Shared};
 use crate::types::{self, Command, Host, StoredMembership, TypeConfig};
 
+/// How many entries the next leader may lack when a transfer begins. Writes wait until it has them.
+const TRANSFER_LAG_MAX: u64 = 1000;
+
 pub(crate) type Raft = openraft::Raft<TypeConfig, Adapter>;
 
 /// A replica of a group on this node.
@@ -293,6 +296,12 @@ impl Group {
         if !is_voter {
             return Err(ChangeError::Refused(format!("{to} has no vote")));
         }
+        // To one that does not answer, or is far behind, it would cost an outage.
+        let progress = self.status().progress.get(&to).copied();
+        let answers = |p: &Progress| p.silent_for.is_some_and(|silence| silence < self.options.election_min);
+        if !progress.is_some_and(|p| answers(&p) && p.lag <= TRANSFER_LAG_MAX) {
+            return Err(ChangeError::Refused(format!("{to} does not answer or is behind")));
+        }
         let mut role = self.role();
         // Before the first voter hears of it.
         self.handing_over.store(true, Ordering::SeqCst);
@@ -332,7 +341,7 @@ impl Group {
     /// The voter that would lead soonest in this one's place.
     pub(crate) fn successor(&self) -> Option<ReplicaId> {
         let status = self.status();
-        let fresh = self.options.election_max;
+        let fresh = self.options.election_min;
         status
             .members
             .keys()

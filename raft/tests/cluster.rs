@@ -169,15 +169,28 @@ async fn failed_transfer_leaves_a_group_that_writes_again() {
     let dead = [1, 2, 3].into_iter().find(|n| *n != leader).expect("a follower");
     cluster.kill(dead).await;
     let group = cluster.group(leader);
-    // Whether the third one takes over by itself, or is made to.
-    match group.transfer_leader(ReplicaId(dead)).await {
-        Ok(()) | Err(ChangeError::TimedOut(_)) => {}
+    // Whether the third one takes over by itself or is made to, or the silence was long enough to be noticed.
+    let refused = match group.transfer_leader(ReplicaId(dead)).await {
+        Ok(()) | Err(ChangeError::TimedOut(_)) => false,
+        Err(ChangeError::Refused(_)) => true,
         other => panic!("{other:?}"),
-    }
-    drop(group);
+    };
     cluster.put("b", "2").await;
     let (_, later) = cluster.leader().await;
-    assert!(later > term);
+    assert!(refused || later > term);
+    // By now it is known to be silent.
+    let (leader, term) = cluster.leader().await;
+    drop(group);
+    let group = cluster.group(leader);
+    eventually("the silence is noticed", || {
+        let progress = group.status().progress.get(&ReplicaId(dead)).copied();
+        progress.is_none_or(|p| p.silent_for.is_none_or(|s| s.as_millis() > 300))
+    })
+    .await;
+    match group.transfer_leader(ReplicaId(dead)).await {
+        Err(ChangeError::Refused(_)) => assert!(group.leads() == Some(term), "nothing has changed"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
