@@ -22,6 +22,9 @@ use crate::types::key;
 /// Shards of one table, at most, as asked for in CREATE TABLE.
 const SHARDS_MAX: u16 = 256;
 
+/// Columns of a table, at most, as in PostgreSQL.
+const COLUMNS_MAX: usize = 1600;
+
 fn done(tag: impl Into<String>) -> Result<Outcome> {
     Ok(Outcome::Done { tag: tag.into(), notices: Vec::new() })
 }
@@ -168,6 +171,12 @@ async fn create_table(change: &Ddl, changes: &Changes<'_>, ctx: &Arc<StatementCo
     }
     if !unique.is_empty() {
         return Err(SqlError::unsupported("a UNIQUE constraint beside the primary key"));
+    }
+    if columns.len() > COLUMNS_MAX {
+        return Err(SqlError::new(
+            SqlState("54011"),
+            format!("tables can have at most {COLUMNS_MAX} columns"),
+        ));
     }
     check_sharding(sharding, primary_key.as_ref().map(|(columns, _)| columns.len()))?;
     let in_key = |i: usize| primary_key.as_ref().is_some_and(|(key, _)| key.contains(&i));

@@ -19,6 +19,8 @@ use crate::types::{Datum, row};
 const BATCH_ROWS_MAX: usize = 1000;
 /// Bytes of one batch, about.
 const BATCH_BYTES_MAX: usize = 512 << 10;
+/// A row's key may not be longer than this.
+const KEY_BYTES_MAX: usize = 8192;
 /// After so many batches a statement is a bulk load: new keys are looked for by range instead of one by one, which keeps
 /// what is to be validated at commit small.
 const BULK_AFTER_BATCHES: usize = 4;
@@ -121,6 +123,7 @@ impl RowWriter {
         debug_assert_eq!(row.len(), self.table.columns.len(), "a row has the table's visible columns");
         self.check(row)?;
         let key = self.key_of(row);
+        self.check_length(&key)?;
         let value = self.encode(row);
         if self.uniqueness != Uniqueness::Given && !self.keys.insert(key.clone()) {
             return Err(self.duplicate(&key));
@@ -134,6 +137,7 @@ impl RowWriter {
 
     /// A row under a key that the caller knows to be right: an update, or an insert after a look.
     pub async fn put(&mut self, key: Key, row: &[Datum]) -> Result<()> {
+        self.check_length(&key)?;
         let value = Some(self.encode(row));
         self.push(Write { key, value, expect: Expect::Any }).await
     }
@@ -141,6 +145,19 @@ impl RowWriter {
     /// Deletes the row under a key.
     pub async fn delete(&mut self, key: Key) -> Result<()> {
         self.push(Write { key, value: None, expect: Expect::Any }).await
+    }
+
+    /// Keys are compared, latched and kept in memory all over the cluster: they are bounded.
+    fn check_length(&self, key: &Key) -> Result<()> {
+        if key.len() <= KEY_BYTES_MAX {
+            return Ok(());
+        }
+        let name = self.table.primary_key.as_ref().map(|k| k.name.as_str()).unwrap_or_default();
+        Err(SqlError::new(
+            SqlState::PROGRAM_LIMIT_EXCEEDED,
+            format!("index row size {} exceeds maximum {KEY_BYTES_MAX} for index \"{name}\"", key.len()),
+        )
+        .hint("Values larger than that cannot be in a primary key."))
     }
 
     async fn push(&mut self, write: Write) -> Result<()> {
