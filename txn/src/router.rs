@@ -31,7 +31,10 @@ const BACKOFF_MAX: Duration = Duration::from_millis(150);
 
 /// How long one attempt of a request that may be repeated waits before the next replica is asked; doubled, too. A
 /// leader that sleeps would otherwise hold the request until the end, while another one leads already.
-const ATTEMPT_MIN: Duration = Duration::from_millis(400);
+const ATTEMPT_MIN: Duration = Duration::from_millis(600);
+/// The same for requests that replicate something: to send those twice is costly, and never gets an overloaded shard
+/// out of trouble. (A leader that is really gone is noticed by its stream.)
+const ATTEMPT_MIN_WRITE: Duration = Duration::from_millis(2_500);
 const ATTEMPT_MAX: Duration = Duration::from_secs(5);
 
 /// What happens if a request reaches its shard twice.
@@ -229,7 +232,10 @@ impl Router {
         deadline: Instant,
     ) -> Result<Answer, RouteError> {
         let mut pause = BACKOFF_MIN;
-        let mut patience = ATTEMPT_MIN;
+        let mut patience = match ask {
+            Ask::Read(_) | Ask::Scan(_) | Ask::Validate(_) | Ask::Push(_) | Ask::Outcome(_) => ATTEMPT_MIN,
+            _ => ATTEMPT_MIN_WRITE,
+        };
         let mut candidates = Candidates::new(self, shard);
         loop {
             let left = deadline.saturating_duration_since(self.seams.clock.now());

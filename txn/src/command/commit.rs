@@ -82,7 +82,7 @@ fn check(
         let others = met.iter().filter(|(_, intent)| intent.txn != txn);
         in_reads.extend(others.map(|(key, intent)| rules::met(key, intent)));
     }
-    if let WriteCheck::Blocked(intents) = rules::check_writes(snapshot, txn, writes)? {
+    if let WriteCheck::Blocked(intents) = rules::check_writes(snapshot, txn, 0, writes)? {
         return Err(Refusal::Blocked { intents, in_reads: false });
     }
     if !in_reads.is_empty() {

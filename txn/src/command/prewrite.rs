@@ -1,7 +1,7 @@
 //! Lays intents: the first half of a commit over several shards, or the early half of a large transaction.
 //!
 //! An intent is a promise of this shard that nobody else writes the key until the transaction's fate is known. Sending
-//! the same prewrite again is harmless, and a later one of the same transaction replaces the value.
+//! the same prewrite again is harmless, and one of a later round of the same transaction replaces the value.
 
 use bytes::Bytes;
 use proto::shard as pb;
@@ -44,13 +44,20 @@ pub async fn prewrite(cx: &Context<'_>, request: pb::Prewrite) -> Outcome {
             None => cx.leadership.heard(txn, cx.server.seams().clock.now()),
         }
     }
-    let checked = check(&view.snapshot, txn, &request.writes, &fences);
+    let checked = check(&view.snapshot, txn, request.round, &request.writes, &fences);
     cx.confirm().await?;
-    checked?;
+    let overtaken = checked?;
 
-    let writes = request.writes.into_iter().map(|w| pb::Version { key: w.key, value: w.value }).collect();
-    let effect =
-        pb::PutIntents { txn: request.txn, primary: request.primary, started: request.started, writes };
+    let writes = request.writes.into_iter().enumerate();
+    let writes = writes.filter(|(index, _)| overtaken.binary_search(index).is_err());
+    let writes = writes.map(|(_, w)| pb::Version { key: w.key, value: w.value }).collect();
+    let effect = pb::PutIntents {
+        txn: request.txn,
+        primary: request.primary,
+        started: request.started,
+        writes,
+        round: request.round,
+    };
     cx.propose(guard, Effect::PutIntents(effect)).await?;
     Ok(Answer::Done(0))
 }
@@ -58,14 +65,15 @@ pub async fn prewrite(cx: &Context<'_>, request: pb::Prewrite) -> Outcome {
 fn check(
     snapshot: &storage::Snapshot,
     txn: storage::ids::TxnId,
+    round: u64,
     writes: &[pb::Write],
     fences: &[(Bytes, &pb::Fence)],
-) -> Result<(), Refusal> {
+) -> Result<Vec<usize>, Refusal> {
     // Fences are for failing early here: they are checked again at the commit timestamp, with the reads. So an
     // undecided change of schema doesn't matter yet.
     rules::check_fences(snapshot, Some(txn), Timestamp::MAX, &Fates::default(), fences)?;
-    match rules::check_writes(snapshot, txn, writes)? {
-        WriteCheck::Clear => Ok(()),
+    match rules::check_writes(snapshot, txn, round, writes)? {
+        WriteCheck::Clear { overtaken } => Ok(overtaken),
         WriteCheck::Blocked(intents) => Err(Refusal::Blocked { intents, in_reads: false }),
     }
 }

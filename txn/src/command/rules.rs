@@ -69,10 +69,19 @@ pub fn met(key: &[u8], intent: &Intent) -> pb::MetIntent {
     }
 }
 
+/// The transaction's round in which an intent was laid.
+fn round_of(intent: &Intent) -> u64 {
+    intent.context.first_chunk::<8>().map_or(0, |round| u64::from_be_bytes(*round))
+}
+
 /// What a check of writes found.
 pub enum WriteCheck {
-    /// All may be written.
-    Clear,
+    /// All may be written, except for these (by index), of which the transaction has laid newer ones since: a copy of
+    /// the request that was late.
+    Clear {
+        /// In order.
+        overtaken: Vec<usize>,
+    },
     /// Others' intents lie under some of the keys.
     Blocked(Vec<pb::MetIntent>),
 }
@@ -81,11 +90,18 @@ pub enum WriteCheck {
 ///
 /// * no other transaction's intent lies under the key (who laid it must be decided first);
 /// * `unchanged_since`: no version is newer (first committer wins; snapshot isolation, and fences);
-/// * `absent`: no row stands there at the latest. The transaction's own intent counts as the latest.
-pub fn check_writes(snapshot: &Snapshot, own: TxnId, writes: &[pb::Write]) -> Result<WriteCheck, Refusal> {
+/// * `absent`: no row stands there at the latest. The transaction's own intent counts as the latest, if it is of an
+///   earlier round: one of this round is this very write, which was sent twice.
+pub fn check_writes(
+    snapshot: &Snapshot,
+    own: TxnId,
+    round: u64,
+    writes: &[pb::Write],
+) -> Result<WriteCheck, Refusal> {
     let mut points = mvcc::PointReader::new(snapshot);
     let mut blocked = Vec::new();
-    for write in writes {
+    let mut overtaken = Vec::new();
+    for (index, write) in writes.iter().enumerate() {
         let intent = intents::get_intent(snapshot, &write.key)?;
         match intent {
             Some(intent) if intent.txn != own => {
@@ -96,7 +112,10 @@ pub fn check_writes(snapshot: &Snapshot, own: TxnId, writes: &[pb::Write]) -> Re
             }
             Some(intent) => {
                 // What stands below was checked when the intent was laid, and nobody could change it since.
-                if write.absent && intent.value.is_some() {
+                let laid_in = round_of(&intent);
+                if laid_in > round {
+                    overtaken.push(index);
+                } else if laid_in < round && write.absent && intent.value.is_some() {
                     return Err(Error::AlreadyExists { key: write.key.clone() }.into());
                 }
                 continue;
@@ -118,7 +137,7 @@ pub fn check_writes(snapshot: &Snapshot, own: TxnId, writes: &[pb::Write]) -> Re
         }
     }
     Ok(match blocked.is_empty() {
-        true => WriteCheck::Clear,
+        true => WriteCheck::Clear { overtaken },
         false => WriteCheck::Blocked(blocked),
     })
 }

@@ -191,7 +191,7 @@ impl Txn {
         };
         let primary = self.choose_primary(&first.key);
         let started = self.started().await?;
-        let laying = Laying { plan, primary, started };
+        let laying = Laying { plan, primary, started, round: self.next_round() };
         let chunks = self.core.chunks(writes, plan.deadline).await?;
         futures::stream::iter(chunks.into_iter().map(|chunk| self.lay_chunk(&laying, chunk)))
             .buffer_unordered(PREWRITE_PARALLEL)
@@ -214,6 +214,12 @@ impl Txn {
             self.start_heartbeat(primary.clone());
         }
         primary
+    }
+
+    fn next_round(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.rounds += 1;
+        state.rounds
     }
 
     /// When the transaction began, for those who fight with it over a key.
@@ -275,6 +281,7 @@ impl Txn {
             writes: chunk.writes.clone(),
             fences: fences_to_pb(&laying.plan.fences),
             exact_epoch,
+            round: laying.round,
         };
         self.core.router.ask(&chunk.shard, Ask::Prewrite(ask), Repeat::Harmless, deadline).await
     }
@@ -289,7 +296,8 @@ impl Txn {
                 let write = fence_write(&shard, prefix, version, plan.read_at);
                 let primary = self.choose_primary(&write.key);
                 self.state.lock().sent.add_key(&write.key);
-                let laying = Laying { plan, primary, started: self.started().await? };
+                let laying =
+                    Laying { plan, primary, started: self.started().await?, round: self.next_round() };
                 let chunk = Chunk { shard, writes: vec![write] };
                 match self.prewrite(&laying, &chunk, true, plan.deadline).await {
                     Ok(Answer::Done(_)) => continue,
@@ -389,6 +397,7 @@ struct Laying<'p> {
     plan: &'p Plan,
     primary: Key,
     started: Timestamp,
+    round: u64,
 }
 
 /// Writes to one shard.

@@ -51,6 +51,8 @@ pub(super) struct State {
     pub started: Option<Timestamp>,
     /// An early flush has failed, or the transaction was ended by someone else.
     pub failed: Option<Error>,
+    /// Rounds of laying intents that have begun.
+    pub rounds: u64,
     /// Its outcome is someone else's to find out: no rollback.
     pub undecided: bool,
 }
@@ -84,6 +86,7 @@ impl Txn {
             primary: None,
             started: None,
             failed: None,
+            rounds: 0,
             undecided: false,
         };
         Arc::new_cyclic(|this| Self {

@@ -41,13 +41,14 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
         }
         Effect::PutIntents(c) => {
             let txn = parse_txn(&c.txn).map_err(Fatal::new)?;
+            let round = Bytes::copy_from_slice(&c.round.to_be_bytes());
             for write in c.writes {
                 let intent = Intent {
                     txn,
                     primary: c.primary.clone(),
                     read_at: Timestamp(c.started),
                     value: write.value,
-                    context: Bytes::new(),
+                    context: round.clone(),
                 };
                 intents::put_intent(batch, &write.key, &intent);
             }
