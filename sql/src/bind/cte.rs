@@ -7,7 +7,7 @@ use sqlparser::ast::{self, SetExpr, SetOperator, SetQuantifier};
 use super::scope::fold;
 use super::{Binder, LevelKind, refuse};
 use crate::error::{Result, SqlError, SqlState};
-use crate::ir::{Cte, OutputColumn, Plan};
+use crate::ir::{Cte, JoinKind, OutputColumn, Plan, SetOp};
 use crate::types::{ColumnType, Type};
 
 /// A CTE that can be referred to.
@@ -15,8 +15,8 @@ pub(super) struct Visible {
     name: String,
     id: usize,
     columns: Vec<OutputColumn>,
-    /// Whether it was.
-    referenced: bool,
+    /// How often it was.
+    references: usize,
 }
 
 impl Binder<'_> {
@@ -26,7 +26,7 @@ impl Binder<'_> {
             return None;
         }
         let found = self.ctes.iter_mut().rev().find(|cte| cte.name == name)?;
-        found.referenced = true;
+        found.references += 1;
         Some(Ok(Plan::CteScan { id: found.id, columns: found.columns.clone() }))
     }
 
@@ -92,7 +92,7 @@ impl Binder<'_> {
                 _ => Cte { id, name: name.clone(), plan: self.query(query, kind)?, recursive: None },
             };
             let columns = rename(bound.plan.columns())?;
-            self.ctes.push(Visible { name, id, columns, referenced: false });
+            self.ctes.push(Visible { name, id, columns, references: 0 });
             ctes.push(Arc::new(bound));
         }
         Ok(ctes)
@@ -129,14 +129,21 @@ impl Binder<'_> {
                 _ => c.ty,
             })
             .collect();
-        let start = self.retype(start, &types, "UNION")?;
+        let start = self.retype(start, &types, "UNION", left)?;
         let columns = rename(start.columns())?;
-        self.ctes.push(Visible { name: name.into(), id, columns, referenced: false });
+        self.ctes.push(Visible { name: name.into(), id, columns, references: 0 });
         let step = self.side(right, kind)?;
-        let referenced = self.ctes.pop().is_some_and(|c| c.referenced);
-        if !referenced {
-            return Err(SqlError::unsupported("a recursive query that refers to itself in an inner WITH")
-                .at(position));
+        let references = self.ctes.pop().map_or(0, |c| c.references);
+        let misplaced = |what: &str| {
+            let message = format!("recursive reference to query \"{name}\" must not appear {what}");
+            SqlError::new(SqlState::INVALID_RECURSION, message)
+        };
+        match references {
+            0 => return Err(misplaced("within a subquery").at(position)),
+            // One that is not found here stands in an expression.
+            1 if !finds(&step, id) => return Err(misplaced("within a subquery")),
+            1 => check_step(&step, id, &misplaced)?,
+            _ => return Err(misplaced("more than once")),
         }
         if step.columns().len() != types.len() {
             return Err(SqlError::new(
@@ -159,8 +166,88 @@ impl Binder<'_> {
                 .at(super::set_op::item_position(self, left, i)));
             }
         }
-        let step = self.retype(step, &types, "UNION")?;
+        let step = self.retype(step, &types, "UNION", right)?;
         Ok(Cte { id, name: name.into(), plan: start, recursive: Some((Box::new(step), distinct)) })
+    }
+}
+
+/// A recursive term may use its own rows only where each is looked at once and for itself (`checkWellFormedRecursion`).
+fn check_step(plan: &Plan, id: usize, misplaced: &dyn Fn(&str) -> SqlError) -> Result<()> {
+    let below = |plan: &Plan| finds(plan, id);
+    match plan {
+        Plan::Values { .. }
+        | Plan::Scan(_)
+        | Plan::VirtualScan { .. }
+        | Plan::Series { .. }
+        | Plan::CteScan { .. } => Ok(()),
+        Plan::With { ctes, body } => {
+            if ctes.iter().any(|c| below(&c.plan) || c.recursive.as_ref().is_some_and(|(p, _)| below(p))) {
+                return Err(SqlError::unsupported("a recursive reference in an inner WITH"));
+            }
+            check_step(body, id, misplaced)
+        }
+        Plan::Project { input, .. }
+        | Plan::Filter { input, .. }
+        | Plan::Window { input, .. }
+        | Plan::Distinct { input }
+        | Plan::DistinctOn { input, .. } => check_step(input, id, misplaced),
+        Plan::Sort { input, .. } | Plan::Limit { input, .. } if below(input) => {
+            Err(SqlError::unsupported("ORDER BY or LIMIT in a recursive query"))
+        }
+        Plan::Sort { input, .. } | Plan::Limit { input, .. } => check_step(input, id, misplaced),
+        Plan::Aggregate { input, .. } if below(input) => Err(SqlError::new(
+            SqlState::INVALID_RECURSION,
+            "aggregate functions are not allowed in a recursive query's recursive term",
+        )),
+        Plan::Aggregate { .. } => Ok(()),
+        Plan::Join { kind, left, right, .. } => {
+            let outer = match kind {
+                JoinKind::Inner => false,
+                JoinKind::Left | JoinKind::Semi | JoinKind::Anti => below(right),
+                JoinKind::Right => below(left),
+                JoinKind::Full => below(left) || below(right),
+            };
+            if outer {
+                return Err(misplaced("within an outer join"));
+            }
+            check_step(left, id, misplaced)?;
+            check_step(right, id, misplaced)
+        }
+        Plan::SetOp { op, left, right, .. } => {
+            match op {
+                SetOp::Union => {}
+                SetOp::Intersect if below(left) || below(right) => return Err(misplaced("within INTERSECT")),
+                SetOp::Except if below(right) => return Err(misplaced("within EXCEPT")),
+                SetOp::Intersect | SetOp::Except => {}
+            }
+            check_step(left, id, misplaced)?;
+            check_step(right, id, misplaced)
+        }
+    }
+}
+
+/// Whether a plan reads a CTE, other than from a subquery in an expression.
+fn finds(plan: &Plan, id: usize) -> bool {
+    match plan {
+        Plan::CteScan { id: found, .. } => *found == id,
+        Plan::Values { .. } | Plan::Scan(_) | Plan::VirtualScan { .. } | Plan::Series { .. } => false,
+        Plan::With { ctes, body } => {
+            finds(body, id)
+                || ctes.iter().any(|c| {
+                    finds(&c.plan, id) || c.recursive.as_ref().is_some_and(|(step, _)| finds(step, id))
+                })
+        }
+        Plan::Project { input, .. }
+        | Plan::Filter { input, .. }
+        | Plan::Aggregate { input, .. }
+        | Plan::Window { input, .. }
+        | Plan::Sort { input, .. }
+        | Plan::Limit { input, .. }
+        | Plan::Distinct { input }
+        | Plan::DistinctOn { input, .. } => finds(input, id),
+        Plan::Join { left, right, .. } | Plan::SetOp { left, right, .. } => {
+            finds(left, id) || finds(right, id)
+        }
     }
 }
 

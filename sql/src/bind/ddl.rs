@@ -33,7 +33,7 @@ struct NewTable {
 impl Binder<'_> {
     pub(super) fn ddl(&mut self, statement: &ast::Statement) -> Result<Statement> {
         match statement {
-            ast::Statement::CreateTable(create) => self.create_table(create),
+            ast::Statement::CreateTable(create) => self.create_table(create, &[]),
             ast::Statement::Drop {
                 object_type,
                 if_exists,
@@ -124,7 +124,8 @@ impl Binder<'_> {
         Ok((schema, table))
     }
 
-    fn create_table(&mut self, create: &ast::CreateTable) -> Result<Statement> {
+    /// CREATE TABLE; `names` are those of CREATE TABLE t (a, b) AS.
+    pub(super) fn create_table(&mut self, create: &ast::CreateTable, names: &[String]) -> Result<Statement> {
         let ast::CreateTable {
             or_replace,
             temporary,
@@ -249,9 +250,15 @@ impl Binder<'_> {
             Some(query) => {
                 refuse(!columns.is_empty() || !constraints.is_empty(), "a column list in CREATE TABLE AS")?;
                 let plan = self.query(query, LevelKind::Root)?;
-                for column in plan.columns() {
+                if names.len() > plan.columns().len() {
+                    return Err(SqlError::new(
+                        SqlState::SYNTAX_ERROR,
+                        "too many column names were specified",
+                    ));
+                }
+                for (i, column) in plan.columns().iter().enumerate() {
                     table.columns.push(NewColumn {
-                        name: column.name.clone(),
+                        name: names.get(i).unwrap_or(&column.name).clone(),
                         ty: column.ty,
                         not_null: false,
                         default: None,
@@ -399,15 +406,6 @@ impl Binder<'_> {
                 }
                 other => return Err(SqlError::unsupported(format!("the column option {other}"))),
             }
-        }
-        if null == Some(false) && table.primary_key.as_ref().is_some_and(|(key, _)| key.contains(&index)) {
-            return Err(SqlError::new(
-                SqlState::SYNTAX_ERROR,
-                format!(
-                    "conflicting NULL/NOT NULL declarations for column \"{}\" of table \"{name}\"",
-                    table.columns[index].name
-                ),
-            ));
         }
         Ok(())
     }

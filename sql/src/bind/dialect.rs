@@ -1,6 +1,6 @@
 //! PostgreSQL's grammar on top of `sqlparser`'s dialect of it, where that one differs from PostgreSQL 15, chapter 4.1.6.
 
-use sqlparser::ast::{Expr, Ident, UnaryOperator};
+use sqlparser::ast::{Expr, Ident, TrimWhereField, UnaryOperator};
 use sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
@@ -20,6 +20,59 @@ const OTHER: u8 = 70;
 
 macro_rules! delegate {
     ($($name:ident),* $(,)?) => { $(fn $name(&self) -> bool { self.0.$name() })* };
+}
+
+/// `TRIM([BOTH | LEADING | TRAILING] [characters FROM] string)` and its other spellings, after the parenthesis.
+fn parse_trim(parser: &mut Parser) -> Result<Expr, ParserError> {
+    let trim_where = match parser.parse_one_of_keywords(&[Keyword::BOTH, Keyword::LEADING, Keyword::TRAILING])
+    {
+        Some(Keyword::LEADING) => Some(TrimWhereField::Leading),
+        Some(Keyword::TRAILING) => Some(TrimWhereField::Trailing),
+        Some(_) => Some(TrimWhereField::Both),
+        None => None,
+    };
+    let mut list = Vec::new();
+    let mut trim_what = None;
+    if !parser.parse_keyword(Keyword::FROM) {
+        let first = parser.parse_expr()?;
+        if parser.parse_keyword(Keyword::FROM) {
+            trim_what = Some(Box::new(first));
+        } else {
+            list.push(first);
+        }
+    }
+    if list.is_empty() {
+        list.push(parser.parse_expr()?);
+    }
+    while parser.consume_token(&Token::Comma) {
+        list.push(parser.parse_expr()?);
+    }
+    parser.expect_token(&Token::RParen)?;
+    let expr = Box::new(list.remove(0));
+    Ok(Expr::Trim { trim_where, trim_what, expr, trim_characters: (!list.is_empty()).then_some(list) })
+}
+
+/// `SUBSTRING(string [FROM start] [FOR length])` in either order, or with commas, after the parenthesis.
+fn parse_substring(parser: &mut Parser) -> Result<Expr, ParserError> {
+    let expr = Box::new(parser.parse_expr()?);
+    let (mut substring_from, mut substring_for) = (None, None);
+    let special = parser.consume_token(&Token::Comma);
+    if special {
+        substring_from = Some(Box::new(parser.parse_expr()?));
+        if parser.consume_token(&Token::Comma) {
+            substring_for = Some(Box::new(parser.parse_expr()?));
+        }
+    } else {
+        for _ in 0..2 {
+            if substring_from.is_none() && parser.parse_keyword(Keyword::FROM) {
+                substring_from = Some(Box::new(parser.parse_expr()?));
+            } else if substring_for.is_none() && parser.parse_keyword(Keyword::FOR) {
+                substring_for = Some(Box::new(parser.parse_expr()?));
+            }
+        }
+    }
+    parser.expect_token(&Token::RParen)?;
+    Ok(Expr::Substring { expr, substring_from, substring_for, special, shorthand: false })
 }
 
 impl Dialect for Postgres {
@@ -83,6 +136,16 @@ impl Dialect for Postgres {
     }
 
     fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
+        if let Token::Word(word) = &parser.peek_token_ref().token
+            && matches!(word.keyword, Keyword::TRIM | Keyword::SUBSTRING)
+            && word.quote_style.is_none()
+            && parser.peek_nth_token_ref(1).token == Token::LParen
+        {
+            let trim = word.keyword == Keyword::TRIM;
+            parser.advance_token();
+            parser.advance_token();
+            return Some(if trim { parse_trim(parser) } else { parse_substring(parser) });
+        }
         let (op, precedence) = match &parser.peek_token_ref().token {
             Token::Minus => (UnaryOperator::Minus, UNARY_SIGN),
             Token::Plus => (UnaryOperator::Plus, UNARY_SIGN),

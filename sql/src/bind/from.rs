@@ -284,7 +284,7 @@ impl Binder<'_> {
                     [part] => Ok((fold_part(part)?, self.position(name))),
                     _ => Err(SqlError::unsupported("a qualified name in USING")),
                 })
-                .collect::<Result<_>>()?,
+                .collect::<Result<Vec<_>>>()?,
             JoinConstraint::Natural => left_scope
                 .visible
                 .iter()
@@ -303,6 +303,14 @@ impl Binder<'_> {
                 }
             },
         };
+        for (i, (name, _)) in names.iter().enumerate() {
+            if names[..i].iter().any(|(n, _)| n == name) {
+                return Err(SqlError::new(
+                    SqlState::DUPLICATE_COLUMN,
+                    format!("column name \"{name}\" appears more than once in USING clause"),
+                ));
+            }
+        }
         let mut scope = concatenate(left_scope.clone(), right_scope.clone())?;
         let mut on = match constraint {
             JoinConstraint::On(condition) => {

@@ -157,12 +157,11 @@ impl Binder<'_> {
             ("nullif", 2) => {
                 let a = self.expr(call.args[0])?;
                 let b = self.expr(call.args[1])?;
-                let equal = self.operator("=", vec![a.clone(), b], &positions).map_err(|e| e.at(at))?;
-                // The result is the first operand as the comparison saw it.
-                let value = match &equal {
-                    Expr::Call { args, .. } => args[0].clone(),
-                    _ => self.known(a, positions[0])?,
-                };
+                let resolved = resolve::operator("=", &[a.ty().ty, b.ty().ty]).map_err(|e| e.at(at))?;
+                // The result is the first operand as the comparison sees it.
+                let value = self.implicit(a, resolved.args[0], positions[0])?;
+                let b = self.implicit(b, resolved.args[1], positions[1])?;
+                let equal = self.call(resolved.function, CallKind::Operator, vec![value.clone(), b]);
                 let ty = value.ty();
                 let null = Expr::Const(Datum::Null, ty);
                 return Ok(Expr::Case { branches: vec![(equal, null)], otherwise: Box::new(value), ty });

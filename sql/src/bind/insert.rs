@@ -131,12 +131,18 @@ impl Binder<'_> {
         self.check_width(targets, listed, width, None)?;
         for i in 0..width {
             if plan.columns()[i].ty.ty == Type::Unknown {
-                self.decide(&mut plan, i, table.columns[targets[i]].ty.ty)?;
+                self.decide(&mut plan, i, table.columns[targets[i]].ty.ty)
+                    .map_err(|e| e.at(super::set_op::item_position(self, &source.body, i)))?;
             }
         }
         let given: Vec<Expr> =
             plan.columns().iter().enumerate().map(|(i, c)| Expr::Column(i, c.ty)).collect();
-        let exprs = self.insert_row(table, targets, given.into_iter().map(|e| Some((e, None))).collect())?;
+        let given = given
+            .into_iter()
+            .enumerate()
+            .map(|(i, e)| Some((e, super::set_op::item_position(self, &source.body, i))))
+            .collect();
+        let exprs = self.insert_row(table, targets, given)?;
         Ok(Plan::Project { input: Box::new(plan), exprs, columns: row_columns(table) })
     }
 

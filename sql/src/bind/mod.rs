@@ -112,6 +112,9 @@ pub fn bind(
     parse::with_stack_for(statement.height(), || {
         let mut binder = Binder::new(catalog, eval, &statement.source, params);
         let bound = binder.statement(statement)?;
+        if matches!(bound, Statement::Ddl(_)) && !binder.params.is_empty() {
+            return Err(SqlError::new(SqlState::UNDEFINED_PARAMETER, "there is no parameter $1"));
+        }
         Ok(Bound { statement: bound, cacheable: binder.cacheable, params: binder.params.finish()? })
     })
 }
@@ -360,6 +363,13 @@ impl<'a> Binder<'a> {
             }
             Tree::Truncate { tables } => self.truncate(tables),
             Tree::SplitAt { table, points } => self.split_at(table, points),
+            Tree::CreateTableAs { names, statement } => match statement {
+                ast::Statement::CreateTable(create) if create.query.is_some() => {
+                    let names: Vec<String> = names.iter().map(scope::fold).collect();
+                    self.create_table(create, &names)
+                }
+                _ => Err(SqlError::new(SqlState::SYNTAX_ERROR, "column names without types")),
+            },
             Tree::CreateDatabase { name } => {
                 Ok(Statement::Ddl(crate::ir::Ddl::CreateDatabase { name: scope::fold(name) }))
             }

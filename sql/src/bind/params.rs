@@ -20,6 +20,11 @@ impl Params {
         Self { types: declared.to_vec(), open: vec![0; declared.len()] }
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.types.is_empty()
+    }
+
     /// The types, all known.
     pub fn finish(&self) -> Result<Vec<Type>> {
         for (n, (ty, open)) in self.types.iter().zip(&self.open).enumerate() {

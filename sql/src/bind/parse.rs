@@ -48,6 +48,11 @@ pub(super) enum Tree {
         table: ast::ObjectName,
         points: Vec<Vec<ast::Expr>>,
     },
+    /// `CREATE TABLE t (a, b) AS …`, without the names.
+    CreateTableAs {
+        names: Vec<ast::Ident>,
+        statement: ast::Statement,
+    },
     /// `CREATE DATABASE`.
     CreateDatabase {
         name: ast::Ident,
@@ -181,6 +186,11 @@ impl<'a> Cursor<'a> {
             height: self.height,
             tokens: self.tokens.get(from..).unwrap_or_default().to_vec(),
         }
+    }
+
+    /// The same statement with other tokens.
+    pub(super) fn with_tokens(&self, tokens: Vec<TokenWithSpan>) -> Cursor<'a> {
+        Cursor { source: self.source, dialect: self.dialect, end: self.end, height: self.height, tokens }
     }
 
     /// The statement's place in the text, in bytes.

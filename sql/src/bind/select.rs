@@ -483,14 +483,26 @@ impl Binder<'_> {
     }
 
     fn group_key(&mut self, expr: &ast::Expr, items: &[Item]) -> Result<Expr> {
-        let position = self.position(expr);
-        let check = |key: &Expr, what: &str| match key
-            .any(&mut |e| matches!(e, Expr::Column(i, _) if *i >= AGGREGATE))
-        {
-            false => Ok(()),
-            true => {
-                Err(SqlError::new(SqlState::GROUPING_ERROR, format!("{what} are not allowed in GROUP BY"))
-                    .at(position))
+        let check = |item: &Item| {
+            let mut found = None;
+            item.expr.any(&mut |e| {
+                if let Expr::Column(i, _) = e {
+                    found = match *i {
+                        i if i >= SERIES => {
+                            Some((SqlState::FEATURE_NOT_SUPPORTED, "set-returning functions"))
+                        }
+                        i if i >= WINDOW => Some((SqlState::WINDOWING_ERROR, "window functions")),
+                        i if i >= AGGREGATE => Some((SqlState::GROUPING_ERROR, "aggregate functions")),
+                        _ => None,
+                    };
+                }
+                found.is_some()
+            });
+            match found {
+                None => Ok(item.expr.clone()),
+                Some((state, what)) => {
+                    Err(SqlError::new(state, format!("{what} are not allowed in GROUP BY")).at(item.position))
+                }
             }
         };
         match expr {
@@ -501,16 +513,14 @@ impl Binder<'_> {
                 if visible == 0 {
                     let mut found = items.iter().filter(|item| item.name == name);
                     if let Some(item) = found.next() {
-                        check(&item.expr, "aggregate functions")?;
-                        return Ok(item.expr.clone());
+                        return check(item);
                     }
                 }
                 self.expr(expr)
             }
             ast::Expr::Value(value) => {
                 let i = self.ordinal(value, items.len(), "GROUP BY")?;
-                check(&items[i].expr, "aggregate functions")?;
-                Ok(items[i].expr.clone())
+                check(&items[i])
             }
             _ => self.expr(expr),
         }
@@ -845,7 +855,8 @@ fn strong_name(expr: &ast::Expr) -> Option<String> {
         E::Ceil { .. } => "ceil",
         E::Floor { .. } => "floor",
         E::Position { .. } => "position",
-        E::Substring { .. } => "substring",
+        E::Substring { shorthand: true, .. } => "substr",
+        E::Substring { shorthand: false, .. } => "substring",
         E::Overlay { .. } => "overlay",
         E::Trim { trim_where, .. } => match trim_where {
             None | Some(ast::TrimWhereField::Both) => "btrim",

@@ -53,16 +53,22 @@ impl Binder<'_> {
             .zip(&types)
             .map(|(c, ty)| OutputColumn { name: c.name.clone(), ty: *ty, origin: None })
             .collect();
-        let left = Box::new(self.retype(l, &types, word)?);
-        let right = Box::new(self.retype(r, &types, word)?);
+        let left = Box::new(self.retype(l, &types, word, left)?);
+        let right = Box::new(self.retype(r, &types, word, right)?);
         Ok(Plan::SetOp { op, all, left, right, columns })
     }
 
     /// The plan with columns of these types: untyped literals become values of them, others are cast implicitly.
-    pub(super) fn retype(&mut self, mut plan: Plan, types: &[ColumnType], what: &str) -> Result<Plan> {
+    pub(super) fn retype(
+        &mut self,
+        mut plan: Plan,
+        types: &[ColumnType],
+        what: &str,
+        body: &SetExpr,
+    ) -> Result<Plan> {
         for (i, ty) in types.iter().enumerate() {
             if plan.columns()[i].ty.ty == Type::Unknown {
-                self.decide(&mut plan, i, ty.ty)?;
+                self.decide(&mut plan, i, ty.ty).map_err(|e| e.at(item_position(self, body, i)))?;
             }
         }
         if plan.columns().iter().zip(types).all(|(c, ty)| c.ty.ty == ty.ty) {

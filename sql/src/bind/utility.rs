@@ -239,6 +239,17 @@ pub(super) fn parse_statement(cursor: &mut Cursor<'_>) -> Result<ParsedStatement
             }
             ParsedStatement::Bindable(cursor.bindable(Tree::CreateDatabase { name }))
         }
+        "create" if reader.create_table_as().is_some() => {
+            let Some((names, tokens)) = reader.create_table_as() else {
+                return Err(SqlError::internal("CREATE TABLE AS"));
+            };
+            let rest = cursor.with_tokens(tokens);
+            let mut parser = rest.parser();
+            let statement = parser.parse_statement().map_err(|e| cursor.error(e))?;
+            rest.expect_end(&parser)?;
+            let tree = Tree::CreateTableAs { names, statement };
+            return Ok(ParsedStatement::Bindable(cursor.bindable(tree)));
+        }
         "alter" if cursor.word_is(1, "table") && reader.is_split() => {
             ParsedStatement::Bindable(reader.split_at()?)
         }
@@ -360,9 +371,73 @@ impl Reader<'_, '_> {
 
     /// What `sqlparser` reads whole.
     fn general(&mut self) -> Result<ParsedStatement> {
-        let statement = self.parser.parse_statement().map_err(|e| self.cursor.error(e))?;
-        self.cursor.expect_end(&self.parser)?;
-        Ok(ParsedStatement::Bindable(self.cursor.bindable(Tree::Statement(statement))))
+        let statement = self.parser.parse_statement().map_err(|e| self.cursor.error(e));
+        let statement = statement.and_then(|s| self.cursor.expect_end(&self.parser).map(|()| s));
+        match statement {
+            Ok(statement) => Ok(ParsedStatement::Bindable(self.cursor.bindable(Tree::Statement(statement)))),
+            Err(e) => Err(self.unsupported_kind().unwrap_or(e)),
+        }
+    }
+
+    /// `ALTER VIEW …` and the like: what our parser doesn't read need not be wrong.
+    fn unsupported_kind(&self) -> Option<SqlError> {
+        const KINDS: [&str; 26] = [
+            "access",
+            "aggregate",
+            "cast",
+            "collation",
+            "conversion",
+            "database",
+            "default",
+            "domain",
+            "event",
+            "extension",
+            "foreign",
+            "function",
+            "group",
+            "index",
+            "language",
+            "materialized",
+            "operator",
+            "policy",
+            "procedure",
+            "publication",
+            "role",
+            "sequence",
+            "trigger",
+            "type",
+            "user",
+            "view",
+        ];
+        let verb = ["alter", "create", "drop"].into_iter().find(|verb| self.cursor.word_is(0, verb))?;
+        let kind = KINDS.into_iter().find(|kind| self.cursor.word_is(1, kind))?;
+        Some(SqlError::unsupported(format!("{} {}", verb.to_uppercase(), kind.to_uppercase())))
+    }
+
+    /// `CREATE TABLE t (a, b) AS …`: the names, and the statement without them.
+    fn create_table_as(&self) -> Option<(Vec<Ident>, Vec<TokenWithSpan>)> {
+        let tokens = &self.cursor.tokens;
+        let open = tokens.iter().take(10).position(|t| t.token == Token::LParen)?;
+        let mut names = Vec::new();
+        let mut at = open + 1;
+        loop {
+            let Token::Word(word) = &tokens.get(at)?.token else { return None };
+            names.push(Ident {
+                value: word.value.clone(),
+                quote_style: word.quote_style,
+                span: tokens[at].span,
+            });
+            match tokens.get(at + 1)?.token {
+                Token::Comma => at += 2,
+                Token::RParen => break,
+                _ => return None,
+            }
+        }
+        if !self.cursor.word_is(at + 2, "as") {
+            return None;
+        }
+        let rest = tokens[..open].iter().chain(&tokens[at + 2..]).cloned().collect();
+        Some((names, rest))
     }
 
     /// The rest as a statement of its own.
@@ -915,6 +990,9 @@ impl Reader<'_, '_> {
         } else {
             analyze = self.word("analyze") || self.word("analyse");
             self.word("verbose");
+        }
+        if self.word("execute") || self.word("declare") {
+            return Err(SqlError::unsupported("EXPLAIN of this statement"));
         }
         let statement = self.nested()?;
         Ok(ParsedStatement::Bindable(self.cursor.bindable(Tree::Explain { analyze, statement })))

@@ -360,6 +360,11 @@ impl Binder<'_> {
                 }
             }
         };
+        // The parser takes a string here for an interval.
+        let offset = match offset {
+            ast::Expr::Interval(ast::Interval { value, leading_field: None, .. }) => value.as_ref(),
+            offset => offset,
+        };
         let bound = self.expr(offset)?;
         let varies = bound.any(&mut |e| matches!(e, Expr::Column(..)));
         if varies {
