@@ -159,7 +159,11 @@ pub fn check_fences(
             let others = own != Some(intent.txn);
             match fates.sight(intent.txn, own, at) {
                 Sight::Counts if others => stored = Some(intent.value.clone()),
-                Sight::Unknown => unknown.push(met(key, &intent)),
+                // What stands below says nothing until this fate is known.
+                Sight::Unknown => {
+                    unknown.push(met(key, &intent));
+                    continue;
+                }
                 Sight::Counts | Sight::Ignored => {}
             }
         }
