@@ -155,7 +155,8 @@ fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -> Descripti
         // A leader of the meta-group that is new to it waits for what the others report; and while leaders move, who
         // leads how much is not known: moving more of them by half the truth would never come to rest.
         let fresh = now - soft.since < DEAD_AFTER;
-        let unknown = fresh && groups.values().any(|g| g.leader.is_none());
+        let unheard = state.nodes().keys().any(|id| !soft.last_seen.contains_key(id));
+        let unknown = fresh && (unheard || groups.values().any(|g| g.leader.is_none()));
         let moving = soft.between_leaders.values().any(|since| now - *since < DEAD_AFTER);
         let incomplete = unknown || moving || !soft.operations.is_empty();
         Description { replication_factor: factor as usize, nodes, groups, incomplete }

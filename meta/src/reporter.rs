@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A report goes out at least so often.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// A replica that its leader hasn't heard of for so long counts as unreachable.
-const SILENT_MAX: Duration = Duration::from_millis(2_500);
+const SILENT_MAX: Duration = Duration::from_millis(1_000);
 
 /// Who knows the descriptors of the shards on this node.
 pub trait Descriptors: Send + Sync + 'static {
