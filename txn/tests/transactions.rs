@@ -172,3 +172,30 @@ async fn fences_guard_a_table_in_all_its_shards() {
     }
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_transaction_is_ended_by_whoever_meets_it() {
+    let options = CoordinatorOptions {
+        flush_bytes: 1,
+        heartbeat: std::time::Duration::from_secs(3600),
+        conflict_wait: std::time::Duration::from_secs(9),
+        ..CoordinatorOptions::default()
+    };
+    let cluster = TestCluster::start_with(1, options).await;
+    let db = cluster.database(0);
+    commit(&*db, vec![put("a", "before"), put("z", "before")]).await.unwrap();
+    db.split(&[bytes("m")], false).await.unwrap();
+    // Older than who will meet it: that one may not end it while it seems alive.
+    let silent = db.begin(BeginOptions::default());
+    silent.read_timestamp().await.unwrap();
+    silent.write(vec![put("z", "silent"), put("a", "silent")], &[]).await.unwrap();
+    // Sent when the first ones have arrived.
+    silent.write(vec![put("y", "silent")], &[]).await.unwrap();
+    let reader = db.begin(BeginOptions::default());
+    assert_eq!(scan_all(&*reader, KeyRange::all(), false, 9).await, "a=before z=before");
+    commit(&*db, vec![put("a", "after"), put("z", "after")]).await.unwrap();
+    assert!(matches!(silent.commit().await, Err(Error::Aborted(_))));
+    assert_eq!(latest(&*db, "a").await.as_deref(), Some("after"));
+    assert_eq!(latest(&*db, "z").await.as_deref(), Some("after"));
+    cluster.stop().await;
+}

@@ -27,7 +27,7 @@ pub async fn commit_primary(cx: &Context<'_>, request: pb::CommitPrimary) -> Out
     if let Some(record) = record {
         return match record.kind() {
             pb::FateKind::FateCommitted => Ok(Answer::Done(record.at)),
-            _ => Err(Error::Aborted("someone ended it while its coordinator was silent".to_owned()).into()),
+            _ => Err(ended().into()),
         };
     }
     if intent.is_none_or(|intent| intent.txn != txn) {
@@ -77,4 +77,9 @@ pub fn load_record(snapshot: &Snapshot, primary: &[u8], txn: TxnId) -> Result<Op
     };
     let record = pb::TxnRecord::decode(stored);
     record.map(Some).map_err(|e| Error::Corruption(format!("a transaction record does not decode: {e}")))
+}
+
+/// The transaction was ended by someone else.
+pub fn ended() -> Error {
+    Error::Aborted("it was in the way of an older transaction, or silent for too long".to_owned())
 }

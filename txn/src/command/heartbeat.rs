@@ -4,9 +4,9 @@
 use proto::shard as pb;
 use proto::shard::response::Body as Answer;
 
-use super::decide::load_record;
+use super::decide::{ended, load_record};
 use super::{Context, Outcome};
-use crate::Error;
+
 use crate::wire::parse_txn;
 
 pub async fn heartbeat(cx: &Context<'_>, request: pb::Heartbeat) -> Outcome {
@@ -16,9 +16,7 @@ pub async fn heartbeat(cx: &Context<'_>, request: pb::Heartbeat) -> Outcome {
     let record = load_record(&view.snapshot, &request.primary, txn)?;
     cx.confirm().await?;
     match record {
-        Some(record) if record.kind() == pb::FateKind::FateAborted => {
-            Err(Error::Aborted("someone ended it while its coordinator was silent".to_owned()).into())
-        }
+        Some(record) if record.kind() == pb::FateKind::FateAborted => Err(ended().into()),
         Some(_) => Ok(Answer::Done(0)),
         None => {
             cx.leadership.heard(txn, cx.server.seams().clock.now());

@@ -9,10 +9,9 @@ use proto::shard::command::Effect;
 use proto::shard::response::Body as Answer;
 use storage::ids::Timestamp;
 
-use super::decide::load_record;
+use super::decide::{ended, load_record};
 use super::rules::{self, WriteCheck};
 use super::{Context, Fates, Outcome, Refusal};
-use crate::Error;
 use crate::latch::{Mode, Span};
 use crate::wire::parse_txn;
 
@@ -37,7 +36,7 @@ pub async fn prewrite(cx: &Context<'_>, request: pb::Prewrite) -> Outcome {
         match load_record(&view.snapshot, &request.primary, txn)? {
             Some(record) if record.kind() == pb::FateKind::FateAborted => {
                 cx.confirm().await?;
-                return Err(Error::Aborted("its coordinator was not heard of for too long".to_owned()).into());
+                return Err(ended().into());
             }
             // A copy of a request that was answered long ago.
             Some(_) => return Ok(Answer::Done(0)),

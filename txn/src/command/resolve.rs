@@ -33,6 +33,10 @@ pub async fn resolve(cx: &Context<'_>, request: pb::Resolve) -> Outcome {
     for key in &request.keys {
         cx.must_hold_key(key)?;
     }
+    if fate == Fate::Aborted {
+        // By its coordinator, who leaves no record: whoever waits for its staged commit need not.
+        cx.leadership.decided(txn);
+    }
     let settle = |keys, spans| pb::Settle { txn: crate::wire::txn_bytes(txn), committed_at, keys, spans };
     if !request.keys.is_empty() {
         let spans = request.keys.iter().map(|key| (Span::Key(key.clone()), Mode::Exclusive)).collect();

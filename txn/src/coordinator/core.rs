@@ -26,7 +26,7 @@ const RESOLVE_KEYS_MAX: usize = 1024;
 /// Settlements of others' intents that run in the background at once; more are left to whoever meets the intents again.
 const BACKGROUND_MAX: usize = 64;
 /// A writer that has waited so long for an undecided transaction ends it, if it is the older one of the two.
-const WOUND_AFTER: Duration = Duration::from_millis(100);
+const WOUND_AFTER: Duration = Duration::from_millis(50);
 
 /// What the transactions of a node share.
 pub struct Core {
