@@ -74,6 +74,8 @@ async fn transfer(db: &dyn Database, rng: &mut StdRng, teller: u64) -> Result<()
 }
 
 async fn run(nodes: u64, seed: u64, unrest: bool) {
+    // To look for more: another seed each time.
+    let seed = std::env::var("BANK_SEED").map_or(seed, |seed| seed.parse().unwrap());
     let cluster = TestCluster::start(nodes).await;
     let setup = cluster.database(0);
     let open = setup.begin(BeginOptions::default());

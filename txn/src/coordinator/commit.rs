@@ -70,9 +70,11 @@ impl Txn {
             return Ok(plan.read_at.unwrap_or(Timestamp::ZERO));
         }
         if !sent_early && let Some(at) = self.commit_in_one_shard(&plan).await? {
+            metrics::counter!("flotilla_txn_commits_total", "way" => "one_shard").increment(1);
             return Ok(at);
         }
         let at = self.commit_over_intents(&plan).await?;
+        metrics::counter!("flotilla_txn_commits_total", "way" => "intents").increment(1);
         drop(sending);
         Ok(at)
     }

@@ -21,6 +21,8 @@ use crate::{Directory, Error, Oracle};
 
 /// The bytes of a page.
 pub const PAGE_BYTES: usize = 1 << 20;
+/// Keys in one request that reads.
+const READ_KEYS_MAX: usize = 1024;
 /// Keys in one request that settles intents.
 const RESOLVE_KEYS_MAX: usize = 1024;
 /// Settlements of others' intents that run in the background at once; more are left to whoever meets the intents again.
@@ -147,8 +149,12 @@ impl Core {
         for index in todo {
             let key = &keys[*index];
             // Few shards: looking through them is quicker than asking the router.
-            match groups.iter_mut().find(|(shard, _)| shard.range.contains(key)) {
-                Some((_, indexes)) => indexes.push(*index),
+            match groups.iter_mut().rev().find(|(shard, _)| shard.range.contains(key)) {
+                Some((_, indexes)) if indexes.len() < READ_KEYS_MAX => indexes.push(*index),
+                Some((shard, _)) => {
+                    let shard = shard.clone();
+                    groups.push((shard, vec![*index]));
+                }
                 None => groups.push((self.router.route(key, deadline).await?, vec![*index])),
             }
         }
@@ -169,7 +175,7 @@ impl Core {
                 Some(key) => self.router.route(key, deadline).await?,
                 None => return Ok(Some(Vec::new())),
             };
-            if !keys.iter().all(|key| shard.range.contains(key)) {
+            if keys.len() > READ_KEYS_MAX || !keys.iter().all(|key| shard.range.contains(key)) {
                 return Ok(None);
             }
             let ask = pb::Read { keys: keys.to_vec(), fences: fences_to_pb(fences), ..pb::Read::default() };
@@ -402,11 +408,11 @@ impl Core {
         let mut fates = FateMap::new();
         let mut pause = Duration::from_millis(1);
         let mut left: Vec<KeyRange> = reads.to_vec();
-        let mut fences_left = fences;
         loop {
             let mut pieces = self.pieces(&left, deadline).await?;
             // All shards of a table change its fence at the same moment: one of them is enough.
-            for fence in fences_left {
+            // (They are cheap, and go along again with whatever is asked again.)
+            for fence in fences {
                 let stands_for = KeyRange::prefix(&fence.prefix);
                 if !pieces.iter().any(|piece| piece.shard.range.overlaps(&stands_for)) {
                     let shard = self.router.route(&fence.prefix, deadline).await?;
@@ -419,7 +425,7 @@ impl Core {
                     read_at: read_at.0,
                     at: at.0,
                     reads: piece.ranges.iter().map(range_to_pb).collect(),
-                    fences: fences_to_pb(fences_left),
+                    fences: fences_to_pb(fences),
                     fates: fates_to_pb(&fates),
                 };
                 self.router.ask(&piece.shard, Ask::Validate(ask), Repeat::Harmless, deadline)
@@ -443,8 +449,6 @@ impl Core {
             if !again {
                 return Ok(());
             }
-            // Fences are cheap: they go along again, whichever shard it was.
-            fences_left = fences;
             left.sort();
             if moved {
                 self.router.pause_before(&mut pause, deadline).await?;

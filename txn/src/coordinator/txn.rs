@@ -411,7 +411,17 @@ impl Transaction for Txn {
             state.phase = Phase::Ended;
         }
         let result = self.run_commit().await;
-        if result.is_err() {
+        if let Err(error) = &result {
+            let why = match error {
+                Error::Conflict { .. } => "conflict",
+                Error::FenceMismatch { .. } => "schema",
+                Error::AlreadyExists { .. } => "exists",
+                Error::Aborted(_) => "aborted",
+                Error::Ambiguous(_) => "ambiguous",
+                Error::Unavailable(_) => "unavailable",
+                _ => "other",
+            };
+            metrics::counter!("flotilla_txn_failed_commits_total", "why" => why).increment(1);
             self.abandon();
         }
         result
