@@ -131,6 +131,11 @@ impl MetaClient {
         cache.leaders = map.leaders.iter().map(|l| (GroupId(l.group), NodeId(l.node))).collect();
     }
 
+    /// The shard of a group, as far as is known here.
+    pub fn shard(&self, group: GroupId) -> Option<ShardDescriptor> {
+        self.cache.read().shards.get(group).cloned()
+    }
+
     /// Nodes and members, to be remembered for the next start.
     pub fn remembered_map(&self) -> pb::ClusterMap {
         let cache = self.cache.read();

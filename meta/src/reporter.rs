@@ -8,10 +8,10 @@ use raft::{GroupStatus, MultiRaft};
 use storage::ids::{GroupId, NodeId};
 use storage::seam::Seams;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, error};
 use txn::ShardDescriptor;
 
-use crate::MetaClient;
+use crate::{Error, MetaClient};
 
 /// How often changes are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -70,6 +70,11 @@ impl Reporter {
                     // While there is work, every look is a report.
                     Ok(busy) => {
                         last_sent = (!busy).then_some(begun);
+                        last_shape = shape;
+                    }
+                    Err(Error::Rejected(why)) => {
+                        error!("the cluster refuses this node: {why}");
+                        last_sent = Some(begun);
                         last_shape = shape;
                     }
                     Err(error) => debug!("the meta-group did not take this node's report: {error}"),

@@ -4,6 +4,7 @@
 //!
 //! - [`cli`]: the command line, one file per command;
 //! - [`config`]: flags and the configuration file, which have the same names;
+//! - [`adopt`]: replicas that this node should have and doesn't;
 //! - [`bootstrap`]: how a store becomes the first of a cluster, or a member of one;
 //! - [`service`]: the gRPC services and HTTP routes that belong to no other room;
 //! - [`exit`]: how a failure becomes one line and an exit status;
@@ -23,6 +24,7 @@
 //!
 //! A panic anywhere ends the process: half a node is worse than none, since the others replace a dead one within a second.
 
+pub mod adopt;
 pub mod bootstrap;
 pub mod cli;
 pub mod config;

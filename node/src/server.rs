@@ -8,7 +8,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use meta::reconcile;
-
 use meta::reporter::{Descriptors, Reporter};
 use meta::{MetaClient, MetaReplica, MetaServer};
 use prost::Message;
@@ -25,6 +24,7 @@ use tracing::{error, info, warn};
 use txn::api::Database;
 use txn::{Cluster, CoordinatorOptions, Registry, ShardDescriptor, ShardFactory, ShardServer, ShardService};
 
+use crate::adopt::adopt_orphans;
 use crate::bootstrap;
 use crate::config::ServerOptions;
 use crate::exit::Failure;
@@ -51,11 +51,7 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
     let http_port = listen("HTTP", &options.listen_http).await?;
     let rpc_port = listen("RPC", &options.listen_rpc).await?;
     let sql_port = listen("SQL", &options.listen_sql).await?;
-    let addresses = pb::Addresses {
-        rpc: advertised(&options.advertise_rpc, &rpc_port, &options.listen_rpc),
-        sql: advertised(&options.advertise_sql, &sql_port, &options.listen_sql),
-        http: advertised(&options.advertise_http, &http_port, &options.listen_http),
-    };
+    let addresses = advertised(&options, &sql_port, &rpc_port, &http_port)?;
 
     // 2. The store.
     let metrics = http::install_metrics(&seams)?;
@@ -184,6 +180,7 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
     let (oracle, directory) = (meta_client.clone(), meta_client.clone());
     let shards = ShardServer::start(registry, births, multi.clone(), oracle.clone(), seams.clone());
     late_shards.set(ShardService::new(shards.clone()).into_service());
+    adopt_orphans(&multi, shards.registry().clone(), meta_client.clone(), seams.clone());
     let coordinator = CoordinatorOptions::default();
     let database: Arc<dyn Database> =
         Arc::new(Cluster::new(shards, oracle, directory, seams.clone(), coordinator));
@@ -245,10 +242,35 @@ async fn listen(what: &'static str, address: &str) -> Result<TcpListener, Failur
     bound.map_err(|source| Failure::Listen { what, address: address.to_owned(), source })
 }
 
-/// What others are told: as said, or what is listened on (with the port that was assigned, if it was 0).
-fn advertised(said: &Option<String>, port: &TcpListener, listened: &str) -> String {
-    let bound = port.local_addr().map_or_else(|_| listened.to_owned(), |address| address.to_string());
-    said.clone().unwrap_or(bound)
+/// What others are told: as said, or what is listened on (with the port that was assigned, if it was 0). A node that
+/// listens on all interfaces has to be told by which address others reach it.
+fn advertised(
+    options: &ServerOptions,
+    sql: &TcpListener,
+    rpc: &TcpListener,
+    http: &TcpListener,
+) -> Result<pb::Addresses, Failure> {
+    let host =
+        options.advertise_rpc.as_ref().and_then(|address| Some(address.rsplit_once(':')?.0.to_owned()));
+    let address = |said: &Option<String>, port: &TcpListener| {
+        if let Some(said) = said {
+            return Ok(said.clone());
+        }
+        let bound = port.local_addr().map_err(Failure::other)?;
+        match (&host, bound.ip().is_unspecified()) {
+            (_, false) => Ok(bound.to_string()),
+            (Some(host), true) => Ok(format!("{host}:{}", bound.port())),
+            (None, true) if options.single_node => Ok(format!("127.0.0.1:{}", bound.port())),
+            (None, true) => Err(Failure::Usage(format!(
+                "--advertise-rpc HOST:PORT is missing: nobody can connect to {bound}, so others have to be told a name"
+            ))),
+        }
+    };
+    Ok(pb::Addresses {
+        rpc: address(&options.advertise_rpc, rpc)?,
+        sql: address(&options.advertise_sql, sql)?,
+        http: address(&options.advertise_http, http)?,
+    })
 }
 
 /// Who means what by a group's commands.
