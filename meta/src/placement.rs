@@ -33,7 +33,8 @@ pub struct Description {
     pub nodes: BTreeMap<NodeId, bool>,
     /// All groups.
     pub groups: BTreeMap<GroupId, Group>,
-    /// Not all that lead have said so yet: who leads how much is not known, so no leader is moved.
+    /// No leader is moved: who leads how much is not known (not all have said so), or about to change (a node has
+    /// just died, and is likely to come back).
     pub incomplete: bool,
 }
 
@@ -191,42 +192,42 @@ fn plan_leaders(cluster: &Description, touched: &BTreeSet<GroupId>) -> Vec<Opera
         }
     }
 
-    let mut operations = Vec::new();
-    for (&id, group) in &cluster.groups {
-        if id == META_GROUP
-            || touched.contains(&id)
-            || !cluster.workable(group)
-            || operations.len() >= TRANSFERS_MAX
-        {
-            continue;
+    let mut operations: Vec<Operation> = Vec::new();
+    // Families first: where their leaders come to lie decides which nodes the others should avoid.
+    for within_families in [true, false] {
+        for (&id, group) in &cluster.groups {
+            let settled = id == META_GROUP || touched.contains(&id) || !cluster.workable(group);
+            if settled || operations.len() >= TRANSFERS_MAX || operations.iter().any(|o| o.group() == id) {
+                continue;
+            }
+            let Some(leader) = group.leader else { continue };
+            let family = family_of(id, group);
+            let load = |node: NodeId| {
+                let own = within.get(&(family.clone(), node)).copied().unwrap_or(0);
+                (own, total.get(&node).copied().unwrap_or(0))
+            };
+            let candidates = group
+                .replicas
+                .iter()
+                .filter(|(_, r)| r.voter && r.caught_up && r.node != leader && cluster.alive(r.node));
+            let best = candidates.min_by_key(|(_, r)| (load(r.node), r.node));
+            let Some((&replica, &Replica { node, .. })) = best else { continue };
+            let (from, to) = (load(leader), load(node));
+            let worthwhile = match within_families {
+                true => from.0 >= to.0 + 2,
+                false => from.0 > to.0 && from.1 >= to.1 + 2,
+            };
+            if !worthwhile {
+                continue;
+            }
+            for (counted, change) in [(leader, -1isize), (node, 1)] {
+                let own = within.entry((family.clone(), counted)).or_default();
+                *own = own.saturating_add_signed(change);
+                let all = total.entry(counted).or_default();
+                *all = all.saturating_add_signed(change);
+            }
+            operations.push(Operation::TransferLeader { group: id, replica, node });
         }
-        let Some(leader) = group.leader else { continue };
-        let family = family_of(id, group);
-        let load = |node: NodeId| {
-            let own = within.get(&(family.clone(), node)).copied().unwrap_or(0);
-            (own, total.get(&node).copied().unwrap_or(0))
-        };
-        let candidates = group
-            .replicas
-            .iter()
-            .filter(|(_, r)| r.voter && r.caught_up && r.node != leader && cluster.alive(r.node));
-        let Some((&replica, &Replica { node, .. })) = candidates.min_by_key(|(_, r)| (load(r.node), r.node))
-        else {
-            continue;
-        };
-        let (from, to) = (load(leader), load(node));
-        let evens_family = from.0 >= to.0 + 2;
-        let evens_total = from.0 > to.0 && from.1 >= to.1 + 2;
-        if !evens_family && !evens_total {
-            continue;
-        }
-        for (counted, change) in [(leader, -1isize), (node, 1)] {
-            let own = within.entry((family.clone(), counted)).or_default();
-            *own = own.saturating_add_signed(change);
-            let all = total.entry(counted).or_default();
-            *all = all.saturating_add_signed(change);
-        }
-        operations.push(Operation::TransferLeader { group: id, replica, node });
     }
     operations
 }

@@ -33,6 +33,8 @@ const IDLE_TICK: Duration = Duration::from_secs(1);
 const LAG_MAX: u64 = 1_000;
 /// After an operation, a report must come within this time, or the group is planned for without one.
 const SETTLE: Duration = Duration::from_secs(2);
+/// So long after a node's death its return is awaited before leaders are spread over the others.
+const AWAITED: Duration = Duration::from_secs(60);
 /// An operation that failed is not tried again at once.
 const FAILURE_PAUSE: Duration = Duration::from_millis(300);
 /// An operation's RPC takes no longer; a change of members waits for the log to be committed under the new ones.
@@ -158,7 +160,10 @@ fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -> Descripti
         let unheard = state.nodes().keys().any(|id| !soft.last_seen.contains_key(id));
         let unknown = fresh && (unheard || groups.values().any(|g| g.leader.is_none()));
         let moving = soft.between_leaders.values().any(|since| now - *since < DEAD_AFTER);
-        let incomplete = unknown || moving || !soft.operations.is_empty();
+        // A node that has gone is likely to come back. Until then leaders stay where elections have put them.
+        let silent = |id: &NodeId| now - soft.last_seen.get(id).copied().unwrap_or(soft.since);
+        let awaited = state.nodes().keys().any(|id| !soft.alive(*id, now) && silent(id) < AWAITED);
+        let incomplete = unknown || moving || awaited || !soft.operations.is_empty();
         Description { replication_factor: factor as usize, nodes, groups, incomplete }
     })
 }
