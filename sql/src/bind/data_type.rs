@@ -104,7 +104,7 @@ fn numbers(info: &ExactNumberInfo) -> Result<Vec<i64>> {
 }
 
 fn precision(p: Option<u64>) -> Result<Vec<i64>> {
-    p.map(|p| number(p)).into_iter().collect()
+    p.map(number).into_iter().collect()
 }
 
 /// The names that stand for an integer with a sequence; only a column definition may use them.

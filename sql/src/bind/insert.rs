@@ -129,9 +129,9 @@ impl Binder<'_> {
         let mut plan = self.query_with(source, LevelKind::Root, false)?;
         let width = plan.columns().len();
         self.check_width(targets, listed, width, None)?;
-        for i in 0..width {
+        for (i, target) in targets.iter().enumerate().take(width) {
             if plan.columns()[i].ty.ty == Type::Unknown {
-                self.decide(&mut plan, i, table.columns[targets[i]].ty.ty)
+                self.decide(&mut plan, i, table.columns[*target].ty.ty)
                     .map_err(|e| e.at(super::set_op::item_position(self, &source.body, i)))?;
             }
         }

@@ -164,7 +164,7 @@ impl PhysicalExpr for Kernel {
 }
 
 /// What stands for a value of a keyed type wherever values are compared; see [`super::types`].
-#[derive(Debug, Hash)]
+#[derive(Debug)]
 struct Key {
     input: PhysicalExprRef,
     ty: Type,
@@ -177,6 +177,13 @@ impl PartialEq for Key {
 }
 
 impl Eq for Key {}
+
+impl std::hash::Hash for Key {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.ty.hash(state);
+        self.input.hash(state);
+    }
+}
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -19,7 +19,6 @@ use datafusion::physical_plan::{
 use futures::stream::BoxStream;
 
 use super::stream::to_datafusion;
-use super::types::batch_with_rows;
 use crate::error::Result;
 
 /// What an operator's partition puts out.

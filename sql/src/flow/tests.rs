@@ -115,6 +115,7 @@ async fn cancel_ends_the_statement() {
         let Ok(Statement::Query(plan)) = bound(sql, &on).await else { panic!("{sql}") };
         let ctx = on.context(false, Vec::new());
         let cancel = ctx.cancel.clone();
+        #[allow(clippy::disallowed_methods, reason = "a test has no simulator")]
         let running = tokio::spawn(async move { collect(super::run(&plan, ctx).await?).await });
         tokio::task::yield_now().await;
         cancel.cancel();

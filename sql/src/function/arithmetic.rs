@@ -57,11 +57,11 @@ operators! {
     "*"(Float4, Float8) -> Float8 = |_, a| product8(a);
     "*"(Float8, Float4) -> Float8 = |_, a| product8(a);
     "*"(Numeric, Numeric) -> Numeric = |_, a| a.numeric(0)?.mul(a.numeric(1)?).map(numeric);
-    "/"(Int2, Int2) -> Int2 = |_, a| quotient(a).and_then(|v| narrow2(v));
-    "/"(Int4, Int4) -> Int4 = |_, a| quotient(a).and_then(|v| narrow4(v));
+    "/"(Int2, Int2) -> Int2 = |_, a| quotient(a).and_then(narrow2);
+    "/"(Int4, Int4) -> Int4 = |_, a| quotient(a).and_then(narrow4);
     "/"(Int8, Int8) -> Int8 = |_, a| quotient(a).map(Datum::Int8);
-    "/"(Int2, Int4) -> Int4 = |_, a| quotient(a).and_then(|v| narrow4(v));
-    "/"(Int4, Int2) -> Int4 = |_, a| quotient(a).and_then(|v| narrow4(v));
+    "/"(Int2, Int4) -> Int4 = |_, a| quotient(a).and_then(narrow4);
+    "/"(Int4, Int2) -> Int4 = |_, a| quotient(a).and_then(narrow4);
     "/"(Int2, Int8) -> Int8 = |_, a| quotient(a).map(Datum::Int8);
     "/"(Int8, Int2) -> Int8 = |_, a| quotient(a).map(Datum::Int8);
     "/"(Int4, Int8) -> Int8 = |_, a| quotient(a).map(Datum::Int8);

@@ -348,7 +348,7 @@ fn translate(pattern: &str) -> Result<Cow<'_, str>> {
             '[' => {
                 // `[:alpha:]`: copied whole.
                 out.push('[');
-                while let Some(inner) = chars.next() {
+                for inner in chars.by_ref() {
                     out.push(inner);
                     if inner == ']' {
                         break;

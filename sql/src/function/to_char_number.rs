@@ -177,7 +177,7 @@ fn format(value: &Numeric, pattern: &str) -> Result<String> {
 }
 
 fn scientific(value: &Numeric, places: usize) -> String {
-    let text = match value {
+    match value {
         Numeric::Finite(_) if value.is_zero() => format!(" {:.places$}e+00", 0.0),
         Numeric::Finite(_) => {
             let Some((digits, scale)) = value.to_parts() else { return String::new() };
@@ -196,8 +196,7 @@ fn scientific(value: &Numeric, places: usize) -> String {
         }
         // Neither NaN nor an infinity has an exponent.
         _ => format!(" #{}####", if places > 0 { format!(".{}", "#".repeat(places)) } else { String::new() }),
-    };
-    text
+    }
 }
 
 fn roman(value: &Numeric, upper: bool, fill: bool) -> String {
@@ -281,14 +280,14 @@ impl<'a> Writer<'a> {
                 significant.max(point)
             });
             // A `0` keeps the digits up to it.
-            if let (Some(zero_end), Some(last)) = (template.zero_end, &mut last_relevant) {
-                if zero_end >= blanks {
-                    *last = (*last).max((zero_end - blanks).min(number.len() - 1));
-                }
+            if let (Some(zero_end), Some(last)) = (template.zero_end, &mut last_relevant)
+                && zero_end >= blanks
+            {
+                *last = (*last).max((zero_end - blanks).min(number.len() - 1));
             }
         }
         let sign_written = if template.plus || template.minus {
-            !(template.plus && !template.minus)
+            !template.plus || template.minus
         } else {
             !negative && template.fill && !template.signed
         };

@@ -56,6 +56,7 @@ struct Own {
     fences: HashMap<Key, Option<u64>>,
     read: Vec<KeyRange>,
     checked: Vec<Fence>,
+    #[allow(clippy::type_complexity, reason = "a test double")]
     undo: Vec<(BTreeMap<Key, (Option<Value>, Expect)>, HashMap<Key, Option<u64>>)>,
     ended: bool,
 }

@@ -129,6 +129,7 @@ impl Type {
     }
 
     /// `pg_type.typlen`: bytes of a fixed-size type, -1 for a variable one.
+    #[allow(clippy::len_without_is_empty, reason = "a property of the type, not of a collection")]
     pub fn len(self) -> i16 {
         match self {
             Type::Bool => 1,

@@ -204,8 +204,8 @@ fn overflow(text: &str) -> SqlError {
 pub fn parse_interval(text: &str) -> Result<Interval> {
     let trimmed = super::trim(text);
     let mut sum = Sum::default();
-    let read = if trimmed.starts_with('P') {
-        iso(&trimmed[1..], &mut sum)
+    let read = if let Some(fields) = trimmed.strip_prefix('P') {
+        iso(fields, &mut sum)
     } else {
         verbose(&glue_signs(trimmed), &mut sum)
     };
