@@ -172,7 +172,7 @@ async fn steps(
         if multi.group(shard.group).is_none() {
             txn::shard::found(engine, &shard).map_err(Failure::other)?;
         }
-        for (&replica, _) in &shard.replicas {
+        for &replica in shard.replicas.keys() {
             multi.create_group(shard.group, replica, alone(replica), true).await.map_err(Failure::other)?;
         }
     }
