@@ -64,7 +64,9 @@
 //! * Evaluation reads RocksDB on the runtime's own threads. Pages are bounded, disks are assumed to be quick.
 //! * A large transaction's intents leave tombstones in their column family until compaction; wide ranges with few rows
 //!   are slow to check for that long.
-//! * Record of a one-shard commit is kept in memory only (`shard/recent.rs`): enough for a failover, not for a restart of
+//! * Nobody collects old versions yet: `storage::gc` can, but there is no safe point (it must hold back reads below it,
+//!   and be replicated with the shard).
+//! * The record of a one-shard commit is kept in memory only (`shard/recent.rs`): enough for a failover, not for a restart of
 //!   all replicas.
 //!
 //! # Where to start
