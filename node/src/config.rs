@@ -58,7 +58,7 @@ pub struct Settings {
     #[serde(alias = "advertise_http")]
     pub advertise_http: Option<String>,
 
-    /// At most this many SQL connections at a time [default: 10000]
+    /// At most this many SQL connections at a time [default: 1000]
     #[arg(long, value_name = "N")]
     #[serde(alias = "max_connections")]
     pub max_connections: Option<usize>,
@@ -122,7 +122,7 @@ impl Settings {
             advertise_rpc: self.advertise_rpc.or(file.advertise_rpc),
             advertise_http: self.advertise_http.or(file.advertise_http),
             join: if self.join.is_empty() { file.join } else { self.join },
-            max_connections: self.max_connections.or(file.max_connections).unwrap_or(10_000),
+            max_connections: self.max_connections.or(file.max_connections).unwrap_or(1_000),
             single_node,
         };
         if !insecure {
@@ -171,7 +171,7 @@ mod tests {
         std::fs::write(&path, "insecure = true\nstoer = \"typo\"\n").expect("written");
         let flags = Settings { config: Some(path), ..Default::default() };
         let error = flags.resolve(false).expect_err("an unknown name").to_string();
-        assert!(error.contains("line 2") && error.contains("stoer"), "{error}");
+        assert!(error.contains("flotilla.toml") && error.contains("stoer"), "{error}");
     }
 
     #[test]
