@@ -43,7 +43,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 /// Between two attempts to read the catalog at start.
 const CATALOG_PAUSE: Duration = Duration::from_millis(50);
 /// How often a changed map is written to the store.
-const REMEMBER_EVERY: Duration = Duration::from_secs(1);
+const REMEMBER_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs a node until `stop` is cancelled.
 pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) -> Result<(), Failure> {

@@ -47,7 +47,7 @@ async fn a_hash_sharded_table_has_leaders_on_all_nodes() -> Result<()> {
         ensure!(cluster.value(n, "SELECT count(*) FROM cut WHERE a BETWEEN 50 AND 250").await? == "402");
     }
     let mut leaders = 0;
-    for _ in 0..100 {
+    for _ in 0..300 {
         let counted = "SELECT count(DISTINCT leader) FROM flotilla.shards WHERE table_name = 'spread'";
         leaders = cluster.value(2, counted).await?.parse()?;
         if leaders == 3 {

@@ -33,6 +33,8 @@ async fn stopped_with_data(how: &str) -> Result<Cluster> {
         .batch_execute("INSERT INTO t SELECT n, repeat('x', 100) || n FROM generate_series(1, 5000) AS g(n)")
         .await
         .with_context(|| cluster.logs())?;
+    // Long enough for each node to have written down where the others are.
+    pause(1500).await;
     for n in 1..=3 {
         cluster.script(&[how, &n.to_string()])?;
     }
@@ -73,10 +75,13 @@ async fn flipped_byte_is_refused(how: &str, folder: &str, ending: &str) -> Resul
     let name = path.file_name().and_then(|n| n.to_str()).context("a file name")?;
     let error = log.lines().rev().take(5).find(|line| line.contains(name));
     ensure!(error.is_some(), "the error does not name {name}:\n{log}");
-    // The others serve without it.
-    for n in 2..=3 {
-        cluster.script(&["start", &n.to_string()])?;
-    }
+    // The others serve without it. Neither is ready before both run.
+    std::thread::scope(|threads| {
+        #[allow(clippy::disallowed_methods, reason = "a test has no simulator")]
+        let other = threads.spawn(|| cluster.script(&["start", "3"]));
+        cluster.script(&["start", "2"])?;
+        other.join().map_err(|_| anyhow::anyhow!("the starter of node 3 panicked"))?
+    })?;
     ensure!(cluster.value(2, "SELECT count(*) FROM t").await? == "5000");
     Ok(())
 }

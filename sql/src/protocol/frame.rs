@@ -110,6 +110,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         if self.buffer.is_empty() && self.buffer.capacity() > KEEP_BYTES {
             self.buffer = BytesMut::new();
         }
+        if !is_well_formed(kind, &frame[HEADER_BYTES..]) {
+            return Err(malformed(kind));
+        }
         if let Err(error) = check_strings(kind, &frame[HEADER_BYTES..]) {
             return Err(ReadError::Refused { kind, error });
         }
@@ -179,6 +182,64 @@ fn is_known(kind: u8) -> bool {
     matches!(kind, b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' | b'X' | b'd' | b'c' | b'f' | b'p')
 }
 
+/// Whether a message's own counts and lengths fill its body exactly. The decoder trusts them, and would read beyond the
+/// end of a short Bind.
+fn is_well_formed(kind: u8, body: &[u8]) -> bool {
+    fn string(body: &mut &[u8]) -> Option<()> {
+        let end = body.iter().position(|b| *b == 0)?;
+        *body = &body[end + 1..];
+        Some(())
+    }
+    fn skip(body: &mut &[u8], bytes: usize) -> Option<()> {
+        *body = body.get(bytes..)?;
+        Some(())
+    }
+    fn count(body: &mut &[u8]) -> Option<usize> {
+        let count = u16::from_be_bytes(*body.first_chunk()?);
+        skip(body, 2)?;
+        Some(usize::from(count))
+    }
+    fn walk(kind: u8, body: &mut &[u8]) -> Option<()> {
+        match kind {
+            b'Q' | b'f' => string(body),
+            b'P' => {
+                string(body)?;
+                string(body)?;
+                let types = count(body)?;
+                skip(body, 4 * types)
+            }
+            b'B' => {
+                string(body)?;
+                string(body)?;
+                let formats = count(body)?;
+                skip(body, 2 * formats)?;
+                for _ in 0..count(body)? {
+                    let length = i32::from_be_bytes(*body.first_chunk()?);
+                    skip(body, 4)?;
+                    // -1 is NULL.
+                    if length != -1 {
+                        skip(body, usize::try_from(length).ok()?)?;
+                    }
+                }
+                let formats = count(body)?;
+                skip(body, 2 * formats)
+            }
+            b'D' | b'C' => {
+                skip(body, 1)?;
+                string(body)
+            }
+            b'E' => {
+                string(body)?;
+                skip(body, 4)
+            }
+            b'd' | b'p' => skip(body, body.len()),
+            _ => Some(()),
+        }
+    }
+    let mut rest = body;
+    walk(kind, &mut rest).is_some() && rest.is_empty()
+}
+
 /// Refuses strings that are not UTF-8: the decoder would replace what it can't read, and store something else than
 /// was sent.
 fn check_strings(kind: u8, body: &[u8]) -> Result<()> {
@@ -243,5 +304,25 @@ impl From<PgWireFrontendMessage> for CopyMessage {
             PgWireFrontendMessage::Terminate(_) => CopyMessage::Terminate,
             _ => CopyMessage::Other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_well_formed;
+
+    #[test]
+    fn counts_that_lie_are_malformed() {
+        assert!(is_well_formed(b'Q', b"SELECT 1\0"));
+        assert!(!is_well_formed(b'Q', b"SELECT 1"));
+        assert!(!is_well_formed(b'Q', b"SELECT 1\0x"));
+        assert!(is_well_formed(b'B', b"\0\0\0\0\0\x01\0\0\0\x02hi\0\0"));
+        assert!(is_well_formed(b'B', b"\0\0\0\0\0\x01\xff\xff\xff\xff\0\0"));
+        assert!(!is_well_formed(b'B', b"\0\0\0\x05\0\0"));
+        assert!(!is_well_formed(b'B', b"\0\0\0\0\0\x01\0\0\0\x09hi\0\0"));
+        assert!(!is_well_formed(b'P', b"\0\0\0\x01"));
+        assert!(!is_well_formed(b'E', b"\0\0\0"));
+        assert!(!is_well_formed(b'D', b""));
+        assert!(is_well_formed(b'S', b""));
     }
 }
