@@ -15,7 +15,7 @@ const NESTING_MAX: usize = 200;
 /// How high a syntax tree may become. `a OR b OR …` is as high as it has operands; it is bound flat.
 const HEIGHT_MAX: usize = 20_000;
 /// What freeing, or walking once over, one level of a tree may take of the stack.
-const STACK_BYTES_PER_LEVEL: usize = 2048;
+const STACK_BYTES_PER_LEVEL: usize = 16 << 10;
 
 /// A statement that the binder turns into [`crate::ir::Statement`].
 #[derive(Debug)]
