@@ -70,9 +70,8 @@ impl fmt::Debug for TxnId {
 
 /// A point in the cluster's one order of transactions: `milliseconds << 18 | counter`.
 ///
-/// The oracle hands out only multiples of [`Timestamp::STRIDE`]. The values in between belong to shard leaders,
-/// which may raise a commit above a read they have served without asking the oracle again: as long as a raised
-/// timestamp stays below the next multiple, every timestamp that the oracle hands out later is above it.
+/// Drawn by shard leaders for commits and by gateways for snapshots. Two draws are [`Timestamp::STRIDE`] apart: the values in
+/// between are reserved, for what may one day have to order things within one draw.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub u64);
 
@@ -85,13 +84,6 @@ impl Timestamp {
     pub const STRIDE: u64 = 64;
     /// Bits of the counter below the milliseconds.
     pub const COUNTER_BITS: u32 = 18;
-
-    /// The next timestamp a leader may give a commit that must lie above `self`, or `None` when the gap up to the
-    /// oracle's next timestamp is used up and a fresh one has to be drawn.
-    pub fn raised(self) -> Option<Timestamp> {
-        let next = self.0.checked_add(1)?;
-        (next % Self::STRIDE != 0).then_some(Timestamp(next))
-    }
 
     /// The physical part, in milliseconds since the Unix epoch.
     pub fn physical_ms(self) -> u64 {
