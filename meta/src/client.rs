@@ -131,6 +131,16 @@ impl MetaClient {
         cache.leaders = map.leaders.iter().map(|l| (GroupId(l.group), NodeId(l.node))).collect();
     }
 
+    /// Takes in what another node said of itself and of others, while no leader is there to be asked. What was known
+    /// of the others stays: they speak for themselves.
+    pub fn learn_nodes(&self, itself: pb::MapNode, others: Vec<pb::MapNode>) {
+        let mut cache = self.cache.write();
+        cache.nodes.insert(NodeId(itself.id), itself);
+        for node in others {
+            cache.nodes.entry(NodeId(node.id)).or_insert(node);
+        }
+    }
+
     /// The shard of a group, as far as is known here.
     pub fn shard(&self, group: GroupId) -> Option<ShardDescriptor> {
         self.cache.read().shards.get(group).cloned()

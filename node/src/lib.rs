@@ -6,6 +6,7 @@
 //! - [`config`]: flags and the configuration file, which have the same names;
 //! - [`adopt`]: replicas that this node should have and doesn't;
 //! - [`bootstrap`]: how a store becomes the first of a cluster, or a member of one;
+//! - [`rendezvous`]: how nodes that were all stopped find each other again;
 //! - [`service`]: the gRPC services and HTTP routes that belong to no other room;
 //! - [`exit`]: how a failure becomes one line and an exit status;
 //! - [`local`]: the small files beside the databases in a store.
@@ -30,6 +31,7 @@ pub mod cli;
 pub mod config;
 pub mod exit;
 pub mod local;
+pub mod rendezvous;
 pub mod runtime;
 pub mod server;
 pub mod service;

@@ -29,6 +29,7 @@ use crate::bootstrap;
 use crate::config::ServerOptions;
 use crate::exit::Failure;
 use crate::local::LocalFiles;
+use crate::rendezvous::Rendezvous;
 use crate::service::admin::{Admin, Membership};
 use crate::service::late::Late;
 use crate::service::readiness::{self, Readiness};
@@ -160,10 +161,19 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
     let _ = membership.set(Membership {
         cluster_id: identity.cluster_id,
         node: identity.node_id,
+        addresses: addresses.clone(),
         meta: meta_client.clone(),
     });
     drop(wishes);
     seams.spawn("reconcile", reconcile::run(meta_server.clone(), closing.clone()));
+    let meeting = Rendezvous {
+        cluster_id: identity.cluster_id,
+        node: identity.node_id,
+        targets: options.join,
+        client: meta_client.clone(),
+        seams: seams.clone(),
+    };
+    seams.spawn("rendezvous", meeting.run(closing.clone()));
     let reporter = Reporter {
         cluster_id: identity.cluster_id,
         node: identity.node_id,

@@ -46,23 +46,22 @@ async fn a_hash_sharded_table_has_leaders_on_all_nodes() -> Result<()> {
         ensure!(cluster.value(n, "SELECT sum(v) FROM heap").await? == "125250");
         ensure!(cluster.value(n, "SELECT count(*) FROM cut WHERE a BETWEEN 50 AND 250").await? == "402");
     }
-    let mut leaders = std::collections::BTreeSet::new();
+    let oid: u64 = cluster.value(1, "SELECT oid FROM pg_class WHERE relname = 'spread'").await?.parse()?;
+    let view = "SELECT count(DISTINCT leader) AS n FROM flotilla.shards WHERE table_name = 'spread'";
+    let mut seen = (0, 0, String::new());
     for _ in 0..300 {
         let listed: serde_json::Value = serde_json::from_str(&admin_shards(&cluster, &["--json"])?)?;
         let shards = listed.as_array().context("a list of shards")?;
-        let ours = shards.iter().filter(|shard| shard["table"] == "spread");
-        leaders = ours.filter_map(|shard| shard["leader"].as_u64()).collect();
-        // Without names in the listing, all shards that the tables were split into count.
-        if leaders.is_empty() {
-            leaders = shards.iter().skip(3).filter_map(|shard| shard["leader"].as_u64()).collect();
-        }
-        if leaders.len() == 3 {
-            break;
+        let ours: Vec<_> = shards.iter().filter(|shard| shard["table"].as_u64() == Some(oid)).collect();
+        let leaders: std::collections::BTreeSet<_> =
+            ours.iter().filter_map(|shard| shard["leader"].as_u64()).collect();
+        seen = (ours.len(), leaders.len(), cluster.value(2, view).await?);
+        if seen == (8, 3, "3".to_owned()) {
+            return Ok(());
         }
         tests::pause(100).await;
     }
-    ensure!(leaders.len() == 3, "the leaders are on {leaders:?}\n{}", admin_shards(&cluster, &[])?);
-    Ok(())
+    anyhow::bail!("shards, leaders, leaders in the view: {seen:?}\n{}", admin_shards(&cluster, &[])?)
 }
 
 fn admin_shards(cluster: &Cluster, more: &[&str]) -> Result<String> {

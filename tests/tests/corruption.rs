@@ -33,8 +33,6 @@ async fn stopped_with_data(how: &str) -> Result<Cluster> {
         .batch_execute("INSERT INTO t SELECT n, repeat('x', 100) || n FROM generate_series(1, 5000) AS g(n)")
         .await
         .with_context(|| cluster.logs())?;
-    // Long enough for each node to have written down where the others are.
-    pause(1500).await;
     for n in 1..=3 {
         cluster.script(&[how, &n.to_string()])?;
     }

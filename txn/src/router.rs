@@ -205,6 +205,13 @@ impl Router {
         known.or_else(|| self.directory.leader(group))
     }
 
+    /// The node that leads `group` as the meta-group has heard it: for whom asks out of curiosity. (The router's own
+    /// belief is as old as its last request to that shard.)
+    pub fn reported_leader(&self, group: GroupId) -> Option<NodeId> {
+        let reported = self.directory.leader(group);
+        reported.or_else(|| self.leader(group))
+    }
+
     /// Asks the leader of the shard that holds `key`, wherever that shard moves meanwhile.
     pub async fn ask_key(
         &self,

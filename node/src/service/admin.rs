@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use meta::MetaClient;
 use proto::admin as pb;
 use proto::admin::admin_server as service;
+use proto::meta::Addresses;
 use storage::ids::NodeId;
 use tokio::sync::{mpsc, oneshot};
 use tonic::async_trait;
@@ -26,6 +27,8 @@ pub struct Membership {
     pub cluster_id: u128,
     /// This node.
     pub node: NodeId,
+    /// Where it is reached.
+    pub addresses: Addresses,
     /// The way to the meta-group.
     pub meta: Arc<MetaClient>,
 }
@@ -84,6 +87,8 @@ impl service::Admin for Admin {
             version: env!("CARGO_PKG_VERSION").into(),
             ready: reason.is_none(),
             reason: reason.unwrap_or_default(),
+            addresses: membership.map(|m| m.addresses.clone()),
+            nodes: membership.map(|m| m.meta.remembered_map().nodes).unwrap_or_default(),
         }))
     }
 

@@ -109,7 +109,7 @@ impl Database for Cluster {
             range: shard.range.clone(),
             epoch: shard.epoch,
             replicas: shard.nodes().collect(),
-            leader: self.core.router.leader(shard.group),
+            leader: self.core.router.reported_leader(shard.group),
         };
         Ok(shards.iter().map(info).collect())
     }
