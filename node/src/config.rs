@@ -146,7 +146,7 @@ impl Settings {
         })?;
         toml::from_str(&text).map_err(|error| {
             let message = error.message().replace('\n', " ");
-            let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+            let line = 1 + error.span().map_or(0, |span| text[..span.start].matches('\n').count());
             Failure::Usage(format!("{}, line {line}: {message}", path.display()))
         })
     }
@@ -171,7 +171,7 @@ mod tests {
         std::fs::write(&path, "insecure = true\nstoer = \"typo\"\n").expect("written");
         let flags = Settings { config: Some(path), ..Default::default() };
         let error = flags.resolve(false).expect_err("an unknown name").to_string();
-        assert!(error.contains("flotilla.toml") && error.contains("stoer"), "{error}");
+        assert!(error.contains("flotilla.toml, line 2: ") && error.contains("stoer"), "{error}");
     }
 
     #[test]
