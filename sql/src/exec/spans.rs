@@ -276,6 +276,12 @@ fn flatten<'a>(expr: &'a Expr, out: &mut Vec<&'a Expr>) {
 fn column_of(expr: &Expr) -> Option<usize> {
     match expr {
         Expr::Column(index, _) => Some(*index),
+        // A string under another type's name (`varchar_column = 'x'` compares as text): the value is the same, and strings
+        // of all types are ordered by their bytes. With a modifier it may be another value.
+        Expr::Coerce { input, ty, .. } if ty.typmod == -1 && ty.ty.is_string() => match input.ty().ty {
+            from if from.is_string() => column_of(input),
+            _ => None,
+        },
         Expr::Call { kind: CallKind::Implicit | CallKind::Cast, args, ty, .. } if args.len() == 1 => {
             let from = args[0].ty().ty;
             let strings = from.is_string() && matches!(ty.ty, Type::Text | Type::Varchar);
