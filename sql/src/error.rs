@@ -200,6 +200,12 @@ impl SqlError {
         self
     }
 
+    /// Counts the position from further in front.
+    pub fn shifted(mut self, by: u32) -> Self {
+        self.position = self.position.map(|position| position + by);
+        self
+    }
+
     /// Names the object the error is about.
     pub fn object(mut self, object: ErrorObject) -> Self {
         self.object = Some(Box::new(object));

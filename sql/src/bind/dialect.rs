@@ -1,6 +1,6 @@
 //! PostgreSQL's grammar on top of `sqlparser`'s dialect of it, where that one differs from PostgreSQL 15, chapter 4.1.6.
 
-use sqlparser::ast::{Expr, Ident, TrimWhereField, UnaryOperator};
+use sqlparser::ast::{Expr, Ident, SelectItem, TrimWhereField, UnaryOperator, Value};
 use sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
@@ -9,6 +9,9 @@ use sqlparser::tokenizer::Token;
 /// The name under which `BETWEEN SYMMETRIC` marks its lower bound: `Expr::Prefixed { prefix: SYMMETRIC, .. }`. A user
 /// can't write that: the parser makes `Prefixed` for `_charset 'x'` of MySQL only.
 pub(super) const SYMMETRIC: &str = "between symmetric";
+
+/// The name under which an empty select list is marked, in the same way.
+const NOTHING: &str = "nothing";
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -73,6 +76,43 @@ fn parse_substring(parser: &mut Parser) -> Result<Expr, ParserError> {
     }
     parser.expect_token(&Token::RParen)?;
     Ok(Expr::Substring { expr, substring_from, substring_for, special, shorthand: false })
+}
+
+/// Whether a select list ends before it began: `SELECT`, `(SELECT)`, `SELECT WHERE …`. What may follow is reserved, so it
+/// can't be a column. (`SELECT FROM` is seen by `sqlparser` itself.)
+fn at_empty_list(parser: &Parser) -> bool {
+    let is_select = matches!(&parser.get_current_token().token,
+        Token::Word(w) if w.keyword == Keyword::SELECT && w.quote_style.is_none());
+    is_select
+        && match &parser.peek_token_ref().token {
+            Token::EOF | Token::RParen => true,
+            Token::Word(w) => {
+                w.quote_style.is_none()
+                    && matches!(
+                        w.keyword,
+                        Keyword::WHERE
+                            | Keyword::GROUP
+                            | Keyword::HAVING
+                            | Keyword::UNION
+                            | Keyword::INTERSECT
+                            | Keyword::EXCEPT
+                            | Keyword::ORDER
+                            | Keyword::LIMIT
+                            | Keyword::OFFSET
+                            | Keyword::FETCH
+                    )
+            }
+            _ => false,
+        }
+}
+
+/// Whether these are the items of a select list that was left empty.
+pub(super) fn is_empty_list(items: &[SelectItem]) -> bool {
+    match items {
+        [] => true,
+        [SelectItem::UnnamedExpr(Expr::Prefixed { prefix, .. })] => prefix.value == NOTHING,
+        _ => false,
+    }
 }
 
 impl Dialect for Postgres {
@@ -146,6 +186,10 @@ impl Dialect for Postgres {
             parser.advance_token();
             return Some(if trim { parse_trim(parser) } else { parse_substring(parser) });
         }
+        if at_empty_list(parser) {
+            let value = Box::new(Expr::value(Value::Null));
+            return Some(Ok(Expr::Prefixed { prefix: Ident::new(NOTHING), value }));
+        }
         let (op, precedence) = match &parser.peek_token_ref().token {
             Token::Minus => (UnaryOperator::Minus, UNARY_SIGN),
             Token::Plus => (UnaryOperator::Plus, UNARY_SIGN),
@@ -209,6 +253,10 @@ impl Dialect for Postgres {
             }
             _ => None,
         }
+    }
+
+    fn supports_named_fn_args_with_assignment_operator(&self) -> bool {
+        true
     }
 
     delegate!(

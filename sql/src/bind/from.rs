@@ -180,6 +180,7 @@ impl Binder<'_> {
             name: called,
             position,
             args: Vec::new(),
+            names: Vec::new(),
             star: false,
             distinct: false,
             order_by: &[],

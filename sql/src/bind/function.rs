@@ -1,6 +1,6 @@
 //! Function calls that are neither aggregates nor window calls.
 
-use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, FunctionArguments};
+use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, FunctionArgOperator, FunctionArguments};
 
 use super::{Binder, Clause, SERIES, scope};
 use crate::error::{Result, SqlError, SqlState};
@@ -13,6 +13,8 @@ pub(super) struct Call<'e> {
     pub name: String,
     pub position: Option<u32>,
     pub args: Vec<&'e ast::Expr>,
+    /// The names of the last arguments: `f(1, b => 2)`.
+    pub names: Vec<String>,
     /// `f(*)`
     pub star: bool,
     pub distinct: bool,
@@ -58,6 +60,7 @@ impl Binder<'_> {
             name,
             position,
             args: Vec::new(),
+            names: Vec::new(),
             star: false,
             distinct: false,
             order_by: &[],
@@ -73,7 +76,33 @@ impl Binder<'_> {
                 call.distinct = matches!(duplicate_treatment, Some(ast::DuplicateTreatment::Distinct));
                 for arg in args {
                     match arg {
-                        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => call.args.push(expr),
+                        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) if call.names.is_empty() => {
+                            call.args.push(expr);
+                        }
+                        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => {
+                            return Err(SqlError::new(
+                                SqlState::SYNTAX_ERROR,
+                                "positional argument cannot follow named argument",
+                            )
+                            .at(self.position(expr)));
+                        }
+                        FunctionArg::Named {
+                            name,
+                            arg: FunctionArgExpr::Expr(expr),
+                            operator: FunctionArgOperator::RightArrow | FunctionArgOperator::Assignment,
+                        } => {
+                            let position = self.source.start(name.span);
+                            let name = scope::fold(name);
+                            if call.names.contains(&name) {
+                                return Err(SqlError::new(
+                                    SqlState::SYNTAX_ERROR,
+                                    format!("argument name \"{name}\" used more than once"),
+                                )
+                                .at(position));
+                            }
+                            call.args.push(expr);
+                            call.names.push(name);
+                        }
                         FunctionArg::Unnamed(FunctionArgExpr::Wildcard) if args.len() == 1 => {
                             call.star = true
                         }
@@ -81,7 +110,7 @@ impl Binder<'_> {
                             return Err(SqlError::unsupported("* as an argument").at(position));
                         }
                         FunctionArg::Named { .. } | FunctionArg::ExprNamed { .. } => {
-                            return Err(SqlError::unsupported("a named argument").at(position));
+                            return Err(SqlError::unsupported("this argument").at(position));
                         }
                     }
                 }
@@ -99,6 +128,9 @@ impl Binder<'_> {
     /// `name(args)`
     pub(super) fn function(&mut self, function: &ast::Function) -> Result<Expr> {
         let call = self.take_call(function)?;
+        if !call.names.is_empty() {
+            return self.named_call(&call);
+        }
         if call.over.is_some() {
             return self.window_call(call);
         }
@@ -191,6 +223,47 @@ impl Binder<'_> {
             return self.cast_to(arg, ColumnType::plain(ty), positions[0]);
         }
         self.function_call(&call.name, args, &positions).map_err(|e| e.at(at))
+    }
+
+    /// `name(a, c => b)`: arguments by position, then by name (chapter 4.3). No aggregate and no window function has names for
+    /// its parameters.
+    fn named_call(&mut self, call: &Call<'_>) -> Result<Expr> {
+        if call.distinct || !call.order_by.is_empty() || call.filter.is_some() || call.over.is_some() {
+            return Err(SqlError::unsupported("a named argument in this call").at(call.position));
+        }
+        if matches!(call.name.as_str(), "coalesce" | "greatest" | "least" | "nullif" | "row" | "grouping") {
+            return Err(self.syntax_error(&call.name, call.position));
+        }
+        let args = self.exprs(&call.args)?;
+        let given: Vec<Type> = args.iter().map(|a| a.ty().ty).collect();
+        let by_position = args.len() - call.names.len();
+        let mut args: Vec<Option<Expr>> = args.into_iter().map(Some).collect();
+        let fits = |parameters: &&function::Parameters| {
+            let rest = parameters.names.get(by_position..).unwrap_or_default();
+            parameters.function == call.name
+                && call.names.iter().all(|name| rest.contains(&name.as_str()))
+                && (parameters.optional || call.names.len() == rest.len())
+        };
+        let Some(parameters) = function::PARAMETERS.iter().find(fits) else {
+            return Err(no_such_call(call, &given).at(call.position));
+        };
+        let (mut ordered, mut positions) = (Vec::new(), Vec::new());
+        for (i, parameter) in parameters.names.iter().enumerate() {
+            let at = match i < by_position {
+                true => Some(i),
+                false => call.names.iter().position(|name| name == parameter).map(|n| by_position + n),
+            };
+            positions.push(at.and_then(|at| self.position(call.args[at])));
+            ordered.push(match at.and_then(|at| args[at].take()) {
+                Some(arg) => arg,
+                None => super::literal::unknown("0"),
+            });
+        }
+        let types: Vec<Type> = ordered.iter().map(|a| a.ty().ty).collect();
+        if resolve::function(&call.name, &types).is_err() {
+            return Err(no_such_call(call, &given).at(call.position));
+        }
+        self.function_call(&call.name, ordered, &positions).map_err(|e| e.at(call.position))
     }
 
     pub(super) fn exprs(&mut self, exprs: &[&ast::Expr]) -> Result<Vec<Expr>> {
@@ -303,6 +376,24 @@ impl Binder<'_> {
         }];
         Ok(Plan::Series { args: coerced, columns })
     }
+}
+
+/// `42883`, with the arguments as they were given.
+fn no_such_call(call: &Call<'_>, types: &[Type]) -> SqlError {
+    let by_position = types.len() - call.names.len();
+    let list: Vec<String> = types
+        .iter()
+        .enumerate()
+        .map(|(i, ty)| match i.checked_sub(by_position).and_then(|n| call.names.get(n)) {
+            Some(name) => format!("{name} => {ty}"),
+            None => ty.name().to_owned(),
+        })
+        .collect();
+    SqlError::new(
+        SqlState::UNDEFINED_FUNCTION,
+        format!("function {}({}) does not exist", call.name, list.join(", ")),
+    )
+    .hint("No function matches the given name and argument types. You might need to add explicit type casts.")
 }
 
 fn no_series(types: &[Type]) -> SqlError {

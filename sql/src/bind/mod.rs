@@ -58,6 +58,7 @@ use std::sync::Arc;
 
 use sqlparser::ast;
 
+pub use params::ParamTypes;
 pub use parse::{Bindable, parse};
 pub use utility::{
     Arguments, FetchDirection, Isolation, ParsedStatement, Set, TableName, Transaction, TransactionModes,
@@ -101,19 +102,18 @@ pub struct Bound {
     pub cacheable: bool,
 }
 
-/// Binds a statement. `params` are the parameters' types as far as they are declared ([`Type::Unknown`] or missing: to be
-/// inferred). `eval` is what constants are folded with.
+/// Binds a statement. `eval` is what constants are folded with.
 pub fn bind(
     statement: &Bindable,
     catalog: &dyn CatalogReader,
-    params: &[Type],
+    params: ParamTypes<'_>,
     eval: &EvalContext,
 ) -> Result<Bound> {
     parse::with_stack_for(statement.height(), || {
         let mut binder = Binder::new(catalog, eval, &statement.source, params);
         let bound = binder.statement(statement)?;
-        if matches!(bound, Statement::Ddl(_)) && !binder.params.is_empty() {
-            return Err(SqlError::new(SqlState::UNDEFINED_PARAMETER, "there is no parameter $1"));
+        if matches!(bound, Statement::Ddl(_)) {
+            binder.params.refuse()?;
         }
         Ok(Bound { statement: bound, cacheable: binder.cacheable, params: binder.params.finish()? })
     })
@@ -128,7 +128,7 @@ pub fn bind_default(
     eval: &EvalContext,
 ) -> Result<Expr> {
     let (source, expr) = parse::parse_expression(text)?;
-    let mut binder = Binder::new(catalog, eval, &source, &[]);
+    let mut binder = Binder::new(catalog, eval, &source, ParamTypes::Fixed(&[]));
     binder.default_expr(&expr, column, ty)
 }
 
@@ -140,7 +140,7 @@ pub fn bind_check(
     eval: &EvalContext,
 ) -> Result<Expr> {
     let (source, expr) = parse::parse_expression(text)?;
-    let mut binder = Binder::new(catalog, eval, &source, &[]);
+    let mut binder = Binder::new(catalog, eval, &source, ParamTypes::Fixed(&[]));
     let columns: Vec<OutputColumn> =
         table.columns.iter().map(|c| OutputColumn { name: c.name.clone(), ty: c.ty, origin: None }).collect();
     binder.check_expr(&expr, &table.name, &columns)
@@ -148,7 +148,7 @@ pub fn bind_check(
 
 /// The values of EXECUTE's arguments, as the prepared statement's parameter types.
 pub fn bind_arguments(arguments: &Arguments, types: &[Type], eval: &EvalContext) -> Result<Vec<Datum>> {
-    let mut binder = Binder::new(&NoTables, eval, &arguments.source, &[]);
+    let mut binder = Binder::new(&NoTables, eval, &arguments.source, ParamTypes::Fixed(&[]));
     let env = Env { ctx: eval, params: &[], outer: &[] };
     binder.arguments(&arguments.exprs, types)?.iter().map(|expr| crate::eval::eval(expr, &[], &env)).collect()
 }
@@ -329,7 +329,7 @@ impl<'a> Binder<'a> {
         catalog: &'a dyn CatalogReader,
         eval: &'a EvalContext,
         source: &'a Source,
-        params: &[Type],
+        params: ParamTypes<'_>,
     ) -> Self {
         Self {
             catalog,

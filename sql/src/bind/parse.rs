@@ -77,6 +77,12 @@ impl Bindable {
         self.source.text().get(self.span.clone()).unwrap_or_default()
     }
 
+    /// How many characters stand before the statement's own text in the source.
+    pub fn offset(&self) -> u32 {
+        let before = self.source.text().get(..self.span.start).unwrap_or_default();
+        u32::try_from(before.chars().count()).unwrap_or(0)
+    }
+
     /// Whether the statement answers with rows of a query (SELECT, VALUES, TABLE): what DECLARE CURSOR accepts.
     pub fn is_query(&self) -> bool {
         matches!(self.tree.as_deref(), Some(Tree::Statement(ast::Statement::Query(_))))

@@ -4,7 +4,7 @@ use sqlparser::ast::{self, GroupByExpr, LimitClause, SelectItem, SetExpr};
 
 use super::aggregate::Grouping;
 use super::scope::{Named, fold};
-use super::{AGGREGATE, Binder, Clause, Level, LevelKind, SERIES, WINDOW, place, refuse};
+use super::{AGGREGATE, Binder, Clause, Level, LevelKind, SERIES, WINDOW, dialect, place, refuse};
 use crate::error::{Result, SqlError, SqlState};
 use crate::function::CastContext;
 use crate::ir::{Expr, JoinKind, OutputColumn, Plan, SortKey};
@@ -172,6 +172,15 @@ impl Binder<'_> {
         self.level().scope = scope;
         self.define_windows(named_window)?;
         // In this order errors are met as PostgreSQL meets them.
+        let projection = match dialect::is_empty_list(projection) {
+            // DISTINCT is only there with a list.
+            true if matches!(distinct, Some(ast::Distinct::Distinct | ast::Distinct::On(_))) => {
+                let near = if from.is_empty() { ";" } else { "FROM" };
+                return Err(self.syntax_error(near, None));
+            }
+            true => &[],
+            false => projection.as_slice(),
+        };
         let mut items = self.items(projection, Clause::Select)?;
         let origins: Vec<_> = items.iter().map(|item| self.origin(&item.expr)).collect();
         if let Some(condition) = selection {

@@ -166,7 +166,9 @@ impl Runner {
         parse(sql)?
             .iter()
             .map(|statement| match statement {
-                ParsedStatement::Bindable(bindable) => bind(bindable, &self.tables, types, &self.eval),
+                ParsedStatement::Bindable(bindable) => {
+                    bind(bindable, &self.tables, ParamTypes::Inferred(types), &self.eval)
+                }
                 _ => Err(SqlError::internal("not bindable")),
             })
             .collect()

@@ -29,8 +29,10 @@ pub enum ParsedStatement {
 /// Transaction control.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transaction {
-    /// BEGIN or START TRANSACTION.
+    /// BEGIN
     Begin(TransactionModes),
+    /// START TRANSACTION
+    Start(TransactionModes),
     /// COMMIT or END.
     Commit {
         /// AND CHAIN
@@ -74,6 +76,30 @@ pub enum Isolation {
     Serializable,
 }
 
+impl Isolation {
+    const ALL: [Isolation; 4] = [
+        Isolation::ReadUncommitted,
+        Isolation::ReadCommitted,
+        Isolation::RepeatableRead,
+        Isolation::Serializable,
+    ];
+
+    /// The name as settings spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isolation::ReadUncommitted => "read uncommitted",
+            Isolation::ReadCommitted => "read committed",
+            Isolation::RepeatableRead => "repeatable read",
+            Isolation::Serializable => "serializable",
+        }
+    }
+
+    /// The level of this name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.name() == name)
+    }
+}
+
 /// SET and RESET.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
@@ -83,6 +109,8 @@ pub struct Set {
     pub value: Option<Vec<String>>,
     /// SET LOCAL
     pub local: bool,
+    /// RESET
+    pub reset: bool,
 }
 
 /// Which rows FETCH and MOVE want.
@@ -217,7 +245,7 @@ pub(super) fn parse_statement(cursor: &mut Cursor<'_>) -> Result<ParsedStatement
             reader.skip(1);
             let name = reader.setting_name()?;
             let name = (name != "all").then_some(name);
-            ParsedStatement::Set(Set { name, value: None, local: false })
+            ParsedStatement::Set(Set { name, value: None, local: false, reset: true })
         }
         "show" => {
             reader.skip(1);
@@ -468,7 +496,7 @@ impl Reader<'_, '_> {
             }
             "start" => {
                 self.expect("transaction")?;
-                Transaction::Begin(self.modes()?)
+                Transaction::Start(self.modes()?)
             }
             "commit" | "end" => {
                 if keyword == "commit" && self.word("prepared") {
@@ -1042,7 +1070,7 @@ impl Reader<'_, '_> {
 }
 
 fn set(name: Option<&str>, value: Option<Vec<String>>, local: bool) -> ParsedStatement {
-    ParsedStatement::Set(Set { name: name.map(Into::into), value, local })
+    ParsedStatement::Set(Set { name: name.map(Into::into), value, local, reset: false })
 }
 
 fn string_of(token: &TokenWithSpan) -> Option<String> {

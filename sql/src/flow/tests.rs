@@ -16,7 +16,7 @@ async fn bound(sql: &str, on: &TestTransaction) -> Result<Statement> {
     let Some(bind::ParsedStatement::Bindable(statement)) = parsed else {
         return Err(SqlError::internal("nothing to bind"));
     };
-    Ok(bind::bind(&statement, &*on.view(), &[], &eval_context())?.statement)
+    Ok(bind::bind(&statement, &*on.view(), bind::ParamTypes::Fixed(&[]), &eval_context())?.statement)
 }
 
 async fn set_up() -> TestTransaction {

@@ -140,3 +140,41 @@ pub fn cast(from: Type, to: Type) -> Option<Cast> {
     }
     INDEX.get(&(from, to)).copied()
 }
+
+/// The names of a function's parameters.
+#[derive(Debug)]
+pub struct Parameters {
+    /// The function.
+    pub function: &'static str,
+    /// In order.
+    pub names: &'static [&'static str],
+    /// Each may be left out, and is zero then.
+    pub optional: bool,
+}
+
+/// The functions that can be called with named arguments (`pg_proc.proargnames`), once for each number of parameters.
+/// Most of PostgreSQL's own functions have no names for theirs.
+pub static PARAMETERS: &[Parameters] = &[
+    Parameters { function: "make_date", names: &["year", "month", "day"], optional: false },
+    Parameters { function: "make_time", names: &["hour", "min", "sec"], optional: false },
+    Parameters {
+        function: "make_timestamp",
+        names: &["year", "month", "mday", "hour", "min", "sec"],
+        optional: false,
+    },
+    Parameters {
+        function: "make_timestamptz",
+        names: &["year", "month", "mday", "hour", "min", "sec"],
+        optional: false,
+    },
+    Parameters {
+        function: "make_timestamptz",
+        names: &["year", "month", "mday", "hour", "min", "sec", "timezone"],
+        optional: false,
+    },
+    Parameters {
+        function: "make_interval",
+        names: &["years", "months", "weeks", "days", "hours", "mins", "secs"],
+        optional: true,
+    },
+];

@@ -24,8 +24,8 @@ mod to_char;
 mod to_char_number;
 
 pub use catalogue::{
-    Cast, CastContext, aggregates, all_aggregates, all_functions, all_operators, cast, functions, operators,
-    window_function,
+    Cast, CastContext, PARAMETERS, Parameters, aggregates, all_aggregates, all_functions, all_operators,
+    cast, functions, operators, window_function,
 };
 
 pub use string::{quote_ident, quote_literal};

@@ -90,7 +90,7 @@ fn escape_error() -> SqlError {
 fn like(a: &[Datum], fold: bool, wanted: bool) -> Result<Datum> {
     let (text, pattern) = (a.text(0)?, a.text(1)?);
     let matched = if fold {
-        matches_like(text.to_lowercase().as_bytes(), pattern.to_lowercase().as_bytes())?
+        matches_like(super::string::lower(text).as_bytes(), super::string::lower(pattern).as_bytes())?
     } else {
         matches_like(text.as_bytes(), pattern.as_bytes())?
     };

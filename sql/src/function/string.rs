@@ -36,8 +36,8 @@ pub(super) static FUNCTIONS: &[Function] = list! {
     "character_length"(Bpchar) -> Int4 = length;
     "octet_length"(Text) -> Int4 = |_, a| Ok(int(a.text(0)?.len()));
     "bit_length"(Text) -> Int4 = |_, a| Ok(int(a.text(0)?.len() * 8));
-    "lower"(Text) -> Text = |_, a| Ok(Datum::text(a.text(0)?.chars().map(lower).collect::<String>()));
-    "upper"(Text) -> Text = |_, a| Ok(Datum::text(a.text(0)?.chars().map(upper).collect::<String>()));
+    "lower"(Text) -> Text = |_, a| Ok(Datum::text(lower(a.text(0)?)));
+    "upper"(Text) -> Text = |_, a| Ok(Datum::text(a.text(0)?.chars().map(upper_char).collect::<String>()));
     "initcap"(Text) -> Text = |_, a| Ok(Datum::text(initcap(a.text(0)?)));
     "substr"(Text, Int4) -> Text = |_, a| substring(a.text(0)?, a.int4(1)?, None);
     "substr"(Text, Int4, Int4) -> Text = |_, a| substring(a.text(0)?, a.int4(1)?, Some(a.int4(2)?));
@@ -127,20 +127,35 @@ fn length(_: &EvalContext, a: &[Datum]) -> Result<Datum> {
     Ok(int(a.text(0)?.chars().count()))
 }
 
-/// One character for one, as C's library does it.
-fn lower(c: char) -> char {
+/// In lower case: one character for one, whatever stands around it, as C's library does it.
+pub(super) fn lower(text: &str) -> String {
+    text.chars().map(lower_char).collect()
+}
+
+/// Unicode's simple mapping. The standard library has the full one; where that has several characters for one, the simple
+/// one leaves the character as it is, except for these.
+fn lower_char(c: char) -> char {
     let mut mapped = c.to_lowercase();
     match (mapped.next(), mapped.next()) {
         (Some(single), None) => single,
+        _ if c == 'İ' => 'i',
         _ => c,
     }
 }
 
-fn upper(c: char) -> char {
+/// See [`lower_char`].
+fn upper_char(c: char) -> char {
     let mut mapped = c.to_uppercase();
     match (mapped.next(), mapped.next()) {
         (Some(single), None) => single,
-        _ => c,
+        // Greek vowels with an iota below become those with one beside.
+        _ => match u32::from(c) {
+            code @ (0x1f80..=0x1f87 | 0x1f90..=0x1f97 | 0x1fa0..=0x1fa7) => {
+                char::from_u32(code + 8).unwrap_or(c)
+            }
+            code @ (0x1fb3 | 0x1fc3 | 0x1ff3) => char::from_u32(code + 9).unwrap_or(c),
+            _ => c,
+        },
     }
 }
 
@@ -148,7 +163,7 @@ pub(super) fn initcap(text: &str) -> String {
     let mut inside = false;
     text.chars()
         .map(|c| {
-            let mapped = if inside { lower(c) } else { upper(c) };
+            let mapped = if inside { lower_char(c) } else { upper_char(c) };
             inside = c.is_alphanumeric();
             mapped
         })

@@ -55,7 +55,7 @@ fn expression(plan: Plan) -> Expr {
 fn answer(text: &str, ctx: &EvalContext) -> Result<String> {
     let mut statements = bind::parse(&format!("SELECT {text}"))?;
     let ParsedStatement::Bindable(statement) = statements.remove(0) else { panic!("not a query") };
-    let bound = bind::bind(&statement, &Empty, &[], ctx)?;
+    let bound = bind::bind(&statement, &Empty, bind::ParamTypes::Fixed(&[]), ctx)?;
     let Statement::Query(plan) = bound.statement else { panic!("not a query") };
     let expr = expression(plan);
     let value = eval(&expr, &[], &Env { ctx, params: &[], outer: &[] })?;

@@ -264,3 +264,26 @@ pub enum Ddl {
         notice: Option<String>,
     },
 }
+
+impl Ddl {
+    /// The command as messages name it.
+    pub fn command(&self) -> &'static str {
+        match self {
+            Ddl::CreateTable { source: None, .. } => "CREATE TABLE",
+            Ddl::CreateTable { source: Some(_), .. } => "CREATE TABLE AS",
+            Ddl::DropTable { .. } => "DROP TABLE",
+            Ddl::Truncate { .. } => "TRUNCATE TABLE",
+            Ddl::AddPrimaryKey { .. }
+            | Ddl::SplitAt { .. }
+            | Ddl::AddColumn { .. }
+            | Ddl::DropColumn { .. }
+            | Ddl::RenameColumn { .. }
+            | Ddl::RenameTable { .. } => "ALTER TABLE",
+            Ddl::CreateDatabase { .. } => "CREATE DATABASE",
+            Ddl::DropDatabase { .. } => "DROP DATABASE",
+            Ddl::CreateSchema { .. } => "CREATE SCHEMA",
+            Ddl::DropSchema { .. } => "DROP SCHEMA",
+            Ddl::Nothing { tag, .. } => tag,
+        }
+    }
+}

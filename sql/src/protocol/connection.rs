@@ -116,6 +116,10 @@ where
     }
 
     async fn ready(&mut self) -> Result<(), End> {
+        // Those that the end of an implicit transaction brought back.
+        for (name, value) in self.session.take_changed_parameters() {
+            self.output.parameter(name, &value);
+        }
         self.output.ready(self.session.status());
         Ok(self.output.flush().await?)
     }

@@ -6,6 +6,7 @@ use txn::api::{BeginOptions, Transaction};
 
 use super::Session;
 use super::settings::Settings;
+use crate::bind::{Isolation, TransactionModes};
 use crate::catalog::{CatalogMark, TransactionCatalog};
 use crate::error::{Result, SqlError, SqlState};
 
@@ -31,10 +32,16 @@ pub(super) struct Block {
     /// A statement has run in it.
     pub used: bool,
     pub read_only: bool,
+    /// What was asked for. Every level is carried out as SERIALIZABLE, which the standard allows: no level permits more than
+    /// it asks.
+    pub isolation: Isolation,
+    pub deferrable: bool,
     /// When it began: `now()`, in microseconds since 2000-01-01.
     pub began: i64,
     /// What SET is undone to by ROLLBACK.
     settings: Settings,
+    /// What COMMIT leaves: as if SET LOCAL had not been said. `None`: it was not.
+    kept: Option<Settings>,
     savepoints: Vec<Savepoint>,
 }
 
@@ -43,12 +50,8 @@ struct Savepoint {
     writes: u64,
     catalog: CatalogMark,
     settings: Settings,
-}
-
-/// How BEGIN asks for a transaction.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Modes {
-    pub read_only: Option<bool>,
+    kept: Option<Settings>,
+    read_only: bool,
 }
 
 impl Session {
@@ -59,6 +62,24 @@ impl Session {
 
     pub(super) fn default_read_only(&self) -> bool {
         self.settings.flag("default_transaction_read_only")
+    }
+
+    /// The open block's characteristics, or those of the next transaction.
+    pub(super) fn modes(&self) -> TransactionModes {
+        let (isolation, read_only, deferrable) = match &self.state {
+            State::Open(block) | State::Failed(block) => (block.isolation, block.read_only, block.deferrable),
+            State::Idle => (
+                Isolation::by_name(self.settings.get("default_transaction_isolation"))
+                    .unwrap_or(Isolation::Serializable),
+                self.default_read_only(),
+                self.settings.flag("default_transaction_deferrable"),
+            ),
+        };
+        TransactionModes {
+            isolation: Some(isolation),
+            read_only: Some(read_only),
+            deferrable: Some(deferrable),
+        }
     }
 
     /// Whether statements may not change anything now.
@@ -72,7 +93,7 @@ impl Session {
     /// The open block; opens an implicit one outside of any. `25P02` in a failed one.
     pub(super) async fn block(&mut self) -> Result<&mut Block> {
         if matches!(self.state, State::Idle) {
-            self.open_block(false, Modes::default()).await?;
+            self.open_block(false, TransactionModes::default()).await?;
         }
         match &mut self.state {
             State::Open(block) => Ok(block),
@@ -80,8 +101,9 @@ impl Session {
         }
     }
 
-    async fn open_block(&mut self, explicit: bool, modes: Modes) -> Result<()> {
-        let read_only = modes.read_only.unwrap_or_else(|| self.default_read_only());
+    async fn open_block(&mut self, explicit: bool, modes: TransactionModes) -> Result<()> {
+        let default = self.modes();
+        let read_only = modes.read_only.or(default.read_only).unwrap_or(false);
         let options = BeginOptions { read_only, ..Default::default() };
         self.state = State::Open(Block {
             transaction: self.shared.database.begin(options),
@@ -89,41 +111,86 @@ impl Session {
             explicit,
             used: false,
             read_only,
+            isolation: modes.isolation.or(default.isolation).unwrap_or(Isolation::Serializable),
+            deferrable: modes.deferrable.or(default.deferrable).unwrap_or(false),
             began: self.now(),
             settings: self.settings.clone(),
+            kept: None,
             savepoints: Vec::new(),
         });
         Ok(())
     }
 
     /// BEGIN. The warning for a block that is open already is returned as a notice.
-    pub(super) async fn begin(&mut self, modes: Modes) -> Result<Option<&'static str>> {
+    pub(super) async fn begin(&mut self, modes: TransactionModes) -> Result<Option<&'static str>> {
         match &mut self.state {
             State::Idle => self.open_block(true, modes).await.map(|()| None),
             State::Open(block) if !block.explicit => {
                 block.explicit = true;
-                Ok(None)
+                self.set_modes(modes).map(|()| None)
             }
             State::Open(_) => Ok(Some("there is already a transaction in progress")),
             State::Failed(_) => Err(in_failed_block()),
         }
     }
 
-    /// SET TRANSACTION READ ONLY / READ WRITE.
-    pub(super) fn set_modes(&mut self, modes: Modes) -> Result<()> {
+    /// SET TRANSACTION in a block.
+    pub(super) fn set_modes(&mut self, modes: TransactionModes) -> Result<()> {
         let State::Open(block) = &mut self.state else { return Ok(()) };
-        let Some(read_only) = modes.read_only else { return Ok(()) };
-        if block.used && block.read_only && !read_only {
-            return Err(SqlError::new(
-                SqlState::ACTIVE_SQL_TRANSACTION,
-                "transaction read-write mode must be set before any query",
-            ));
+        let TransactionModes { isolation, read_only, deferrable } = modes;
+        let refused = |message: &'static str| Err(SqlError::new(SqlState::ACTIVE_SQL_TRANSACTION, message));
+        let nested = !block.savepoints.is_empty();
+        if let Some(isolation) = isolation.filter(|level| *level != block.isolation) {
+            if block.used {
+                return refused("SET TRANSACTION ISOLATION LEVEL must be called before any query");
+            }
+            if nested {
+                return refused("SET TRANSACTION ISOLATION LEVEL must not be called in a subtransaction");
+            }
+            block.isolation = isolation;
         }
-        if !block.used {
-            let options = BeginOptions { read_only, ..Default::default() };
-            block.transaction = self.shared.database.begin(options);
+        if let Some(deferrable) = deferrable.filter(|wanted| *wanted != block.deferrable) {
+            if block.used {
+                return refused("SET TRANSACTION [NOT] DEFERRABLE must be called before any query");
+            }
+            if nested {
+                return refused("SET TRANSACTION [NOT] DEFERRABLE cannot be called within a subtransaction");
+            }
+            block.deferrable = deferrable;
         }
-        block.read_only = read_only;
+        if let Some(read_only) = read_only.filter(|wanted| *wanted != block.read_only) {
+            if !read_only && nested {
+                return refused("cannot set transaction read-write mode inside a read-only transaction");
+            }
+            if !read_only && block.used {
+                return refused("transaction read-write mode must be set before any query");
+            }
+            // Nothing has been read or written through the old one.
+            if !block.used && !nested {
+                let options = BeginOptions { read_only, ..Default::default() };
+                block.transaction = self.shared.database.begin(options);
+            }
+            block.read_only = read_only;
+        }
+        Ok(())
+    }
+
+    /// SET of one parameter, or RESET of one (`value` is `None`) or all. `local`: until the transaction's end.
+    pub(super) fn change(&mut self, name: Option<&str>, value: Option<&str>, local: bool) -> Result<()> {
+        let apply = |settings: &mut Settings| match (name, value) {
+            (Some(name), Some(value)) => settings.set(name, value).map(Vec::from_iter),
+            (Some(name), None) => settings.reset(name).map(Vec::from_iter),
+            (None, _) => Ok(settings.reset_all()),
+        };
+        if let State::Open(block) = &mut self.state {
+            if local {
+                block.kept.get_or_insert_with(|| self.settings.clone());
+            } else if let Some(kept) = &mut block.kept {
+                apply(kept)?;
+            }
+        }
+        let changed = apply(&mut self.settings)?;
+        self.changed_parameters.extend(changed);
         Ok(())
     }
 
@@ -134,7 +201,12 @@ impl Session {
             State::Open(block) => {
                 self.portals.clear();
                 match finish(&block.transaction, &block.catalog).await {
-                    Ok(()) => Ok(("COMMIT", None)),
+                    Ok(()) => {
+                        if let Some(kept) = block.kept {
+                            self.restore_settings(kept);
+                        }
+                        Ok(("COMMIT", None))
+                    }
                     Err(error) => {
                         self.restore_settings(block.settings);
                         Err(error)
@@ -217,7 +289,8 @@ impl Session {
             ));
         }
         let (writes, catalog) = (block.transaction.savepoint(), block.catalog.mark());
-        block.savepoints.push(Savepoint { name, writes, catalog, settings });
+        let (kept, read_only) = (block.kept.clone(), block.read_only);
+        block.savepoints.push(Savepoint { name, writes, catalog, settings, kept, read_only });
         Ok(())
     }
 
@@ -243,6 +316,8 @@ impl Session {
                 let point = &block.savepoints[at];
                 block.catalog.rollback_to(&point.catalog);
                 let settings = point.settings.clone();
+                block.kept.clone_from(&point.kept);
+                block.read_only = point.read_only;
                 let undone = block.transaction.rollback_to(point.writes).await;
                 block.savepoints.truncate(at + 1);
                 undone.map(|()| settings).map_err(SqlError::from)

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use super::run::{Response, Rows};
 use super::{KEPT_MAX, Session};
-use crate::bind::{Bound, ParsedStatement};
+use crate::bind::{Bound, ParamTypes, ParsedStatement};
 use crate::catalog::CatalogImage;
 use crate::error::{Result, SqlError, SqlState};
 use crate::ir::OutputColumn;
@@ -89,7 +89,17 @@ impl Session {
                 "cannot insert multiple commands into a prepared statement",
             ));
         }
-        let prepared = self.prepare_parsed(parsed.pop(), declared).await?;
+        let mut types = Vec::with_capacity(declared.len());
+        for oid in declared {
+            let known = match oid {
+                0 => Some(Type::Unknown),
+                oid => Type::from_oid(*oid),
+            };
+            types.push(known.ok_or_else(|| {
+                SqlError::new(SqlState::UNDEFINED_OBJECT, format!("type with OID {oid} does not exist"))
+            })?);
+        }
+        let prepared = self.prepare_parsed(parsed.pop(), ParamTypes::Inferred(&types)).await?;
         self.keep_statement(name, prepared)
     }
 

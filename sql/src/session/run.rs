@@ -13,7 +13,7 @@ use txn::api::{BeginOptions, Transaction};
 use super::Session;
 use super::block::{State, finish, in_failed_block};
 use super::portal::Prepared;
-use crate::bind::{self, Bindable, Bound, ParsedStatement};
+use crate::bind::{self, Bindable, Bound, ParamTypes, ParsedStatement};
 use crate::catalog::{CatalogView, TransactionCatalog};
 use crate::error::{Result, SqlError, SqlState};
 use crate::exec::{self, CopyIn, CopyOut, Outcome, Row, RowStream, StatementContext};
@@ -339,8 +339,8 @@ impl Session {
             return Ok(bound.clone());
         }
         let zone = self.settings.time_zone().clone();
-        let bound =
-            Arc::new(bind::bind(runnable.statement, &**view, runnable.types, &self.eval_context(&zone))?);
+        let types = ParamTypes::Fixed(runnable.types);
+        let bound = Arc::new(bind::bind(runnable.statement, &**view, types, &self.eval_context(&zone))?);
         if let Some(prepared) = runnable.prepared
             && bound.cacheable
         {
@@ -353,18 +353,8 @@ impl Session {
     pub(super) async fn prepare_parsed(
         &mut self,
         statement: Option<ParsedStatement>,
-        declared: &[u32],
+        types: ParamTypes<'_>,
     ) -> Result<Prepared> {
-        let mut types = Vec::with_capacity(declared.len());
-        for oid in declared {
-            let known = match oid {
-                0 => Some(Type::Unknown),
-                oid => Type::from_oid(*oid),
-            };
-            types.push(known.ok_or_else(|| {
-                SqlError::new(SqlState::UNDEFINED_OBJECT, format!("type with OID {oid} does not exist"))
-            })?);
-        }
         let empty =
             |statement| Prepared { statement, params: Vec::new(), columns: None, bound: Default::default() };
         let bindable = match &statement {
@@ -387,7 +377,7 @@ impl Session {
             };
             let path = self.settings.search_path();
             let view = catalog.view(path.clone().into());
-            match bind::bind(bindable, &*view, &types, &self.eval_context(&zone)) {
+            match bind::bind(bindable, &*view, types, &self.eval_context(&zone)) {
                 Ok(bound) => break (Arc::new(bound), view.image().clone(), path),
                 Err(error) if is_unknown_name(&error) && !looked_again => {
                     looked_again = true;
@@ -520,7 +510,7 @@ fn changes(statement: &Statement) -> Option<&'static str> {
         Statement::Update(_) => Some("UPDATE"),
         Statement::Delete(_) => Some("DELETE"),
         Statement::CopyFrom(_) => Some("COPY FROM"),
-        Statement::Ddl(_) => Some("a schema change"),
+        Statement::Ddl(ddl) => Some(ddl.command()),
         Statement::Explain { statement, analyze: true } => changes(statement),
         Statement::Explain { .. } | Statement::Query(_) | Statement::CopyTo(_) => None,
     }

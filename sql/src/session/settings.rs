@@ -161,6 +161,7 @@ const PARAMETERS: &[Parameter] = &[
         "Every commit is on the disks of a majority before it is acknowledged.",
     ),
     p("TimeZone", "UTC", Kind::Zone, true, "Sets the time zone for displaying and interpreting time stamps."),
+    p("transaction_deferrable", "off", Kind::Bool, false, "Shows whether the current transaction waits."),
     p(
         "transaction_isolation",
         "serializable",
@@ -233,7 +234,10 @@ impl Settings {
     /// Sets a parameter back to its initial value.
     pub fn reset(&mut self, name: &str) -> Result<Option<(&'static str, String)>> {
         let Some(index) = index_of(name) else {
-            self.custom.remove(&name.to_ascii_lowercase());
+            // Once known, they stay.
+            if let Some(value) = self.custom.get_mut(&name.to_ascii_lowercase()) {
+                value.clear();
+            }
             return if name.contains('.') { Ok(None) } else { Err(unknown(name)) };
         };
         let value = self.initial[index].clone().into_owned();
@@ -255,7 +259,9 @@ impl Settings {
     /// SHOW.
     pub fn show(&self, name: &str) -> Result<(String, String)> {
         match index_of(name) {
-            Some(index) => Ok((PARAMETERS[index].name.to_owned(), self.values[index].clone().into_owned())),
+            Some(index) => {
+                Ok((PARAMETERS[index].name.to_owned(), shown(&PARAMETERS[index], &self.values[index])))
+            }
             None => match self.custom.get(&name.to_ascii_lowercase()) {
                 Some(value) => Ok((name.to_ascii_lowercase(), value.clone())),
                 None => Err(unknown(name)),
@@ -264,8 +270,8 @@ impl Settings {
     }
 
     /// SHOW ALL: name, value, description.
-    pub fn all(&self) -> impl Iterator<Item = (&'static str, &str, &'static str)> {
-        PARAMETERS.iter().zip(&self.values).map(|(p, v)| (p.name, &**v, p.description))
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, String, &'static str)> {
+        PARAMETERS.iter().zip(&self.values).map(|(p, v)| (p.name, shown(p, v), p.description))
     }
 
     /// What a client is told at startup.
@@ -357,8 +363,13 @@ fn normalise(parameter: &Parameter, value: &str) -> Result<String> {
             Err(_) => Err(invalid(parameter, value)),
         },
         Kind::Millis => millis(value).map(|ms| ms.to_string()).ok_or_else(|| {
-            invalid(parameter, value)
-                .hint("Valid units for this parameter are \"us\", \"ms\", \"s\", \"min\", \"h\", and \"d\".")
+            let error = invalid(parameter, value);
+            match value.starts_with(|c: char| c.is_ascii_digit()) {
+                true => error.hint(
+                    "Valid units for this parameter are \"us\", \"ms\", \"s\", \"min\", \"h\", and \"d\".",
+                ),
+                false => error,
+            }
         }),
         Kind::OneOf(values) => {
             let plain = |s: &str| s.to_ascii_lowercase().replace([' ', '\''], "");
@@ -390,6 +401,16 @@ fn millis(text: &str) -> Option<u64> {
         "d" => number.checked_mul(86_400_000),
         _ => None,
     }
+}
+
+/// A value as SHOW writes it: durations in the largest unit that gives a whole number.
+fn shown(parameter: &Parameter, value: &str) -> String {
+    let (Kind::Millis, Ok(millis @ 1..)) = (&parameter.kind, value.parse::<u64>()) else {
+        return value.to_owned();
+    };
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"), (1, "ms")];
+    let unit = units.into_iter().find(|(size, _)| millis % size == 0);
+    unit.map_or_else(|| value.to_owned(), |(size, unit)| format!("{}{unit}", millis / size))
 }
 
 #[cfg(test)]

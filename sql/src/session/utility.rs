@@ -1,7 +1,7 @@
 //! Statements that the session carries out itself: transaction control, SET and SHOW, PREPARE, cursors.
 
 use crate::bind::{
-    self, FetchDirection, Isolation, ParsedStatement, Set, Transaction, TransactionModes, Utility,
+    self, FetchDirection, Isolation, ParamTypes, ParsedStatement, Set, Transaction, TransactionModes, Utility,
 };
 use crate::catalog::CatalogReader;
 use crate::error::{Result, SqlError, SqlState};
@@ -9,7 +9,7 @@ use crate::ir::OutputColumn;
 use crate::types::{Datum, Type};
 
 use super::Session;
-use super::block::{Modes, State, in_failed_block};
+use super::block::{State, in_failed_block};
 use super::portal::{Portal, no_statement};
 use super::run::{Notice, Response};
 
@@ -28,8 +28,8 @@ impl Session {
             return Err(in_failed_block());
         }
         match statement {
-            ParsedStatement::Transaction(transaction) => self.transaction(transaction).await,
-            ParsedStatement::Set(set) => self.set(set),
+            ParsedStatement::Transaction(transaction) => self.transaction(transaction, alone).await,
+            ParsedStatement::Set(set) => self.set(set, alone).await,
             ParsedStatement::Show(name) => self.show(name.as_deref()),
             ParsedStatement::Utility(utility) => self.utility(utility, alone).await,
             ParsedStatement::Bindable(_) => Err(SqlError::internal("a bindable statement is no utility")),
@@ -54,22 +54,26 @@ impl Session {
         }
     }
 
-    async fn transaction(&mut self, statement: &Transaction) -> Result<Response> {
+    async fn transaction(&mut self, statement: &Transaction, alone: bool) -> Result<Response> {
         match statement {
             Transaction::Begin(modes) => {
-                let warning = self.begin(checked(modes)).await?;
+                let warning = self.begin(*modes).await?;
                 Ok(done("BEGIN", warning, SqlState::ACTIVE_SQL_TRANSACTION))
             }
+            Transaction::Start(modes) => {
+                let warning = self.begin(*modes).await?;
+                Ok(done("START TRANSACTION", warning, SqlState::ACTIVE_SQL_TRANSACTION))
+            }
             Transaction::Commit { chain } => {
-                let read_only = self.block_read_only();
+                let modes = self.block_modes();
                 let (tag, warning) = self.commit().await?;
-                self.chain(*chain, read_only).await?;
+                self.chain(*chain, modes).await?;
                 Ok(done(tag, warning, SqlState::NO_ACTIVE_SQL_TRANSACTION))
             }
             Transaction::Rollback { chain } => {
-                let read_only = self.block_read_only();
+                let modes = self.block_modes();
                 let warning = self.rollback().await;
-                self.chain(*chain, read_only).await?;
+                self.chain(*chain, modes).await?;
                 Ok(done("ROLLBACK", warning, SqlState::NO_ACTIVE_SQL_TRANSACTION))
             }
             Transaction::Savepoint(name) => {
@@ -85,34 +89,40 @@ impl Session {
                 Ok(Response::tag("ROLLBACK"))
             }
             Transaction::SetModes(modes) => {
-                let outside = matches!(self.state, State::Idle);
-                self.set_modes(checked(modes))?;
+                let outside = self.is_outside(alone).await?;
+                self.set_modes(*modes)?;
                 let warning = outside.then_some("SET TRANSACTION can only be used in transaction blocks");
                 Ok(done("SET", warning, SqlState::NO_ACTIVE_SQL_TRANSACTION))
             }
             Transaction::SetSessionModes(modes) => {
-                if let Some(isolation) = modes.isolation {
-                    self.change("default_transaction_isolation", isolation_name(isolation))?;
-                }
-                if let Some(read_only) = modes.read_only {
-                    self.change("default_transaction_read_only", if read_only { "on" } else { "off" })?;
+                let flag = |on| if on { "on" } else { "off" };
+                let values = [
+                    ("default_transaction_isolation", modes.isolation.map(Isolation::name)),
+                    ("default_transaction_read_only", modes.read_only.map(flag)),
+                    ("default_transaction_deferrable", modes.deferrable.map(flag)),
+                ];
+                for (name, value) in values {
+                    if value.is_some() {
+                        self.change(Some(name), value, false)?;
+                    }
                 }
                 Ok(Response::tag("SET"))
             }
         }
     }
 
-    fn block_read_only(&self) -> Option<bool> {
+    /// The characteristics of the open block, for AND CHAIN.
+    fn block_modes(&self) -> Option<TransactionModes> {
         match &self.state {
-            State::Open(block) | State::Failed(block) => Some(block.read_only),
+            State::Open(_) | State::Failed(_) => Some(self.modes()),
             State::Idle => None,
         }
     }
 
     /// AND CHAIN: begins another transaction with the same characteristics.
-    async fn chain(&mut self, chain: bool, read_only: Option<bool>) -> Result<()> {
-        match (chain, read_only) {
-            (true, Some(_)) => self.begin(Modes { read_only }).await.map(|_| ()),
+    async fn chain(&mut self, chain: bool, modes: Option<TransactionModes>) -> Result<()> {
+        match (chain, modes) {
+            (true, Some(modes)) => self.begin(modes).await.map(|_| ()),
             (true, None) => Err(SqlError::new(
                 SqlState::NO_ACTIVE_SQL_TRANSACTION,
                 "AND CHAIN can only be used in transaction blocks",
@@ -121,64 +131,82 @@ impl Session {
         }
     }
 
-    fn change(&mut self, name: &str, value: &str) -> Result<()> {
-        if let Some(changed) = self.settings.set(name, value)? {
-            self.changed_parameters.push(changed);
+    /// Whether this statement is a transaction of its own. One of several opens their implicit block, in which what it sets
+    /// belongs to the others.
+    async fn is_outside(&mut self, alone: bool) -> Result<bool> {
+        if matches!(self.state, State::Idle) && !alone {
+            self.block().await?;
         }
-        Ok(())
+        Ok(matches!(self.state, State::Idle))
     }
 
-    fn set(&mut self, set: &Set) -> Result<Response> {
-        if set.local && matches!(self.state, State::Idle) {
-            let warning = "SET LOCAL can only be used in transaction blocks";
-            return Ok(done("SET", Some(warning), SqlState::NO_ACTIVE_SQL_TRANSACTION));
-        }
-        if set.local {
-            // Undoing it at COMMIT needs a second layer of values.
-            return Err(SqlError::unsupported("SET LOCAL"));
-        }
-        let (tag, name) = match (&set.name, &set.value) {
-            (None, _) => {
-                let changed = self.settings.reset_all();
-                self.changed_parameters.extend(changed);
-                return Ok(Response::tag("RESET"));
-            }
-            (Some(name), Some(values)) => {
-                match name.as_str() {
-                    "transaction_read_only" => {
-                        let read_only =
-                            matches!(values.first().map(String::as_str), Some("on" | "true" | "1"));
-                        self.set_modes(Modes { read_only: Some(read_only) })?;
-                    }
-                    "session_authorization" | "role" => {
-                        return Err(SqlError::unsupported(format!("SET {}", name.to_uppercase())));
-                    }
-                    _ => self.change(name, &join(name, values))?,
-                }
-                return Ok(Response::tag("SET"));
-            }
-            (Some(name), None) => ("RESET", name),
+    async fn set(&mut self, set: &Set, alone: bool) -> Result<Response> {
+        let outside = self.is_outside(alone).await?;
+        let value = match (&set.name, &set.value) {
+            (Some(name), Some(values)) => Some(join(name, values)),
+            _ => None,
         };
-        if let Some(changed) = self.settings.reset(name)? {
-            self.changed_parameters.push(changed);
+        let (name, value) = (set.name.as_deref(), value.as_deref());
+        let tag = if set.reset { "RESET" } else { "SET" };
+        match name {
+            Some(name @ ("session_authorization" | "role")) => {
+                return Err(SqlError::unsupported(format!("{tag} {}", name.to_uppercase())));
+            }
+            Some("transaction_isolation" | "transaction_read_only" | "transaction_deferrable") => {
+                self.set_mode(name.unwrap_or_default(), value)?;
+            }
+            _ if set.local && outside => {
+                // It would end with this statement; it must be right all the same.
+                let mut unused = self.settings.clone();
+                if let (Some(name), Some(value)) = (name, value) {
+                    unused.set(name, value)?;
+                }
+                let warning = "SET LOCAL can only be used in transaction blocks";
+                return Ok(done(tag, Some(warning), SqlState::NO_ACTIVE_SQL_TRANSACTION));
+            }
+            _ => self.change(name, value, set.local)?,
         }
         Ok(Response::tag(tag))
+    }
+
+    /// `SET transaction_isolation = …`: as SET TRANSACTION, without a warning outside blocks.
+    fn set_mode(&mut self, name: &str, value: Option<&str>) -> Result<()> {
+        let Some(value) = value else { return Err(SqlError::unsupported(format!("RESET {name}"))) };
+        let mut checked = self.settings.clone();
+        checked.set(name, value)?;
+        let mut modes = TransactionModes::default();
+        match name {
+            "transaction_isolation" => modes.isolation = Isolation::by_name(checked.get(name)),
+            "transaction_read_only" => modes.read_only = Some(checked.flag(name)),
+            _ => modes.deferrable = Some(checked.flag(name)),
+        }
+        self.set_modes(modes)
     }
 
     fn show(&self, name: Option<&str>) -> Result<Response> {
         let text = |s: &str| Datum::text(s);
         let Some(name) = name else {
-            let rows = self.settings.all().map(|(n, v, d)| vec![text(n), text(v), text(d)]).collect();
+            let rows = self
+                .settings
+                .all()
+                .map(|(n, v, d)| vec![text(n), text(self.mode(n).unwrap_or(&v)), text(d)])
+                .collect();
             return Ok(Response::collected(text_columns(&["name", "setting", "description"]), rows, "SHOW"));
         };
-        let (shown, value) = match name {
-            "transaction_read_only" => {
-                let on = self.block_read_only().unwrap_or_else(|| self.default_read_only());
-                (name.to_owned(), (if on { "on" } else { "off" }).to_owned())
-            }
-            _ => self.settings.show(name)?,
-        };
+        let (shown, value) = self.settings.show(name)?;
+        let value = self.mode(&shown).map_or(value, str::to_owned);
         Ok(Response::collected(text_columns(&[&shown]), vec![vec![text(&value)]], "SHOW"))
+    }
+
+    /// What SHOW says of the transaction's characteristics.
+    fn mode(&self, name: &str) -> Option<&'static str> {
+        let flag = |on: Option<bool>| if on == Some(true) { "on" } else { "off" };
+        match name {
+            "transaction_isolation" => self.modes().isolation.map(Isolation::name),
+            "transaction_read_only" => Some(flag(self.modes().read_only)),
+            "transaction_deferrable" => Some(flag(self.modes().deferrable)),
+            _ => None,
+        }
     }
 
     async fn utility(&mut self, utility: &Utility, alone: bool) -> Result<Response> {
@@ -190,10 +218,11 @@ impl Session {
                         format!("prepared statement \"{name}\" already exists"),
                     ));
                 }
-                let declared: Vec<u32> =
-                    types.iter().map(|t| if *t == Type::Unknown { 0 } else { t.oid() }).collect();
                 let again = bind::parse(statement.text())?.pop();
-                let prepared = self.prepare_parsed(again, &declared).await?;
+                let prepared = self
+                    .prepare_parsed(again, ParamTypes::Inferred(types))
+                    .await
+                    .map_err(|e| e.shifted(statement.offset()))?;
                 self.keep_statement(name.clone(), prepared)?;
                 Ok(Response::tag("PREPARE"))
             }
@@ -220,8 +249,7 @@ impl Session {
                 }
                 self.statements.clear();
                 self.portals.clear();
-                let changed = self.settings.reset_all();
-                self.changed_parameters.extend(changed);
+                self.change(None, None, false)?;
                 Ok(Response::tag("DISCARD ALL"))
             }
             Utility::Discard(what) => Ok(Response::tag(format!("DISCARD {what}"))),
@@ -235,7 +263,7 @@ impl Session {
                         "DECLARE CURSOR can only be used in transaction blocks",
                     ));
                 }
-                self.declare(name, query.text()).await
+                self.declare(name, query.text()).await.map_err(|e| e.shifted(query.offset()))
             }
             Utility::Fetch { name, direction, moves } => self.fetch(name, *direction, *moves).await,
             Utility::Close(Some(name)) => match self.portals.remove(name) {
@@ -286,7 +314,7 @@ impl Session {
             ));
         }
         let parsed = bind::parse(text)?.pop();
-        let prepared = std::sync::Arc::new(self.prepare_parsed(parsed, &[]).await?);
+        let prepared = std::sync::Arc::new(self.prepare_parsed(parsed, ParamTypes::Fixed(&[])).await?);
         let response = self.run_prepared(&prepared, Vec::new(), false).await?;
         let Response::Rows(rows) = response else {
             return Err(SqlError::internal("a cursor's query gave no rows"));
@@ -356,20 +384,6 @@ fn done(tag: &str, warning: Option<&'static str>, state: SqlState) -> Response {
         .into_iter()
         .collect();
     Response::Done { tag: tag.to_owned(), notices }
-}
-
-/// Every isolation level is carried out as SERIALIZABLE, which the standard allows: no level permits more than it asks.
-fn checked(modes: &TransactionModes) -> Modes {
-    Modes { read_only: modes.read_only }
-}
-
-fn isolation_name(isolation: Isolation) -> &'static str {
-    match isolation {
-        Isolation::ReadUncommitted => "read uncommitted",
-        Isolation::ReadCommitted => "read committed",
-        Isolation::RepeatableRead => "repeatable read",
-        Isolation::Serializable => "serializable",
-    }
 }
 
 /// `SET search_path = a, "B"`: each name is quoted where it must be.

@@ -105,7 +105,7 @@ async fn commit(open: &TestTransaction) -> Result<()> {
 }
 
 async fn run(open: &TestTransaction, bindable: &Bindable, alone: bool, data: &str) -> Result<String> {
-    let bound = bind::bind(bindable, &*open.view(), &[], &eval_context())?;
+    let bound = bind::bind(bindable, &*open.view(), bind::ParamTypes::Fixed(&[]), &eval_context())?;
     let ctx = open.context(alone, Vec::new());
     if let Statement::CopyFrom(copy) = &bound.statement {
         let mut sink = exec::copy_from(copy, ctx).await?;
