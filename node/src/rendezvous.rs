@@ -79,7 +79,10 @@ impl Rendezvous {
             return;
         }
         if answer.cluster_id[..] != self.cluster_id.to_be_bytes() {
-            warn!("{target} of the join list belongs to another cluster, {}", hex::encode(&answer.cluster_id));
+            warn!(
+                "{target} of the join list belongs to another cluster, {}",
+                hex::encode(&answer.cluster_id)
+            );
             return;
         }
         let itself = MapNode { id: answer.node, addresses: answer.addresses, alive: true };
