@@ -47,17 +47,29 @@ pub struct Founding {
     pub wish: Option<InitWish>,
 }
 
+/// What a node looks for its place with.
+pub struct Seeker<'a> {
+    /// Its store.
+    pub store: &'a Store,
+    /// Its own files.
+    pub files: &'a LocalFiles,
+    /// It is to be a cluster of one.
+    pub single_node: bool,
+    /// Whom to ask.
+    pub join: &'a [String],
+    /// Where it is reached.
+    pub addresses: &'a pb::Addresses,
+    /// Time and randomness.
+    pub seams: &'a Seams,
+}
+
 /// Finds this node's place: in the store, or by joining, or by founding. Returns `None` when stopped before that.
 pub async fn find_place(
-    store: &Store,
-    files: &LocalFiles,
-    single_node: bool,
-    join: &[String],
-    addresses: &pb::Addresses,
+    seeker: Seeker<'_>,
     wishes: &mut mpsc::Receiver<InitWish>,
-    seams: &Seams,
     stop: &CancellationToken,
 ) -> Result<Option<Place>, Failure> {
+    let Seeker { store, files, single_node, join, addresses, seams } = seeker;
     if let Some((cluster_id, replication_factor)) = files.bootstrap()? {
         let identity = Identity { cluster_id, node_id: FIRST_NODE };
         store.set_identity(identity).map_err(Failure::Store)?;
@@ -112,18 +124,25 @@ fn found(store: &Store, files: &LocalFiles, seams: &Seams, founding: Founding) -
     Ok(Place { identity, map: None, founding: Some(founding) })
 }
 
+/// The rooms that take part at a cluster's beginning.
+pub struct Rooms<'a> {
+    /// The node's own files.
+    pub files: &'a LocalFiles,
+    /// Where the node is reached.
+    pub addresses: &'a pb::Addresses,
+    /// Its groups.
+    pub multi: &'a MultiRaft,
+    /// Its part of the meta-group.
+    pub meta: &'a MetaServer,
+    /// Its state.
+    pub engine: &'a Arc<Engine>,
+    /// Time and randomness.
+    pub seams: &'a Seams,
+}
+
 /// Makes the cluster: the meta-group, what it knows first, and the first shards. Everything is durable at the end.
-pub async fn carry_out(
-    founding: Founding,
-    cluster_id: u128,
-    files: &LocalFiles,
-    addresses: &pb::Addresses,
-    multi: &Arc<MultiRaft>,
-    meta: &Arc<MetaServer>,
-    engine: &Arc<Engine>,
-    seams: &Seams,
-) -> Result<(), Failure> {
-    let result = steps(&founding, cluster_id, files, addresses, multi, meta, engine, seams).await;
+pub async fn carry_out(founding: Founding, cluster_id: u128, rooms: Rooms<'_>) -> Result<(), Failure> {
+    let result = steps(&founding, cluster_id, rooms).await;
     if let Some(wish) = founding.wish {
         // Whoever asked may have gone away; the cluster stands all the same.
         let _ = wish.answer.send(match &result {
@@ -134,17 +153,8 @@ pub async fn carry_out(
     result
 }
 
-#[allow(clippy::too_many_arguments, reason = "the rooms that take part, once, at a cluster's beginning")]
-async fn steps(
-    founding: &Founding,
-    cluster_id: u128,
-    files: &LocalFiles,
-    addresses: &pb::Addresses,
-    multi: &Arc<MultiRaft>,
-    meta: &Arc<MetaServer>,
-    engine: &Arc<Engine>,
-    seams: &Seams,
-) -> Result<(), Failure> {
+async fn steps(founding: &Founding, cluster_id: u128, rooms: Rooms<'_>) -> Result<(), Failure> {
+    let Rooms { files, addresses, multi, meta, engine, seams } = rooms;
     let alone = |replica| BTreeMap::from([(replica, FIRST_NODE)]);
     multi
         .create_group(META_GROUP, FIRST_REPLICA, alone(FIRST_REPLICA), true)

@@ -25,7 +25,7 @@ use txn::api::Database;
 use txn::{Cluster, CoordinatorOptions, Registry, ShardDescriptor, ShardFactory, ShardServer, ShardService};
 
 use crate::adopt::adopt_orphans;
-use crate::bootstrap;
+use crate::bootstrap::{self, Rooms, Seeker};
 use crate::config::ServerOptions;
 use crate::exit::Failure;
 use crate::local::LocalFiles;
@@ -104,17 +104,15 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
 
     // 4. A place in a cluster.
     readiness.not_ready("the node belongs to no cluster yet: it waits to join, or for `flotilla init`");
-    let place = bootstrap::find_place(
-        &store,
-        &files,
-        options.single_node,
-        &options.join,
-        &addresses,
-        &mut wishes,
-        &seams,
-        &stop,
-    );
-    let Some(place) = place.await? else {
+    let seeker = Seeker {
+        store: &store,
+        files: &files,
+        single_node: options.single_node,
+        join: &options.join,
+        addresses: &addresses,
+        seams: &seams,
+    };
+    let Some(place) = bootstrap::find_place(seeker, &mut wishes, &stop).await? else {
         closing.cancel();
         return store.close().map_err(Failure::Store);
     };
@@ -144,17 +142,15 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
     let meta_server = MetaServer::new(identity.node_id, meta_replica, multi.clone(), seams.clone());
     meta_client.attach(meta_server.clone());
     if let Some(founding) = place.founding {
-        bootstrap::carry_out(
-            founding,
-            identity.cluster_id,
-            &files,
-            &addresses,
-            &multi,
-            &meta_server,
-            &store.engine(),
-            &seams,
-        )
-        .await?;
+        let rooms = Rooms {
+            files: &files,
+            addresses: &addresses,
+            multi: &multi,
+            meta: &meta_server,
+            engine: &store.engine(),
+            seams: &seams,
+        };
+        bootstrap::carry_out(founding, identity.cluster_id, rooms).await?;
     }
     late_meta.set(meta_server.service());
     late_control.set(meta::control::NodeControl::service(identity.cluster_id, multi.clone()));

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 
 /// A five-character SQLSTATE (PostgreSQL 15, appendix A).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,9 +115,14 @@ impl fmt::Debug for SqlState {
     }
 }
 
-/// An error as PostgreSQL's ErrorResponse carries it.
+/// An error as PostgreSQL's ErrorResponse carries it. Its fields are those of [`ErrorFields`], kept behind a pointer: they are
+/// many, and every result of this crate has room for an error.
+#[derive(Clone)]
+pub struct SqlError(Box<ErrorFields>);
+
+/// What an error says.
 #[derive(Clone, Debug)]
-pub struct SqlError {
+pub struct ErrorFields {
     /// The SQLSTATE.
     pub state: SqlState,
     /// The primary message: lower case, no full stop, as PostgreSQL words it.
@@ -133,6 +139,26 @@ pub struct SqlError {
     pub object: Option<Box<ErrorObject>>,
     /// The error of the layer below, for those who decide about a retry.
     pub source: Option<txn::Error>,
+}
+
+impl Deref for SqlError {
+    type Target = ErrorFields;
+
+    fn deref(&self) -> &ErrorFields {
+        &self.0
+    }
+}
+
+impl DerefMut for SqlError {
+    fn deref_mut(&mut self) -> &mut ErrorFields {
+        &mut self.0
+    }
+}
+
+impl fmt::Debug for SqlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// What an integrity violation is about (fields `s`, `t`, `c`, `n` of ErrorResponse).
@@ -154,7 +180,7 @@ pub type Result<T, E = SqlError> = std::result::Result<T, E>;
 impl SqlError {
     /// An error with a state and a message.
     pub fn new(state: SqlState, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
+        Self(Box::new(ErrorFields {
             state,
             message: message.into(),
             detail: None,
@@ -163,7 +189,7 @@ impl SqlError {
             position: None,
             object: None,
             source: None,
-        }
+        }))
     }
 
     /// `0A000`: what isn't there yet is refused, never answered wrongly.

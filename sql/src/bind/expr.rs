@@ -4,7 +4,7 @@ use sqlparser::ast::{
     self, BinaryOperator, CastKind, CeilFloorKind, DateTimeField, ExtractSyntax, Spanned, TrimWhereField,
 };
 
-use super::operator::{and, not, or, row_of};
+use super::operator::{Pair, and, not, or, row_of};
 use super::{Binder, dialect, literal};
 use crate::error::{Result, SqlError, SqlState};
 use crate::ir::Expr;
@@ -478,7 +478,7 @@ impl Binder<'_> {
                 let mut pairs = Vec::with_capacity(right.len());
                 for ((l, at), r) in left.iter().zip(right) {
                     let position = self.position(r);
-                    pairs.push((l.clone(), self.expr(r)?, (*at, position)));
+                    pairs.push(Pair { left: l.clone(), right: self.expr(r)?, positions: [*at, position] });
                 }
                 any.push(self.compare_rows(&op, pairs)?);
             }

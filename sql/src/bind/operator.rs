@@ -47,6 +47,13 @@ pub(super) fn is_comparison(op: &BinaryOperator) -> bool {
     )
 }
 
+/// Two values of rows that are compared.
+pub(super) struct Pair {
+    pub left: Expr,
+    pub right: Expr,
+    pub positions: [Option<u32>; 2],
+}
+
 impl Binder<'_> {
     /// `left op right`
     pub(super) fn binary(
@@ -185,24 +192,20 @@ impl Binder<'_> {
         }
         let mut pairs = Vec::with_capacity(left.len());
         for (l, r) in left.iter().zip(right) {
-            let positions = (self.position(*l), self.position(*r));
-            pairs.push((self.expr(l)?, self.expr(r)?, positions));
+            let positions = [self.position(*l), self.position(*r)];
+            pairs.push(Pair { left: self.expr(l)?, right: self.expr(r)?, positions });
         }
         self.compare_rows(op, pairs)
     }
 
     /// A row-wise comparison of pairs of values.
-    pub(super) fn compare_rows(
-        &mut self,
-        op: &BinaryOperator,
-        pairs: Vec<(Expr, Expr, (Option<u32>, Option<u32>))>,
-    ) -> Result<Expr> {
+    pub(super) fn compare_rows(&mut self, op: &BinaryOperator, pairs: Vec<Pair>) -> Result<Expr> {
         if pairs.is_empty() {
             return Err(SqlError::unsupported("a comparison of rows without columns"));
         }
-        let compare = |this: &mut Self, symbol: &str, pair: &(Expr, Expr, (Option<u32>, Option<u32>))| {
-            this.operator(symbol, vec![pair.0.clone(), pair.1.clone()], &[pair.2.0, pair.2.1])
-                .map_err(|e| e.at(pair.2.0))
+        let compare = |this: &mut Self, symbol: &str, pair: &Pair| {
+            this.operator(symbol, vec![pair.left.clone(), pair.right.clone()], &pair.positions)
+                .map_err(|e| e.at(pair.positions[0]))
         };
         match op {
             BinaryOperator::Eq => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sqlparser::ast::{self, BinaryOperator, Spanned};
 
-use super::operator::{and, not, or, row_of, symbol};
+use super::operator::{Pair, and, not, or, row_of, symbol};
 use super::{Binder, LevelKind};
 use crate::error::{Result, SqlError, SqlState};
 use crate::function::resolve;
@@ -139,8 +139,11 @@ impl Binder<'_> {
         }
         let pair = |i: usize| (Expr::Column(i, values[i].ty()), Expr::Column(width + i, right[i]));
         let compare = if width > 1 && lexicographic {
-            let pairs = (0..width).map(|i| (pair(i).0, pair(i).1, (positions[i], None))).collect();
-            self.compare_rows(op, pairs)?
+            let pairs = (0..width).map(|i| {
+                let (left, right) = pair(i);
+                Pair { left, right, positions: [positions[i], None] }
+            });
+            self.compare_rows(op, pairs.collect())?
         } else {
             let mut tests = Vec::with_capacity(width);
             for i in 0..width {

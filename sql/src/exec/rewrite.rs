@@ -68,7 +68,7 @@ fn not_unique(mut error: SqlError, table: &TableDescriptor) -> SqlError {
         && let Some(primary) = &table.primary_key
     {
         error.message = format!("could not create unique index \"{}\"", primary.name).into();
-        error.detail = error.detail.map(|d| d.replace(" already exists.", " is duplicated."));
+        error.detail = error.detail.take().map(|d| d.replace(" already exists.", " is duplicated."));
         error.object = Some(Box::new(ErrorObject {
             schema: Some(table.schema.clone()),
             table: Some(table.name.clone()),

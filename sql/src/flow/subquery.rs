@@ -238,8 +238,12 @@ async fn connective(lowering: &Lowering, args: &[Expr], row: &[Datum], decisive:
 #[derive(Default)]
 pub(super) struct Memo {
     shapes: Mutex<HashMap<usize, Arc<Shape>>>,
-    answers: Mutex<HashMap<(usize, Vec<u8>), Arc<OnceCell<Result<Answer>>>>>,
+    answers: Mutex<HashMap<Question, Cell>>,
 }
+
+/// A subquery's name, and the encoded values of the row around it that it depends on.
+type Question = (usize, Vec<u8>);
+type Cell = Arc<OnceCell<Result<Answer>>>;
 
 /// What is known of a subquery's plan. It also keeps the plan alive, whose address is its name in the memo.
 struct Shape {
@@ -285,7 +289,7 @@ impl Memo {
         Arc::clone(shape)
     }
 
-    fn cell(&self, key: (usize, Vec<u8>)) -> Arc<OnceCell<Result<Answer>>> {
+    fn cell(&self, key: Question) -> Cell {
         let mut answers = self.answers.lock();
         if answers.len() >= ANSWERS_MAX {
             answers.clear();

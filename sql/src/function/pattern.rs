@@ -219,8 +219,11 @@ const CACHE_MAX: usize = 64;
 /// The memory of one compiled expression.
 const COMPILED_BYTES_MAX: usize = 2 << 20;
 
+/// By pattern and flags.
+type Compiled = HashMap<(Box<str>, Box<str>), Rc<Regex>>;
+
 thread_local! {
-    static CACHE: RefCell<HashMap<(Box<str>, Box<str>), Rc<Regex>>> = RefCell::new(HashMap::new());
+    static CACHE: RefCell<Compiled> = RefCell::new(HashMap::new());
 }
 
 fn compile(pattern: &str, flags: &str) -> Result<Rc<Regex>> {

@@ -265,7 +265,7 @@ where
                 }
                 self.output.complete(&tag);
             }
-            Response::CopyIn(sink) => return self.copy_in(sink).await,
+            Response::CopyIn(sink) => return self.copy_in(*sink).await,
             Response::CopyOut(copy) => return self.copy_out(copy).await,
             Response::Empty => self.output.empty_query(),
         }

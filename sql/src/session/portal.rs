@@ -21,8 +21,15 @@ pub struct Prepared {
     pub params: Vec<Type>,
     /// The columns of its rows, for a statement that has some.
     pub columns: Option<Vec<OutputColumn>>,
-    /// What it was last bound to, and against which image of the catalog and which search path.
-    pub(super) bound: Mutex<Option<(Arc<CatalogImage>, Vec<String>, Arc<Bound>)>>,
+    /// What it was last bound to.
+    pub(super) bound: Mutex<Option<LastBound>>,
+}
+
+/// What a statement was bound to, and against which image of the catalog and which search path.
+pub(super) struct LastBound {
+    pub image: Arc<CatalogImage>,
+    pub path: Vec<String>,
+    pub bound: Arc<Bound>,
 }
 
 /// A prepared statement with parameters, ready to run or running.

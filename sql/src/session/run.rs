@@ -12,7 +12,7 @@ use txn::api::{BeginOptions, Transaction};
 
 use super::Session;
 use super::block::{State, finish, in_failed_block};
-use super::portal::Prepared;
+use super::portal::{LastBound, Prepared};
 use crate::bind::{self, Bindable, Bound, ParamTypes, ParsedStatement};
 use crate::catalog::{CatalogView, TransactionCatalog};
 use crate::error::{Result, SqlError, SqlState};
@@ -39,7 +39,7 @@ pub enum Response {
         notices: Vec<Notice>,
     },
     /// COPY FROM STDIN: the data is to be pushed.
-    CopyIn(CopyInRun),
+    CopyIn(Box<CopyInRun>),
     /// COPY TO STDOUT: the data is to be pulled.
     CopyOut(CopyOutRun),
     /// There was no statement.
@@ -332,11 +332,11 @@ impl Session {
     fn bound(&self, runnable: &Runnable<'_>, view: &Arc<CatalogView>) -> Result<Arc<Bound>> {
         let path = self.settings.search_path();
         if let Some(prepared) = runnable.prepared
-            && let Some((image, known_path, bound)) = &*prepared.bound.lock()
-            && Arc::ptr_eq(image, view.image())
-            && *known_path == path
+            && let Some(last) = &*prepared.bound.lock()
+            && Arc::ptr_eq(&last.image, view.image())
+            && last.path == path
         {
-            return Ok(bound.clone());
+            return Ok(last.bound.clone());
         }
         let zone = self.settings.time_zone().clone();
         let types = ParamTypes::Fixed(runnable.types);
@@ -344,7 +344,8 @@ impl Session {
         if let Some(prepared) = runnable.prepared
             && bound.cacheable
         {
-            *prepared.bound.lock() = Some((view.image().clone(), path, bound.clone()));
+            *prepared.bound.lock() =
+                Some(LastBound { image: view.image().clone(), path, bound: bound.clone() });
         }
         Ok(bound)
     }
@@ -396,7 +397,7 @@ impl Session {
         Ok(Prepared {
             params: bound.params.clone(),
             columns: bound.statement.columns().map(<[OutputColumn]>::to_vec),
-            bound: parking_lot::Mutex::new(bound.cacheable.then_some((image, path, bound))),
+            bound: parking_lot::Mutex::new(bound.cacheable.then_some(LastBound { image, path, bound })),
             statement,
         })
     }
@@ -445,7 +446,8 @@ async fn start(
     match statement {
         Statement::CopyFrom(copy) => {
             let sink = exec::copy_from(copy, context).await?;
-            return Ok(Response::CopyIn(CopyInRun { columns: sink.columns, cancel, sink, owner }));
+            let run = CopyInRun { columns: sink.columns, cancel, sink, owner };
+            return Ok(Response::CopyIn(Box::new(run)));
         }
         Statement::CopyTo(copy) => {
             let source = exec::copy_to(copy, context).await?;

@@ -379,10 +379,9 @@ fn normalise(parameter: &Parameter, value: &str) -> Result<String> {
                     Ok(values[0].to_owned())
                 }
                 Some(found) => Ok((*found).to_owned()),
-                None => Err(SqlError {
-                    hint: Some(format!("Available values: {}.", values.join(", "))),
-                    ..invalid(parameter, value)
-                }),
+                None => {
+                    Err(invalid(parameter, value).hint(format!("Available values: {}.", values.join(", "))))
+                }
             }
         }
     }
