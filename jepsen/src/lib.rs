@@ -1,12 +1,31 @@
-//! Workloads that drive a running cluster through real clients, and checkers that say whether what they saw was allowed.
+//! Drives a running cluster through real clients, breaks it, and says whether what the clients saw was allowed.
 //!
-//! A *workload* ([`workload`]) makes concurrent clients run transactions against URLs of a cluster and writes down a
-//! history. A *checker* ([`checker`]) is a pure function from a history to the anomalies in it, and is itself tested on histories
-//! with known anomalies. Nothing in here knows the product from inside: it could be pointed at PostgreSQL.
+//! ```text
+//!   workload ──invocations──▶ processes (tokio-postgres) ──▶ the cluster ◀── fault (on a schedule from the seed)
+//!                                   │                                           │
+//!                                   └────────▶ history.edn ◀────────────────────┘
+//!                                                  │
+//!                                        checker (pure functions) ──▶ verdict, pictures
+//! ```
 //!
-//! What is here: the **bank** workload. Faults, further workloads, histories as EDN and the simulator follow.
+//! - A *workload* ([`workload`]) says what clients ask, and which checkers its history must pass.
+//! - A *history* ([`history`]) is the list of what was asked and answered, in Jepsen's form.
+//! - A *checker* ([`checker`]) is a pure function from a history to the anomalies in it, and is itself tested on the histories of
+//!   `corpus/`, each of which is clean or has an anomaly by name.
+//! - A *fault* ([`fault`]) is done to a cluster and undone.
+//! - A *run* ([`run`]) puts them together and leaves a folder with everything that is needed to understand it.
 //!
-//! Start at [`workload::bank`].
+//! Nothing in here knows the product from inside: workloads and checkers could be pointed at PostgreSQL.
+//!
+//! A verdict has three values. *Invalid* means that no strictly serializable execution explains the history. *Unknown* means that the
+//! checker gave up or that too little happened. A verdict is about the history only: a clean one proves nothing about other runs.
+//!
+//! Start at [`run::run`].
 
 pub mod checker;
+pub mod cluster;
+pub mod fault;
+pub mod history;
+pub mod report;
+pub mod run;
 pub mod workload;

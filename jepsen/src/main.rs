@@ -1,56 +1,232 @@
-//! Runs a workload against a cluster: `jepsen bank --urls URL,URL,URL --seconds 30`.
+//! The command line: `jepsen run`, `jepsen check`, `jepsen list`.
+//!
+//! Exit status: 0 if every checker is satisfied, 1 if one found an anomaly, 2 if the verdict is unknown or the harness failed.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
-use jepsen::workload::bank;
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use jepsen::checker::{self, Validity};
+use jepsen::cluster::Cluster;
+use jepsen::fault::{self, Fault};
+use jepsen::history::History;
+use jepsen::{report, run, workload};
 
 #[derive(Parser)]
-#[command(about = "Drives a running cluster and checks what it saw")]
+#[command(about = "Runs workloads against clusters, breaks these, and checks what clients saw")]
 struct Arguments {
     #[command(subcommand)]
-    workload: Workload,
+    command: Command,
 }
 
 #[derive(Subcommand)]
-enum Workload {
-    /// Transfers between accounts, and looks at all of them
-    Bank {
-        /// The nodes' connection URLs
+enum Command {
+    /// Start a cluster, run a workload on it, break it, and check the history
+    Run(Run),
+    /// Check a history that was written before, by this or by Jepsen
+    Check {
+        /// An EDN file, or JSON by lines if it ends in .json
+        history: PathBuf,
+        /// Which checkers
         #[arg(long, value_delimiter = ',', required = true)]
-        urls: Vec<String>,
-        /// How long it runs
-        #[arg(long, default_value_t = 30)]
-        seconds: u64,
-        /// Clients that transfer, and as many that look
-        #[arg(long, default_value_t = 6)]
-        clients: usize,
-        /// Accounts
-        #[arg(long, default_value_t = 20)]
-        accounts: i32,
-        /// Seeds the clients' choices
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
+        checker: Vec<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
+    /// List workloads, faults and checkers
+    List,
+}
+
+#[derive(Args)]
+struct Run {
+    /// Workloads, or `all`
+    #[arg(value_delimiter = ',', required = true)]
+    workloads: Vec<String>,
+    /// Seeds the schedule of faults and the clients' choices
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Runs each workload with so many seeds in succession
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// How long clients work: 90s, 5m
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    time_limit: Duration,
+    /// Faults, or `all`
+    #[arg(long, value_delimiter = ',')]
+    faults: Vec<String>,
+    /// Nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=19))]
+    nodes: u16,
+    /// Clients
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    clients: u64,
+    /// Calls per second of all clients together
+    #[arg(long, default_value_t = 150.0)]
+    rate: f64,
+    /// How long a client waits for an answer before it goes elsewhere
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    call_timeout: Duration,
+    /// Operations after which clients stop
+    #[arg(long, default_value_t = 400_000)]
+    ops_max: usize,
+    /// The longest time without an answer that is allowed under faults of a minority; 0s: any
+    #[arg(long, default_value = "1500ms", value_parser = duration)]
+    gap_max: Duration,
+    /// The first of the cluster's ports
+    #[arg(long, default_value_t = 26_000)]
+    base_port: u16,
+    /// Where each run leaves its folder
+    #[arg(long, default_value_os_t = std::env::temp_dir().join("jepsen"))]
+    out: PathBuf,
+    /// The script that starts and breaks the cluster
+    #[arg(long, default_value_os_t = Cluster::default_script())]
+    cluster_script: PathBuf,
+}
+
+/// `90s`, `1500ms`, `5m`
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().map_err(|_| format!("'{text}' is no duration: say 90s"))?;
+    let millis = match &text[digits..] {
+        "ms" => Some(number),
+        "s" | "" => number.checked_mul(1_000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        unit => return Err(format!("'{unit}' is no unit: ms, s, m or h")),
+    };
+    millis.map(Duration::from_millis).ok_or_else(|| format!("{text} is too long"))
 }
 
 #[tokio::main]
-#[allow(clippy::print_stdout, reason = "the report is what the command is for")]
-async fn main() -> anyhow::Result<ExitCode> {
-    let Workload::Bank { urls, seconds, clients, accounts, seed } = Arguments::parse().workload;
-    let duration = Duration::from_secs(seconds);
-    let report = bank::run(bank::Options { urls, accounts, clients, duration, seed }).await?;
-    println!(
-        "{} transfers acknowledged, {} of unknown outcome, {} refused; {} observations; {} anomalies",
-        report.acknowledged,
-        report.unknown,
-        report.refused,
-        report.observations,
-        report.anomalies.len()
-    );
-    for anomaly in report.anomalies.iter().take(20) {
-        println!("  {anomaly}");
+#[allow(clippy::print_stderr, reason = "what went wrong is for the terminal")]
+async fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Run(arguments) => run_all(arguments).await,
+        Command::Check { history, checker, json } => check(&history, &checker, json),
+        Command::List => {
+            list();
+            return ExitCode::SUCCESS;
+        }
+    };
+    match done {
+        Ok(validity) => status(validity),
+        Err(error) => {
+            eprintln!("jepsen: {error:#}");
+            status(Validity::Unknown)
+        }
     }
-    Ok(if report.anomalies.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn status(validity: Validity) -> ExitCode {
+    ExitCode::from(match validity {
+        Validity::Valid => 0,
+        Validity::Invalid => 1,
+        Validity::Unknown => 2,
+    })
+}
+
+#[allow(clippy::print_stdout, reason = "the list is what the command is for")]
+fn list() {
+    println!("workloads:");
+    for entry in workload::ALL {
+        println!("  {:<14} {} ({})", entry.name, entry.about, entry.checkers.join(", "));
+    }
+    println!("faults:");
+    for entry in fault::ALL {
+        println!("  {:<14} {}", entry.name, entry.about);
+    }
+    println!("checkers:");
+    for entry in checker::ALL {
+        println!("  {:<14} {}", entry.name, entry.about);
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "the verdict is what the command is for")]
+fn check(path: &std::path::Path, names: &[String], as_json: bool) -> Result<Validity> {
+    let history = History::load(path)?;
+    let mut worst = Validity::Valid;
+    for name in names {
+        let checker = checker::find(name).with_context(|| format!("there is no checker '{name}'"))?;
+        let verdict = (checker.check)(&history);
+        worst = worst.max(verdict.validity);
+        if as_json {
+            println!("{}", report::verdict(&verdict));
+        } else {
+            println!("{verdict}");
+        }
+    }
+    Ok(worst)
+}
+
+#[allow(clippy::print_stdout, reason = "the verdict is what the command is for")]
+async fn run_all(arguments: Run) -> Result<Validity> {
+    let names: Vec<&str> = match &arguments.workloads[..] {
+        [all] if all == "all" => workload::ALL.iter().map(|entry| entry.name).collect(),
+        names => names.iter().map(String::as_str).collect(),
+    };
+    if let Some(name) = names.iter().find(|name| workload::find(name).is_none()) {
+        bail!("there is no workload '{name}'; `jepsen list` shows them");
+    }
+    let faults = choose_faults(&arguments.faults)?;
+    let mut table = Vec::new();
+    let mut worst = Validity::Valid;
+    for seed in arguments.seed..arguments.seed.saturating_add(arguments.seeds) {
+        for name in &names {
+            println!("— {name}, seed {seed}");
+            let outcome = one(&arguments, name, seed, faults.clone()).await?;
+            print!("{}", report::text(&outcome));
+            println!("in {}", outcome.folder.display());
+            let validity = outcome.validity();
+            worst = worst.max(validity);
+            let found: Vec<&str> = outcome.verdicts.iter().flat_map(|verdict| verdict.names()).collect();
+            table.push(format!("{name:<14} {seed:>6} {validity:?} {}", found.join(" ")));
+        }
+    }
+    if table.len() > 1 {
+        println!("\n{}", table.join("\n"));
+    }
+    Ok(worst)
+}
+
+fn choose_faults(names: &[String]) -> Result<Vec<&'static Fault>> {
+    if let [all] = names
+        && all == "all"
+    {
+        return Ok(fault::ALL.iter().collect());
+    }
+    let find = |name: &String| fault::find(name).with_context(|| format!("there is no fault '{name}'"));
+    names.iter().filter(|name| *name != "none").map(find).collect()
+}
+
+async fn one(arguments: &Run, name: &str, seed: u64, faults: Vec<&'static Fault>) -> Result<run::Outcome> {
+    let cluster = Cluster {
+        script: arguments.cluster_script.clone(),
+        dir: arguments.out.join(format!("cluster-{}", arguments.base_port)),
+        base_port: arguments.base_port,
+        nodes: arguments.nodes.into(),
+    };
+    let options = run::Options {
+        workload: name.to_owned(),
+        seed,
+        time: arguments.time_limit,
+        clients: arguments.clients,
+        rate: arguments.rate,
+        call_timeout: arguments.call_timeout,
+        ops_max: arguments.ops_max,
+        gap_max: (!arguments.gap_max.is_zero()).then_some(arguments.gap_max),
+        faults,
+        out: arguments.out.clone(),
+    };
+    let outcome = tokio::select! {
+        outcome = run::run(&options, &cluster) => outcome,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    // However it ended: no process is left behind.
+    let wiped = cluster.wipe().await;
+    let outcome = outcome?;
+    wiped?;
+    Ok(outcome)
 }

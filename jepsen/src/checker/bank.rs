@@ -1,15 +1,21 @@
-//! Checks a bank's history: money is neither made nor lost, and nobody sees it in transit.
+//! The bank: money is neither made nor lost, and nobody sees it in transit.
+//!
+//! Reads `:open total`, `:transfer` and `:read {:accounts {0 50, 1 50}, :transfers 7}`, where the bank counts its transfers in a row
+//! of its own: the count orders all observations.
 
 use std::fmt;
+
+use super::Verdict;
+use crate::history::{History, Kind, Value};
 
 /// One client's view of all accounts, in one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
-    /// When it was asked for and answered, in microseconds since the run began.
-    pub span_micros: (u64, u64),
+    /// The places of question and answer in the history.
+    pub span: (usize, usize),
     /// The balances, by account.
     pub balances: Vec<i64>,
-    /// The count of transfers that the bank keeps in a row of its own: it grows by one with each.
+    /// How many transfers there have been.
     pub transfers: i64,
 }
 
@@ -30,6 +36,13 @@ pub enum Anomaly {
         /// The later one, which saw fewer transfers.
         later: usize,
     },
+    /// Two observations after the same number of transfers differ.
+    Differ {
+        /// One.
+        one: usize,
+        /// The other.
+        other: usize,
+    },
     /// Fewer transfers are in the bank in the end than were acknowledged (a lost write), or more than were tried.
     WrongCount {
         /// In the bank.
@@ -41,12 +54,35 @@ pub enum Anomaly {
     },
 }
 
+impl Anomaly {
+    fn name(&self) -> &'static str {
+        match self {
+            Anomaly::WrongTotal { .. } => "wrong-total",
+            Anomaly::WentBack { .. } => "stale-read",
+            Anomaly::Differ { .. } => "snapshots-differ",
+            Anomaly::WrongCount { .. } => "lost-transfers",
+        }
+    }
+
+    fn observations(&self) -> Vec<usize> {
+        match self {
+            Anomaly::WrongTotal { at, .. } => vec![*at],
+            Anomaly::WentBack { earlier, later } => vec![*earlier, *later],
+            Anomaly::Differ { one, other } => vec![*one, *other],
+            Anomaly::WrongCount { .. } => Vec::new(),
+        }
+    }
+}
+
 impl fmt::Display for Anomaly {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Anomaly::WrongTotal { at, found } => write!(f, "observation {at} adds up to {found}"),
-            Anomaly::WentBack { earlier, later } => {
-                write!(f, "observation {later} began after {earlier} had ended, and saw an older bank")
+            Anomaly::WrongTotal { found, .. } => write!(f, "an observation adds up to {found}"),
+            Anomaly::WentBack { .. } => {
+                f.write_str("the second began after the first had ended, and saw an older bank")
+            }
+            Anomaly::Differ { .. } => {
+                f.write_str("two observations after the same number of transfers differ")
             }
             Anomaly::WrongCount { found, acknowledged, unknown } => {
                 write!(
@@ -58,8 +94,49 @@ impl fmt::Display for Anomaly {
     }
 }
 
-/// The anomalies of a history. `transfers` is what the last observation must agree with: acknowledged and unknown ones.
-pub fn check(total: i64, observations: &[Observation], acknowledged: i64, unknown: i64) -> Vec<Anomaly> {
+/// Checks a history.
+pub fn check(history: &History) -> Verdict {
+    let mut verdict = Verdict::new("bank");
+    let mut observations = Vec::new();
+    for call in history.calls_of("read") {
+        if let Some(answer) = call.ok()
+            && let Some(seen) = observation(call.invoke.index, answer.index, &answer.value)
+        {
+            observations.push(seen);
+        }
+    }
+    let count = |kind| history.calls_of("transfer").filter(|call| call.outcome() == kind).count() as i64;
+    let (acknowledged, unknown) = (count(Kind::Ok), count(Kind::Info));
+    verdict.note(format!(
+        "{} observations; {acknowledged} transfers acknowledged, {unknown} unknown, {} refused",
+        observations.len(),
+        count(Kind::Fail)
+    ));
+    let opened = history.calls_of("open").find_map(|call| call.invoke.value.as_int());
+    let first = observations.first().map(|seen| seen.balances.iter().sum());
+    let Some(total) = opened.or(first) else {
+        verdict.unknown("nobody looked at the bank");
+        return verdict;
+    };
+    for anomaly in find(total, &observations, acknowledged, unknown) {
+        let seen = anomaly.observations();
+        let mut about = anomaly.to_string();
+        for at in &seen {
+            about += &format!("\n{}", history.ops()[observations[*at].span.1]);
+        }
+        verdict.anomaly(anomaly.name(), about, seen.iter().map(|at| observations[*at].span.0).collect());
+    }
+    verdict
+}
+
+fn observation(asked: usize, answered: usize, value: &Value) -> Option<Observation> {
+    let Value::Map(accounts) = value.get("accounts")? else { return None };
+    let balances = accounts.iter().map(|(_, balance)| balance.as_int()).collect::<Option<_>>()?;
+    Some(Observation { span: (asked, answered), balances, transfers: value.get("transfers")?.as_int()? })
+}
+
+/// The anomalies of observations. The last one must agree with the acknowledged and unknown transfers.
+pub fn find(total: i64, observations: &[Observation], acknowledged: i64, unknown: i64) -> Vec<Anomaly> {
     let mut anomalies = Vec::new();
     for (at, seen) in observations.iter().enumerate() {
         let found = seen.balances.iter().sum();
@@ -67,17 +144,23 @@ pub fn check(total: i64, observations: &[Observation], acknowledged: i64, unknow
             anomalies.push(Anomaly::WrongTotal { at, found });
         }
     }
+    let mut by_count: Vec<usize> = (0..observations.len()).collect();
+    by_count.sort_by_key(|i| observations[*i].transfers);
+    for pair in by_count.windows(2) {
+        let (one, other) = (&observations[pair[0]], &observations[pair[1]]);
+        if one.transfers == other.transfers && one.balances != other.balances {
+            anomalies.push(Anomaly::Differ { one: pair[0], other: pair[1] });
+        }
+    }
     // Sweep by time: among observations that ended before this one began, the greatest count is a lower bound.
     let mut by_end: Vec<usize> = (0..observations.len()).collect();
-    by_end.sort_by_key(|i| observations[*i].span_micros.1);
+    by_end.sort_by_key(|i| observations[*i].span.1);
     let mut by_start: Vec<usize> = (0..observations.len()).collect();
-    by_start.sort_by_key(|i| observations[*i].span_micros.0);
+    by_start.sort_by_key(|i| observations[*i].span.0);
     let mut ended = by_end.into_iter().peekable();
     let mut newest: Option<usize> = None;
     for later in by_start {
-        while let Some(earlier) =
-            ended.next_if(|i| observations[*i].span_micros.1 < observations[later].span_micros.0)
-        {
+        while let Some(earlier) = ended.next_if(|i| observations[*i].span.1 < observations[later].span.0) {
             if newest.is_none_or(|n| observations[n].transfers < observations[earlier].transfers) {
                 newest = Some(earlier);
             }
@@ -88,51 +171,10 @@ pub fn check(total: i64, observations: &[Observation], acknowledged: i64, unknow
             anomalies.push(Anomaly::WentBack { earlier, later });
         }
     }
-    if let Some(last) = observations.iter().max_by_key(|o| o.span_micros.1)
+    if let Some(last) = observations.iter().max_by_key(|o| o.span.1)
         && !(acknowledged..=acknowledged + unknown).contains(&last.transfers)
     {
         anomalies.push(Anomaly::WrongCount { found: last.transfers, acknowledged, unknown });
     }
     anomalies
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn seen(span_micros: (u64, u64), balances: &[i64], transfers: i64) -> Observation {
-        Observation { span_micros, balances: balances.to_vec(), transfers }
-    }
-
-    #[test]
-    fn a_clean_history_has_no_anomalies() {
-        let history = [seen((0, 5), &[50, 50], 0), seen((3, 9), &[40, 60], 1), seen((10, 12), &[45, 55], 2)];
-        assert_eq!(check(100, &history, 2, 0), []);
-    }
-
-    #[test]
-    fn money_in_transit_is_a_wrong_total() {
-        assert_eq!(
-            check(100, &[seen((0, 1), &[40, 50], 0)], 0, 0),
-            [Anomaly::WrongTotal { at: 0, found: 90 }]
-        );
-    }
-
-    #[test]
-    fn a_stale_read_goes_back_and_a_concurrent_one_does_not() {
-        let concurrent = [seen((0, 10), &[100], 2), seen((5, 12), &[100], 1), seen((20, 21), &[100], 2)];
-        assert_eq!(check(100, &concurrent, 2, 0), []);
-        let stale = [seen((0, 10), &[100], 2), seen((11, 12), &[100], 1), seen((20, 21), &[100], 2)];
-        assert_eq!(check(100, &stale, 2, 0), [Anomaly::WentBack { earlier: 0, later: 1 }]);
-    }
-
-    #[test]
-    fn a_lost_acknowledged_transfer_is_a_wrong_count() {
-        let history = [seen((0, 1), &[100], 4)];
-        assert_eq!(
-            check(100, &history, 5, 3),
-            [Anomaly::WrongCount { found: 4, acknowledged: 5, unknown: 3 }]
-        );
-        assert_eq!(check(100, &history, 2, 2), []);
-    }
 }

@@ -1,3 +1,199 @@
-//! Workloads.
+//! Workloads: what clients ask of a cluster.
+//!
+//! A workload makes its tables, draws invocations, and carries each out through a [`Session`]. It keeps what it needs to draw sensible
+//! ones (values that differ, keys that are retired) in atomics, never what the cluster answered: answers go to the history.
+//!
+//! To add one: a file here, a line in [`ALL`].
 
-pub mod bank;
+mod append;
+mod bank;
+mod comments;
+mod counter;
+mod ddl;
+mod lock;
+mod long_fork;
+mod register;
+mod rw_register;
+mod sequential;
+mod session;
+mod set;
+mod write_skew;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use futures::future::BoxFuture;
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use crate::history::Value;
+
+pub use session::{Failure, Session};
+
+/// A call to be made.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// What is called.
+    pub f: &'static str,
+    /// With what.
+    pub value: Value,
+}
+
+impl Invocation {
+    fn new(f: &'static str, value: impl Into<Value>) -> Self {
+        Self { f, value: value.into() }
+    }
+}
+
+/// The completed value, or how it failed.
+pub type Answer = Result<Value, Failure>;
+
+/// What clients ask.
+pub trait Workload: Send + Sync {
+    /// Statements that make the tables anew, each in a transaction of its own.
+    fn setup(&self) -> Vec<String>;
+
+    /// The next call of a client.
+    fn next(&self, worker: u64, rng: &mut StdRng) -> Invocation;
+
+    /// Carries a call out.
+    fn apply<'a>(&'a self, session: &'a Session, call: &'a Invocation) -> BoxFuture<'a, Answer>;
+
+    /// Calls made at each node when everything is whole again.
+    fn last(&self) -> Vec<Invocation> {
+        Vec::new()
+    }
+}
+
+/// An entry of the registry.
+pub struct Entry {
+    /// What it is called.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub about: &'static str,
+    /// Which checkers its history must pass, beside `availability` and `progress`.
+    pub checkers: &'static [&'static str],
+    /// Makes it.
+    pub make: fn() -> Arc<dyn Workload>,
+}
+
+/// All workloads.
+pub const ALL: &[Entry] = &[
+    Entry {
+        name: "register",
+        about: "read, write and compare-and-set of single rows",
+        checkers: &["linear"],
+        make: || Arc::new(register::Register::default()),
+    },
+    Entry {
+        name: "bank",
+        about: "transfers between accounts on many shards, and looks at all of them",
+        checkers: &["bank"],
+        make: || Arc::new(bank::Bank),
+    },
+    Entry {
+        name: "set",
+        about: "inserts into a table on many shards, and reads of all of it",
+        checkers: &["set"],
+        make: || Arc::new(set::Set::default()),
+    },
+    Entry {
+        name: "list-append",
+        about: "transactions that append to and read lists on many shards",
+        checkers: &["list-append"],
+        make: || Arc::new(append::Append::default()),
+    },
+    Entry {
+        name: "rw-register",
+        about: "transactions that write and read registers on many shards",
+        checkers: &["rw-register"],
+        make: || Arc::new(rw_register::RwRegister::default()),
+    },
+    Entry {
+        name: "monotonic",
+        about: "increments of counters on many shards, and snapshots of all of them",
+        checkers: &["monotonic"],
+        make: || Arc::new(counter::Counter::monotonic()),
+    },
+    Entry {
+        name: "sequential",
+        about: "rows written one after the other by one client, and read backwards",
+        checkers: &["sequential"],
+        make: || Arc::new(sequential::Sequential::default()),
+    },
+    Entry {
+        name: "comments",
+        about: "blind inserts on many shards, and reads of all of them: causal order",
+        checkers: &["comments"],
+        make: || Arc::new(comments::Comments::default()),
+    },
+    Entry {
+        name: "long-fork",
+        about: "single writes of groups of keys, and reads of whole groups",
+        checkers: &["long-fork", "rw-register"],
+        make: || Arc::new(long_fork::LongFork::default()),
+    },
+    Entry {
+        name: "write-skew",
+        about: "pairs of inserts that exclude each other through a predicate",
+        checkers: &["write-skew"],
+        make: || Arc::new(write_skew::WriteSkew::default()),
+    },
+    Entry {
+        name: "upsert",
+        about: "INSERT … ON CONFLICT DO UPDATE of rows that are not there yet",
+        checkers: &["counter"],
+        make: || Arc::new(counter::Counter::upsert()),
+    },
+    Entry {
+        name: "hot-row",
+        about: "increments of one row, in one statement and in several",
+        checkers: &["counter"],
+        make: || Arc::new(counter::Counter::hot_row()),
+    },
+    Entry {
+        name: "lock",
+        about: "locks taken and released by conditional updates: mutual exclusion",
+        checkers: &["linear"],
+        make: || Arc::new(lock::Lock::default()),
+    },
+    Entry {
+        name: "ddl",
+        about: "inserts while columns and tables come and go",
+        checkers: &["set"],
+        make: || Arc::new(ddl::Ddl::default()),
+    },
+];
+
+/// By name.
+pub fn find(name: &str) -> Option<&'static Entry> {
+    ALL.iter().find(|entry| entry.name == name)
+}
+
+/// Statements that make a table anew, spread over shards by its key.
+fn sharded(table: &str, columns: &str) -> Vec<String> {
+    vec![
+        format!("DROP TABLE IF EXISTS {table}"),
+        format!("CREATE TABLE {table} ({columns}) WITH (sharding = 'hash', shards = 6)"),
+    ]
+}
+
+/// Keys of which a few are in use at a time; each is retired after some calls, so that no key's history grows long and
+/// crashed calls don't pile up on it.
+struct Keys {
+    calls: AtomicI64,
+    at_a_time: i64,
+    calls_per_key: i64,
+}
+
+impl Keys {
+    fn new(at_a_time: i64, calls_per_key: i64) -> Self {
+        Self { calls: AtomicI64::new(0), at_a_time, calls_per_key }
+    }
+
+    fn draw(&self, rng: &mut StdRng) -> i64 {
+        // After each `calls_per_key` calls the window has moved on by one key, whose share of all calls that is.
+        let oldest = self.calls.fetch_add(1, Ordering::Relaxed) / self.calls_per_key;
+        oldest + rng.random_range(0..self.at_a_time)
+    }
+}

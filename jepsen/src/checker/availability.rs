@@ -1,0 +1,74 @@
+//! How long nobody gets an answer while a minority of the nodes is broken.
+//!
+//! A fault is two operations of the nemesis with `:value {:phase :begin, :minority true, …}` and `{:phase :end, …}`. From a fault's
+//! beginning to five seconds after its end, or to the next fault, the longest time without any `ok` is a *gap*. After faults of a
+//! minority it must not exceed 1.5 s (`unavailable`); after others it is told.
+
+use std::time::Duration;
+
+use super::Verdict;
+use crate::history::{History, Kind, LAST_PROCESS, Op, Process, Value};
+
+/// What is promised.
+pub const GAP_MAX: Duration = Duration::from_millis(1500);
+/// A fault's effects are looked for so long after it was undone.
+const AFTERMATH_NS: u64 = 5_000_000_000;
+
+/// Checks a history against [`GAP_MAX`].
+pub fn check(history: &History) -> Verdict {
+    check_within(history, GAP_MAX)
+}
+
+/// Checks a history.
+pub fn check_within(history: &History, gap_max: Duration) -> Verdict {
+    let mut verdict = Verdict::new("availability");
+    let answers: Vec<&Op> =
+        history.ops().iter().filter(|op| op.kind == Kind::Ok && op.process != Process::Nemesis).collect();
+    let faults: Vec<&Op> = history.ops().iter().filter(|op| op.process == Process::Nemesis).collect();
+    let phase = |op: &Op, name: &str| op.value.get("phase").and_then(Value::as_name) == Some(name);
+    // While clients work: when they have ended, nobody asks.
+    let working = history.calls().filter(|call| call.invoke.process < Process::Client(LAST_PROCESS));
+    let Some(last) = working.last().map(|call| call.invoke.time) else {
+        verdict.unknown("nobody asked anything");
+        return verdict;
+    };
+    let mut longest = 0;
+    for (n, begin) in faults.iter().enumerate().filter(|(_, op)| phase(op, "begin")) {
+        let end =
+            faults[n..].iter().find(|op| phase(op, "end") && op.f == begin.f).map_or(last, |op| op.time);
+        let next = faults[n + 1..].iter().find(|op| phase(op, "begin")).map_or(last, |op| op.time);
+        let until = (end + AFTERMATH_NS).min(next).min(last);
+        let from = answers.partition_point(|op| op.time < begin.time);
+        // From the last answer before the fault, so that a gap that begins just before it is whole.
+        let mut previous = from.checked_sub(1).map_or(0, |i| answers[i].time);
+        let mut gap = (0, previous);
+        for time in answers[from..].iter().map(|op| op.time.min(until)).chain([until]) {
+            if time.saturating_sub(previous) > gap.0 {
+                gap = (time - previous, previous);
+            }
+            if time >= until {
+                break;
+            }
+            previous = time;
+        }
+        let seconds = |ns: u64| ns as f64 / 1e9;
+        let about = format!(
+            "{} {}: no answer for {:.2} s from {:.2} s on",
+            begin.f,
+            begin.value,
+            seconds(gap.0),
+            seconds(gap.1)
+        );
+        let minority = begin.value.get("minority") == Some(&Value::Bool(true));
+        if minority {
+            longest = longest.max(gap.0);
+        }
+        if minority && u128::from(gap.0) > gap_max.as_nanos() {
+            verdict.anomaly("unavailable", about, vec![begin.index]);
+        } else {
+            verdict.note(about);
+        }
+    }
+    verdict.note(format!("longest gap under faults of a minority: {:.2} s", longest as f64 / 1e9));
+    verdict
+}

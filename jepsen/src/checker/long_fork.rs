@@ -1,0 +1,35 @@
+//! Two readers who see two independent writes in opposite orders.
+//!
+//! Reads `:txn` calls: a write `[[:w k v]]`, each key once, or a read of several keys `[[:r k v] …]`. Snapshot isolation in its parallel
+//! form allows a fork (`long-fork`), serializability doesn't.
+
+use std::collections::BTreeMap;
+
+use super::Verdict;
+use crate::history::{History, Value};
+
+/// Checks a history.
+pub fn check(history: &History) -> Verdict {
+    let mut verdict = Verdict::new("long-fork");
+    let mut snapshots = Vec::new();
+    for op in history.calls_of("txn").filter_map(|call| call.ok()) {
+        let mut snapshot = BTreeMap::new();
+        for step in op.value.as_slice().unwrap_or_default() {
+            if let Some([f, key, value]) = step.as_slice()
+                && f.as_name() == Some("r")
+            {
+                snapshot.insert(key.clone(), i64::from(*value != Value::Nil));
+            }
+        }
+        if snapshot.len() > 1 {
+            snapshots.push((op.index, snapshot));
+        }
+    }
+    verdict.note(format!("{} reads of several keys", snapshots.len()));
+    let mut found = Verdict::new("long-fork");
+    super::monotonic::incomparable(&snapshots, history, &mut found);
+    for anomaly in found.anomalies {
+        verdict.anomaly("long-fork", anomaly.about, anomaly.ops);
+    }
+    verdict
+}

@@ -1,0 +1,81 @@
+//! A cluster of real processes on this machine, by way of `cluster-scripts/cluster`.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use tokio::process::Command;
+
+/// A cluster and where it lives. Nodes are numbered from 1.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// The script.
+    pub script: PathBuf,
+    /// Data and logs of the nodes.
+    pub dir: PathBuf,
+    /// The first of its ports.
+    pub base_port: u16,
+    /// How many nodes.
+    pub nodes: usize,
+}
+
+impl Cluster {
+    /// The script of this checkout.
+    pub fn default_script() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../cluster-scripts/cluster")
+    }
+
+    /// Starts all nodes, the first time or again.
+    pub async fn up(&self) -> Result<()> {
+        self.script(&["up", "--nodes", &self.nodes.to_string()]).await
+    }
+
+    /// Stops all nodes and deletes their data.
+    pub async fn wipe(&self) -> Result<()> {
+        self.script(&["wipe"]).await
+    }
+
+    /// `kill`, `start`, `stop`, `pause` or `resume` of some nodes, at the same time.
+    pub async fn each(&self, command: &str, nodes: &[usize]) -> Result<()> {
+        let numbers: Vec<String> = nodes.iter().map(usize::to_string).collect();
+        let calls = numbers.iter().map(async |node| self.script(&[command, node]).await);
+        futures::future::try_join_all(calls).await.map(|_| ())
+    }
+
+    /// All nodes' numbers.
+    pub fn all(&self) -> Vec<usize> {
+        (1..=self.nodes).collect()
+    }
+
+    /// Where clients connect.
+    pub fn urls(&self) -> Vec<String> {
+        let url = |node| {
+            format!(
+                "postgresql://root@127.0.0.1:{}/postgres?sslmode=disable",
+                usize::from(self.base_port) + node
+            )
+        };
+        self.all().into_iter().map(url).collect()
+    }
+
+    /// A node's log.
+    pub fn log(&self, node: usize) -> PathBuf {
+        self.dir.join(format!("node-{node}")).join("log")
+    }
+
+    async fn script(&self, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new(&self.script);
+        command
+            .args(arguments)
+            .arg("--dir")
+            .arg(&self.dir)
+            .arg("--base-port")
+            .arg(self.base_port.to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let output = command.output().await.with_context(|| format!("running {}", self.script.display()))?;
+        if !output.status.success() {
+            bail!("cluster {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! When what is done to whom: a pure function of the seed.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value as Json, json};
+
+use super::Fault;
+
+/// Before the first fault, clients have this long to warm up.
+const CALM_FIRST: Duration = Duration::from_secs(3);
+/// Between the end of one fault and the beginning of the next.
+const CALM_MS: std::ops::Range<u64> = 2_000..6_000;
+
+/// One fault, planned.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// Since the clients began.
+    pub at: Duration,
+    /// How long until it is undone.
+    pub lasts: Duration,
+    /// What.
+    pub fault: &'static Fault,
+    /// Whom.
+    pub victims: Vec<usize>,
+    /// Whether a majority stays whole.
+    pub minority: bool,
+}
+
+impl Planned {
+    /// For `schedule.json`.
+    pub fn json(&self) -> Json {
+        json!({
+            "at_ms": self.at.as_millis() as u64,
+            "lasts_ms": self.lasts.as_millis() as u64,
+            "fault": self.fault.name,
+            "nodes": self.victims,
+        })
+    }
+}
+
+/// Faults of these kinds, one after the other, all undone before the end.
+pub fn draw(seed: u64, faults: &[&'static Fault], nodes: usize, time: Duration) -> Vec<Planned> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut plan = Vec::new();
+    let mut at = CALM_FIRST;
+    let mut bag: Vec<&'static Fault> = Vec::new();
+    loop {
+        // Each kind comes once before any comes again.
+        if bag.is_empty() {
+            bag = faults.choose_multiple(&mut rng, faults.len()).copied().collect();
+        }
+        let Some(fault) = bag.pop() else { return plan };
+        let (min, max) = fault.lasts;
+        let lasts = Duration::from_millis(rng.random_range(min.as_millis() as u64..=max.as_millis() as u64));
+        if at + lasts + Duration::from_secs(1) > time {
+            return plan;
+        }
+        let everyone: Vec<usize> = (1..=nodes).collect();
+        let count = fault.victims.count(nodes).min(nodes);
+        let mut victims: Vec<usize> = everyone.choose_multiple(&mut rng, count).copied().collect();
+        victims.sort_unstable();
+        plan.push(Planned { at, lasts, fault, minority: 2 * victims.len() < nodes, victims });
+        at += lasts + Duration::from_millis(rng.random_range(CALM_MS));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_draws_the_same_schedule() {
+        let faults: Vec<&Fault> = super::super::ALL.iter().collect();
+        let shown = |seed| format!("{:?}", draw(seed, &faults, 3, Duration::from_secs(60)));
+        assert_eq!(shown(7), shown(7));
+        assert_ne!(shown(7), shown(8));
+    }
+
+    #[test]
+    fn faults_follow_each_other_and_end_in_time() {
+        let faults: Vec<&Fault> = super::super::ALL.iter().collect();
+        let plan = draw(1, &faults, 5, Duration::from_secs(120));
+        assert!(plan.len() >= faults.len(), "{plan:?}");
+        assert!(plan.windows(2).all(|pair| pair[0].at + pair[0].lasts < pair[1].at));
+        assert!(plan.iter().all(|p| p.at + p.lasts < Duration::from_secs(120)));
+        assert!(plan.iter().all(|p| !p.victims.is_empty() && p.victims.len() <= 5));
+        assert!(draw(1, &[], 3, Duration::from_secs(60)).is_empty());
+    }
+}

@@ -1,0 +1,102 @@
+//! Writes a history while it happens.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::{Kind, Op, Process, Value, edn, json};
+
+/// The run's time: nanoseconds since it began, on the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    began: Instant,
+}
+
+impl Clock {
+    /// The run begins now.
+    #[allow(clippy::disallowed_methods, reason = "a client's clock: no simulator runs the harness")]
+    pub fn start() -> Self {
+        Self { began: Instant::now() }
+    }
+
+    /// Since the run began.
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+}
+
+/// Writes operations to `history.edn` and `history.json` as they come, so that a long run takes no memory and a run that is
+/// broken off leaves what it saw.
+///
+/// The time is taken under the lock that orders the lines: an operation that stands before another did not happen after it.
+pub struct Recorder {
+    clock: Clock,
+    ops_max: usize,
+    files: Mutex<Files>,
+}
+
+struct Files {
+    next: usize,
+    edn: BufWriter<File>,
+    json: BufWriter<File>,
+    failed: Option<std::io::Error>,
+}
+
+impl Recorder {
+    /// Files in a folder that exists; after `ops_max` operations the run is [full](Recorder::is_full).
+    pub fn create(folder: &Path, clock: Clock, ops_max: usize) -> Result<Self> {
+        let create = |name: &str| {
+            let path = folder.join(name);
+            File::create(&path).map(BufWriter::new).with_context(|| format!("creating {}", path.display()))
+        };
+        let files =
+            Files { next: 0, edn: create("history.edn")?, json: create("history.json")?, failed: None };
+        Ok(Self { clock, ops_max, files: Mutex::new(files) })
+    }
+
+    /// The run's time.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// No further calls should be made: a checker has to hold them all. Completions are still taken.
+    pub fn is_full(&self) -> bool {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).next >= self.ops_max
+    }
+
+    /// Writes one operation down.
+    pub fn record(&self, process: Process, kind: Kind, f: &str, value: &Value, error: Option<&str>) {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let op = Op {
+            index: files.next,
+            process,
+            kind,
+            f: f.to_owned(),
+            value: value.clone(),
+            time: self.clock.elapsed().as_nanos() as u64,
+            error: error.map(str::to_owned),
+        };
+        files.next += 1;
+        let mut line = String::new();
+        // Writing to a string can't fail.
+        let _ = edn::write(&mut line, &op);
+        let written =
+            writeln!(files.edn, "{line}").and_then(|()| writeln!(files.json, "{}", json::write(&op)));
+        if let Err(error) = written {
+            files.failed.get_or_insert(error);
+        }
+    }
+
+    /// Everything is in the files, or this says why not.
+    pub fn finish(&self) -> Result<()> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = files.failed.take() {
+            return Err(error).context("writing the history");
+        }
+        files.edn.flush().and_then(|()| files.json.flush()).context("writing the history")
+    }
+}

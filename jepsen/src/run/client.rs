@@ -1,0 +1,175 @@
+//! The clients: each makes one call at a time, and goes to another node when its own fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::future::join_all;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio_postgres::NoTls;
+
+use super::sleep;
+use crate::history::{Kind, LAST_PROCESS, Process, Recorder};
+use crate::workload::{Answer, Failure, Invocation, Session, Workload};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between attempts to connect.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
+/// Between attempts of what must succeed: making tables, the last calls.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How long that is tried.
+const RETRIES_MAX: usize = 150;
+
+/// Clients of a workload.
+pub struct Clients {
+    /// The nodes.
+    pub urls: Vec<String>,
+    /// What they ask.
+    pub workload: Arc<dyn Workload>,
+    /// How many.
+    pub count: u64,
+    /// Calls per second of all together.
+    pub rate: f64,
+    /// How long they wait for an answer.
+    pub call_timeout: Duration,
+    /// Seeds their choices.
+    pub seed: u64,
+}
+
+impl Clients {
+    /// Makes the tables.
+    pub async fn setup(&self) -> Result<()> {
+        for sql in self.workload.setup() {
+            let mut last = String::new();
+            let mut done = false;
+            for attempt in 0..RETRIES_MAX {
+                let url = &self.urls[attempt % self.urls.len()];
+                // Done before, and the answer lost: fine for DROP … IF EXISTS, and no other is repeated after that.
+                match self.once(url, &sql).await {
+                    Ok(()) => {
+                        done = true;
+                        break;
+                    }
+                    Err(error) => last = format!("{error:#}"),
+                }
+                sleep(RETRY_PAUSE).await;
+            }
+            anyhow::ensure!(done, "{sql}: {last}");
+        }
+        Ok(())
+    }
+
+    async fn once(&self, url: &str, sql: &str) -> Result<()> {
+        let session = connect(url).await?;
+        session.write(sql).await.map(|_| ()).map_err(|failure| anyhow::anyhow!("{failure:?}"))
+    }
+
+    /// The workload's last calls at each node, which must succeed in the end; says what did not.
+    pub async fn last(&self, recorder: &Recorder) -> Vec<String> {
+        let mut troubles = Vec::new();
+        let mut process = LAST_PROCESS;
+        for call in self.workload.last() {
+            for (node, url) in self.urls.iter().enumerate() {
+                let mut error = String::new();
+                let mut done = false;
+                for _ in 0..RETRIES_MAX {
+                    process += 1;
+                    match connect(url).await {
+                        Ok(session) => done = self.call(&session, &call, process, recorder).await,
+                        Err(failure) => error = format!("{failure:#}"),
+                    }
+                    if done {
+                        break;
+                    }
+                    sleep(RETRY_PAUSE).await;
+                }
+                if !done {
+                    troubles.push(format!(
+                        "node {}: the last {} never succeeded ({error})",
+                        node + 1,
+                        call.f
+                    ));
+                }
+            }
+        }
+        troubles
+    }
+
+    /// One call, written down; whether it succeeded.
+    async fn call(&self, session: &Session, call: &Invocation, process: u64, recorder: &Recorder) -> bool {
+        let process = Process::Client(process);
+        recorder.record(process, Kind::Invoke, call.f, &call.value, None);
+        let answer = tokio::time::timeout(self.call_timeout, self.workload.apply(session, call)).await;
+        match answer.unwrap_or_else(|_| no_answer(call)) {
+            Ok(value) => recorder.record(process, Kind::Ok, call.f, &value, None),
+            Err(Failure::Fail(why)) => {
+                recorder.record(process, Kind::Fail, call.f, &call.value, Some(&why));
+                return false;
+            }
+            Err(Failure::Info(why)) => {
+                recorder.record(process, Kind::Info, call.f, &call.value, Some(&why));
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Where the call was when time ran out isn't known: a COMMIT may be on its way.
+fn no_answer(call: &Invocation) -> Answer {
+    Err(match call.f {
+        "read" | "final-read" => Failure::Fail("no answer in time".to_owned()),
+        _ => Failure::Info("no answer in time".to_owned()),
+    })
+}
+
+/// Lets all clients work for a time.
+pub async fn drive(clients: &Clients, recorder: &Recorder, time: Duration) {
+    join_all((0..clients.count).map(|worker| work(clients, worker, recorder, time))).await;
+}
+
+async fn work(clients: &Clients, worker: u64, recorder: &Recorder, time: Duration) {
+    let mut rng = StdRng::seed_from_u64(clients.seed.wrapping_mul(1_000_003).wrapping_add(worker));
+    let mut node = worker as usize % clients.urls.len();
+    let mut process = worker;
+    let mut session: Option<Session> = None;
+    let pause_ms_max = (2_000.0 * clients.count as f64 / clients.rate.max(0.01)).max(1.0);
+    while recorder.clock().elapsed() < time && !recorder.is_full() {
+        let Some(open) = session.as_ref().filter(|session| !session.is_closed()) else {
+            session = connect(&clients.urls[node]).await.ok();
+            if session.is_none() {
+                node = (node + 1) % clients.urls.len();
+                sleep(RECONNECT_PAUSE).await;
+            }
+            continue;
+        };
+        let call = clients.workload.next(worker, &mut rng);
+        let (before, this) = (recorder.clock().elapsed(), process);
+        let succeeded = clients.call(open, &call, this, recorder).await;
+        if !succeeded {
+            // Whoever ended unknown is dead; a number is never used twice, and saying so of others does no harm.
+            process += clients.count;
+            // Lost, or too slow: what is still on its way on this connection must not mix with what follows.
+            if open.is_closed() || recorder.clock().elapsed() - before >= clients.call_timeout {
+                session = None;
+                node = (node + 1) % clients.urls.len();
+            }
+        }
+        sleep(Duration::from_micros((rng.random_range(0.0..pause_ms_max) * 1e3) as u64)).await;
+    }
+}
+
+async fn connect(url: &str) -> Result<Session> {
+    let mut config: tokio_postgres::Config = url.parse().context("a node's URL")?;
+    config.connect_timeout(CONNECT_TIMEOUT);
+    // The timeout of the configuration is that of TCP; a paused node still accepts, and doesn't answer.
+    let (client, connection) =
+        tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls)).await.context("no answer in time")??;
+    #[allow(clippy::disallowed_methods, reason = "a client's task: no simulator runs the harness")]
+    tokio::spawn(async move {
+        // An error of the connection is an error of the statements on it.
+        let _ = connection.await;
+    });
+    Ok(Session::new(client))
+}

@@ -1,0 +1,159 @@
+//! A run: a workload on a cluster under faults, and everything that is needed to understand it, in a folder.
+//!
+//! | file | what |
+//! |---|---|
+//! | `run.json` | workload, seed, faults and all other settings |
+//! | `schedule.json` | when what was to be done to whom |
+//! | `history.edn`, `history.json` | what was asked and answered |
+//! | `verdict.json`, `verdict.txt` | what the checkers say |
+//! | `timeline.svg`, `latency.svg` | pictures |
+//! | `node-N.log` | the nodes' logs |
+
+mod client;
+mod nemesis;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use crate::checker::{self, Validity, Verdict, availability};
+use crate::cluster::Cluster;
+use crate::fault::{Fault, schedule};
+use crate::history::{Clock, History, Recorder};
+use crate::{report, workload};
+
+pub use client::{Clients, drive};
+
+/// How a workload is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which.
+    pub workload: String,
+    /// Seeds the schedule and the clients' choices.
+    pub seed: u64,
+    /// For how long clients work.
+    pub time: Duration,
+    /// How many of them.
+    pub clients: u64,
+    /// Calls per second of all of them together.
+    pub rate: f64,
+    /// How long a client waits for an answer.
+    pub call_timeout: Duration,
+    /// Operations written down, at most.
+    pub ops_max: usize,
+    /// The gap that is allowed under faults of a minority; none: it is told, and not judged.
+    pub gap_max: Option<Duration>,
+    /// What is done to the cluster.
+    pub faults: Vec<&'static Fault>,
+    /// Where the run's folder is made.
+    pub out: PathBuf,
+}
+
+/// What came out.
+pub struct Outcome {
+    /// The folder.
+    pub folder: PathBuf,
+    /// What the checkers say.
+    pub verdicts: Vec<Verdict>,
+    /// What went wrong with the harness or with bringing nodes back.
+    pub troubles: Vec<String>,
+}
+
+impl Outcome {
+    /// The worst of the verdicts.
+    pub fn validity(&self) -> Validity {
+        let worst = self.verdicts.iter().map(|verdict| verdict.validity).max().unwrap_or(Validity::Unknown);
+        if self.troubles.is_empty() { worst } else { worst.max(Validity::Unknown) }
+    }
+}
+
+/// Starts a cluster, runs a workload on it, breaks it, heals it, and checks what clients saw.
+pub async fn run(options: &Options, cluster: &Cluster) -> Result<Outcome> {
+    let entry = workload::find(&options.workload)
+        .with_context(|| format!("there is no workload '{}'; `jepsen list` shows them", options.workload))?;
+    let folder = make_folder(options)?;
+    let plan = schedule::draw(options.seed, &options.faults, cluster.nodes, options.time);
+    let planned: Vec<_> = plan.iter().map(schedule::Planned::json).collect();
+    write_json(&folder, "schedule.json", &json!(planned))?;
+    write_json(&folder, "run.json", &describe(options, cluster))?;
+    cluster.wipe().await?;
+    cluster.up().await.context("starting the cluster")?;
+    let clients = Clients {
+        urls: cluster.urls(),
+        workload: (entry.make)(),
+        count: options.clients,
+        rate: options.rate,
+        call_timeout: options.call_timeout,
+        seed: options.seed,
+    };
+    clients.setup().await.context("making the tables")?;
+    let recorder = Arc::new(Recorder::create(&folder, Clock::start(), options.ops_max)?);
+    let (troubles, ()) =
+        futures::join!(nemesis::run(cluster, &plan, &recorder), drive(&clients, &recorder, options.time));
+    let mut troubles = troubles;
+    troubles.extend(clients.last(&recorder).await);
+    recorder.finish()?;
+    for node in cluster.all() {
+        // Best effort: a log that is missing is no reason to lose the verdict.
+        let _ = std::fs::copy(cluster.log(node), folder.join(format!("node-{node}.log")));
+    }
+    let history = History::load(&folder.join("history.edn"))?;
+    let verdicts = judge(entry.checkers, &history, options.gap_max);
+    let outcome = Outcome { folder, verdicts, troubles };
+    report::write(&outcome, &history, options)?;
+    Ok(outcome)
+}
+
+/// What the named checkers say, and those that every history must pass.
+pub fn judge(names: &[&str], history: &History, gap_max: Option<Duration>) -> Vec<Verdict> {
+    let mut verdicts: Vec<Verdict> =
+        names.iter().filter_map(|name| checker::find(name)).map(|checker| (checker.check)(history)).collect();
+    verdicts.push(availability::check_within(history, gap_max.unwrap_or(Duration::MAX)));
+    verdicts.push(checker::progress::check(history));
+    verdicts
+}
+
+fn describe(options: &Options, cluster: &Cluster) -> serde_json::Value {
+    json!({
+        "workload": options.workload,
+        "seed": options.seed,
+        "time_s": options.time.as_secs_f64(),
+        "nodes": cluster.nodes,
+        "clients": options.clients,
+        "rate": options.rate,
+        "call_timeout_ms": options.call_timeout.as_millis() as u64,
+        "faults": options.faults.iter().map(|fault| fault.name).collect::<Vec<_>>(),
+    })
+}
+
+/// A folder of its own, named after what is run.
+fn make_folder(options: &Options) -> Result<PathBuf> {
+    let faults: Vec<&str> = options.faults.iter().map(|fault| fault.name).collect();
+    let faults = if faults.is_empty() { "calm".to_owned() } else { faults.join("+") };
+    let name = format!("{}-{faults}-seed-{}", options.workload, options.seed);
+    std::fs::create_dir_all(&options.out).with_context(|| format!("making {}", options.out.display()))?;
+    for n in 1..1_000 {
+        let folder = options.out.join(if n == 1 { name.clone() } else { format!("{name}-{n}") });
+        match std::fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("making {}", folder.display())),
+        }
+    }
+    bail!("{} is full of runs", options.out.display())
+}
+
+pub(crate) fn write_json(folder: &Path, name: &str, json: &serde_json::Value) -> Result<()> {
+    let path = folder.join(name);
+    let text = serde_json::to_string_pretty(json)?;
+    std::fs::write(&path, text + "\n").with_context(|| format!("writing {}", path.display()))
+}
+
+/// The harness runs in real time: no simulator drives it.
+#[allow(clippy::disallowed_methods, reason = "a client's clock: no simulator runs the harness")]
+pub(crate) async fn sleep(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}

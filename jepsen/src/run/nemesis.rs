@@ -1,0 +1,40 @@
+//! The hand that breaks things, by schedule, and writes down what it did.
+
+use super::sleep;
+use crate::cluster::Cluster;
+use crate::fault::schedule::Planned;
+use crate::history::{Kind, Process, Recorder, Value};
+
+/// Carries the schedule out and leaves everything healed; says what could not be done.
+pub(super) async fn run(cluster: &Cluster, plan: &[Planned], recorder: &Recorder) -> Vec<String> {
+    let mut troubles = Vec::new();
+    for planned in plan {
+        sleep(planned.at.saturating_sub(recorder.clock().elapsed())).await;
+        note(recorder, planned, "begin");
+        if let Err(error) = planned.fault.harm(cluster, &planned.victims).await {
+            troubles.push(format!("{}: {error:#}", planned.fault.name));
+        }
+        sleep((planned.at + planned.lasts).saturating_sub(recorder.clock().elapsed())).await;
+        if let Err(error) = planned.fault.heal(cluster, &planned.victims).await {
+            troubles.push(format!("undoing {}: {error:#}", planned.fault.name));
+        }
+        note(recorder, planned, "end");
+    }
+    // Whatever went wrong above: in the end all nodes run.
+    if !troubles.is_empty()
+        && let Err(error) = cluster.each("start", &cluster.all()).await
+    {
+        troubles.push(format!("in the end: {error:#}"));
+    }
+    troubles
+}
+
+fn note(recorder: &Recorder, planned: &Planned, phase: &str) {
+    let entries = [
+        ("phase", Value::keyword(phase)),
+        ("nodes", Value::vector(planned.victims.iter().map(|node| *node as i64))),
+        ("minority", Value::Bool(planned.minority)),
+    ];
+    let value = Value::Map(entries.map(|(name, value)| (Value::keyword(name), value)).to_vec());
+    recorder.record(Process::Nemesis, Kind::Info, planned.fault.name, &value, None);
+}

@@ -1,0 +1,94 @@
+//! Transactions that append to lists and read them. A list is a text of numbers in one row.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::session::{Failure, Rows};
+use super::{Answer, Invocation, Keys, Session, Workload, sharded};
+use crate::history::Value;
+
+const STEPS_MAX: usize = 4;
+
+pub struct Append {
+    keys: Keys,
+    next: AtomicI64,
+}
+
+impl Default for Append {
+    fn default() -> Self {
+        Self { keys: Keys::new(6, 80), next: AtomicI64::new(1) }
+    }
+}
+
+impl Workload for Append {
+    fn setup(&self) -> Vec<String> {
+        sharded("lists", "k int PRIMARY KEY, v text NOT NULL")
+    }
+
+    fn next(&self, _worker: u64, rng: &mut StdRng) -> Invocation {
+        let steps = (0..rng.random_range(1..=STEPS_MAX)).map(|_| {
+            let key = Value::Int(self.keys.draw(rng));
+            if rng.random_bool(0.5) {
+                Value::Vector(vec![Value::keyword("r"), key, Value::Nil])
+            } else {
+                Value::Vector(vec![
+                    Value::keyword("append"),
+                    key,
+                    self.next.fetch_add(1, Ordering::Relaxed).into(),
+                ])
+            }
+        });
+        Invocation::new("txn", Value::Vector(steps.collect()))
+    }
+
+    fn apply<'a>(&'a self, session: &'a Session, call: &'a Invocation) -> BoxFuture<'a, Answer> {
+        async move {
+            let steps = call.value.as_slice().unwrap_or_default();
+            // One statement is a transaction by itself, and takes another way through the database.
+            if let [step] = steps {
+                let (sql, changes) = statement(step);
+                let rows = if changes { session.write(&sql).await?.0 } else { session.read(&sql).await? };
+                return Ok(Value::Vector(vec![completed(step, &rows)?]));
+            }
+            session
+                .transaction(async |open| {
+                    let mut done = Vec::new();
+                    for step in steps {
+                        let (rows, _) = open.run(&statement(step).0).await?;
+                        done.push(completed(step, &rows)?);
+                    }
+                    Ok(Value::Vector(done))
+                })
+                .await
+        }
+        .boxed()
+    }
+}
+
+/// A step's SQL, and whether it changes anything.
+fn statement(step: &Value) -> (String, bool) {
+    match step.as_slice() {
+        Some([f, key, value]) if f.as_name() == Some("append") => (
+            format!(
+                "INSERT INTO lists VALUES ({key}, '{value}') ON CONFLICT (k) DO UPDATE SET v = lists.v || ' {value}'"
+            ),
+            true,
+        ),
+        Some([_, key, _]) => (format!("SELECT v FROM lists WHERE k = {key}"), false),
+        _ => (String::new(), false),
+    }
+}
+
+fn completed(step: &Value, rows: &Rows) -> Result<Value, Failure> {
+    let Some([f, key, _]) = step.as_slice().filter(|s| s[0].as_name() == Some("r")) else {
+        return Ok(step.clone());
+    };
+    let list = rows.first().and_then(|row| row.first()?.as_deref()).unwrap_or_default();
+    let numbers: Result<Vec<i64>, _> = list.split_whitespace().map(str::parse).collect();
+    let numbers = numbers.map_err(|_| Failure::Fail(format!("'{list}' is no list")))?;
+    Ok(Value::Vector(vec![f.clone(), key.clone(), Value::vector(numbers)]))
+}

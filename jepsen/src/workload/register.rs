@@ -1,0 +1,67 @@
+//! Single rows as registers: read, write, compare-and-set, each one statement.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::session::int;
+use super::{Answer, Failure, Invocation, Keys, Session, Workload, sharded};
+use crate::history::Value;
+
+/// Few values, so that a compare-and-set often finds the one it expects.
+const VALUES: i64 = 5;
+
+pub struct Register {
+    keys: Keys,
+}
+
+impl Default for Register {
+    fn default() -> Self {
+        Self { keys: Keys::new(5, 60) }
+    }
+}
+
+impl Workload for Register {
+    fn setup(&self) -> Vec<String> {
+        sharded("registers", "k int PRIMARY KEY, v int NOT NULL")
+    }
+
+    fn next(&self, _worker: u64, rng: &mut StdRng) -> Invocation {
+        let key = self.keys.draw(rng);
+        let mut value = || rng.random_range(0..VALUES);
+        let (a, b) = (value(), value());
+        match rng.random_range(0..10) {
+            0..5 => Invocation::new("read", Value::pair(key, Value::Nil)),
+            5..8 => Invocation::new("write", Value::pair(key, a)),
+            _ => Invocation::new("cas", Value::pair(key, Value::pair(a, b))),
+        }
+    }
+
+    fn apply<'a>(&'a self, session: &'a Session, call: &'a Invocation) -> BoxFuture<'a, Answer> {
+        async move {
+            let (key, value) = call.value.as_pair().unwrap_or((&Value::Nil, &Value::Nil));
+            match (call.f, value.as_pair()) {
+                ("read", _) => {
+                    let rows = session.read(&format!("SELECT v FROM registers WHERE k = {key}")).await?;
+                    Ok(Value::pair(key.clone(), int(&rows, 0, 0)))
+                }
+                ("cas", Some((old, new))) => {
+                    let sql = format!("UPDATE registers SET v = {new} WHERE k = {key} AND v = {old}");
+                    match session.write(&sql).await? {
+                        (_, 1) => Ok(call.value.clone()),
+                        _ => Err(Failure::Fail("another value".to_owned())),
+                    }
+                }
+                _ => {
+                    let sql = format!(
+                        "INSERT INTO registers VALUES ({key}, {value}) ON CONFLICT (k) DO UPDATE SET v = excluded.v"
+                    );
+                    session.write(&sql).await?;
+                    Ok(call.value.clone())
+                }
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,127 @@
+//! A client's connection, and what its errors mean.
+
+use tokio_postgres::{Client, Error, SimpleQueryMessage};
+
+/// How a call failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It did not happen.
+    Fail(String),
+    /// It may have happened, or may yet.
+    Info(String),
+}
+
+/// The rows of an answer as texts; `None` is NULL.
+pub type Rows = Vec<Vec<Option<String>>>;
+
+/// A connection to one node.
+pub struct Session {
+    client: Client,
+}
+
+impl Session {
+    /// Around a connected client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Nothing more can be asked on it.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// A statement that changes nothing: whatever goes wrong, it has not happened.
+    pub async fn read(&self, sql: &str) -> Result<Rows, Failure> {
+        self.run(sql).await.map(|(rows, _)| rows).map_err(|error| Failure::Fail(describe(&error)))
+    }
+
+    /// A statement that is a transaction of its own.
+    pub async fn write(&self, sql: &str) -> Result<(Rows, u64), Failure> {
+        self.run(sql).await.map_err(|error| outcome(&error))
+    }
+
+    /// Runs `body` between BEGIN and COMMIT. What fails before COMMIT is sent has not happened.
+    pub async fn transaction<T>(
+        &self,
+        body: impl AsyncFnOnce(&Open<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let open = Open { session: self };
+        let done = match open.run("BEGIN").await {
+            Ok(_) => body(&open).await,
+            Err(failure) => Err(failure),
+        };
+        match done {
+            Ok(value) => self.run("COMMIT").await.map(|_| value).map_err(|error| outcome(&error)),
+            Err(failure) => {
+                // If this fails, so will the next BEGIN, or the connection is gone.
+                let _ = self.run("ROLLBACK").await;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn run(&self, sql: &str) -> Result<(Rows, u64), Error> {
+        let mut rows = Vec::new();
+        let mut count = 0;
+        for message in self.client.simple_query(sql).await? {
+            match message {
+                SimpleQueryMessage::Row(row) => {
+                    rows.push((0..row.len()).map(|n| row.get(n).map(str::to_owned)).collect());
+                }
+                SimpleQueryMessage::CommandComplete(n) => count = n,
+                _ => {}
+            }
+        }
+        Ok((rows, count))
+    }
+}
+
+/// An open transaction.
+pub struct Open<'a> {
+    session: &'a Session,
+}
+
+impl Open<'_> {
+    /// A statement in it.
+    pub async fn run(&self, sql: &str) -> Result<(Rows, u64), Failure> {
+        self.session.run(sql).await.map_err(|error| Failure::Fail(describe(&error)))
+    }
+}
+
+/// What an error says about a statement that would have committed something.
+fn outcome(error: &Error) -> Failure {
+    let described = describe(error);
+    match error.code().map(|state| state.code()) {
+        // The connection broke, or the server says that it doesn't know, or breaks down while it answers.
+        None | Some("40003") => Failure::Info(described),
+        Some(code) if ["08", "57P", "58", "XX"].iter().any(|class| code.starts_with(class)) => {
+            Failure::Info(described)
+        }
+        Some(_) => Failure::Fail(described),
+    }
+}
+
+fn describe(error: &Error) -> String {
+    match error.as_db_error() {
+        Some(db) => format!("{}: {}", db.code().code(), db.message()),
+        None => {
+            let mut text = error.to_string();
+            let mut source = std::error::Error::source(error);
+            while let Some(cause) = source {
+                text += &format!(": {cause}");
+                source = cause.source();
+            }
+            text
+        }
+    }
+}
+
+/// The number in a field.
+pub fn int(rows: &Rows, row: usize, column: usize) -> Option<i64> {
+    rows.get(row)?.get(column)?.as_deref()?.parse().ok()
+}
+
+/// The numbers of the first column.
+pub fn ints(rows: &Rows) -> Vec<i64> {
+    (0..rows.len()).filter_map(|row| int(rows, row, 0)).collect()
+}

@@ -1,0 +1,63 @@
+//! Two tables; a transaction looks for rows of a key in both, and inserts into one if there are none.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::session::ints;
+use super::{Answer, Failure, Invocation, Session, Workload, sharded};
+use crate::history::Value;
+
+/// Inserts that race for a key.
+const RIVALS: i64 = 4;
+
+#[derive(Default)]
+pub struct WriteSkew {
+    next: AtomicI64,
+}
+
+impl Workload for WriteSkew {
+    fn setup(&self) -> Vec<String> {
+        ["skew_a", "skew_b"]
+            .into_iter()
+            .flat_map(|t| sharded(t, "id int PRIMARY KEY, key int NOT NULL"))
+            .collect()
+    }
+
+    fn next(&self, _worker: u64, rng: &mut StdRng) -> Invocation {
+        if rng.random_bool(0.2) {
+            let key = self.next.load(Ordering::Relaxed) / RIVALS;
+            return Invocation::new("read", Value::pair(key, Value::Nil));
+        }
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        Invocation::new("insert", Value::pair(id / RIVALS, id))
+    }
+
+    fn apply<'a>(&'a self, session: &'a Session, call: &'a Invocation) -> BoxFuture<'a, Answer> {
+        async move {
+            let (key, id) = call.value.as_pair().unwrap_or((&Value::Nil, &Value::Nil));
+            let find = |table: &str| format!("SELECT id FROM {table} WHERE key = {key}");
+            if call.f == "read" {
+                let sql = format!("{} UNION ALL {}", find("skew_a"), find("skew_b"));
+                return Ok(Value::pair(key.clone(), Value::vector(ints(&session.read(&sql).await?))));
+            }
+            let into = if id.as_int().is_some_and(|id| id % 2 == 0) { "skew_a" } else { "skew_b" };
+            session
+                .transaction(async |open| {
+                    for table in ["skew_a", "skew_b"] {
+                        if !open.run(&find(table)).await?.0.is_empty() {
+                            return Err(Failure::Fail("taken".to_owned()));
+                        }
+                    }
+                    open.run(&format!("INSERT INTO {into} VALUES ({id}, {key})")).await?;
+                    Ok(())
+                })
+                .await?;
+            Ok(call.value.clone())
+        }
+        .boxed()
+    }
+}
