@@ -7,6 +7,7 @@ use sqlparser::ast::{self, SetExpr, SetOperator, SetQuantifier};
 use super::scope::fold;
 use super::{Binder, LevelKind, refuse};
 use crate::error::{Result, SqlError, SqlState};
+use crate::ir::walk::reads_cte;
 use crate::ir::{Cte, JoinKind, OutputColumn, Plan, SetOp};
 use crate::types::{ColumnType, Type};
 
@@ -141,7 +142,7 @@ impl Binder<'_> {
         match references {
             0 => return Err(misplaced("within a subquery").at(position)),
             // One that is not found here stands in an expression.
-            1 if !finds(&step, id) => return Err(misplaced("within a subquery")),
+            1 if !reads_cte(&step, id) => return Err(misplaced("within a subquery")),
             1 => check_step(&step, id, &misplaced)?,
             _ => return Err(misplaced("more than once")),
         }
@@ -173,7 +174,7 @@ impl Binder<'_> {
 
 /// A recursive term may use its own rows only where each is looked at once and for itself (`checkWellFormedRecursion`).
 fn check_step(plan: &Plan, id: usize, misplaced: &dyn Fn(&str) -> SqlError) -> Result<()> {
-    let below = |plan: &Plan| finds(plan, id);
+    let below = |plan: &Plan| reads_cte(plan, id);
     match plan {
         Plan::Values { .. }
         | Plan::Scan(_)
@@ -222,31 +223,6 @@ fn check_step(plan: &Plan, id: usize, misplaced: &dyn Fn(&str) -> SqlError) -> R
             }
             check_step(left, id, misplaced)?;
             check_step(right, id, misplaced)
-        }
-    }
-}
-
-/// Whether a plan reads a CTE, other than from a subquery in an expression.
-fn finds(plan: &Plan, id: usize) -> bool {
-    match plan {
-        Plan::CteScan { id: found, .. } => *found == id,
-        Plan::Values { .. } | Plan::Scan(_) | Plan::VirtualScan { .. } | Plan::Series { .. } => false,
-        Plan::With { ctes, body } => {
-            finds(body, id)
-                || ctes.iter().any(|c| {
-                    finds(&c.plan, id) || c.recursive.as_ref().is_some_and(|(step, _)| finds(step, id))
-                })
-        }
-        Plan::Project { input, .. }
-        | Plan::Filter { input, .. }
-        | Plan::Aggregate { input, .. }
-        | Plan::Window { input, .. }
-        | Plan::Sort { input, .. }
-        | Plan::Limit { input, .. }
-        | Plan::Distinct { input }
-        | Plan::DistinctOn { input, .. } => finds(input, id),
-        Plan::Join { left, right, .. } | Plan::SetOp { left, right, .. } => {
-            finds(left, id) || finds(right, id)
         }
     }
 }

@@ -11,7 +11,7 @@ use txn::ids::prefix_end;
 
 use super::constraint::Constraints;
 use super::write::RowWriter;
-use super::{Outcome, StatementContext, query, rewrite, walk};
+use super::{Outcome, StatementContext, query, rewrite};
 use crate::bind;
 use crate::catalog::{Changes, CheckConstraint, ColumnDescriptor, PrimaryKey, TableDescriptor};
 use crate::error::{Result, SqlError, SqlState};
@@ -356,13 +356,7 @@ async fn drop_column(
     for check in &table.checks {
         // A constraint goes with a column that it is about.
         let expr = bind::bind_check(&check.expr, table, &*ctx.catalog, &ctx.eval)?;
-        let mut about = false;
-        walk::visit_expr(
-            &expr,
-            &mut |e| about |= matches!(e, Expr::Column(i, _) if *i == column),
-            &mut |_| {},
-        );
-        if !about {
+        if !expr.any(&mut |e| matches!(e, Expr::Column(i, _) if *i == column)) {
             kept.push(check.clone());
         }
     }

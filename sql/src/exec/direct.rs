@@ -16,7 +16,6 @@ use async_trait::async_trait;
 
 use super::constraint::row_bytes;
 use super::scan::TableReader;
-use super::walk::has_subquery;
 use super::write::out_of_memory;
 use super::{Row, RowStream, Rows, StatementContext, canceled, spans};
 use crate::catalog::virtual_table;
@@ -44,10 +43,10 @@ enum Leaf<'a> {
 /// The leaf of a plan that can be run directly; `limited`: there is a LIMIT above.
 fn chain(plan: &Plan, limited: bool) -> Option<Leaf<'_>> {
     match plan {
-        Plan::Values { rows, .. } => (!rows.iter().flatten().any(has_subquery)).then_some(Leaf::Given),
+        Plan::Values { rows, .. } => (rows.iter().flatten().all(Expr::is_local)).then_some(Leaf::Given),
         Plan::VirtualScan { .. } => Some(Leaf::Given),
         Plan::Scan(scan) => {
-            if scan.filters.iter().any(has_subquery) {
+            if !scan.filters.iter().all(Expr::is_local) {
                 return None;
             }
             let (fixed, bounded) = spans::shape(&scan.table, &scan.filters);
@@ -64,15 +63,15 @@ fn chain(plan: &Plan, limited: bool) -> Option<Leaf<'_>> {
             let ordered = scan.table.sharding == Sharding::Range;
             (few || limited || scan.filters.is_empty()).then_some(Leaf::Scan { scan, ordered })
         }
-        Plan::Filter { input, predicate } if !has_subquery(predicate) => match chain(input, limited)? {
+        Plan::Filter { input, predicate } if predicate.is_local() => match chain(input, limited)? {
             // A predicate over a whole table is for many cores.
             Leaf::Scan { scan, .. } if !limited && spans::shape(&scan.table, &scan.filters) == (0, false) => {
                 None
             }
             leaf => Some(leaf),
         },
-        Plan::Project { input, exprs, .. } if !exprs.iter().any(has_subquery) => chain(input, limited),
-        Plan::Sort { input, keys } if !keys.iter().any(|key| has_subquery(&key.expr)) => {
+        Plan::Project { input, exprs, .. } if exprs.iter().all(Expr::is_local) => chain(input, limited),
+        Plan::Sort { input, keys } if keys.iter().all(|key| key.expr.is_local()) => {
             match chain(input, limited)? {
                 Leaf::Scan { scan, ordered } => {
                     let order = ordered.then(|| scan_order(input, keys, scan)).flatten();
@@ -82,7 +81,7 @@ fn chain(plan: &Plan, limited: bool) -> Option<Leaf<'_>> {
             }
         }
         Plan::Limit { input, limit, offset } => {
-            let simple = limit.iter().chain(offset).all(|e| !has_subquery(e));
+            let simple = limit.iter().chain(offset).all(Expr::is_local);
             if simple { chain(input, limit.is_some()) } else { None }
         }
         _ => None,

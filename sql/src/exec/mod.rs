@@ -18,7 +18,6 @@ pub mod scan;
 mod source;
 pub mod spans;
 mod update;
-mod walk;
 mod write;
 
 use std::sync::Arc;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::constraint::row_bytes;
 use super::insert::Collected;
-use super::walk::{has_subquery, reads};
 use super::{Outcome, Row, RowStream, Rows, StatementContext, query};
 use crate::catalog::TableDescriptor;
 use crate::error::Result;
@@ -33,7 +32,7 @@ pub async fn stream(
 
 /// Whether a plan is one scan with filters and projections, and nothing that could read a row twice.
 pub fn is_plain(plan: &Plan) -> bool {
-    let simple = |expr: &Expr| !has_subquery(expr);
+    let simple = |expr: &Expr| expr.is_local();
     match plan {
         Plan::Scan(scan) => scan.filters.iter().all(simple),
         Plan::Filter { input, predicate } => simple(predicate) && is_plain(input),
@@ -89,4 +88,9 @@ impl<'a> Effects<'a> {
             None => Outcome::Done { tag: format!("{tag}{}", self.count), notices: Vec::new() },
         }
     }
+}
+
+/// Whether a plan scans a table anywhere, subqueries included.
+fn reads(plan: &Plan, table: u32) -> bool {
+    plan.any(&mut |p| matches!(p, Plan::Scan(scan) if scan.table.id == table))
 }

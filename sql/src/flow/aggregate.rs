@@ -30,10 +30,10 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, Physic
 use super::lower::{Lowering, Physical, hashed, projection, single, types_of_exprs};
 use super::stream::{from_datafusion, to_datafusion};
 use super::types::{ColumnBuilder, ColumnReader, arrow_type, batch_of, datum_bytes, is_keyed, schema_of};
-use super::{expr, scan, walk};
+use super::{expr, scan};
 use crate::error::{Result, SqlError};
 use crate::function::{Accumulator, Aggregate};
-use crate::ir::{AggregateCall, Expr, OutputColumn, Plan};
+use crate::ir::{AggregateCall, Expr, OutputColumn, Plan, walk};
 use crate::types::{ColumnType, Datum, RowKey, Type, compare};
 
 type DfResult<T> = datafusion::error::Result<T>;

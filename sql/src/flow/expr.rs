@@ -21,11 +21,10 @@ use datafusion::physical_expr::{PhysicalExpr, PhysicalExprRef};
 
 use super::stream::{canceled, to_datafusion};
 use super::types::{ColumnBuilder, ColumnReader, arrow_type, is_keyed, key_array, scalar_of};
-use super::walk;
 use crate::error::{Result, SqlError};
 use crate::eval::{Env, eval};
 use crate::exec::StatementContext;
-use crate::ir::Expr;
+use crate::ir::{Expr, walk};
 use crate::types::{Datum, Type};
 
 /// What expressions may refer to besides their row.
@@ -94,7 +93,7 @@ fn column_types(expr: &Expr, f: &mut dyn FnMut(usize, Type)) {
     if let Expr::Column(index, ty) = expr {
         f(*index, ty.ty);
     }
-    walk::children(expr, &mut |child| column_types(child, f));
+    expr.operands(&mut |child| column_types(child, f));
 }
 
 impl fmt::Debug for Kernel {
@@ -159,7 +158,7 @@ impl PhysicalExpr for Kernel {
     }
 
     fn is_volatile_node(&self) -> bool {
-        walk::is_volatile(&self.expr)
+        self.expr.is_volatile()
     }
 }
 
@@ -248,7 +247,7 @@ pub(super) fn key_of(expr: PhysicalExprRef, ty: Type) -> Result<PhysicalExprRef>
 
 /// Lowers an expression over an input with `schema`. It has no subquery left in it.
 pub(super) fn lower(expr: &Expr, schema: &SchemaRef, ctx: &Arc<StatementContext>) -> Result<PhysicalExprRef> {
-    if walk::has_subquery(expr) {
+    if expr.has_subquery() {
         return Err(SqlError::internal("a subquery was left in an expression"));
     }
     match native(expr, schema, ctx)? {

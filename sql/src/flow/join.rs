@@ -15,11 +15,11 @@ use datafusion::physical_expr::PhysicalExprRef;
 use datafusion::physical_plan::joins::utils::{ColumnIndex, JoinFilter};
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PartitionMode};
 
+use super::expr;
 use super::lower::{Lowering, Physical, projection, single};
 use super::stream::from_datafusion;
-use super::{expr, walk};
 use crate::error::{Result, SqlError};
-use crate::ir::{Expr, JoinKind, OutputColumn, Plan};
+use crate::ir::{Expr, JoinKind, OutputColumn, Plan, walk};
 
 /// Lowers a join.
 pub(super) async fn lower(
@@ -35,7 +35,7 @@ pub(super) async fn lower(
     if let Some(on) = on {
         walk::conjuncts(on.clone(), &mut conjuncts);
     }
-    if conjuncts.iter().any(walk::has_subquery) {
+    if conjuncts.iter().any(Expr::has_subquery) {
         return lowering.lower(&outside::rewritten(kind, left, right, conjuncts, columns)?).await;
     }
     let mut probe = lowering.lower(left).await?;
@@ -108,7 +108,7 @@ pub(super) async fn lower(
 /// right one only.
 fn equi_key(conjunct: &Expr, left_width: usize) -> Option<(Expr, Expr)> {
     let (a, b, _) = expr::as_equality(conjunct)?;
-    if walk::is_volatile(a) || walk::is_volatile(b) {
+    if a.is_volatile() || b.is_volatile() {
         return None;
     }
     let side = |e: &Expr| {

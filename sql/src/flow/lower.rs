@@ -26,10 +26,10 @@ use super::recursive::{Recursion, Shared, SharedScan};
 use super::stream::{Rows, from_datafusion};
 use super::subquery::Memo;
 use super::types::{schema_of_columns, types_of};
-use super::{aggregate, expr, join, recursive, rewrite, scan, series, set_op, subquery, walk, window};
+use super::{aggregate, expr, join, recursive, rewrite, scan, series, set_op, subquery, window};
 use crate::error::{Result, SqlError, SqlState};
 use crate::exec::{RowStream, StatementContext};
-use crate::ir::{Expr, OutputColumn, Plan, SetOp, SortKey};
+use crate::ir::{Expr, OutputColumn, Plan, SetOp, SortKey, walk};
 use crate::types::{Datum, Type};
 
 /// A node of a physical plan.
@@ -221,7 +221,7 @@ impl Lowering {
         let mut physical = self.lower(input).await?;
         let mut conjuncts = Vec::new();
         walk::conjuncts(predicate.clone(), &mut conjuncts);
-        let (with_subquery, plain): (Vec<_>, Vec<_>) = conjuncts.into_iter().partition(walk::has_subquery);
+        let (with_subquery, plain): (Vec<_>, Vec<_>) = conjuncts.into_iter().partition(Expr::has_subquery);
         let schema = physical.schema();
         // What can't fail comes first, which only spares the others rows; those keep their order, each seeing only
         // rows that passed the ones before it.

@@ -38,7 +38,6 @@ mod set_op;
 mod stream;
 mod subquery;
 mod types;
-mod walk;
 mod window;
 
 #[cfg(test)]

@@ -12,12 +12,12 @@ use tokio::sync::OnceCell;
 
 use super::lower::{Binding, Lowering, Physical, collect, single};
 use super::operator::{Batches, Node, Operator};
+use super::scan;
 use super::set_op::Seen;
 use super::stream::{canceled, from_datafusion};
 use super::types::{batch_with_rows, schema_of_columns, types_of};
-use super::{scan, walk};
 use crate::error::Result;
-use crate::ir::{Cte, Plan};
+use crate::ir::{Cte, Plan, walk};
 
 /// Whether a CTE refers to another one.
 pub(super) fn refers(cte: &Cte, id: usize) -> bool {

@@ -10,8 +10,7 @@ mod scalar;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::walk;
-use crate::ir::{Cte, Expr, JoinKind, OutputColumn, Plan, SetOp, SubqueryKind, TableScan};
+use crate::ir::{Cte, Expr, JoinKind, OutputColumn, Plan, SetOp, SubqueryKind, TableScan, walk};
 use crate::types::{ColumnType, Type};
 
 /// All rewrites.
@@ -89,7 +88,7 @@ fn filtered(plan: Plan, conjuncts: Vec<Expr>) -> Plan {
 }
 
 fn may_move(conjunct: &Expr) -> bool {
-    !walk::has_subquery(conjunct) && !walk::is_volatile(conjunct)
+    !conjunct.has_subquery() && !conjunct.is_volatile()
 }
 
 /// Which of a join's inputs an expression looks at.
@@ -160,7 +159,7 @@ fn push_down_one(plan: Plan, conjuncts: Vec<Expr>) -> Plan {
             let (moved, stay) = conjuncts.into_iter().partition(|c| {
                 // Of values that are equal but differ (1.0 and 1.00) an expression could tell which one it sees.
                 may_move(c)
-                    && !walk::any(c, &|e| matches!(e, Expr::Column(_, ty) if super::types::is_keyed(ty.ty)))
+                    && !c.any(&mut |e| matches!(e, Expr::Column(_, ty) if super::types::is_keyed(ty.ty)))
             });
             finish_filter(Plan::Distinct { input: Box::new(push_down(*input, moved)) }, stay)
         }
@@ -225,12 +224,12 @@ fn push_into_join(
         let movable = may_move(&conjunct);
         match kind {
             // An inner join's condition may as well be asked after it, which is where subqueries can be answered.
-            JoinKind::Inner if walk::has_subquery(&conjunct) => above.push(conjunct),
+            JoinKind::Inner if conjunct.has_subquery() => above.push(conjunct),
             JoinKind::Inner | JoinKind::Right | JoinKind::Semi if movable && !uses_right => {
                 to_left.push(conjunct);
             }
             JoinKind::Inner | JoinKind::Left | JoinKind::Semi | JoinKind::Anti
-                if !uses_left && (movable || uses_right && !walk::is_volatile(&conjunct)) =>
+                if !uses_left && (movable || uses_right && !conjunct.is_volatile()) =>
             {
                 to_right.push(shift(&conjunct));
             }

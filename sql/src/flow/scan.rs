@@ -13,14 +13,14 @@ use super::expr::{Shown, env_of};
 use super::lower::{Lowering, Physical};
 use super::operator::{Batches, Node, Operator};
 use super::types::{ColumnBuilder, batch_of, batch_with_rows, schema_of, schema_of_columns, types_of};
-use super::{BATCH_ROWS, subquery, walk};
+use super::{BATCH_ROWS, subquery};
 use crate::catalog::{TableDescriptor, virtual_table};
 use crate::error::Result;
 use crate::eval::eval_bool;
 use crate::exec::scan::{TableReader, partition};
 use crate::exec::spans::{self, Spans};
 use crate::exec::{Row, StatementContext};
-use crate::ir::{Expr, OutputColumn, TableScan};
+use crate::ir::{Expr, OutputColumn, TableScan, walk};
 use crate::types::Type;
 
 /// A table's rows: `wanted` of the scan's columns, or all. No more than `fetch` rows are asked for.
@@ -223,7 +223,7 @@ impl Operator for Values {
                 for row in rows.iter().skip(at).take(BATCH_ROWS) {
                     let mut values = Vec::with_capacity(row.len());
                     for value in row {
-                        values.push(match walk::has_subquery(value) {
+                        values.push(match value.has_subquery() {
                             true => subquery::eval(&lowering, value, &[]).await?,
                             false => crate::eval::eval(value, &[], &env)?,
                         });

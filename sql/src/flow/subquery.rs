@@ -30,10 +30,9 @@ use super::lower::{Lowering, Physical};
 use super::operator::{Batches, Node, Operator};
 use super::stream::{canceled, from_datafusion};
 use super::types::{ColumnBuilder, ColumnReader, arrow_type, batch_with_rows, row_bytes, rows_of, types_of};
-use super::walk;
 use crate::error::{Result, SqlError, SqlState};
 use crate::exec::Row;
-use crate::ir::{Expr, Plan, SubqueryKind};
+use crate::ir::{Expr, Plan, SubqueryKind, walk};
 use crate::types::{ColumnType, Datum, RowKey, Type};
 
 /// Answers kept in one memo; past that it starts afresh.
@@ -54,7 +53,7 @@ pub(super) fn apply<'a>(
     let width = schema.fields().len();
     let mut applied = Vec::new();
     for expr in &mut out {
-        if walk::has_subquery(expr) {
+        if expr.has_subquery() {
             let column = Expr::Column(width + applied.len(), expr.ty());
             applied.push(std::mem::replace(expr, column));
         }
@@ -132,7 +131,7 @@ impl Apply {
             let mut builder = ColumnBuilder::new(expr.ty().ty, rows.len());
             // What has been answered once and for all is a constant from the next batch on.
             *expr = with_answers(expr, &self.lowering);
-            if walk::has_subquery(expr) {
+            if expr.has_subquery() {
                 for row in &rows {
                     builder.push(&eval(&self.lowering, expr, row).await?)?;
                 }
@@ -175,7 +174,7 @@ pub(super) fn eval<'a>(
     expr: &'a Expr,
     row: &'a [Datum],
 ) -> BoxFuture<'a, Result<Datum>> {
-    if !walk::has_subquery(expr) {
+    if !expr.has_subquery() {
         let value = crate::eval::eval(expr, row, &env_of(&lowering.ctx));
         return futures::future::ready(value).boxed();
     }
@@ -204,7 +203,7 @@ pub(super) fn eval<'a>(
             // All else looks at all of its arguments: these first, then itself over constants.
             other => {
                 let mut args = Vec::new();
-                walk::children(other, &mut |child| args.push(child));
+                other.operands(&mut |child| args.push(child));
                 let mut values = Vec::with_capacity(args.len());
                 for arg in args {
                     values.push(Expr::Const(eval(lowering, arg, row).await?, arg.ty()));
@@ -469,7 +468,7 @@ fn equalities(compare: &Expr, left: usize, all: bool) -> Option<(Vec<Expr>, Vec<
             false => as_equality(conjunct).map(|(a, b, _)| (a, b))?,
             true => super::expr::as_inequality(conjunct)?,
         };
-        if walk::is_volatile(conjunct) {
+        if conjunct.is_volatile() {
             return None;
         }
         let of = |e: &Expr| {

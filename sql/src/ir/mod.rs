@@ -10,7 +10,7 @@ mod display;
 mod expr;
 mod plan;
 mod statement;
-mod walk;
+pub mod walk;
 
 pub use expr::{
     AggregateCall, CallKind, Expr, FrameBound, FrameUnits, SubqueryKind, WindowCall, WindowFrame,

@@ -13,11 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Result, SqlError};
-use crate::flow::walk;
 use crate::function::{resolve, window_function};
 use crate::ir::{
     CallKind, Cte, Expr, FrameBound, FrameUnits, JoinKind, OutputColumn, Plan, SetOp, WindowCall,
-    WindowFrame, WindowFunctionRef,
+    WindowFrame, WindowFunctionRef, walk,
 };
 use crate::types::{ColumnType, Datum, Type};
 
@@ -42,7 +41,7 @@ pub(super) fn rewritten(
     // In `p` the left number stands between the sides.
     let place = |i: usize| if i < width_l { i } else { i + 1 };
     let conjuncts: Vec<Expr> = conjuncts.iter().map(|c| walk::renumber(c, &place)).collect();
-    let (asked, plain): (Vec<_>, Vec<_>) = conjuncts.into_iter().partition(walk::has_subquery);
+    let (asked, plain): (Vec<_>, Vec<_>) = conjuncts.into_iter().partition(Expr::has_subquery);
     let pairs = join(JoinKind::Inner, scan(&l), scan(&r), walk::conjunction(plain));
     let pairs = match walk::conjunction(asked) {
         Some(predicate) => Plan::Filter { input: Box::new(pairs), predicate },

@@ -11,9 +11,9 @@
 
 use std::sync::Arc;
 
-use super::{decorrelate, may_move, walk};
+use super::{decorrelate, may_move};
 use crate::flow::expr::{as_equality, is_comparison};
-use crate::ir::{AggregateCall, CallKind, Expr, JoinKind, OutputColumn, Plan, SubqueryKind};
+use crate::ir::{AggregateCall, CallKind, Expr, JoinKind, OutputColumn, Plan, SubqueryKind, walk};
 use crate::types::{ColumnType, Datum, Type};
 
 /// `input` with the scalar aggregates that `exprs` ask for as further columns, and `exprs` over that.
@@ -35,7 +35,7 @@ fn first_candidate(expr: &Expr) -> Option<(*const Plan, Lifted)> {
         return take_apart(plan).map(|lifted| (Arc::as_ptr(plan), lifted));
     }
     let mut found = None;
-    walk::children(expr, &mut |child| {
+    expr.operands(&mut |child| {
         if found.is_none() {
             found = first_candidate(child);
         }
@@ -148,7 +148,7 @@ fn reads_few(core: &Plan, column: &Expr) -> bool {
 /// Whether an expression can neither fail nor be noticed.
 fn harmless(expr: &Expr) -> bool {
     may_move(expr)
-        && !walk::any(expr, &|e| match e {
+        && !expr.any(&mut |e| match e {
             Expr::Call { .. } => !is_comparison(e),
             Expr::Coerce { .. } => true,
             _ => false,
