@@ -13,7 +13,8 @@
 //! plan is what is worth caching, with its parameters still open.
 //!
 //! **Rooms.** [`types`]: values as Arrow columns, and *keys*, by which types are compared whose equal values differ
-//! (`1.0`, `1.00`). [`expr`]: scalar expressions, native or row by row with the one evaluator. [`walk`], [`rewrite`]: over the IR.
+//! (`1.0`, `1.00`). [`expr`]: scalar expressions, native or row by row with the one evaluator. [`rewrite`]: of the IR,
+//! with the walks of [`crate::ir::walk`].
 //! [`lower`]: one IR node to operators. [`subquery`]: expressions with subqueries in them, computed by an operator of its own
 //! before the node that needs them. [`operator`]: how an operator of ours is a node among DataFusion's.
 //! The others are operators.
