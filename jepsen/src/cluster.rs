@@ -17,6 +17,8 @@ pub struct Cluster {
     pub base_port: u16,
     /// How many nodes.
     pub nodes: usize,
+    /// Whether nodes reach each other through [`links`](crate::links).
+    pub proxies: bool,
 }
 
 impl Cluster {
@@ -27,7 +29,10 @@ impl Cluster {
 
     /// Starts all nodes, the first time or again.
     pub async fn up(&self) -> Result<()> {
-        self.script(&["up", "--nodes", &self.nodes.to_string()]).await
+        let nodes = self.nodes.to_string();
+        let mut arguments = vec!["up", "--nodes", &nodes];
+        arguments.extend(self.proxies.then_some("--rpc-proxies"));
+        self.script(&arguments).await
     }
 
     /// Stops all nodes and deletes their data.
@@ -56,6 +61,21 @@ impl Cluster {
             )
         };
         self.all().into_iter().map(url).collect()
+    }
+
+    /// Where a node listens for others.
+    pub fn rpc_port(&self, node: usize) -> u16 {
+        self.base_port.saturating_add(20 + node as u16)
+    }
+
+    /// Where the others think that it listens, if there are proxies.
+    pub fn proxy_port(&self, node: usize) -> u16 {
+        self.base_port.saturating_add(60 + node as u16)
+    }
+
+    /// Where the script keeps a node's process id.
+    pub fn pid_file(&self, node: usize) -> PathBuf {
+        self.dir.join(format!("node-{node}")).join("pid")
     }
 
     /// A node's log.

@@ -207,6 +207,7 @@ async fn one(arguments: &Run, name: &str, seed: u64, faults: Vec<&'static Fault>
         dir: arguments.out.join(format!("cluster-{}", arguments.base_port)),
         base_port: arguments.base_port,
         nodes: arguments.nodes.into(),
+        proxies: faults.iter().any(|fault| fault.needs_links()),
     };
     let options = run::Options {
         workload: name.to_owned(),

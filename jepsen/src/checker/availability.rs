@@ -1,13 +1,14 @@
 //! How long nobody gets an answer while a minority of the nodes is broken.
 //!
 //! A fault is two operations of the nemesis with `:value {:phase :begin, :minority true, …}` and `{:phase :end, …}`. From a fault's
-//! beginning to five seconds after its end, or to the next fault, the longest time without any `ok` is a *gap*. After faults of a
+//! beginning to five seconds after its end, or to the next fault, the longest time without any answer is a *gap*: an `ok`, or a `fail` that
+//! says what was found. Conflicts are no answers. After faults of a
 //! minority it must not exceed 1.5 s (`unavailable`); after others it is told.
 
 use std::time::Duration;
 
 use super::Verdict;
-use crate::history::{History, Kind, LAST_PROCESS, Op, Process, Value};
+use crate::history::{DECLINED, History, Kind, LAST_PROCESS, Op, Process, Value};
 
 /// What is promised.
 pub const GAP_MAX: Duration = Duration::from_millis(1500);
@@ -22,8 +23,12 @@ pub fn check(history: &History) -> Verdict {
 /// Checks a history.
 pub fn check_within(history: &History, gap_max: Duration) -> Verdict {
     let mut verdict = Verdict::new("availability");
-    let answers: Vec<&Op> =
-        history.ops().iter().filter(|op| op.kind == Kind::Ok && op.process != Process::Nemesis).collect();
+    let is_answer = |op: &&Op| match op.kind {
+        Kind::Ok => op.process != Process::Nemesis,
+        Kind::Fail => op.error.as_ref().is_some_and(|error| error.starts_with(DECLINED)),
+        _ => false,
+    };
+    let answers: Vec<&Op> = history.ops().iter().filter(is_answer).collect();
     let faults: Vec<&Op> = history.ops().iter().filter(|op| op.process == Process::Nemesis).collect();
     let phase = |op: &Op, name: &str| op.value.get("phase").and_then(Value::as_name) == Some(name);
     // While clients work: when they have ended, nobody asks.

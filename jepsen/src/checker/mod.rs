@@ -20,8 +20,8 @@ use std::fmt;
 
 use crate::history::History;
 
-/// So many anomalies of a history are described; the rest is counted.
-const DESCRIBED_MAX: usize = 20;
+/// So many anomalies of a name are described; the rest is counted.
+const DESCRIBED_MAX: usize = 10;
 
 /// What a checker says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,8 +69,9 @@ impl Verdict {
     /// Adds an anomaly.
     pub fn anomaly(&mut self, name: impl Into<String>, about: impl Into<String>, ops: Vec<usize>) {
         self.validity = Validity::Invalid;
-        if self.anomalies.len() < DESCRIBED_MAX {
-            self.anomalies.push(Anomaly { name: name.into(), about: about.into(), ops });
+        let name = name.into();
+        if self.anomalies.iter().filter(|anomaly| anomaly.name == name).count() < DESCRIBED_MAX {
+            self.anomalies.push(Anomaly { name, about: about.into(), ops });
         } else {
             self.more += 1;
         }

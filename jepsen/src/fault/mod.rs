@@ -3,15 +3,16 @@
 //! A fault is a way to choose victims, to harm them and to heal them. Which, when and whom is drawn from the run's seed
 //! beforehand ([`schedule`]), so that a run can be done again, as far as real processes allow.
 //!
-//! To add one: a line in [`ALL`], and commands of the cluster script for harm and healing.
+//! To add one: a line in [`ALL`], with commands of the cluster script for harm and healing, or which links it hits.
 
 pub mod schedule;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::cluster::Cluster;
+use crate::links::{Links, Trouble, between};
 
 /// How many nodes are hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,28 @@ impl Victims {
     }
 }
 
+/// What is done to them.
+#[derive(Clone, Copy, Debug)]
+enum Deed {
+    /// A command of the cluster script, and the one that undoes it.
+    Process(&'static str, &'static str),
+    /// Links between the victims and the others are in trouble.
+    Network(Which, Trouble),
+}
+
+/// Which links.
+#[derive(Clone, Copy, Debug)]
+enum Which {
+    /// All between the victims and the others.
+    Both,
+    /// What the victims send.
+    Outgoing,
+    /// What they are sent.
+    Incoming,
+    /// All among the victims: the others reach everybody, and the victims each other only by way of them.
+    Among,
+}
+
 /// An entry of the registry.
 #[derive(Debug)]
 pub struct Fault {
@@ -44,27 +67,55 @@ pub struct Fault {
     pub about: &'static str,
     /// Whom it hits.
     pub victims: Victims,
-    /// The cluster script's command that does it …
-    harm: &'static str,
-    /// … and the one that undoes it.
-    heal: &'static str,
+    deed: Deed,
     /// How long it lasts, at least and at most.
     pub lasts: (Duration, Duration),
 }
 
 impl Fault {
+    /// Whether the links must pass through the harness.
+    pub fn needs_links(&self) -> bool {
+        matches!(self.deed, Deed::Network(..))
+    }
+
     /// Does it.
-    pub async fn harm(&self, cluster: &Cluster, victims: &[usize]) -> Result<()> {
-        cluster.each(self.harm, victims).await
+    pub async fn harm(&self, cluster: &Cluster, links: Option<&Links>, victims: &[usize]) -> Result<()> {
+        match self.deed {
+            Deed::Process(harm, _) => cluster.each(harm, victims).await,
+            Deed::Network(which, trouble) => {
+                let links = links.context("the links don't pass through the harness")?;
+                let others: Vec<usize> = cluster.all().into_iter().filter(|n| !victims.contains(n)).collect();
+                let hit = match which {
+                    Which::Among => between(victims, victims),
+                    _ => between(victims, &others),
+                };
+                links.set(
+                    hit.into_iter()
+                        .filter(|(from, to)| match which {
+                            Which::Both | Which::Among => true,
+                            Which::Outgoing => victims.contains(from),
+                            Which::Incoming => victims.contains(to),
+                        })
+                        .map(|link| (link, trouble)),
+                );
+                Ok(())
+            }
+        }
     }
 
     /// Undoes it.
-    pub async fn heal(&self, cluster: &Cluster, victims: &[usize]) -> Result<()> {
-        cluster.each(self.heal, victims).await
+    pub async fn heal(&self, cluster: &Cluster, links: Option<&Links>, victims: &[usize]) -> Result<()> {
+        match self.deed {
+            Deed::Process(_, heal) => cluster.each(heal, victims).await,
+            Deed::Network(..) => {
+                links.context("the links don't pass through the harness")?.set([]);
+                Ok(())
+            }
+        }
     }
 }
 
-const fn between(min_ms: u64, max_ms: u64) -> (Duration, Duration) {
+const fn millis(min_ms: u64, max_ms: u64) -> (Duration, Duration) {
     (Duration::from_millis(min_ms), Duration::from_millis(max_ms))
 }
 
@@ -74,57 +125,85 @@ pub const ALL: &[Fault] = &[
         name: "kill",
         about: "kill -9 of one node, started again",
         victims: Victims::One,
-        harm: "kill",
-        heal: "start",
-        lasts: between(500, 5_000),
+        deed: Deed::Process("kill", "start"),
+        lasts: millis(500, 5_000),
     },
     Fault {
         name: "kill-majority",
         about: "kill -9 of a majority at once",
         victims: Victims::Majority,
-        harm: "kill",
-        heal: "start",
-        lasts: between(200, 3_000),
+        deed: Deed::Process("kill", "start"),
+        lasts: millis(200, 3_000),
     },
     Fault {
         name: "kill-all",
         about: "kill -9 of all nodes at once: a power cut",
         victims: Victims::All,
-        harm: "kill",
-        heal: "start",
-        lasts: between(100, 2_000),
+        deed: Deed::Process("kill", "start"),
+        lasts: millis(100, 2_000),
     },
     Fault {
         name: "pause",
         about: "SIGSTOP of one node, shorter and longer than an election takes",
         victims: Victims::One,
-        harm: "pause",
-        heal: "resume",
-        lasts: between(200, 6_000),
+        deed: Deed::Process("pause", "resume"),
+        lasts: millis(200, 6_000),
     },
     Fault {
         name: "pause-majority",
         about: "SIGSTOP of a majority",
         victims: Victims::Majority,
-        harm: "pause",
-        heal: "resume",
-        lasts: between(200, 4_000),
+        deed: Deed::Process("pause", "resume"),
+        lasts: millis(200, 4_000),
     },
     Fault {
         name: "pause-all",
         about: "SIGSTOP of all nodes: all leases end at once",
         victims: Victims::All,
-        harm: "pause",
-        heal: "resume",
-        lasts: between(200, 4_000),
+        deed: Deed::Process("pause", "resume"),
+        lasts: millis(200, 4_000),
     },
     Fault {
         name: "restart",
         about: "one node stopped gently and started again",
         victims: Victims::One,
-        harm: "stop",
-        heal: "start",
-        lasts: between(0, 2_000),
+        deed: Deed::Process("stop", "start"),
+        lasts: millis(0, 2_000),
+    },
+    Fault {
+        name: "partition",
+        about: "one node reaches no other, and is reached by none",
+        victims: Victims::One,
+        deed: Deed::Network(Which::Both, Trouble::Cut),
+        lasts: millis(500, 8_000),
+    },
+    Fault {
+        name: "partition-out",
+        about: "nobody hears one node, which hears the others",
+        victims: Victims::One,
+        deed: Deed::Network(Which::Outgoing, Trouble::Cut),
+        lasts: millis(500, 8_000),
+    },
+    Fault {
+        name: "partition-in",
+        about: "one node hears nobody, and the others hear it",
+        victims: Victims::One,
+        deed: Deed::Network(Which::Incoming, Trouble::Cut),
+        lasts: millis(500, 8_000),
+    },
+    Fault {
+        name: "bridge",
+        about: "a majority whose members hear the rest, but not each other",
+        victims: Victims::Majority,
+        deed: Deed::Network(Which::Among, Trouble::Cut),
+        lasts: millis(500, 8_000),
+    },
+    Fault {
+        name: "slow-link",
+        about: "everything to and from one node takes 100 ms longer",
+        victims: Victims::One,
+        deed: Deed::Network(Which::Both, Trouble::Slow(Duration::from_millis(100))),
+        lasts: millis(1_000, 6_000),
     },
 ];
 

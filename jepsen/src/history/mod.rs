@@ -26,6 +26,9 @@ pub use value::Value;
 /// Clients that look at what is left, after the run, are numbered from here on.
 pub const LAST_PROCESS: u64 = 1_000_000;
 
+/// Errors of calls to which the database gave a full answer that makes them fail begin with this.
+pub const DECLINED: &str = "declined: ";
+
 /// Who did it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Process {

@@ -23,6 +23,7 @@ use crate::checker::{self, Validity, Verdict, availability};
 use crate::cluster::Cluster;
 use crate::fault::{Fault, schedule};
 use crate::history::{Clock, History, Recorder};
+use crate::links::Links;
 use crate::{report, workload};
 
 pub use client::{Clients, drive};
@@ -80,6 +81,8 @@ pub async fn run(options: &Options, cluster: &Cluster) -> Result<Outcome> {
     write_json(&folder, "schedule.json", &json!(planned))?;
     write_json(&folder, "run.json", &describe(options, cluster))?;
     cluster.wipe().await?;
+    // Before the nodes: they look for each other there.
+    let links = if cluster.proxies { Some(Links::open(cluster).await?) } else { None };
     cluster.up().await.context("starting the cluster")?;
     let clients = Clients {
         urls: cluster.urls(),
@@ -91,8 +94,10 @@ pub async fn run(options: &Options, cluster: &Cluster) -> Result<Outcome> {
     };
     clients.setup().await.context("making the tables")?;
     let recorder = Arc::new(Recorder::create(&folder, Clock::start(), options.ops_max)?);
-    let (troubles, ()) =
-        futures::join!(nemesis::run(cluster, &plan, &recorder), drive(&clients, &recorder, options.time));
+    let (troubles, ()) = futures::join!(
+        nemesis::run(cluster, links.as_ref(), &plan, &recorder),
+        drive(&clients, &recorder, options.time)
+    );
     let mut troubles = troubles;
     troubles.extend(clients.last(&recorder).await);
     recorder.finish()?;

@@ -4,18 +4,24 @@ use super::sleep;
 use crate::cluster::Cluster;
 use crate::fault::schedule::Planned;
 use crate::history::{Kind, Process, Recorder, Value};
+use crate::links::Links;
 
 /// Carries the schedule out and leaves everything healed; says what could not be done.
-pub(super) async fn run(cluster: &Cluster, plan: &[Planned], recorder: &Recorder) -> Vec<String> {
+pub(super) async fn run(
+    cluster: &Cluster,
+    links: Option<&Links>,
+    plan: &[Planned],
+    recorder: &Recorder,
+) -> Vec<String> {
     let mut troubles = Vec::new();
     for planned in plan {
         sleep(planned.at.saturating_sub(recorder.clock().elapsed())).await;
         note(recorder, planned, "begin");
-        if let Err(error) = planned.fault.harm(cluster, &planned.victims).await {
+        if let Err(error) = planned.fault.harm(cluster, links, &planned.victims).await {
             troubles.push(format!("{}: {error:#}", planned.fault.name));
         }
         sleep((planned.at + planned.lasts).saturating_sub(recorder.clock().elapsed())).await;
-        if let Err(error) = planned.fault.heal(cluster, &planned.victims).await {
+        if let Err(error) = planned.fault.heal(cluster, links, &planned.victims).await {
             troubles.push(format!("undoing {}: {error:#}", planned.fault.name));
         }
         note(recorder, planned, "end");

@@ -48,7 +48,7 @@ impl Workload for Lock {
             };
             match session.write(&sql).await? {
                 (_, 1) => Ok(call.value.clone()),
-                _ => Err(Failure::Fail("held by another".to_owned())),
+                _ => Err(Failure::declined("held by another")),
             }
         }
         .boxed()

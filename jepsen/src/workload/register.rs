@@ -50,7 +50,7 @@ impl Workload for Register {
                     let sql = format!("UPDATE registers SET v = {new} WHERE k = {key} AND v = {old}");
                     match session.write(&sql).await? {
                         (_, 1) => Ok(call.value.clone()),
-                        _ => Err(Failure::Fail("another value".to_owned())),
+                        _ => Err(Failure::declined("another value")),
                     }
                 }
                 _ => {

@@ -2,6 +2,8 @@
 
 use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
+use crate::history::DECLINED;
+
 /// How a call failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -9,6 +11,13 @@ pub enum Failure {
     Fail(String),
     /// It may have happened, or may yet.
     Info(String),
+}
+
+impl Failure {
+    /// The database answered, and the answer is why it did not happen: a compare-and-set that found another value.
+    pub fn declined(why: &str) -> Self {
+        Failure::Fail(format!("{DECLINED}{why}"))
+    }
 }
 
 /// The rows of an answer as texts; `None` is NULL.

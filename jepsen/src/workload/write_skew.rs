@@ -49,7 +49,7 @@ impl Workload for WriteSkew {
                 .transaction(async |open| {
                     for table in ["skew_a", "skew_b"] {
                         if !open.run(&find(table)).await?.0.is_empty() {
-                            return Err(Failure::Fail("taken".to_owned()));
+                            return Err(Failure::declined("taken"));
                         }
                     }
                     open.run(&format!("INSERT INTO {into} VALUES ({id}, {key})")).await?;

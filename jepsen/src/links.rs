@@ -1,0 +1,207 @@
+//! The links between nodes, as the harness's own TCP proxies, so that they can be cut and slowed without root.
+//!
+//! ```text
+//!   node a ──▶ proxy of b (P+60+b) ──▶ node b (RPC, P+20+b)
+//!              │  who asks? the owner of the other socket, by /proc
+//!              └─ two pumps per connection: a → b and b → a, each looks at its own link
+//! ```
+//!
+//! A cluster started with `--rpc-proxies` advertises the proxies' addresses, so that all that nodes say to each other passes here. A link is an
+//! ordered pair of nodes: what `a` sends to `b` passes the link `(a, b)` on whichever connection it goes, so that one-way partitions
+//! are possible. A cut link holds bytes back until it is whole again, as TCP does when packets are lost; new connections are
+//! accepted and stay silent. Only on Linux: who made a connection is found in `/proc`.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::cluster::Cluster;
+use crate::run::sleep;
+
+/// A pump holds at most this much.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// What one node sends another.
+pub type Link = (usize, usize);
+
+/// How a link is broken; one that is not mentioned is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nothing gets through.
+    Cut,
+    /// Everything comes later.
+    Slow(Duration),
+}
+
+type Troubles = HashMap<Link, Trouble>;
+
+/// The proxies of a cluster; they end when this is dropped.
+pub struct Links {
+    troubles: watch::Sender<Troubles>,
+    _proxies: JoinSet<()>,
+}
+
+impl Links {
+    /// Listens for all nodes of a cluster.
+    pub async fn open(cluster: &Cluster) -> Result<Self> {
+        let troubles = watch::Sender::new(Troubles::new());
+        let mut proxies = JoinSet::new();
+        let cluster = Arc::new(cluster.clone());
+        for node in cluster.all() {
+            let port = cluster.proxy_port(node);
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+                .await
+                .with_context(|| format!("listening on port {port} for node {node}"))?;
+            proxies.spawn(serve(listener, cluster.clone(), node, troubles.clone()));
+        }
+        Ok(Self { troubles, _proxies: proxies })
+    }
+
+    /// From now on these links, and no others, are in trouble.
+    pub fn set(&self, troubles: impl IntoIterator<Item = (Link, Trouble)>) {
+        self.troubles.send_replace(troubles.into_iter().collect());
+    }
+}
+
+async fn serve(listener: TcpListener, cluster: Arc<Cluster>, to: usize, troubles: watch::Sender<Troubles>) {
+    // The connections end with the proxy.
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                if let Ok((stream, peer)) = accepted {
+                    connections.spawn(connection(stream, peer, cluster.clone(), to, troubles.clone()));
+                }
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn connection(
+    near: TcpStream,
+    peer: SocketAddr,
+    cluster: Arc<Cluster>,
+    to: usize,
+    troubles: watch::Sender<Troubles>,
+) {
+    // Whose connection it is can't be told if its maker is dead. A stranger's isn't passed on: it could not be cut.
+    let Some(from) = source(&cluster, peer.port()) else { return };
+    let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, cluster.rpc_port(to))).await else { return };
+    // Without this, each small message would wait for the one before to be acknowledged.
+    if near.set_nodelay(true).is_err() || far.set_nodelay(true).is_err() {
+        return;
+    }
+    let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
+    // One side's end is the other's.
+    tokio::select! {
+        () = pump(near_read, far_write, (from, to), troubles.subscribe()) => {}
+        () = pump(far_read, near_write, (to, from), troubles.subscribe()) => {}
+    }
+}
+
+/// Passes bytes on, if and when the link lets them through.
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    link: Link,
+    mut troubles: watch::Receiver<Troubles>,
+) {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    while let Ok(count @ 1..) = from.read(&mut chunk).await {
+        let trouble = troubles.borrow().get(&link).copied();
+        if let Some(Trouble::Slow(delay)) = trouble {
+            sleep(delay).await;
+        }
+        // An end of the harness lets everything go.
+        if troubles.wait_for(|all| all.get(&link) != Some(&Trouble::Cut)).await.is_err() {
+            break;
+        }
+        if to.write_all(&chunk[..count]).await.is_err() {
+            break;
+        }
+    }
+    // That the other side has ended is news, too, and doesn't pass a cut.
+    let _ = troubles.wait_for(|all| all.get(&link) != Some(&Trouble::Cut)).await;
+}
+
+/// The node whose socket has this local port.
+fn source(cluster: &Cluster, port: u16) -> Option<usize> {
+    let inode = inode_of(&std::fs::read_to_string("/proc/net/tcp").ok()?, port)?;
+    let wanted = format!("socket:[{inode}]");
+    cluster.all().into_iter().find(|node| {
+        let pid = std::fs::read_to_string(cluster.pid_file(*node)).unwrap_or_default();
+        let descriptors = std::fs::read_dir(Path::new("/proc").join(pid.trim()).join("fd"));
+        descriptors.into_iter().flatten().flatten().any(|descriptor| {
+            std::fs::read_link(descriptor.path()).is_ok_and(|target| target.to_str() == Some(&wanted))
+        })
+    })
+}
+
+/// In the kernel's list of sockets: that of a local port, which isn't listening.
+fn inode_of(table: &str, port: u16) -> Option<u64> {
+    let suffix = format!(":{port:04X}");
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_it = fields.get(1)?.ends_with(&suffix) && *fields.get(3)? != "0A";
+        is_it.then(|| fields.get(9)?.parse().ok())?
+    })
+}
+
+/// All links between two sets of nodes, both ways.
+pub fn between(one: &[usize], other: &[usize]) -> Vec<Link> {
+    let pairs = one.iter().flat_map(|a| other.iter().flat_map(move |b| [(*a, *b), (*b, *a)]));
+    let links: HashSet<Link> = pairs.filter(|(a, b)| a != b).collect();
+    let mut links: Vec<Link> = links.into_iter().collect();
+    links.sort_unstable();
+    links
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_found_by_its_local_port() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:6590 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 11 1 0 100 0 0 10 0
+   1: 0100007F:C350 0100007F:6590 01 00000000:00000000 00:00000000 00000000     0        0 12 1 0 20 4 30 10 -1
+   2: 0100007F:6590 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 13 1 0 20 4 30 10 -1";
+        assert_eq!(inode_of(table, 0xC350), Some(12));
+        assert_eq!(inode_of(table, 0x6590), Some(13));
+        assert_eq!(inode_of(table, 1), None);
+    }
+
+    #[test]
+    fn links_between_sets_go_both_ways_and_never_to_oneself() {
+        assert_eq!(between(&[1], &[2, 3]), [(1, 2), (1, 3), (2, 1), (3, 1)]);
+        assert_eq!(between(&[1, 2], &[1, 2]), [(1, 2), (2, 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_cut_link_holds_bytes_until_it_is_whole() {
+        let troubles = watch::Sender::new(Troubles::from([((1, 2), Trouble::Cut)]));
+        let (mut near, near_end) = tokio::io::duplex(64);
+        let (mut far, far_end) = tokio::io::duplex(64);
+        let pumping = pump(near_end, far_end, (1, 2), troubles.subscribe());
+        let talking = async {
+            near.write_all(b"hello").await.unwrap();
+            let mut heard = [0; 5];
+            let early = tokio::time::timeout(Duration::from_millis(50), far.read_exact(&mut heard)).await;
+            assert!(early.is_err(), "a cut link let something through");
+            troubles.send_replace(Troubles::new());
+            far.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"hello");
+            drop(near);
+        };
+        futures::join!(pumping, talking);
+    }
+}
