@@ -71,7 +71,8 @@ impl Model {
                 }
                 None => {}
                 Some(open) => {
-                    if model.end(open) == Kind::Info {
+                    let ended = model.end(open);
+                    if ended == Kind::Info {
                         model.next_process += 1;
                         names[slot] = model.next_process;
                     }
