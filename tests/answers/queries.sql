@@ -103,3 +103,17 @@ SELECT sum(name) FROM emp;
 SELECT * FROM emp WHERE name = 1;
 SELECT 1 WHERE 1;
 SELECT id FROM emp e JOIN dept d ON e.dept;
+SELECT id FROM emp WHERE id = ANY (ARRAY[1, 3]) ORDER BY id;
+SELECT id FROM emp WHERE id <> ALL (ARRAY[1, NULL]) ORDER BY id;
+SELECT id FROM emp WHERE id < ANY (ARRAY[2, 3]) AND id <> ALL (ARRAY[1]) ORDER BY id;
+SELECT id FROM emp WHERE id = ANY (ARRAY['1', '3']);
+SELECT id FROM emp WHERE id = ANY (ARRAY[1.0, 2.5]);
+SELECT id FROM emp WHERE id = ANY (ARRAY[]);
+SELECT name FROM emp WHERE name LIKE ANY (ARRAY['a%', '%e']) ORDER BY name;
+SELECT name FROM emp WHERE name NOT LIKE ANY (ARRAY['a%', '%b']) AND name ILIKE ANY (ARRAY['A%', 'E_e']) ORDER BY name;
+SELECT n.nspname AS "Schema", c.relname AS "Name", CASE c.relkind WHEN 'r' THEN 'table' WHEN 'i' THEN 'index' END AS "Type", pg_catalog.pg_get_userbyid(c.relowner) AS "Owner" FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam WHERE c.relkind IN ('r', 'p', 'i', '') AND n.nspname <> 'pg_catalog' AND n.nspname !~ '^pg_toast' AND n.nspname <> 'information_schema' AND pg_catalog.pg_table_is_visible(c.oid) ORDER BY 1, 2;
+\dt
+\di
+\dv
+\ds
+\d

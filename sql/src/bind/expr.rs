@@ -62,6 +62,15 @@ impl Binder<'_> {
             E::ILike { negated, any: false, expr, pattern, escape_char } => {
                 self.like(expr, if *negated { "!~~*" } else { "~~*" }, pattern, escape_char.as_ref())
             }
+            E::Like { negated, any: true, expr, pattern, escape_char: None } => {
+                let op = if *negated { BinaryOperator::PGNotLikeMatch } else { BinaryOperator::PGLikeMatch };
+                self.quantified(expr, &op, pattern, false)
+            }
+            E::ILike { negated, any: true, expr, pattern, escape_char: None } => {
+                let op =
+                    if *negated { BinaryOperator::PGNotILikeMatch } else { BinaryOperator::PGILikeMatch };
+                self.quantified(expr, &op, pattern, false)
+            }
             E::SimilarTo { negated, expr, pattern, escape_char } => {
                 let l = self.expr(expr)?;
                 let mut args = vec![self.expr(pattern)?];

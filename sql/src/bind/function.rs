@@ -1,11 +1,13 @@
 //! Function calls that are neither aggregates nor window calls.
 
+use std::sync::Arc;
+
 use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, FunctionArgOperator, FunctionArguments};
 
 use super::{Binder, Clause, SERIES, scope};
 use crate::error::{Result, SqlError, SqlState};
 use crate::function::{self, CastContext, resolve};
-use crate::ir::{CallKind, Expr, OutputColumn, Plan};
+use crate::ir::{CallKind, Expr, OutputColumn, Plan, SubqueryKind};
 use crate::types::{ColumnType, Datum, Type};
 
 /// A call taken apart.
@@ -201,6 +203,10 @@ impl Binder<'_> {
             ("generate_series", 2 | 3) => return self.series_in_select(&call),
             ("row", _) => return Err(SqlError::unsupported("a row value").at(at)),
             ("grouping", _) => return Err(SqlError::unsupported("GROUPING").at(at)),
+            ("pg_table_is_visible", 1) => {
+                let arg = self.expr(call.args[0])?;
+                return self.is_visible(arg, positions[0]).map_err(|e| e.at(at));
+            }
             ("pg_typeof", 1) => {
                 let arg = self.expr(call.args[0])?;
                 let name = arg.ty().ty.name();
@@ -223,6 +229,22 @@ impl Binder<'_> {
             return self.cast_to(arg, ColumnType::plain(ty), positions[0]);
         }
         self.function_call(&call.name, args, &positions).map_err(|e| e.at(at))
+    }
+
+    /// `pg_table_is_visible(oid)`: whether it is among the relations that are found by their bare name.
+    fn is_visible(&mut self, oid: Expr, position: Option<u32>) -> Result<Expr> {
+        let equals = resolve::operator("=", &[Type::Oid, Type::Oid])?.function;
+        let oid = self.implicit(oid, Type::Oid, position)?;
+        let ty = ColumnType::plain(Type::Oid);
+        let columns = vec![OutputColumn { name: "oid".into(), ty, origin: None }];
+        let plan = Plan::VirtualScan { name: ("flotilla".into(), "visible_relations".into()), columns };
+        let sides = vec![Expr::Column(0, ty), Expr::Column(1, ty)];
+        let compare = Box::new(self.call(equals, CallKind::Operator, sides));
+        Ok(Expr::Subquery {
+            kind: SubqueryKind::Quantified { left: vec![oid], compare, all: false },
+            plan: Arc::new(plan),
+            ty: ColumnType::plain(Type::Bool),
+        })
     }
 
     /// `name(a, c => b)`: arguments by position, then by name (chapter 4.3). No aggregate and no window function has names for

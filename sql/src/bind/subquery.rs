@@ -65,19 +65,28 @@ impl Binder<'_> {
         match inner {
             ast::Expr::Subquery(query) => self.quantified_subquery(left, op, query, all, keyword),
             ast::Expr::Array(ast::Array { elem, named: _ }) => {
+                if elem.is_empty() {
+                    return Err(SqlError::new(
+                        SqlState::INDETERMINATE_DATATYPE,
+                        "cannot determine type of empty array",
+                    )
+                    .hint("Explicitly cast to the desired type, for example ARRAY[]::integer[].")
+                    .at(self.position(inner)));
+                }
                 let mut positions = vec![self.position(left)];
-                let mut values = vec![self.expr(left)?];
+                let value = self.expr(left)?;
+                let mut items = Vec::with_capacity(elem.len());
                 for item in elem {
                     positions.push(self.position(item));
-                    values.push(self.expr(item)?);
+                    items.push(self.expr(item)?);
                 }
+                // The array has a type of its own, before it is compared with anything.
+                let (items, _) = self.unify("ARRAY", items, &positions[1..])?;
+                let mut values = vec![value];
+                values.extend(items);
                 match (op, all) {
-                    (BinaryOperator::Eq, false) if !elem.is_empty() => {
-                        self.in_values(values, positions, false, keyword)
-                    }
-                    (BinaryOperator::NotEq, true) if !elem.is_empty() => {
-                        self.in_values(values, positions, true, keyword)
-                    }
+                    (BinaryOperator::Eq, false) => self.in_values(values, positions, false, keyword),
+                    (BinaryOperator::NotEq, true) => self.in_values(values, positions, true, keyword),
                     _ => {
                         let value = values.remove(0);
                         let symbol = symbol(op)?;
@@ -89,11 +98,7 @@ impl Binder<'_> {
                                     .map_err(|e| e.at(keyword))
                             })
                             .collect::<Result<Vec<_>>>()?;
-                        Ok(match (tests.is_empty(), all) {
-                            (true, _) => Expr::Const(Datum::Bool(all), ColumnType::plain(Type::Bool)),
-                            (false, true) => and(tests),
-                            (false, false) => or(tests),
-                        })
+                        Ok(if all { and(tests) } else { or(tests) })
                     }
                 }
             }

@@ -50,6 +50,21 @@ pub(super) static FUNCTIONS: &[Function] = &[
         }
     })
     .volatile(),
+    // Every type, function and operator there is stands in pg_catalog.
+    f("pg_type_is_visible", &[Type::Oid], Type::Bool, |_, _| Ok(Datum::Bool(true))).stable(),
+    f("pg_function_is_visible", &[Type::Oid], Type::Bool, |_, _| Ok(Datum::Bool(true))).stable(),
+    f("pg_operator_is_visible", &[Type::Oid], Type::Bool, |_, _| Ok(Datum::Bool(true))).stable(),
+    // There are no comments.
+    f("obj_description", &[Type::Oid, Type::Name], Type::Text, |_, _| Ok(Datum::Null)).stable(),
+    f("shobj_description", &[Type::Oid, Type::Name], Type::Text, |_, _| Ok(Datum::Null)).stable(),
+    f("col_description", &[Type::Oid, Type::Int4], Type::Text, |_, _| Ok(Datum::Null)).stable(),
+    // Expressions are kept as text.
+    f("pg_get_expr", &[Type::Text, Type::Oid], Type::Text, |_, a| Ok(a[0].clone())).stable(),
+    f("pg_get_expr", &[Type::Text, Type::Oid, Type::Bool], Type::Text, |_, a| Ok(a[0].clone())).stable(),
+    // Of the system's columns that are arrays in PostgreSQL, which are all NULL here.
+    f("array_to_string", &[Type::Text, Type::Text], Type::Text, |_, _| {
+        Err(crate::error::SqlError::unsupported("an array"))
+    }),
     f("pg_size_pretty", &[Type::Int8], Type::Text, |_, a| Ok(Datum::text(size_pretty(a.int8(0)?)))),
     f("pg_size_pretty", &[Type::Numeric], Type::Text, |_, a| {
         let bytes = a.numeric(0)?.to_i128().and_then(|v| i64::try_from(v).ok()).unwrap_or(i64::MAX);

@@ -37,6 +37,13 @@ pub(super) const TABLES: &[VirtualTable] = &[
         ],
         rows: shards,
     },
+    // What pg_table_is_visible asks.
+    VirtualTable {
+        schema: SCHEMA,
+        name: "visible_relations",
+        columns: &[("oid", Type::Oid)],
+        rows: super::pg_catalog::visible_relations,
+    },
 ];
 
 fn int8(n: u64) -> Datum {

@@ -7,11 +7,12 @@
 mod cluster;
 mod information_schema;
 mod pg_catalog;
+mod pg_fixed;
 
 use txn::api::{NodeInfo, ShardInfo};
 use txn::ids::KeyRange;
 
-use super::CatalogImage;
+use super::{CatalogImage, CatalogReader};
 use crate::error::{Result, SqlError, SqlState};
 use crate::exec::{Row, StatementContext};
 use crate::types::{ColumnType, Datum, Type};
@@ -32,6 +33,7 @@ pub struct VirtualTable {
 /// What rows are made of.
 struct Source<'a> {
     image: &'a CatalogImage,
+    search_path: &'a [String],
     shards: Vec<ShardInfo>,
     nodes: Vec<NodeInfo>,
 }
@@ -45,7 +47,7 @@ impl VirtualTable {
 
 /// All system views.
 pub fn all() -> impl Iterator<Item = &'static VirtualTable> {
-    pg_catalog::TABLES.iter().chain(information_schema::TABLES).chain(cluster::TABLES)
+    pg_catalog::TABLES.iter().chain(pg_fixed::TABLES).chain(information_schema::TABLES).chain(cluster::TABLES)
 }
 
 /// A system view by name; without a schema, `pg_catalog` is searched.
@@ -61,8 +63,13 @@ pub async fn rows(schema: &str, name: &str, ctx: &StatementContext) -> Result<Ve
         SqlError::new(SqlState::UNDEFINED_TABLE, format!("relation \"{schema}.{name}\" does not exist"))
     })?;
     let image = CatalogImage::load(&*ctx.transaction, &ctx.catalog.image().database().name).await?;
-    let mut source = Source { image: &image, shards: Vec::new(), nodes: Vec::new() };
-    if table.schema == cluster::SCHEMA {
+    let mut source = Source {
+        image: &image,
+        search_path: ctx.catalog.search_path(),
+        shards: Vec::new(),
+        nodes: Vec::new(),
+    };
+    if matches!((table.schema, table.name), (cluster::SCHEMA, "nodes" | "shards")) {
         source.shards = ctx.database.shards(&KeyRange::all()).await?;
         source.nodes = ctx.database.nodes().await?;
     }

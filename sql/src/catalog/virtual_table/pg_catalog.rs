@@ -114,6 +114,9 @@ pub(super) const TABLES: &[VirtualTable] = &[
             ("datistemplate", Type::Bool),
             ("datallowconn", Type::Bool),
             ("datconnlimit", Type::Int4),
+            ("datlocprovider", Type::Text),
+            ("daticulocale", Type::Text),
+            ("datacl", Type::Text),
         ],
         rows: pg_database,
     },
@@ -279,6 +282,25 @@ fn pg_class(source: &Source<'_>) -> Vec<Row> {
     rows
 }
 
+/// The tables and indexes that are found by their bare name: those of the search path, the first of each name.
+pub(super) fn visible_relations(source: &Source<'_>) -> Vec<Row> {
+    let relations = pg_class(source);
+    let mut seen = std::collections::HashSet::new();
+    let mut rows = Vec::new();
+    for schema in source.search_path {
+        let Some(namespace) = source.image.schema(schema).map(|s| s.id) else { continue };
+        let within = relations.iter().filter(|row| matches!(row[2], Datum::Oid(oid) if oid == namespace));
+        for (oid, name) in within.map(|row| (&row[0], &row[1])) {
+            if let Datum::Text(name) = name
+                && seen.insert(name)
+            {
+                rows.push(vec![oid.clone()]);
+            }
+        }
+    }
+    rows
+}
+
 fn pg_attribute(source: &Source<'_>) -> Vec<Row> {
     let mut rows = Vec::new();
     for table in source.image.tables() {
@@ -373,6 +395,9 @@ fn pg_database(source: &Source<'_>) -> Vec<Row> {
             Datum::Bool(false),
             Datum::Bool(true),
             Datum::Int4(-1),
+            text("c"),
+            Datum::Null,
+            Datum::Null,
         ]
     };
     source.image.databases().iter().map(|d| row(d.id, &d.name)).collect()
