@@ -48,6 +48,7 @@ impl Binder<'_> {
                 self.drop(*object_type, *if_exists, names, *cascade)
             }
             ast::Statement::AlterTable(alter) => self.alter_table(alter),
+            ast::Statement::CreateIndex(create) => self.create_index(create),
             ast::Statement::CreateSchema {
                 schema_name,
                 if_not_exists,
@@ -284,6 +285,15 @@ impl Binder<'_> {
                 table.columns[*i].not_null = true;
             }
         }
+        // One key is kept, not two, as in PostgreSQL.
+        let primary = table.primary_key.as_ref().map(|(columns, _)| columns.clone());
+        let mut kept: Vec<(Vec<usize>, String)> = Vec::with_capacity(table.unique.len());
+        for (columns, name) in std::mem::take(&mut table.unique) {
+            if primary.as_ref() != Some(&columns) && kept.iter().all(|(other, _)| *other != columns) {
+                kept.push((columns, name));
+            }
+        }
+        table.unique = kept;
         let sharding = self.table_options(table_options, &table)?;
         Ok(Statement::Ddl(Ddl::CreateTable {
             schema,
@@ -387,7 +397,7 @@ impl Binder<'_> {
                     refuse(characteristics.is_some(), "DEFERRABLE")?;
                     refuse(!matches!(nulls_distinct, ast::NullsDistinctOption::None), "NULLS NOT DISTINCT")?;
                     let given = constraint_name.or_else(|| inner.as_ref().map(fold));
-                    unique(table, name, vec![index], given);
+                    unique(table, name, vec![index], given)?;
                 }
                 ColumnOption::Check(ast::CheckConstraint { name: inner, expr, enforced }) => {
                     refuse(enforced.is_some(), "ENFORCED")?;
@@ -493,8 +503,8 @@ impl Binder<'_> {
         });
         let constraint = match (given, used.as_slice()) {
             (Some(given), _) => given,
-            (None, [one]) => fresh(table, &[name, &columns[*one].name, "check"]),
-            (None, _) => fresh(table, &[name, "check"]),
+            (None, [one]) => fresh(&table.names, &[name, &columns[*one].name, "check"]),
+            (None, _) => fresh(&table.names, &[name, "check"]),
         };
         self.new_constraint(table, name, &constraint)?;
         table.checks.push((constraint, expr.to_string(), bound));
@@ -522,7 +532,7 @@ impl Binder<'_> {
         if table.primary_key.is_some() {
             return Err(multiple_keys(name));
         }
-        let constraint = given.unwrap_or_else(|| fresh(table, &[name, "pkey"]));
+        let constraint = given.unwrap_or_else(|| fresh(&table.names, &[name, "pkey"]));
         self.new_constraint(table, name, &constraint)?;
         table.primary_key = Some((columns, constraint));
         Ok(())
@@ -540,26 +550,10 @@ impl Binder<'_> {
                     self.key_parts(key, |column| table.columns.iter().position(|c| c.name == column))?;
                 self.primary_key(table, name, columns, given)
             }
-            TableConstraint::Unique(ast::UniqueConstraint {
-                name: given,
-                index_name,
-                index_type_display: _,
-                index_type,
-                columns,
-                index_options,
-                characteristics,
-                nulls_distinct,
-            }) => {
-                refuse(
-                    index_name.is_some() || index_type.is_some() || !index_options.is_empty(),
-                    "an index option",
-                )?;
-                refuse(characteristics.is_some(), "DEFERRABLE")?;
-                refuse(!matches!(nulls_distinct, ast::NullsDistinctOption::None), "NULLS NOT DISTINCT")?;
-                let columns =
-                    self.key_columns(columns, |column| table.columns.iter().position(|c| c.name == column))?;
-                unique(table, name, columns, given.as_ref().map(fold));
-                Ok(())
+            TableConstraint::Unique(key) => {
+                let (columns, given) =
+                    self.unique_parts(key, |column| table.columns.iter().position(|c| c.name == column))?;
+                unique(table, name, columns, given)
             }
             TableConstraint::Check(ast::CheckConstraint { name: given, expr, enforced }) => {
                 refuse(enforced.is_some(), "ENFORCED")?;
@@ -589,12 +583,36 @@ impl Binder<'_> {
         } = key;
         refuse(index_name.is_some() || index_type.is_some() || !index_options.is_empty(), "an index option")?;
         refuse(characteristics.is_some(), "DEFERRABLE")?;
-        Ok((self.key_columns(columns, find)?, name.as_ref().map(fold)))
+        Ok((self.key_columns(columns, "primary key", find)?, name.as_ref().map(fold)))
     }
 
+    /// The columns and the name of UNIQUE (…).
+    fn unique_parts(
+        &self,
+        key: &ast::UniqueConstraint,
+        find: impl Fn(&str) -> Option<usize>,
+    ) -> Result<(Vec<usize>, Option<String>)> {
+        let ast::UniqueConstraint {
+            name,
+            index_name,
+            index_type_display: _,
+            index_type,
+            columns,
+            index_options,
+            characteristics,
+            nulls_distinct,
+        } = key;
+        refuse(index_name.is_some() || index_type.is_some() || !index_options.is_empty(), "an index option")?;
+        refuse(characteristics.is_some(), "DEFERRABLE")?;
+        refuse(!matches!(nulls_distinct, ast::NullsDistinctOption::None), "NULLS NOT DISTINCT")?;
+        Ok((self.key_columns(columns, "unique", find)?, name.as_ref().map(fold)))
+    }
+
+    /// The columns of a key; `kind` says of what constraint.
     fn key_columns(
         &self,
         columns: &[ast::IndexColumn],
+        kind: &str,
         find: impl Fn(&str) -> Option<usize>,
     ) -> Result<Vec<usize>> {
         let mut out = Vec::with_capacity(columns.len());
@@ -622,7 +640,7 @@ impl Binder<'_> {
             if out.contains(&index) {
                 return Err(SqlError::new(
                     SqlState::DUPLICATE_COLUMN,
-                    format!("column \"{name}\" appears twice in primary key constraint"),
+                    format!("column \"{name}\" appears twice in {kind} constraint"),
                 )
                 .at(position));
             }
@@ -838,17 +856,21 @@ impl Binder<'_> {
         let ddl = match operation {
             AlterTableOperation::AddConstraint { constraint, not_valid } => {
                 refuse(*not_valid, "NOT VALID")?;
-                let TableConstraint::PrimaryKey(key) = constraint else {
-                    return Err(SqlError::unsupported(
-                        "ALTER TABLE ADD of a constraint that is no primary key",
-                    ));
-                };
-                let (columns, name) =
-                    self.key_parts(key, |column| table.columns.iter().position(|c| c.name == column))?;
-                if table.primary_key.is_some() {
-                    return Err(multiple_keys(&table.name));
+                let find = |column: &str| table.columns.iter().position(|c| c.name == column);
+                match constraint {
+                    TableConstraint::PrimaryKey(key) => {
+                        let (columns, name) = self.key_parts(key, find)?;
+                        if table.primary_key.is_some() {
+                            return Err(multiple_keys(&table.name));
+                        }
+                        Ddl::AddPrimaryKey { table, columns, name }
+                    }
+                    TableConstraint::Unique(unique) => {
+                        let (columns, name) = self.unique_parts(unique, find)?;
+                        super::index::add_unique(table, columns, name, "key", "ALTER TABLE")?
+                    }
+                    _ => return Err(SqlError::unsupported("ALTER TABLE ADD of this constraint")),
                 }
-                Ddl::AddPrimaryKey { table, columns, name }
             }
             AlterTableOperation::AddColumn {
                 column_keyword: _,
@@ -895,6 +917,24 @@ impl Binder<'_> {
                         Ddl::Nothing { tag: "ALTER TABLE", notice }
                     }
                     Err(e) => return Err(e),
+                }
+            }
+            AlterTableOperation::DropConstraint { if_exists, name, drop_behavior: _ } => {
+                let name = fold(name);
+                match table.unique.iter().position(|unique| unique.name == name) {
+                    Some(at) => Ddl::DropUnique { table, at },
+                    None if super::index::taken(&table).contains(&name) => {
+                        return Err(SqlError::unsupported("DROP of a constraint that is not UNIQUE"));
+                    }
+                    None => {
+                        let message =
+                            format!("constraint \"{name}\" of relation \"{}\" does not exist", table.name);
+                        if !*if_exists {
+                            return Err(SqlError::new(SqlState::UNDEFINED_OBJECT, message));
+                        }
+                        let notice = Some(format!("{message}, skipping"));
+                        Ddl::Nothing { tag: "ALTER TABLE", notice }
+                    }
                 }
             }
             AlterTableOperation::RenameColumn { old_column_name, new_column_name } => {
@@ -1037,27 +1077,31 @@ fn multiple_keys(name: &str) -> SqlError {
     )
 }
 
-fn unique(table: &mut NewTable, name: &str, columns: Vec<usize>, given: Option<String>) {
-    let constraint = given.unwrap_or_else(|| {
-        let mut parts: Vec<String> = vec![name.to_owned()];
-        parts.extend(columns.iter().map(|i| table.columns[*i].name.clone()));
-        parts.push("key".into());
-        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        fresh(table, &parts)
-    });
+fn unique(table: &mut NewTable, name: &str, columns: Vec<usize>, given: Option<String>) -> Result<()> {
+    let constraint = match given {
+        Some(given) if table.names.contains(&given) => return Err(crate::catalog::duplicate_table(&given)),
+        Some(given) => given,
+        None => {
+            let mut parts = vec![name];
+            parts.extend(columns.iter().map(|i| table.columns[*i].name.as_str()));
+            parts.push("key");
+            fresh(&table.names, &parts)
+        }
+    };
     table.names.push(constraint.clone());
     table.unique.push((columns, constraint));
+    Ok(())
 }
 
 /// A constraint's name that is not taken yet: `t_a_check`, `t_a_check1` …
-fn fresh(table: &NewTable, parts: &[&str]) -> String {
+pub(super) fn fresh(taken: &[String], parts: &[&str]) -> String {
     let mut base = parts.join("_");
     while base.len() > IDENTIFIER_BYTES_MAX {
         base.pop();
     }
     let mut name = base.clone();
     let mut n = 0;
-    while table.names.contains(&name) {
+    while taken.contains(&name) {
         n += 1;
         name = format!("{base}{n}");
     }

@@ -71,16 +71,20 @@ impl Binder<'_> {
             Some(source) => self.insert_source(&table, &targets, columns, source)?,
             None => self.default_row(&table)?,
         };
+        let mut arbiters = Vec::new();
         let on_conflict = match on {
             None => None,
-            Some(OnInsert::OnConflict(conflict)) => Some(self.on_conflict(&table, &alias, conflict)?),
+            Some(OnInsert::OnConflict(conflict)) => {
+                arbiters = self.arbiters(&table, conflict.conflict_target.as_ref())?;
+                Some(self.on_conflict(&table, &alias, conflict)?)
+            }
             Some(_) => return Err(SqlError::unsupported("ON DUPLICATE KEY UPDATE")),
         };
         let returning = match returning {
             Some(items) => Some(self.returning(table_scope(&table, &alias), items)?),
             None => None,
         };
-        Ok(Statement::Insert(Insert { table, source, on_conflict, returning }))
+        Ok(Statement::Insert(Insert { table, source, on_conflict, arbiters, returning }))
     }
 
     /// The columns that values are given for.
@@ -249,7 +253,51 @@ impl Binder<'_> {
         }
     }
 
-    /// ON CONFLICT.
+    /// The constraints that the target of ON CONFLICT names; without one, all.
+    fn arbiters(&self, table: &TableDescriptor, target: Option<&ast::ConflictTarget>) -> Result<Vec<usize>> {
+        let primary = table.primary_key.iter().map(|key| (0, &key.name, &key.columns));
+        let unique = table.unique.iter().zip(1..).map(|(unique, at)| (at, &unique.name, &unique.columns));
+        let constraints = primary.chain(unique);
+        match target {
+            None => Ok(constraints.map(|(at, ..)| at).collect()),
+            Some(ast::ConflictTarget::Columns(names)) => {
+                let mut columns = Vec::with_capacity(names.len());
+                for name in names {
+                    let position = self.source.start(name.span);
+                    columns.push(column_index(table, &fold(name)).map_err(|e| e.at(position))?);
+                }
+                columns.sort_unstable();
+                columns.dedup();
+                let sorted = |of: &[usize]| {
+                    let mut of = of.to_vec();
+                    of.sort_unstable();
+                    of
+                };
+                let found: Vec<usize> =
+                    constraints.filter(|(_, _, of)| sorted(of) == columns).map(|(at, ..)| at).collect();
+                if found.is_empty() {
+                    return Err(SqlError::new(
+                        SqlState::INVALID_COLUMN_REFERENCE,
+                        "there is no unique or exclusion constraint matching the ON CONFLICT specification",
+                    ));
+                }
+                Ok(found)
+            }
+            Some(ast::ConflictTarget::OnConstraint(name)) => {
+                let (_, name) = super::scope::table_name(name)?;
+                let mut named = constraints.filter(|(_, constraint, _)| **constraint == name);
+                match named.next() {
+                    Some((at, ..)) => Ok(vec![at]),
+                    None => Err(SqlError::new(
+                        SqlState::UNDEFINED_OBJECT,
+                        format!("constraint \"{name}\" for table \"{}\" does not exist", table.name),
+                    )),
+                }
+            }
+        }
+    }
+
+    /// What ON CONFLICT does.
     fn on_conflict(
         &mut self,
         table: &Arc<TableDescriptor>,
@@ -257,38 +305,6 @@ impl Binder<'_> {
         conflict: &ast::OnConflict,
     ) -> Result<OnConflict> {
         let ast::OnConflict { conflict_target, action } = conflict;
-        let no_constraint = || {
-            SqlError::new(
-                SqlState::INVALID_COLUMN_REFERENCE,
-                "there is no unique or exclusion constraint matching the ON CONFLICT specification",
-            )
-        };
-        match conflict_target {
-            None => {}
-            Some(ast::ConflictTarget::Columns(names)) => {
-                let mut columns = Vec::with_capacity(names.len());
-                for name in names {
-                    let position = self.source.start(name.span);
-                    columns.push(column_index(table, &fold(name)).map_err(|e| e.at(position))?);
-                }
-                let mut key = table.primary_key.as_ref().ok_or_else(no_constraint)?.columns.clone();
-                columns.sort_unstable();
-                columns.dedup();
-                key.sort_unstable();
-                if columns != key {
-                    return Err(no_constraint());
-                }
-            }
-            Some(ast::ConflictTarget::OnConstraint(name)) => {
-                let (_, name) = super::scope::table_name(name)?;
-                if table.primary_key.as_ref().is_none_or(|key| key.name != name) {
-                    return Err(SqlError::new(
-                        SqlState::UNDEFINED_OBJECT,
-                        format!("constraint \"{name}\" for table \"{}\" does not exist", table.name),
-                    ));
-                }
-            }
-        }
         let ast::DoUpdate { assignments, selection } = match action {
             OnConflictAction::DoNothing => return Ok(OnConflict::Nothing),
             OnConflictAction::DoUpdate(update) => update,

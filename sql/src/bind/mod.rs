@@ -36,6 +36,7 @@ mod dialect;
 mod expr;
 mod from;
 mod function;
+mod index;
 mod insert;
 mod literal;
 mod operator;

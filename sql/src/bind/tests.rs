@@ -49,6 +49,7 @@ fn table(
         storage_id: id,
         primary_key: (!key.is_empty())
             .then(|| PrimaryKey { name: format!("{name}_pkey"), columns: key.to_vec() }),
+        unique: Vec::new(),
         checks: Vec::<CheckConstraint>::new(),
         sharding: Sharding::Range,
         next_column_id: columns.len() as u32 + 1,

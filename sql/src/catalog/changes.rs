@@ -108,6 +108,11 @@ impl<'a> Changes<'a> {
         if old.storage_id != new.storage_id {
             self.discard(old.storage_range()).await?;
         }
+        for unique in &old.unique {
+            if new.unique.iter().all(|u| u.index_id != unique.index_id) {
+                self.discard(KeyRange::prefix(&old.index_prefix(unique.index_id))).await?;
+            }
+        }
         let new = Arc::new(new);
         self.catalog.change(Some(new.id), |image| image.put_table(Arc::clone(&new)));
         Ok(new)

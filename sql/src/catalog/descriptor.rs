@@ -29,6 +29,18 @@ pub struct PrimaryKey {
     pub columns: Vec<usize>,
 }
 
+/// A UNIQUE constraint beside the primary key. Each row without a NULL in these columns has an entry in an index of its own:
+/// under their values stands the row's key. (Of two NULLs neither is the other's duplicate, so such rows need no entry.)
+#[derive(Clone, Debug, PartialEq)]
+pub struct UniqueConstraint {
+    /// The constraint's name.
+    pub name: String,
+    /// Indexes into the table's columns.
+    pub columns: Vec<usize>,
+    /// Where the entries are: the index's OID, in keys at the place of the table's storage id. Changed by TRUNCATE.
+    pub index_id: u32,
+}
+
 /// A CHECK constraint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckConstraint {
@@ -57,6 +69,8 @@ pub struct TableDescriptor {
     pub storage_id: u32,
     /// The primary key; `None`: rows are kept under a hidden row id.
     pub primary_key: Option<PrimaryKey>,
+    /// UNIQUE constraints beside the primary key.
+    pub unique: Vec<UniqueConstraint>,
     /// CHECK constraints.
     pub checks: Vec<CheckConstraint>,
     /// How the rows are spread.

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! table rows      db:u32 table:u32 (storage:u32 | TOP) [(bucket:u16 | TOP)] key columns, or a hidden row id
+//! index entries   db:u32 table:u32 (index:u32 | TOP) indexed columns      (of UNIQUE constraints; the value is the row's key
+//!                                                                         without its `db table`)
 //! catalog rows    1:u32  kind:u32  …                    (see the functions below)
 //! ```
 //!
@@ -29,6 +31,8 @@ pub const FIRST_OID: u32 = 16384;
 /// Set in storage ids and buckets within keys.
 const STORAGE_TOP: u32 = 1 << 31;
 const BUCKET_TOP: u16 = 1 << 15;
+/// The length of `db table`.
+const TABLE_PREFIX_BYTES: usize = 8;
 /// The length of `db table storage`.
 pub const STORAGE_PREFIX_BYTES: usize = 12;
 
@@ -180,6 +184,34 @@ impl TableDescriptor {
         key.put_u32(self.id);
         key.put_u32(self.storage_id | STORAGE_TOP);
         key.freeze()
+    }
+
+    /// What the keys of an index's entries begin with.
+    pub fn index_prefix(&self, index_id: u32) -> BytesMut {
+        let mut key = BytesMut::with_capacity(48);
+        key.put_u32(self.database);
+        key.put_u32(self.id);
+        key.put_u32(index_id | STORAGE_TOP);
+        key
+    }
+
+    /// What an index entry of the row under `key` says: where the row is.
+    pub fn entry_value(key: &Key) -> Bytes {
+        key.slice(TABLE_PREFIX_BYTES.min(key.len())..)
+    }
+
+    /// The key of the row that an index entry leads to.
+    pub fn row_of_entry(&self, value: &[u8]) -> Key {
+        let mut key = BytesMut::with_capacity(TABLE_PREFIX_BYTES + value.len());
+        key.put_slice(&self.prefix());
+        key.put_slice(value);
+        key.freeze()
+    }
+
+    /// The storage or index that a key of this table belongs to.
+    pub fn storage_of(&self, key: &[u8]) -> Option<u32> {
+        let word = key.get(8..STORAGE_PREFIX_BYTES)?.try_into().ok()?;
+        Some(u32::from_be_bytes(word) & !STORAGE_TOP)
     }
 
     /// What the keys of the rows in one bucket begin with; for range sharding there is one bucket, without a mark.

@@ -21,7 +21,7 @@
 mod cache;
 mod changes;
 mod descriptor;
-mod garbage;
+pub(crate) mod garbage;
 mod image;
 pub mod layout;
 mod stored;
@@ -31,7 +31,9 @@ pub mod virtual_table;
 pub use cache::Catalog;
 pub use changes::Changes;
 pub(crate) use changes::duplicate_table;
-pub use descriptor::{CatalogReader, CheckConstraint, ColumnDescriptor, PrimaryKey, TableDescriptor};
+pub use descriptor::{
+    CatalogReader, CheckConstraint, ColumnDescriptor, PrimaryKey, TableDescriptor, UniqueConstraint,
+};
 pub use image::{CatalogImage, PUBLIC_OID};
 pub use stored::{DatabaseDescriptor, SchemaDescriptor};
 pub use transaction::{CatalogMark, CatalogView, TransactionCatalog};

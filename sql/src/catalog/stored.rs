@@ -6,7 +6,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{CheckConstraint, ColumnDescriptor, PrimaryKey, TableDescriptor};
+use super::{CheckConstraint, ColumnDescriptor, PrimaryKey, TableDescriptor, UniqueConstraint};
 use crate::error::{Result, SqlError, SqlState};
 use crate::ir::Sharding;
 use crate::types::{ColumnType, Type};
@@ -61,6 +61,13 @@ struct StoredKey {
 }
 
 #[derive(Serialize, Deserialize)]
+struct StoredUnique {
+    name: String,
+    columns: Vec<usize>,
+    index_id: u32,
+}
+
+#[derive(Serialize, Deserialize)]
 struct StoredCheck {
     name: String,
     expr: String,
@@ -85,6 +92,8 @@ struct StoredTable {
     storage_id: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     primary_key: Option<StoredKey>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    unique: Vec<StoredUnique>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     checks: Vec<StoredCheck>,
     sharding: StoredSharding,
@@ -136,6 +145,11 @@ pub(super) fn encode_table(table: &TableDescriptor) -> Result<bytes::Bytes> {
             .primary_key
             .as_ref()
             .map(|k| StoredKey { name: k.name.clone(), columns: k.columns.clone() }),
+        unique: table
+            .unique
+            .iter()
+            .map(|u| StoredUnique { name: u.name.clone(), columns: u.columns.clone(), index_id: u.index_id })
+            .collect(),
         checks: table
             .checks
             .iter()
@@ -155,8 +169,9 @@ pub(super) fn encode_table(table: &TableDescriptor) -> Result<bytes::Bytes> {
 pub(super) fn decode_table(bytes: &[u8]) -> Result<TableDescriptor> {
     let stored: StoredTable = decode("table", bytes)?;
     let width = stored.columns.len();
-    if stored.primary_key.as_ref().is_some_and(|k| k.columns.iter().any(|&c| c >= width)) {
-        return Err(corrupt("table", format_args!("its primary key names a column beyond the {width}th")));
+    let keys = stored.primary_key.iter().map(|k| &k.columns).chain(stored.unique.iter().map(|u| &u.columns));
+    if keys.flatten().any(|&column| column >= width) {
+        return Err(corrupt("table", format_args!("a key of it names a column beyond the {width}th")));
     }
     let columns = stored
         .columns
@@ -182,6 +197,11 @@ pub(super) fn decode_table(bytes: &[u8]) -> Result<TableDescriptor> {
         columns,
         storage_id: stored.storage_id,
         primary_key: stored.primary_key.map(|k| PrimaryKey { name: k.name, columns: k.columns }),
+        unique: stored
+            .unique
+            .into_iter()
+            .map(|u| UniqueConstraint { name: u.name, columns: u.columns, index_id: u.index_id })
+            .collect(),
         checks: stored.checks.into_iter().map(|c| CheckConstraint { name: c.name, expr: c.expr }).collect(),
         sharding: match stored.sharding {
             StoredSharding::Range => Sharding::Range,

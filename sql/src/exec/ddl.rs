@@ -13,7 +13,9 @@ use super::constraint::Constraints;
 use super::write::RowWriter;
 use super::{Outcome, StatementContext, query, rewrite};
 use crate::bind;
-use crate::catalog::{Changes, CheckConstraint, ColumnDescriptor, PrimaryKey, TableDescriptor};
+use crate::catalog::{
+    Changes, CheckConstraint, ColumnDescriptor, PrimaryKey, TableDescriptor, UniqueConstraint,
+};
 use crate::error::{Result, SqlError, SqlState};
 use crate::eval::{self, Env};
 use crate::ir::{Ddl, Expr, NewColumn, Sharding};
@@ -50,6 +52,9 @@ pub async fn run(change: &Ddl, ctx: Arc<StatementContext>) -> Result<Outcome> {
             for table in tables {
                 let mut new = TableDescriptor::clone(table);
                 new.storage_id = changes.allocate_id().await?;
+                for unique in &mut new.unique {
+                    unique.index_id = changes.allocate_id().await?;
+                }
                 presplit(&new, &ctx).await?;
                 changes.replace_table(table, new).await?;
             }
@@ -57,6 +62,16 @@ pub async fn run(change: &Ddl, ctx: Arc<StatementContext>) -> Result<Outcome> {
         }
         Ddl::AddPrimaryKey { table, columns, name } => {
             rewrite::add_primary_key(table, columns, name.as_deref(), &changes, &ctx).await?;
+            done("ALTER TABLE")
+        }
+        Ddl::AddUnique { table, columns, name, tag } => {
+            rewrite::add_unique(table, columns, name, &changes, &ctx).await?;
+            done(*tag)
+        }
+        Ddl::DropUnique { table, at } => {
+            let mut new = TableDescriptor::clone(table);
+            new.unique.remove(*at);
+            changes.replace_table(table, new).await?;
             done("ALTER TABLE")
         }
         Ddl::SplitAt { table, points } => split_at(table, points, &changes, &ctx).await,
@@ -169,9 +184,6 @@ async fn create_table(change: &Ddl, changes: &Changes<'_>, ctx: &Arc<StatementCo
         let tag = if source.is_some() { "CREATE TABLE AS" } else { "CREATE TABLE" };
         return skipped(tag, format!("relation \"{name}\" already exists, skipping"));
     }
-    if !unique.is_empty() {
-        return Err(SqlError::unsupported("a UNIQUE constraint beside the primary key"));
-    }
     if columns.len() > COLUMNS_MAX {
         return Err(SqlError::new(
             SqlState("54011"),
@@ -188,7 +200,7 @@ async fn create_table(change: &Ddl, changes: &Changes<'_>, ctx: &Arc<StatementCo
         default: column.default.as_ref().map(|(text, _)| text.clone()),
     });
     let columns: Vec<ColumnDescriptor> = described.collect();
-    let table = TableDescriptor {
+    let mut table = TableDescriptor {
         id: changes.allocate_id().await?,
         database,
         schema: schema.clone(),
@@ -200,12 +212,18 @@ async fn create_table(change: &Ddl, changes: &Changes<'_>, ctx: &Arc<StatementCo
         primary_key: primary_key
             .as_ref()
             .map(|(columns, name)| PrimaryKey { name: name.clone(), columns: columns.clone() }),
+        unique: Vec::with_capacity(unique.len()),
         checks: checks
             .iter()
             .map(|(name, text, _)| CheckConstraint { name: name.clone(), expr: text.clone() })
             .collect(),
         sharding: sharding.clone(),
     };
+    // After the storage's id: of several violated constraints the first by key is reported, as PostgreSQL does the primary key.
+    for (columns, name) in unique {
+        let index_id = changes.allocate_id().await?;
+        table.unique.push(UniqueConstraint { name: name.clone(), columns: columns.clone(), index_id });
+    }
     if changes.table_exists(database, schema, name).await? {
         // Asked before the shards are split off, too.
         return Err(crate::catalog::duplicate_table(name));
@@ -362,7 +380,9 @@ async fn drop_column(
     }
     new.checks = kept;
     new.columns.remove(column);
-    for place in new.primary_key.iter_mut().flat_map(|k| &mut k.columns) {
+    new.unique.retain(|unique| !unique.columns.contains(&column));
+    let keys = new.primary_key.iter_mut().map(|k| &mut k.columns);
+    for place in keys.chain(new.unique.iter_mut().map(|u| &mut u.columns)).flatten() {
         if *place > column {
             *place -= 1;
         }

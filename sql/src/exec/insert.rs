@@ -1,12 +1,13 @@
 //! INSERT.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use txn::api::Key;
 
 use super::constraint::row_bytes;
-use super::key::key_of_row;
+use super::key::{key_of_row, key_of_unique};
 use super::source::{self, Effects};
 use super::write::RowWriter;
 use super::{Outcome, Row, RowStream, StatementContext};
@@ -20,21 +21,16 @@ pub async fn run(insert: &Insert, ctx: Arc<StatementContext>) -> Result<Outcome>
     let mut rows = source::stream(&insert.source, &insert.table, false, &ctx).await?;
     let mut effects = Effects::new(insert.returning.as_ref(), &ctx);
     let mut writer = RowWriter::new(&insert.table, &ctx)?;
-    match (&insert.on_conflict, &insert.table.primary_key) {
-        (Some(on_conflict), Some(primary)) => {
-            let mut upsert = Upsert {
-                insert,
-                on_conflict,
-                primary: &primary.columns,
-                ctx: &ctx,
-                written: HashMap::new(),
-                written_bytes: 0,
-            };
+    match &insert.on_conflict {
+        Some(on_conflict) if !insert.arbiters.is_empty() => {
+            writer = writer.by_reading();
+            let mut upsert =
+                Upsert { insert, on_conflict, ctx: &ctx, written: HashSet::new(), written_bytes: 0 };
             while let Some(batch) = rows.next().await? {
                 upsert.batch(batch, &mut writer, &mut effects).await?;
             }
         }
-        // Without a primary key nothing can be in conflict.
+        // Without a key nothing can be in conflict.
         _ => {
             while let Some(batch) = rows.next().await? {
                 for row in batch {
@@ -49,15 +45,21 @@ pub async fn run(insert: &Insert, ctx: Arc<StatementContext>) -> Result<Outcome>
 }
 
 /// INSERT … ON CONFLICT. Existing rows are read through the transaction, so that a rival that inserts the same key
-/// meanwhile makes the commit fail, and the statement run again.
+/// meanwhile makes the commit fail, and the statement run again. Constraints that are no arbiters are checked as for any
+/// INSERT.
 struct Upsert<'a> {
     insert: &'a Insert,
     on_conflict: &'a OnConflict,
-    primary: &'a [usize],
     ctx: &'a StatementContext,
-    /// The keys that this statement has inserted or updated.
-    written: HashMap<Key, ()>,
+    /// The arbiters' keys of the rows that this statement has inserted or updated.
+    written: HashSet<Key>,
     written_bytes: usize,
+}
+
+/// A row in the way of another: its key and what is stored there.
+struct Existing {
+    key: Key,
+    row: Bytes,
 }
 
 impl Upsert<'_> {
@@ -71,23 +73,20 @@ impl Upsert<'_> {
         for row in &rows {
             writer.check(row)?;
         }
-        let keys: Vec<Key> = rows.iter().map(|row| key_of_row(table, self.primary, row)).collect();
         // Before the batch: later rows of the same statement are known by `written`.
         writer.flush().await?;
-        let fences = self.ctx.fences(table);
-        let existing = self.ctx.transaction.get(&keys, &fences).await?;
+        let keys: Vec<Vec<Key>> = rows.iter().map(|row| self.arbiter_keys(row)).collect();
+        let existing = self.existing(keys.iter().flatten().cloned().collect()).await?;
         let projection = super::scan::Projection::all(table, false);
-        for ((row, key), old) in rows.into_iter().zip(keys).zip(existing) {
-            let again = self.written.contains_key(&key);
-            let old = match old {
-                None if !again => {
-                    self.note(&key)?;
-                    writer.put(key, &row).await?;
-                    effects.add(&row, &[])?;
-                    continue;
-                }
-                old => old,
-            };
+        for (row, keys) in rows.into_iter().zip(keys) {
+            let again = keys.iter().any(|key| self.written.contains(key));
+            let old = keys.iter().find_map(|key| existing.get(key));
+            if old.is_none() && !again {
+                self.note(keys)?;
+                writer.insert_checked(&row, &self.insert.arbiters).await?;
+                effects.add(&row, &[])?;
+                continue;
+            }
             let OnConflict::Update { assignments, filter } = self.on_conflict else { continue };
             if again {
                 return Err(SqlError::new(
@@ -98,8 +97,8 @@ impl Upsert<'_> {
                     "Ensure that no rows proposed for insertion within the same command have duplicate constrained values.",
                 ));
             }
-            let Some(old) = old else { continue };
-            let old = projection.decode(&key, &old)?;
+            let Some(Existing { key, row: old }) = old else { continue };
+            let old = projection.decode(key, old)?;
             let env = Env { ctx: &self.ctx.eval, params: &self.ctx.params, outer: &[] };
             let width = old.len();
             let both: Row = old.into_iter().chain(row).collect();
@@ -108,38 +107,67 @@ impl Upsert<'_> {
             {
                 continue;
             }
-            let mut new: Row = both[..width].to_vec();
+            let old = &both[..width];
+            let mut new: Row = old.to_vec();
             for (column, value) in assignments {
                 new[*column] = eval::eval(value, &both, &env)?;
             }
             writer.check(&new)?;
-            let new_key = key_of_row(table, self.primary, &new);
-            if new_key != key {
-                self.check_free(&new_key, writer).await?;
-                writer.delete(key.clone()).await?;
-                self.note(&key)?;
-            }
-            self.note(&new_key)?;
-            writer.put(new_key, &new).await?;
+            self.note(self.arbiter_keys(old))?;
+            self.note(self.arbiter_keys(&new))?;
+            writer.replace(key.clone(), old, &new).await?;
             effects.add(&new, &[])?;
         }
         Ok(())
     }
 
-    fn note(&mut self, key: &Key) -> Result<()> {
-        self.written_bytes += key.len() + 64;
+    /// The keys by which a row may be in conflict with others.
+    fn arbiter_keys(&self, row: &[Datum]) -> Vec<Key> {
+        let table = &self.insert.table;
+        let key = |&at: &usize| match (at.checked_sub(1), &table.primary_key) {
+            (None, primary) => primary.as_ref().map(|primary| key_of_row(table, &primary.columns, row)),
+            (Some(at), _) => key_of_unique(table, table.unique.get(at)?, row),
+        };
+        self.insert.arbiters.iter().filter_map(key).collect()
+    }
+
+    /// The rows that stand, or are led to, under these keys.
+    async fn existing(&self, mut keys: Vec<Key>) -> Result<HashMap<Key, Existing>> {
+        let table = &self.insert.table;
+        let fences = self.ctx.fences(table);
+        keys.sort_unstable();
+        keys.dedup();
+        let values = self.ctx.transaction.get(&keys, &fences).await?;
+        let (mut out, mut entries) = (HashMap::new(), Vec::new());
+        for (key, value) in keys.into_iter().zip(values) {
+            let Some(value) = value else { continue };
+            if table.storage_of(&key) == Some(table.storage_id) {
+                out.insert(key.clone(), Existing { key, row: value });
+            } else {
+                entries.push((key, table.row_of_entry(&value)));
+            }
+        }
+        let of_rows: Vec<Key> = entries.iter().map(|(_, row)| row.clone()).collect();
+        let rows = self.ctx.transaction.get(&of_rows, &fences).await?;
+        for ((entry, key), row) in entries.into_iter().zip(rows) {
+            let Some(row) = row else {
+                return Err(SqlError::new(
+                    SqlState::DATA_CORRUPTED,
+                    format!("an index entry of table \"{}\" leads to no row", table.name),
+                ));
+            };
+            out.insert(entry, Existing { key, row });
+        }
+        Ok(out)
+    }
+
+    fn note(&mut self, keys: Vec<Key>) -> Result<()> {
+        self.written_bytes += keys.iter().map(|key| key.len() + 64).sum::<usize>();
         if self.written_bytes > self.ctx.memory_bytes_max {
             return Err(super::write::out_of_memory("The keys of ON CONFLICT", self.ctx.memory_bytes_max));
         }
-        self.written.insert(key.clone(), ());
+        self.written.extend(keys);
         Ok(())
-    }
-
-    async fn check_free(&self, key: &Key, writer: &mut RowWriter) -> Result<()> {
-        writer.flush().await?;
-        let fences = self.ctx.fences(&self.insert.table);
-        let there = self.ctx.transaction.get(std::slice::from_ref(key), &fences).await?;
-        if there.iter().any(Option::is_some) { Err(writer.duplicate(key)) } else { Ok(()) }
     }
 }
 

@@ -1,15 +1,13 @@
 //! Row keys: from rows to keys, and from keys back to what an error message says.
 
-use std::collections::HashSet;
-
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use txn::api::Key;
 use txn::seam::Seams;
 
 use super::Row;
 use crate::catalog::layout::bucket_of;
-use crate::catalog::{CatalogImage, TableDescriptor, layout};
-use crate::error::{ErrorObject, Result, SqlError, SqlState};
+use crate::catalog::{CatalogImage, TableDescriptor, UniqueConstraint, layout};
+use crate::error::{ErrorObject, SqlError, SqlState};
 use crate::ir::Sharding;
 use crate::types::{ColumnType, Datum, TimeZone, io, key};
 
@@ -85,20 +83,55 @@ pub fn key_of_row(table: &TableDescriptor, primary: &[usize], row: &[Datum]) -> 
     key_of_values(table, primary.iter().map(|&column| &row[column]))
 }
 
-/// Whether values of this type with equal keys may still look different (`1.0` and `1.00`): no use here but to say that
-/// rows keep their key columns in their values too.
-pub fn values_of_key(table: &TableDescriptor, key: &[u8]) -> Result<Row> {
-    let Some(primary) = &table.primary_key else { return Ok(Vec::new()) };
-    let mut rest = key.get(table.key_offset()..).unwrap_or_default();
-    primary.columns.iter().map(|&column| key::decode(&mut rest, table.columns[column].ty.ty)).collect()
+/// The key of a row's entry for a UNIQUE constraint; `None` where a NULL makes it unlike all others.
+pub fn key_of_unique(table: &TableDescriptor, unique: &UniqueConstraint, row: &[Datum]) -> Option<Key> {
+    if unique.columns.iter().any(|&column| row[column].is_null()) {
+        return None;
+    }
+    let mut encoded = table.index_prefix(unique.index_id).to_vec();
+    for &column in &unique.columns {
+        key::encode(&row[column], &mut encoded);
+    }
+    Some(encoded.into())
 }
 
-/// PostgreSQL's `Key (a, b)=(1, 2)`.
-fn describe_key(table: &TableDescriptor, values: &[Datum]) -> String {
-    let columns = table.primary_key.iter().flat_map(|k| &k.columns).map(|&c| &table.columns[c]);
-    let names: Vec<&str> = columns.clone().map(|c| c.name.as_str()).collect();
-    let texts: Vec<String> = columns.zip(values).map(|(c, v)| display(v, c.ty)).collect();
-    format!("Key ({})=({})", names.join(", "), texts.join(", "))
+/// The keys of a row's entries for all UNIQUE constraints.
+pub fn entries_of(table: &TableDescriptor, row: &[Datum]) -> Vec<Key> {
+    table.unique.iter().filter_map(|unique| key_of_unique(table, unique, row)).collect()
+}
+
+/// A constraint's name and columns, with the values that a key has for them.
+pub struct KeyOf<'a> {
+    constraint: &'a str,
+    columns: &'a [usize],
+    values: Row,
+}
+
+impl<'a> KeyOf<'a> {
+    /// Reads a key of the primary key or of a UNIQUE constraint; `None` for a hidden row id, and for keys of storages that
+    /// the table no longer has.
+    pub fn read(table: &'a TableDescriptor, key: &[u8]) -> Option<Self> {
+        let storage = table.storage_of(key)?;
+        let (constraint, columns, offset) = match table.unique.iter().find(|u| u.index_id == storage) {
+            Some(unique) => (unique.name.as_str(), &unique.columns[..], layout::STORAGE_PREFIX_BYTES),
+            None => {
+                let primary = table.primary_key.as_ref()?;
+                (primary.name.as_str(), &primary.columns[..], table.key_offset())
+            }
+        };
+        let mut rest = key.get(offset..)?;
+        let mut value = |&column: &usize| key::decode(&mut rest, table.columns[column].ty.ty).ok();
+        let values = columns.iter().map(&mut value).collect::<Option<Row>>()?;
+        Some(Self { constraint, columns, values })
+    }
+
+    /// PostgreSQL's `Key (a, b)=(1, 2)`.
+    fn describe(&self, table: &TableDescriptor) -> String {
+        let columns = self.columns.iter().map(|&c| &table.columns[c]);
+        let names: Vec<&str> = columns.clone().map(|c| c.name.as_str()).collect();
+        let texts: Vec<String> = columns.zip(&self.values).map(|(c, v)| display(v, c.ty)).collect();
+        format!("Key ({})=({})", names.join(", "), texts.join(", "))
+    }
 }
 
 /// A value as messages show it.
@@ -109,20 +142,19 @@ pub fn display(value: &Datum, ty: ColumnType) -> String {
     }
 }
 
-/// `23505` for a primary key.
-pub fn duplicate_key(table: &TableDescriptor, values: &[Datum]) -> SqlError {
-    let constraint = table.primary_key.as_ref().map(|k| k.name.clone());
-    let message = format!(
-        "duplicate key value violates unique constraint \"{}\"",
-        constraint.as_deref().unwrap_or_default()
-    );
+/// `23505` for a key of the primary key or of a UNIQUE constraint.
+pub fn duplicate_key(table: &TableDescriptor, key: &[u8]) -> SqlError {
+    let Some(of) = KeyOf::read(table, key) else {
+        return SqlError::new(SqlState::UNIQUE_VIOLATION, "duplicate key value violates unique constraint");
+    };
+    let message = format!("duplicate key value violates unique constraint \"{}\"", of.constraint);
     SqlError::new(SqlState::UNIQUE_VIOLATION, message)
-        .detail(format!("{} already exists.", describe_key(table, values)))
+        .detail(format!("{} already exists.", of.describe(table)))
         .object(ErrorObject {
             schema: Some(table.schema.clone()),
             table: Some(table.name.clone()),
             column: None,
-            constraint,
+            constraint: Some(of.constraint.to_owned()),
         })
 }
 
@@ -141,16 +173,12 @@ pub fn explain(error: txn::Error, image: &CatalogImage) -> SqlError {
         .filter(|&(database, _)| database == image.database().id)
         .and_then(|(_, id)| image.table_by_id(id))
     {
-        match values_of_key(table, &key) {
-            Ok(values) if duplicate => out = duplicate_key(table, &values),
-            Ok(values) if !values.is_empty() => {
-                out.detail = Some(format!(
-                    "A concurrent transaction changed {} of table \"{}\".",
-                    describe_key(table, &values),
-                    table.name
-                ));
-            }
-            _ => out.detail = Some(format!("A concurrent transaction changed table \"{}\".", table.name)),
+        if duplicate {
+            out = duplicate_key(table, &key);
+        } else {
+            let what = KeyOf::read(table, &key).map(|of| format!("{} of ", of.describe(table)));
+            let what = what.unwrap_or_default();
+            out.detail = Some(format!("A concurrent transaction changed {what}table \"{}\".", table.name));
         }
     } else if let Some(of) = layout::parse_catalog_key(&key)
         && duplicate
@@ -168,10 +196,4 @@ pub fn explain(error: txn::Error, image: &CatalogImage) -> SqlError {
     }
     out.source = keep;
     out
-}
-
-/// The first key that occurs twice.
-pub fn first_duplicate<'a>(keys: impl IntoIterator<Item = &'a Bytes>) -> Option<&'a Bytes> {
-    let mut seen = HashSet::new();
-    keys.into_iter().find(|key| !seen.insert(&key[..]))
 }

@@ -6,13 +6,12 @@
 use std::sync::Arc;
 
 use super::constraint::{Constraints, contains_nulls};
-use super::key::values_of_key;
 use super::scan::TableReader;
 use super::spans::Spans;
 use super::write::RowWriter;
 use super::{StatementContext, ddl};
-use crate::catalog::{Changes, PrimaryKey, TableDescriptor};
-use crate::error::{ErrorObject, Result, SqlError, SqlState};
+use crate::catalog::{Changes, PrimaryKey, TableDescriptor, UniqueConstraint};
+use crate::error::{Result, SqlError, SqlState};
 use crate::eval::{self, Env};
 use crate::ir::{Expr, Sharding};
 use crate::types::Datum;
@@ -34,6 +33,10 @@ pub async fn add_primary_key(
     changes.check_current(table).await?;
     let mut new = TableDescriptor::clone(table);
     new.storage_id = changes.allocate_id().await?;
+    for unique in &mut new.unique {
+        // Entries say where their rows are, so they are written anew.
+        unique.index_id = changes.allocate_id().await?;
+    }
     let name = name.map_or_else(|| format!("{}_pkey", table.name), str::to_owned);
     new.primary_key = Some(PrimaryKey { name, columns: columns.to_vec() });
     for &column in columns {
@@ -54,27 +57,52 @@ pub async fn add_primary_key(
             if let Some(&column) = columns.iter().find(|&&column| row[column].is_null()) {
                 return Err(contains_nulls(table, column));
             }
-            writer.insert(row).await.map_err(|error| not_unique(error, &new))?;
+            writer.insert(row).await.map_err(not_unique)?;
         }
     }
-    writer.flush().await.map_err(|error| not_unique(error, &new))?;
+    writer.flush().await.map_err(not_unique)?;
+    changes.replace_table(table, TableDescriptor::clone(&new)).await?;
+    Ok(())
+}
+
+/// ALTER TABLE … ADD UNIQUE, CREATE UNIQUE INDEX: writes the entries of all rows. The rows stay.
+pub async fn add_unique(
+    table: &Arc<TableDescriptor>,
+    columns: &[usize],
+    name: &str,
+    changes: &Changes<'_>,
+    ctx: &Arc<StatementContext>,
+) -> Result<()> {
+    changes.check_current(table).await?;
+    let mut new = TableDescriptor::clone(table);
+    let index_id = changes.allocate_id().await?;
+    new.unique.push(UniqueConstraint { name: name.to_owned(), columns: columns.to_vec(), index_id });
+    let new = Arc::new(new);
+    let width = table.columns.len();
+    let all: Vec<usize> = (0..=width).collect();
+    let mut reader = TableReader::new(Arc::clone(ctx), table, &all, Spans::all(table));
+    let constraints = Constraints::with_checks(&new, Vec::new());
+    let mut writer = RowWriter::with_constraints(&new, constraints, ctx).fresh(ctx.fences(table));
+    while let Some(rows) = reader.next().await? {
+        for mut row in rows {
+            let Some(Datum::Bytea(key)) = row.pop() else {
+                return Err(SqlError::internal("a scan put out no row key"));
+            };
+            writer.add_entry(table.unique.len(), &key, &row).await.map_err(not_unique)?;
+        }
+    }
+    writer.flush().await.map_err(not_unique)?;
     changes.replace_table(table, TableDescriptor::clone(&new)).await?;
     Ok(())
 }
 
 /// What PostgreSQL says of duplicates when an index is built rather than used.
-fn not_unique(mut error: SqlError, table: &TableDescriptor) -> SqlError {
+fn not_unique(mut error: SqlError) -> SqlError {
     if error.state == SqlState::UNIQUE_VIOLATION
-        && let Some(primary) = &table.primary_key
+        && let Some(name) = error.object.as_ref().and_then(|object| object.constraint.clone())
     {
-        error.message = format!("could not create unique index \"{}\"", primary.name).into();
+        error.message = format!("could not create unique index \"{name}\"").into();
         error.detail = error.detail.take().map(|d| d.replace(" already exists.", " is duplicated."));
-        error.object = Some(Box::new(ErrorObject {
-            schema: Some(table.schema.clone()),
-            table: Some(table.name.clone()),
-            column: None,
-            constraint: Some(primary.name.clone()),
-        }));
     }
     error
 }
@@ -99,7 +127,6 @@ pub async fn fill_column(
             let Some(Datum::Bytea(key)) = row.pop() else {
                 return Err(SqlError::internal("a scan put out no row key"));
             };
-            debug_assert!(values_of_key(old, &key).is_ok());
             let value = match default {
                 Some(expr) => eval::eval(expr, &[], &env)?,
                 None => Datum::Null,

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use txn::api::Key;
 
-use super::constraint::row_bytes;
-use super::key::key_of_row;
+use super::key::{entries_of, key_of_row};
 use super::source::{self, Effects};
 use super::write::{RowWriter, out_of_memory};
 use super::{Outcome, Row, StatementContext};
+use crate::catalog::TableDescriptor;
 use crate::error::{Result, SqlError};
 use crate::ir::{Delete, Update};
 use crate::types::Datum;
@@ -50,7 +50,9 @@ pub async fn update(update: &Update, ctx: Arc<StatementContext>) -> Result<Outco
     let table = &update.table;
     let width = table.columns.len();
     let primary = table.primary_key.as_ref().map(|k| k.columns.as_slice()).unwrap_or_default();
-    let moves = update.assigned.iter().any(|column| primary.contains(column));
+    let in_key =
+        |column: &usize| primary.contains(column) || table.unique.iter().any(|u| u.columns.contains(column));
+    let moves = update.assigned.iter().any(in_key);
     let plain = source::is_plain(&update.source);
     let mut rows = source::stream(&update.source, table, !moves, &ctx).await?;
     let mut once = Once::new(plain, &ctx);
@@ -66,16 +68,16 @@ pub async fn update(update: &Update, ctx: Arc<StatementContext>) -> Result<Outco
             let extra = row.split_off((width + 1 + update.assigned.len()).min(row.len()));
             let values = row.split_off(width + 1);
             row.truncate(width);
+            let old = if moves { row.clone() } else { Row::new() };
             for (column, value) in update.assigned.iter().zip(values) {
                 row[*column] = value;
             }
             writer.check(&row)?;
             effects.add(&row, &extra)?;
-            let new_key = if moves { key_of_row(table, primary, &row) } else { key.clone() };
             if moves {
-                moved.add(key, new_key, row, &writer)?;
+                moved.add(table, key, &old, &row, &writer)?;
             } else {
-                writer.put(new_key, &row).await?;
+                writer.put(key, &row).await?;
             }
         }
     }
@@ -84,29 +86,59 @@ pub async fn update(update: &Update, ctx: Arc<StatementContext>) -> Result<Outco
     Ok(effects.outcome("UPDATE "))
 }
 
-/// Rows whose primary key was assigned. They are held back to the end of the statement: `SET id = id + 1` moves rows to keys
-/// that others are about to leave. Uniqueness is judged by the state after the statement.
+/// Rows with a value assigned that a key is made of. They are held back to the end of the statement: `SET id = id + 1` moves
+/// rows to keys that others are about to leave. Uniqueness is judged by the state after the statement.
 struct Moved<'a> {
     ctx: &'a StatementContext,
+    /// Keys of old rows and of their index entries.
     removed: HashSet<Key>,
-    put: BTreeMap<Key, Row>,
+    /// New rows and index entries.
+    put: BTreeMap<Key, Bytes>,
     bytes: usize,
 }
 
 impl Moved<'_> {
-    fn add(&mut self, old: Key, new: Key, row: Row, writer: &RowWriter) -> Result<()> {
-        self.bytes += row_bytes(&row) + old.len() + new.len();
-        if self.bytes > self.ctx.memory_bytes_max {
-            return Err(out_of_memory("Rows with a new primary key", self.ctx.memory_bytes_max));
+    fn add(
+        &mut self,
+        table: &TableDescriptor,
+        old_key: Key,
+        old: &Row,
+        new: &Row,
+        writer: &RowWriter,
+    ) -> Result<()> {
+        let key = match &table.primary_key {
+            Some(primary) => key_of_row(table, &primary.columns, new),
+            None => old_key.clone(),
+        };
+        let entry_value = TableDescriptor::entry_value(&key);
+        self.remove(old_key);
+        self.put(key, writer.encode(new), writer)?;
+        for entry in entries_of(table, old) {
+            self.remove(entry);
         }
-        self.removed.insert(old);
-        match self.put.insert(new.clone(), row) {
-            Some(_) => Err(writer.duplicate(&new)),
+        for entry in entries_of(table, new) {
+            self.put(entry, entry_value.clone(), writer)?;
+        }
+        match self.bytes > self.ctx.memory_bytes_max {
+            true => Err(out_of_memory("Rows with new keys", self.ctx.memory_bytes_max)),
+            false => Ok(()),
+        }
+    }
+
+    fn remove(&mut self, key: Key) {
+        self.bytes += key.len() + 64;
+        self.removed.insert(key);
+    }
+
+    fn put(&mut self, key: Key, value: Bytes, writer: &RowWriter) -> Result<()> {
+        self.bytes += key.len() + value.len() + 96;
+        match self.put.insert(key.clone(), value) {
+            Some(_) => Err(writer.duplicate(&key)),
             None => Ok(()),
         }
     }
 
-    async fn write(self, table: &crate::catalog::TableDescriptor, writer: &mut RowWriter) -> Result<()> {
+    async fn write(self, table: &TableDescriptor, writer: &mut RowWriter) -> Result<()> {
         let new: Vec<Key> = self.put.keys().filter(|key| !self.removed.contains(*key)).cloned().collect();
         let fences = self.ctx.fences(table);
         for keys in new.chunks(1000) {
@@ -117,11 +149,11 @@ impl Moved<'_> {
         }
         for key in self.removed {
             if !self.put.contains_key(&key) {
-                writer.delete(key).await?;
+                writer.delete_key(key).await?;
             }
         }
-        for (key, row) in self.put {
-            writer.put(key, &row).await?;
+        for (key, value) in self.put {
+            writer.put_encoded(key, value).await?;
         }
         Ok(())
     }
@@ -144,7 +176,7 @@ pub async fn delete(delete: &Delete, ctx: Arc<StatementContext>) -> Result<Outco
             let extra = row.split_off(width + 1);
             row.truncate(width);
             effects.add(&row, &extra)?;
-            writer.delete(key).await?;
+            writer.delete(key, &row).await?;
         }
     }
     writer.flush().await?;

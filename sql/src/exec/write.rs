@@ -8,7 +8,7 @@ use txn::api::{Expect, Fence, Key, ScanRequest, Write};
 use txn::ids::KeyRange;
 
 use super::constraint::Constraints;
-use super::key::{RowIds, duplicate_key, explain, key_of_row};
+use super::key::{RowIds, duplicate_key, entries_of, explain, key_of_row, key_of_unique};
 use super::{StatementContext, canceled};
 use crate::catalog::TableDescriptor;
 use crate::error::{Result, SqlError, SqlState};
@@ -28,8 +28,6 @@ const BULK_AFTER_BATCHES: usize = 4;
 /// How a new row's key is known to be new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Uniqueness {
-    /// The table has no primary key: hidden row ids are unique.
-    Given,
     /// The commit demands it. Only for a transaction of one statement, since the error comes late. (It also couldn't
     /// tell a row that the transaction itself has deleted before.)
     AtCommit,
@@ -50,9 +48,16 @@ pub struct RowWriter {
     uniqueness: Uniqueness,
     batch: Vec<Write>,
     batch_bytes: usize,
+    batches: usize,
+    /// What the batch inserts for the primary key, and then for each UNIQUE constraint.
+    claims: Vec<Claims>,
+}
+
+/// Keys of one constraint that a statement inserts.
+#[derive(Default)]
+struct Claims {
     /// The keys of the batch, to find duplicates in it.
     keys: HashSet<Key>,
-    batches: usize,
     /// The greatest key inserted by earlier batches.
     greatest: Option<Key>,
 }
@@ -70,11 +75,7 @@ impl RowWriter {
         constraints: Constraints,
         ctx: &Arc<StatementContext>,
     ) -> Self {
-        let uniqueness = match &table.primary_key {
-            None => Uniqueness::Given,
-            Some(_) if ctx.auto_commit => Uniqueness::AtCommit,
-            Some(_) => Uniqueness::ByReading,
-        };
+        let uniqueness = if ctx.auto_commit { Uniqueness::AtCommit } else { Uniqueness::ByReading };
         Self {
             ctx: Arc::clone(ctx),
             table: Arc::clone(table),
@@ -85,9 +86,8 @@ impl RowWriter {
             uniqueness,
             batch: Vec::new(),
             batch_bytes: 0,
-            keys: HashSet::new(),
             batches: 0,
-            greatest: None,
+            claims: (0..=table.unique.len()).map(|_| Claims::default()).collect(),
         }
     }
 
@@ -95,9 +95,13 @@ impl RowWriter {
     /// those of the table as it still is, if any.
     pub fn fresh(mut self, fences: Vec<Fence>) -> Self {
         self.fences = fences;
-        if self.uniqueness != Uniqueness::Given {
-            self.uniqueness = Uniqueness::AmongOwn;
-        }
+        self.uniqueness = Uniqueness::AmongOwn;
+        self
+    }
+
+    /// For statements that also change rows: what is deleted in the same transaction must not count as there.
+    pub fn by_reading(mut self) -> Self {
+        self.uniqueness = Uniqueness::ByReading;
         self
     }
 
@@ -108,13 +112,14 @@ impl RowWriter {
 
     /// The key that a row has, or gets now if the table has no primary key.
     pub fn key_of(&mut self, row: &[Datum]) -> Key {
-        match self.uniqueness {
-            Uniqueness::Given => self.ids.key(&self.table, &self.ctx.eval.seams),
-            _ => key_of_row(&self.table, &self.primary, row),
+        match &self.table.primary_key {
+            None => self.ids.key(&self.table, &self.ctx.eval.seams),
+            Some(_) => key_of_row(&self.table, &self.primary, row),
         }
     }
 
-    fn encode(&self, row: &[Datum]) -> Bytes {
+    /// A row as it is stored.
+    pub fn encode(&self, row: &[Datum]) -> Bytes {
         row::encode(self.table.columns.iter().map(|c| c.id).zip(row)).into()
     }
 
@@ -122,28 +127,108 @@ impl RowWriter {
     pub async fn insert(&mut self, row: &[Datum]) -> Result<()> {
         debug_assert_eq!(row.len(), self.table.columns.len(), "a row has the table's visible columns");
         self.check(row)?;
+        self.insert_checked(row, &[]).await
+    }
+
+    /// A new row whose constraints were checked, but for uniqueness; `free` are the constraints (0 is the primary key, 1 the
+    /// first UNIQUE one) of which the caller knows by reading that no row is in the way.
+    pub async fn insert_checked(&mut self, row: &[Datum], free: &[usize]) -> Result<()> {
         let key = self.key_of(row);
-        self.check_length(&key)?;
+        let entry_value = TableDescriptor::entry_value(&key);
         let value = self.encode(row);
-        if self.uniqueness != Uniqueness::Given && !self.keys.insert(key.clone()) {
+        if self.table.primary_key.is_none() || free.contains(&0) {
+            self.put_encoded(key, value).await?;
+        } else {
+            self.claim(0, key, value).await?;
+        }
+        for at in 0..self.table.unique.len() {
+            let Some(entry) = key_of_unique(&self.table, &self.table.unique[at], row) else { continue };
+            if free.contains(&(at + 1)) {
+                self.put_encoded(entry, entry_value.clone()).await?;
+            } else {
+                self.claim(at + 1, entry, entry_value.clone()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The entry of an existing row for a UNIQUE constraint that is being added.
+    pub async fn add_entry(&mut self, unique: usize, key: &Key, row: &[Datum]) -> Result<()> {
+        match key_of_unique(&self.table, &self.table.unique[unique], row) {
+            Some(entry) => self.claim(unique + 1, entry, TableDescriptor::entry_value(key)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// An existing row's new values, when they are to be right one row at a time: its old keys are left, its new ones must
+    /// be free.
+    pub async fn replace(&mut self, key: Key, old: &[Datum], new: &[Datum]) -> Result<()> {
+        let new_key = match &self.table.primary_key {
+            None => key.clone(),
+            Some(_) => key_of_row(&self.table, &self.primary, new),
+        };
+        let (before, after) = (entries_of(&self.table, old), entries_of(&self.table, new));
+        if new_key == key && before == after {
+            return self.put(key, new).await;
+        }
+        // What the batch deletes must be known to who looks for keys, here and in the next batch.
+        self.flush().await?;
+        let mut wanted: Vec<Key> = after.iter().filter(|entry| !before.contains(entry)).cloned().collect();
+        wanted.extend((new_key != key).then(|| new_key.clone()));
+        let there = self.ctx.transaction.get(&wanted, &self.fences).await?;
+        if let Some((taken, _)) = wanted.iter().zip(there).find(|(_, value)| value.is_some()) {
+            return Err(self.duplicate(taken));
+        }
+        for entry in before {
+            if !after.contains(&entry) {
+                self.delete_key(entry).await?;
+            }
+        }
+        if new_key != key {
+            self.delete_key(key).await?;
+        }
+        for entry in after {
+            self.put_encoded(entry, TableDescriptor::entry_value(&new_key)).await?;
+        }
+        self.put(new_key, new).await?;
+        self.flush().await
+    }
+
+    /// Writes a key that must be new.
+    async fn claim(&mut self, constraint: usize, key: Key, value: Bytes) -> Result<()> {
+        self.check_length(&key)?;
+        if !self.claims[constraint].keys.insert(key.clone()) {
             return Err(self.duplicate(&key));
         }
         let expect = match self.uniqueness {
             Uniqueness::AtCommit => Expect::Absent,
-            _ => Expect::Any,
+            Uniqueness::ByReading | Uniqueness::AmongOwn => Expect::Any,
         };
         self.push(Write { key, value: Some(value), expect }).await
     }
 
-    /// A row under a key that the caller knows to be right: an update, or an insert after a look.
+    /// A row under a key that the caller knows to be right, with unchanged values for all UNIQUE constraints (or none).
     pub async fn put(&mut self, key: Key, row: &[Datum]) -> Result<()> {
-        self.check_length(&key)?;
-        let value = Some(self.encode(row));
-        self.push(Write { key, value, expect: Expect::Any }).await
+        let value = self.encode(row);
+        self.put_encoded(key, value).await
     }
 
-    /// Deletes the row under a key.
-    pub async fn delete(&mut self, key: Key) -> Result<()> {
+    /// A row or an index entry under a key that the caller knows to be right.
+    pub async fn put_encoded(&mut self, key: Key, value: Bytes) -> Result<()> {
+        self.check_length(&key)?;
+        self.push(Write { key, value: Some(value), expect: Expect::Any }).await
+    }
+
+    /// Deletes a row with its index entries.
+    pub async fn delete(&mut self, key: Key, row: &[Datum]) -> Result<()> {
+        for entry in entries_of(&self.table, row) {
+            self.delete_key(entry).await?;
+        }
+        self.delete_key(key).await
+    }
+
+    /// Deletes what stands under a key.
+    pub async fn delete_key(&mut self, key: Key) -> Result<()> {
         self.push(Write { key, value: None, expect: Expect::Any }).await
     }
 
@@ -152,12 +237,15 @@ impl RowWriter {
         if key.len() <= KEY_BYTES_MAX {
             return Ok(());
         }
-        let name = self.table.primary_key.as_ref().map(|k| k.name.as_str()).unwrap_or_default();
+        let storage = self.table.storage_of(key);
+        let unique = self.table.unique.iter().find(|u| Some(u.index_id) == storage).map(|u| u.name.as_str());
+        let primary = self.table.primary_key.as_ref().map(|k| k.name.as_str());
+        let name = unique.or(primary).unwrap_or_default();
         Err(SqlError::new(
             SqlState::PROGRAM_LIMIT_EXCEEDED,
             format!("index row size {} exceeds maximum {KEY_BYTES_MAX} for index \"{name}\"", key.len()),
         )
-        .hint("Values larger than that cannot be in a primary key."))
+        .hint("Values larger than that cannot be in a primary key or a UNIQUE constraint."))
     }
 
     async fn push(&mut self, write: Write) -> Result<()> {
@@ -177,9 +265,11 @@ impl RowWriter {
         if self.ctx.cancel.is_cancelled() {
             return Err(canceled());
         }
-        let keys = std::mem::take(&mut self.keys);
-        if !keys.is_empty() {
-            self.check_new(keys).await?;
+        for at in 0..self.claims.len() {
+            let keys = std::mem::take(&mut self.claims[at].keys);
+            if !keys.is_empty() {
+                self.check_new(at, keys).await?;
+            }
         }
         let batch = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
@@ -189,12 +279,13 @@ impl RowWriter {
     }
 
     /// Fails with `23505` if one of the keys to be inserted exists, as far as this has to be known now.
-    async fn check_new(&mut self, keys: HashSet<Key>) -> Result<()> {
+    async fn check_new(&mut self, constraint: usize, keys: HashSet<Key>) -> Result<()> {
         let mut keys: Vec<Key> = keys.into_iter().collect();
         keys.sort_unstable();
         let (Some(first), Some(last)) = (keys.first().cloned(), keys.last().cloned()) else { return Ok(()) };
-        let ascending = self.greatest.as_ref().is_none_or(|greatest| *greatest < first);
-        self.greatest = self.greatest.take().max(Some(last.clone()));
+        let claims = &mut self.claims[constraint];
+        let ascending = claims.greatest.as_ref().is_none_or(|greatest| *greatest < first);
+        claims.greatest = claims.greatest.take().max(Some(last.clone()));
         if self.uniqueness != Uniqueness::ByReading && ascending {
             // The keys are above all that the statement has inserted before; if there is more to fear, the commit sees to it.
             return Ok(());
@@ -216,10 +307,7 @@ impl RowWriter {
 
     /// `23505` for a key.
     pub fn duplicate(&self, key: &Key) -> SqlError {
-        match super::key::values_of_key(&self.table, key) {
-            Ok(values) => duplicate_key(&self.table, &values),
-            Err(error) => error,
-        }
+        duplicate_key(&self.table, key)
     }
 }
 

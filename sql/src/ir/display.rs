@@ -54,6 +54,9 @@ impl Text {
             Statement::Insert(insert) => {
                 self.line(depth, &format!("Insert {}", insert.table.name));
                 let row: Vec<String> = insert.table.columns.iter().map(|c| c.name.clone()).collect();
+                if insert.arbiters.iter().any(|&at| at > 0) {
+                    self.line(depth + 1, &format!("arbiters {:?}", insert.arbiters));
+                }
                 match &insert.on_conflict {
                     None => {}
                     Some(OnConflict::Nothing) => self.line(depth + 1, "on conflict do nothing"),
@@ -165,6 +168,12 @@ impl Text {
                 if let Some(source) = source {
                     self.plan(source, depth + 1);
                 }
+            }
+            Ddl::AddUnique { table, columns, name, tag: _ } => {
+                self.line(depth, &format!("AddUnique {} {name} {columns:?}", table.name));
+            }
+            Ddl::DropUnique { table, at } => {
+                self.line(depth, &format!("DropUnique {} {}", table.name, table.unique[*at].name));
             }
             Ddl::SplitAt { table, points } => {
                 let points: Vec<String> =

@@ -58,11 +58,13 @@ pub struct Insert {
     pub source: Plan,
     /// ON CONFLICT.
     pub on_conflict: Option<OnConflict>,
+    /// The constraints whose violation ON CONFLICT takes care of: 0 is the primary key, 1 the first UNIQUE constraint.
+    pub arbiters: Vec<usize>,
     /// RETURNING over the new row.
     pub returning: Option<Returning>,
 }
 
-/// ON CONFLICT on the primary key.
+/// What ON CONFLICT does.
 #[derive(Clone, Debug)]
 pub enum OnConflict {
     /// DO NOTHING
@@ -220,6 +222,18 @@ pub enum Ddl {
         columns: Vec<usize>,
         name: Option<String>,
     },
+    /// ALTER TABLE … ADD UNIQUE and CREATE UNIQUE INDEX; the command tag.
+    AddUnique {
+        table: Arc<TableDescriptor>,
+        columns: Vec<usize>,
+        name: String,
+        tag: &'static str,
+    },
+    /// ALTER TABLE … DROP CONSTRAINT: the constraint's place in the table's list.
+    DropUnique {
+        table: Arc<TableDescriptor>,
+        at: usize,
+    },
     /// Split points: each a prefix of the primary key's values.
     SplitAt {
         table: Arc<TableDescriptor>,
@@ -273,7 +287,9 @@ impl Ddl {
             Ddl::CreateTable { source: Some(_), .. } => "CREATE TABLE AS",
             Ddl::DropTable { .. } => "DROP TABLE",
             Ddl::Truncate { .. } => "TRUNCATE TABLE",
+            Ddl::AddUnique { tag, .. } => tag,
             Ddl::AddPrimaryKey { .. }
+            | Ddl::DropUnique { .. }
             | Ddl::SplitAt { .. }
             | Ddl::AddColumn { .. }
             | Ddl::DropColumn { .. }

@@ -226,6 +226,9 @@ fn table_constraints(source: &Source<'_>) -> Vec<Row> {
         if let Some(key) = &table.primary_key {
             push(&key.name, "PRIMARY KEY");
         }
+        for unique in &table.unique {
+            push(&unique.name, "UNIQUE");
+        }
         for check in &table.checks {
             push(&check.name, "CHECK");
         }
@@ -237,12 +240,15 @@ fn key_column_usage(source: &Source<'_>) -> Vec<Row> {
     let catalog = text(&source.image.database().name);
     let mut rows = Vec::new();
     for table in source.image.tables() {
-        let Some(key) = &table.primary_key else { continue };
-        for (i, &column) in key.columns.iter().enumerate() {
+        let primary = table.primary_key.iter().map(|k| (&k.name, &k.columns));
+        let keys = primary.chain(table.unique.iter().map(|u| (&u.name, &u.columns)));
+        for (name, i, column) in
+            keys.flat_map(|(name, columns)| columns.iter().enumerate().map(move |(i, &c)| (name, i, c)))
+        {
             rows.push(vec![
                 catalog.clone(),
                 text(&table.schema),
-                text(&key.name),
+                text(name),
                 catalog.clone(),
                 text(&table.schema),
                 text(&table.name),

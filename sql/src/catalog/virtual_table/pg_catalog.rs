@@ -3,7 +3,7 @@
 //! OIDs are the catalog's own ids. A primary key's index and constraint have no ids of their own; theirs are the table's
 //! with a high bit set, which no allocated id has.
 
-use super::{SCHEMAS, Source, VirtualTable, none, or_null, text};
+use super::{SCHEMAS, Source, VirtualTable, none, text};
 use crate::catalog::{PUBLIC_OID, TableDescriptor};
 use crate::exec::Row;
 use crate::types::{Datum, Type};
@@ -227,6 +227,31 @@ fn schema_oid(source: &Source<'_>, name: &str) -> u32 {
     source.image.schema(name).map_or(PUBLIC_OID, |s| s.id)
 }
 
+/// The index that a constraint rests on.
+struct Index<'a> {
+    oid: u32,
+    name: &'a str,
+    columns: &'a [usize],
+    primary: bool,
+}
+
+/// The indexes of a table: of its primary key and of its UNIQUE constraints.
+fn indexes(table: &TableDescriptor) -> impl Iterator<Item = Index<'_>> {
+    let primary = table.primary_key.iter().map(|key| Index {
+        oid: table.id | INDEX_BIT,
+        name: &key.name,
+        columns: &key.columns,
+        primary: true,
+    });
+    let unique = table.unique.iter().map(|unique| Index {
+        oid: unique.index_id,
+        name: &unique.name,
+        columns: &unique.columns,
+        primary: false,
+    });
+    primary.chain(unique)
+}
+
 fn int2(n: usize) -> Datum {
     Datum::Int2(i16::try_from(n).unwrap_or(i16::MAX))
 }
@@ -237,35 +262,35 @@ fn pg_namespace(source: &Source<'_>) -> Vec<Row> {
     SCHEMAS.iter().map(|name| row(virtual_schema_oid(name), name)).chain(stored).collect()
 }
 
-fn class_row(table: &TableDescriptor, namespace: u32, index: bool) -> Row {
-    let key = table.primary_key.as_ref();
-    let (oid, name, natts) = match key {
-        Some(key) if index => (table.id | INDEX_BIT, &key.name, key.columns.len()),
-        _ => (table.id, &table.name, table.columns.len()),
+fn class_row(table: &TableDescriptor, namespace: u32, index: Option<&Index<'_>>) -> Row {
+    let (oid, name, natts) = match index {
+        Some(index) => (index.oid, index.name, index.columns.len()),
+        None => (table.id, table.name.as_str(), table.columns.len()),
     };
+    let is_table = index.is_none();
     vec![
         Datum::Oid(oid),
         text(name),
         Datum::Oid(namespace),
         Datum::Oid(0),
         Datum::Oid(OWNER),
-        Datum::Oid(if index { 403 } else { 2 }),
+        Datum::Oid(if is_table { 2 } else { 403 }),
         Datum::Oid(table.storage_id),
         Datum::Oid(0),
         Datum::Int4(0),
         Datum::Float4(-1.0),
         Datum::Oid(0),
-        Datum::Bool(!index && key.is_some()),
+        Datum::Bool(is_table && indexes(table).next().is_some()),
         Datum::Bool(false),
         text("p"),
-        text(if index { "i" } else { "r" }),
+        text(if is_table { "r" } else { "i" }),
         int2(natts),
-        int2(if index { 0 } else { table.checks.len() }),
+        int2(if is_table { table.checks.len() } else { 0 }),
         Datum::Bool(false),
         Datum::Bool(false),
         Datum::Bool(false),
         Datum::Bool(false),
-        text(if index { "n" } else { "d" }),
+        text(if is_table { "d" } else { "n" }),
         Datum::Bool(false),
     ]
 }
@@ -274,10 +299,8 @@ fn pg_class(source: &Source<'_>) -> Vec<Row> {
     let mut rows = Vec::new();
     for table in source.image.tables() {
         let namespace = schema_oid(source, &table.schema);
-        rows.push(class_row(table, namespace, false));
-        if table.primary_key.is_some() {
-            rows.push(class_row(table, namespace, true));
-        }
+        rows.push(class_row(table, namespace, None));
+        rows.extend(indexes(table).map(|index| class_row(table, namespace, Some(&index))));
     }
     rows
 }
@@ -304,10 +327,10 @@ pub(super) fn visible_relations(source: &Source<'_>) -> Vec<Row> {
 fn pg_attribute(source: &Source<'_>) -> Vec<Row> {
     let mut rows = Vec::new();
     for table in source.image.tables() {
-        let key = table.primary_key.iter().flat_map(|k| &k.columns);
         let of_table = (0..table.columns.len()).map(|i| (table.id, i, i));
-        let of_index = key.enumerate().map(|(at, &i)| (table.id | INDEX_BIT, at, i));
-        for (relation, at, i) in of_table.chain(of_index) {
+        let of_indexes = indexes(table)
+            .flat_map(|index| index.columns.iter().enumerate().map(move |(at, &i)| (index.oid, at, i)));
+        for (relation, at, i) in of_table.chain(of_indexes) {
             let column = &table.columns[i];
             let is_table = relation == table.id;
             rows.push(vec![
@@ -406,18 +429,19 @@ fn pg_database(source: &Source<'_>) -> Vec<Row> {
 fn pg_index(source: &Source<'_>) -> Vec<Row> {
     let mut rows = Vec::new();
     for table in source.image.tables() {
-        let Some(key) = &table.primary_key else { continue };
-        let columns: Vec<String> = key.columns.iter().map(|i| (i + 1).to_string()).collect();
-        rows.push(vec![
-            Datum::Oid(table.id | INDEX_BIT),
-            Datum::Oid(table.id),
-            int2(columns.len()),
-            int2(columns.len()),
-            Datum::Bool(true),
-            Datum::Bool(true),
-            Datum::Bool(true),
-            text(columns.join(" ")),
-        ]);
+        for index in indexes(table) {
+            let columns: Vec<String> = index.columns.iter().map(|i| (i + 1).to_string()).collect();
+            rows.push(vec![
+                Datum::Oid(index.oid),
+                Datum::Oid(table.id),
+                int2(columns.len()),
+                int2(columns.len()),
+                Datum::Bool(true),
+                Datum::Bool(index.primary),
+                Datum::Bool(true),
+                text(columns.join(" ")),
+            ]);
+        }
     }
     rows
 }
@@ -428,7 +452,7 @@ fn pg_constraint(source: &Source<'_>) -> Vec<Row> {
         let namespace = schema_oid(source, &table.schema);
         let mut push = |name: &str, kind: &str, index: u32| {
             rows.push(vec![
-                Datum::Oid(table.id | CONSTRAINT_BIT),
+                Datum::Oid(if index == 0 { table.id } else { index } | CONSTRAINT_BIT),
                 text(name),
                 Datum::Oid(namespace),
                 text(kind),
@@ -439,8 +463,8 @@ fn pg_constraint(source: &Source<'_>) -> Vec<Row> {
                 Datum::Oid(index),
             ]);
         };
-        if let Some(key) = &table.primary_key {
-            push(&key.name, "p", table.id | INDEX_BIT);
+        for index in indexes(table) {
+            push(index.name, if index.primary { "p" } else { "u" }, index.oid);
         }
         for check in &table.checks {
             push(&check.name, "c", 0);
@@ -458,7 +482,7 @@ fn pg_tables(source: &Source<'_>) -> Vec<Row> {
                 text(&table.name),
                 text("postgres"),
                 Datum::Null,
-                Datum::Bool(table.primary_key.is_some()),
+                Datum::Bool(indexes(table).next().is_some()),
                 Datum::Bool(false),
                 Datum::Bool(false),
                 Datum::Bool(false),
@@ -470,27 +494,21 @@ fn pg_tables(source: &Source<'_>) -> Vec<Row> {
 fn pg_indexes(source: &Source<'_>) -> Vec<Row> {
     let mut rows = Vec::new();
     for table in source.image.tables() {
-        let columns = |key: &crate::catalog::PrimaryKey| {
-            let names: Vec<&str> = key.columns.iter().map(|&i| table.columns[i].name.as_str()).collect();
-            names.join(", ")
-        };
-        rows.push(vec![
-            text(&table.schema),
-            text(&table.name),
-            or_null(table.primary_key.as_ref(), |k| text(&k.name)),
-            Datum::Null,
-            or_null(table.primary_key.as_ref(), |k| {
+        for index in indexes(table) {
+            let columns: Vec<&str> = index.columns.iter().map(|&i| table.columns[i].name.as_str()).collect();
+            rows.push(vec![
+                text(&table.schema),
+                text(&table.name),
+                text(index.name),
+                Datum::Null,
                 text(format!(
                     "CREATE UNIQUE INDEX {} ON {}.{} USING btree ({})",
-                    k.name,
+                    index.name,
                     table.schema,
                     table.name,
-                    columns(k)
-                ))
-            }),
-        ]);
-        if table.primary_key.is_none() {
-            rows.pop();
+                    columns.join(", ")
+                )),
+            ]);
         }
     }
     rows

@@ -1,0 +1,106 @@
+//! CREATE UNIQUE INDEX, and UNIQUE constraints that are added to a table.
+//!
+//! Both make the same thing, a constraint with an index of its own. Other indexes are not there yet, nor are indexes over
+//! expressions, parts of a table (WHERE), or descending ones.
+
+use std::sync::Arc;
+
+use sqlparser::ast;
+
+use super::ddl::fresh;
+use super::scope::{fold, table_name};
+use super::{Binder, refuse};
+use crate::catalog::{TableDescriptor, duplicate_table};
+use crate::error::{Result, SqlError, SqlState};
+use crate::ir::{Ddl, Statement};
+
+impl Binder<'_> {
+    pub(super) fn create_index(&mut self, create: &ast::CreateIndex) -> Result<Statement> {
+        let ast::CreateIndex {
+            name,
+            table_name: target,
+            using,
+            columns,
+            unique,
+            concurrently,
+            if_not_exists,
+            include,
+            nulls_distinct,
+            with,
+            predicate,
+            index_options,
+            alter_options,
+        } = create;
+        refuse(!unique, "CREATE INDEX that is not UNIQUE")?;
+        refuse(*concurrently, "CONCURRENTLY")?;
+        refuse(!matches!(using, None | Some(ast::IndexType::BTree)), "an index that is no btree")?;
+        refuse(!include.is_empty(), "INCLUDE")?;
+        refuse(*nulls_distinct == Some(false), "NULLS NOT DISTINCT")?;
+        refuse(
+            !with.is_empty() || !index_options.is_empty() || !alter_options.is_empty(),
+            "an index option",
+        )?;
+        refuse(predicate.is_some(), "an index of a part of a table")?;
+        let table = self.stored_table(target)?;
+        let name = match name {
+            Some(name) => {
+                let (schema, name) = table_name(name)?;
+                refuse(schema.is_some(), "a schema in an index's name")?;
+                Some(name)
+            }
+            None => None,
+        };
+        if *if_not_exists
+            && let Some(name) = &name
+            && taken(&table).contains(name)
+        {
+            let notice = Some(format!("relation \"{name}\" already exists, skipping"));
+            return Ok(Statement::Ddl(Ddl::Nothing { tag: "CREATE INDEX", notice }));
+        }
+        let mut places = Vec::with_capacity(columns.len());
+        for ast::IndexColumn { column, operator_class } in columns {
+            let ast::OrderByExpr { expr, options, with_fill } = column;
+            let ascending = options.asc != Some(false) && options.nulls_first != Some(true);
+            refuse(operator_class.is_some() || with_fill.is_some(), "an operator class")?;
+            refuse(!ascending, "a descending index")?;
+            let ast::Expr::Identifier(ident) = expr else {
+                return Err(SqlError::unsupported("an index over an expression").at(self.position(expr)));
+            };
+            let column = fold(ident);
+            let place = table.columns.iter().position(|c| c.name == column).ok_or_else(|| {
+                SqlError::new(SqlState::UNDEFINED_COLUMN, format!("column \"{column}\" does not exist"))
+            })?;
+            places.push(place);
+        }
+        add_unique(table, places, name, "idx", "CREATE INDEX").map(Statement::Ddl)
+    }
+}
+
+/// The names that a table's constraints and indexes have.
+pub(super) fn taken(table: &TableDescriptor) -> Vec<String> {
+    let keys = table.primary_key.iter().map(|key| &key.name);
+    let unique = table.unique.iter().map(|unique| &unique.name);
+    keys.chain(unique).chain(table.checks.iter().map(|check| &check.name)).cloned().collect()
+}
+
+/// A UNIQUE constraint for a table that is there; an unnamed one is called `<table>_<columns>_<suffix>`.
+pub(super) fn add_unique(
+    table: Arc<TableDescriptor>,
+    columns: Vec<usize>,
+    name: Option<String>,
+    suffix: &str,
+    tag: &'static str,
+) -> Result<Ddl> {
+    let taken = taken(&table);
+    let name = match name {
+        Some(name) if taken.contains(&name) => return Err(duplicate_table(&name)),
+        Some(name) => name,
+        None => {
+            let mut parts = vec![table.name.as_str()];
+            parts.extend(columns.iter().map(|&i| table.columns[i].name.as_str()));
+            parts.push(suffix);
+            fresh(&taken, &parts)
+        }
+    };
+    Ok(Ddl::AddUnique { table, columns, name, tag })
+}
