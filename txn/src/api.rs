@@ -166,7 +166,8 @@ pub trait Database: Send + Sync + 'static {
     /// shards that begin at these keys are spread over the nodes. Returns when the shards serve.
     async fn split(&self, keys: &[Key], spread: bool) -> Result<(), Error>;
 
-    /// Removes all versions of all keys in `range`, without a transaction: for what no snapshot can reach any more.
+    /// Removes all versions of all keys in `range`, without a transaction: for what no snapshot can reach any more. The
+    /// fences that shards keep at their starts stay, as do the fates of transactions.
     async fn clear_range(&self, range: &KeyRange) -> Result<(), Error>;
 
     /// A fresh timestamp from the oracle.

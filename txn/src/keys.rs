@@ -77,6 +77,17 @@ pub fn fence(shard_start: &[u8], prefix: &[u8]) -> Bytes {
     key.into()
 }
 
+/// A range without the key at which the shard that begins at `shard_start` keeps the fence of what it begins in.
+pub fn beside_fence(range: &KeyRange, shard_start: &[u8]) -> Vec<KeyRange> {
+    let fence = fence(shard_start, b"");
+    if !range.contains(&fence) {
+        return vec![range.clone()];
+    }
+    let after = KeyRange::point(&fence).end;
+    let pieces = [KeyRange::new(range.start.clone(), fence), KeyRange::new(after, range.end.clone())];
+    pieces.into_iter().filter(|piece| !piece.is_empty()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -94,6 +105,16 @@ mod tests {
             let record = record(&primary, TxnId(txn));
             prop_assert_eq!(records(&range).contains(&record), range.contains(&primary));
             prop_assert_eq!(parse_record(&record), Some((Bytes::from(primary), TxnId(txn))));
+        }
+
+        #[test]
+        fn beside_the_fence_is_all_but_the_fence(a in key(), b in key(), start in key(), probe in key()) {
+            let range = KeyRange::new(a, b);
+            let fence = fence(&start, b"");
+            for probe in [probe.into(), fence.clone(), KeyRange::point(&fence).end] {
+                let covering = beside_fence(&range, &start).iter().filter(|r| r.contains(&probe)).count();
+                prop_assert_eq!(covering, usize::from(range.contains(&probe) && probe != fence));
+            }
         }
     }
 }

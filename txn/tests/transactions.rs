@@ -199,3 +199,61 @@ async fn silent_transaction_is_ended_by_whoever_meets_it() {
     assert_eq!(latest(&*db, "z").await.as_deref(), Some("after"));
     cluster.stop().await;
 }
+
+/// A table's old keys are cleared while its new ones, and its fence, lie in shards that begin among the old.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clearing_spares_what_goes_on() {
+    let cluster = TestCluster::start(1).await;
+    let db = cluster.database(0);
+    let fence = |version| [Fence { prefix: bytes("t/"), version }];
+    let create = db.begin(BeginOptions::default());
+    create.write_fence(bytes("t/"), Some(1)).await.unwrap();
+    let old: Vec<Write> = (0..100).map(|i| put(&format!("t/1/{i:03}"), "old")).collect();
+    create.write(old, &[]).await.unwrap();
+    create.write(vec![put("s/before", "1"), put("u/after", "1")], &[]).await.unwrap();
+    create.commit().await.unwrap();
+    db.split(&[bytes("t/1/020"), bytes("t/1/050")], false).await.unwrap();
+    // Somebody writes to the old keys, and to others, over several shards, before they are given up …
+    let slow = db.begin(BeginOptions::default());
+    slow.get(&[bytes("t/1/001")], &fence(1)).await.unwrap();
+    slow.write(vec![put("t/1/001", "slow"), put("t/1/060", "slow")], &fence(1)).await.unwrap();
+    let truncate = db.begin(BeginOptions::default());
+    truncate.write_fence(bytes("t/"), Some(2)).await.unwrap();
+    truncate.write(vec![put("t/2/a", "new"), put("t/2/b", "new")], &[]).await.unwrap();
+    truncate.commit().await.unwrap();
+    // … and a split comes at the same time, several times over, as does another sweeper.
+    let range = KeyRange::prefix(b"t/1/");
+    let points = [bytes("t/1/030"), bytes("t/1/080"), bytes("t/1/010")];
+    let (one, other, split) =
+        tokio::join!(db.clear_range(&range), db.clear_range(&range), db.split(&points, false));
+    one.unwrap();
+    other.unwrap();
+    split.unwrap();
+    db.clear_range(&range).await.unwrap();
+    assert!(slow.commit().await.is_err(), "the fence has changed");
+    let now = db.begin(BeginOptions::default());
+    assert_eq!(scan_all(&*now, range.clone(), false, 10).await, "");
+    let keys = [bytes("t/2/a"), bytes("t/2/b"), bytes("s/before"), bytes("u/after")];
+    assert!(db.get_latest(&keys, &[]).await.unwrap().iter().all(Option::is_some));
+    // Each shard still knows the table's version: it serves the new one, and refuses the old one.
+    for key in ["t/1/005", "t/1/015", "t/1/025", "t/1/040", "t/1/060", "t/1/090", "t/2/a"].map(bytes) {
+        let key = std::slice::from_ref(&key);
+        db.get_latest(key, &fence(2)).await.unwrap();
+        let result = db.get_latest(key, &fence(1)).await;
+        assert!(matches!(result, Err(Error::FenceMismatch { .. })), "{key:?}");
+    }
+    let writer = db.begin(BeginOptions::default());
+    writer.write(vec![put("t/2/c", "later"), put("t/1/070", "later")], &fence(2)).await.unwrap();
+    writer.commit().await.unwrap();
+    // A transaction whose primary lies in a range that is cleared is found committed by its other keys.
+    let wide = db.begin(BeginOptions::default());
+    wide.write(vec![put("a/primary", "1"), put("t/1/001", "1"), put("u/after", "2"), put("z", "2")], &[])
+        .await
+        .unwrap();
+    wide.commit().await.unwrap();
+    db.clear_range(&KeyRange::prefix(b"a/")).await.unwrap();
+    db.clear_range(&range).await.unwrap();
+    assert_eq!(latest(&*db, "u/after").await.as_deref(), Some("2"));
+    assert_eq!(latest(&*db, "z").await.as_deref(), Some("2"));
+    cluster.stop().await;
+}

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 use txn::api::{BeginOptions, Database, Expect, Isolation, Transaction, Write};
@@ -30,12 +31,20 @@ pub struct Catalog {
     seams: Seams,
     images: Mutex<HashMap<String, Arc<CatalogImage>>>,
     ids: tokio::sync::Mutex<Range<u32>>,
+    /// Whether the sweeper was started.
+    pub(super) sweeping: AtomicBool,
 }
 
 impl Catalog {
     /// A cold cache.
     pub fn new(database: Arc<dyn Database>, seams: Seams) -> Arc<Self> {
-        Arc::new(Self { database, seams, images: Mutex::default(), ids: tokio::sync::Mutex::new(0..0) })
+        Arc::new(Self {
+            database,
+            seams,
+            images: Mutex::default(),
+            ids: tokio::sync::Mutex::new(0..0),
+            sweeping: AtomicBool::new(false),
+        })
     }
 
     /// The cluster.

@@ -1,6 +1,7 @@
 //! [`TransactionCatalog`]: the catalog as one transaction sees it, and [`CatalogView`]: as one statement does.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use txn::api::Transaction;
@@ -22,6 +23,7 @@ use crate::types::ColumnType;
 /// reported, since the image may be older than the object.
 pub struct TransactionCatalog {
     catalog: Arc<Catalog>,
+    begun: Instant,
     state: Mutex<State>,
 }
 
@@ -40,12 +42,18 @@ pub struct CatalogMark(State);
 
 impl TransactionCatalog {
     pub(super) fn new(catalog: Arc<Catalog>, image: Arc<CatalogImage>) -> Self {
-        Self { catalog, state: Mutex::new(State { image, changed: false, tables: Vec::new() }) }
+        let begun = catalog.seams().clock.now();
+        Self { catalog, begun, state: Mutex::new(State { image, changed: false, tables: Vec::new() }) }
     }
 
     /// The node's catalog.
     pub fn catalog(&self) -> &Arc<Catalog> {
         &self.catalog
+    }
+
+    /// How old the transaction is; its snapshot is no older.
+    pub(super) fn age(&self) -> Duration {
+        self.catalog.seams().clock.now().saturating_duration_since(self.begun)
     }
 
     /// The image that the next statement is bound against.

@@ -21,6 +21,7 @@ use super::key::explain;
 use super::spans::Spans;
 use super::{Row, StatementContext, canceled};
 use crate::catalog::TableDescriptor;
+use crate::catalog::garbage::Kept;
 use crate::error::{Result, SqlError};
 use crate::types::{Datum, row};
 
@@ -69,6 +70,7 @@ impl Projection {
 pub struct TableReader {
     ctx: Arc<StatementContext>,
     fences: Vec<Fence>,
+    kept: Kept,
     projection: Projection,
     work: VecDeque<Work>,
     ahead: Option<mpsc::Receiver<Result<Page>>>,
@@ -100,6 +102,7 @@ impl TableReader {
         };
         Self {
             fences: ctx.fences(table),
+            kept: Kept::of(table),
             ctx,
             projection: Projection::new(table, columns),
             work,
@@ -161,7 +164,7 @@ impl TableReader {
                     let rows_max =
                         self.rows_left.min(std::mem::replace(&mut self.first_page_rows, PAGE_ROWS_MAX));
                     let Some(page) =
-                        step(&self.ctx, &self.fences, &mut self.work, self.how, rows_max).await?
+                        step(&self.ctx, &self.fences, self.kept, &mut self.work, self.how, rows_max).await?
                     else {
                         return Ok(None);
                     };
@@ -197,12 +200,12 @@ impl TableReader {
         let (send, receive) = mpsc::channel(1);
         let ctx = Arc::clone(&self.ctx);
         let fences = self.fences.clone();
-        let how = self.how;
+        let (kept, how) = (self.kept, self.how);
         let mut work = std::mem::take(&mut self.work);
         self.ctx.eval.seams.spawn("scan-ahead", async move {
             loop {
                 let page = tokio::select! {
-                    page = step(&ctx, &fences, &mut work, how, PAGE_ROWS_MAX) => page,
+                    page = step(&ctx, &fences, kept, &mut work, how, PAGE_ROWS_MAX) => page,
                     () = ctx.cancel.cancelled() => Err(canceled()),
                     () = send.closed() => return,
                 };
@@ -221,13 +224,14 @@ impl TableReader {
 async fn step(
     ctx: &StatementContext,
     fences: &[Fence],
+    kept: Kept,
     work: &mut VecDeque<Work>,
     how: How,
     rows_max: usize,
 ) -> Result<Option<Page>> {
     let image = ctx.catalog.image();
-    match work.pop_front() {
-        None => Ok(None),
+    let page = match work.pop_front() {
+        None => return Ok(None),
         Some(Work::Points(keys)) => {
             let values = if how.latest {
                 ctx.database.get_latest(&keys, fences).await
@@ -238,7 +242,7 @@ async fn step(
             if values.len() != keys.len() {
                 return Err(SqlError::internal("a point read did not answer all keys"));
             }
-            Ok(Some(keys.into_iter().zip(values).filter_map(|(k, v)| Some((k, v?))).collect()))
+            keys.into_iter().zip(values).filter_map(|(k, v)| Some((k, v?))).collect()
         }
         Some(Work::Range(range)) => {
             let request = ScanRequest { range, reverse: how.reverse, rows_max };
@@ -246,9 +250,11 @@ async fn step(
             if let Some(rest) = page.rest {
                 work.push_front(Work::Range(rest));
             }
-            Ok(Some(page.rows))
+            page.rows
         }
-    }
+    };
+    kept.check(ctx.catalog.transaction()).await?;
+    Ok(Some(page))
 }
 
 /// Splits ranges along shard boundaries into at most `parts_max` lots of about as many shards, to be read in parallel.

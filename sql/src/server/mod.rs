@@ -209,9 +209,12 @@ impl Server {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Writes the catalog's first rows if they are missing (see [`Catalog::bootstrap`]).
+    /// Writes the catalog's first rows if they are missing (see [`Catalog::bootstrap`]), and begins to
+    /// clear what dropped tables leave behind.
     pub async fn bootstrap(&self) -> Result<()> {
-        self.shared.catalog.bootstrap().await
+        self.shared.catalog.bootstrap().await?;
+        self.shared.catalog.start_sweeper(self.shared.stopping.clone());
+        Ok(())
     }
 
     /// The node's hold on the catalog.

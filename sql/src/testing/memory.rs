@@ -69,6 +69,14 @@ struct MemoryTransaction {
     own: Mutex<Own>,
 }
 
+impl MemoryDatabase {
+    /// How many keys of tables there are, whatever snapshot can see them.
+    pub fn table_keys(&self) -> usize {
+        let tables = crate::catalog::layout::DEFAULT_DATABASE.to_be_bytes();
+        self.state.lock().rows.range(Bytes::copy_from_slice(&tables)..).count()
+    }
+}
+
 impl MemoryTransaction {
     fn check(&self, state: &State, own: &mut Own, fences: &[Fence], ts: u64) -> Result<(), Error> {
         if own.ended {

@@ -1,5 +1,6 @@
 //! What the crate's tests share: a cluster in memory, and contexts to run statements in.
 
+mod clock;
 mod memory;
 mod script;
 
@@ -11,6 +12,7 @@ use txn::seam::Seams;
 
 pub use memory::MemoryDatabase;
 
+use crate::catalog::garbage::Seen;
 use crate::catalog::{Catalog, CatalogView, TransactionCatalog};
 use crate::error::Result;
 use crate::exec::{RowStream, StatementContext};
@@ -23,6 +25,10 @@ pub struct TestCluster {
     pub database: Arc<MemoryDatabase>,
     /// The catalog.
     pub catalog: Arc<Catalog>,
+    /// What the catalog takes for time.
+    pub clock: Arc<clock::TestClock>,
+    /// What the sweeper has seen.
+    pub seen: tokio::sync::Mutex<Seen>,
 }
 
 /// A transaction of a test, with its catalog.
@@ -38,9 +44,12 @@ impl TestCluster {
     /// A new cluster.
     pub async fn new() -> Self {
         let database = Arc::new(MemoryDatabase::default());
-        let catalog = Catalog::new(Arc::clone(&database) as Arc<dyn Database>, Seams::real());
+        let clock = Arc::new(clock::TestClock::default());
+        let mut seams = Seams::real();
+        seams.clock = Arc::clone(&clock) as Arc<dyn txn::seam::Clock>;
+        let catalog = Catalog::new(Arc::clone(&database) as Arc<dyn Database>, seams);
         catalog.bootstrap().await.expect("bootstrap");
-        Self { database, catalog }
+        Self { database, catalog, clock, seen: tokio::sync::Mutex::default() }
     }
 
     /// A transaction in the database `postgres`.

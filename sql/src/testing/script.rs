@@ -2,11 +2,15 @@
 //!
 //! Each line `> statement` runs in auto-commit mode unless BEGIN came before; a prefix (`a: > BEGIN`) names a session. COPY's
 //! data follows after `<<<`, with `→` for a tab and `¶` for a newline.
+//!
+//! Beside SQL there are `@advance SECONDS` (of the catalog's clock), `@sweep` (one round of the sweeper), `@restart` (the
+//! sweeper forgets what it has seen) and `@keys` (how many keys the tables have, visible or not).
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use goldenscript::{Command, Context, Runner};
 
@@ -66,6 +70,9 @@ async fn statements(
     sql: &str,
 ) -> Result<String> {
     let mut out = Vec::new();
+    if let Some(word) = sql.strip_prefix('@') {
+        return apart(cluster, word).await;
+    }
     let (sql, data) = sql.split_once(" <<< ").map_or((sql, None), |(sql, data)| (sql, Some(data)));
     let data = data.map(|data| data.replace('→', "\t").replace('¶', "\n")).unwrap_or_default();
     for statement in bind::parse(sql)? {
@@ -96,6 +103,20 @@ async fn statements(
         });
     }
     Ok(out.join("\n"))
+}
+
+async fn apart(cluster: &TestCluster, word: &str) -> Result<String> {
+    match word.split_once(' ') {
+        Some(("advance", seconds)) => {
+            let seconds = seconds.parse().map_err(|_| SqlError::internal("@advance of what?"))?;
+            cluster.clock.advance(Duration::from_secs(seconds));
+        }
+        _ if word == "sweep" => cluster.catalog.sweep(&mut *cluster.seen.lock().await).await?,
+        _ if word == "restart" => *cluster.seen.lock().await = Default::default(),
+        _ if word == "keys" => return Ok(cluster.database.table_keys().to_string()),
+        _ => return Err(SqlError::internal("an unknown @word")),
+    }
+    Ok("ok".into())
 }
 
 async fn commit(open: &TestTransaction) -> Result<()> {
@@ -163,5 +184,6 @@ scripts! {
     access_paths
     transactions
     copy
+    sweeper
     system_views
 }

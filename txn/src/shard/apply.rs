@@ -85,9 +85,13 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
             shard.set_descriptor(descriptor);
         }
         Effect::Clear(c) => {
-            let range = range_from_pb(c);
-            batch.delete_range(Cf::Data, &range);
-            batch.delete_range(Cf::Intents, &range);
+            let start = shard.descriptor().ok_or_else(|| malformed("no shard to clear"))?.range.start.clone();
+            // The shard's fence stays: the table that it stands for may go on in other keys of this shard. Known here and not
+            // when the range was chosen, since a split may have come between.
+            for range in keys::beside_fence(&range_from_pb(c), &start) {
+                batch.delete_range(Cf::Data, &range);
+                batch.delete_range(Cf::Intents, &range);
+            }
         }
     }
     Ok(Bytes::new())
