@@ -11,6 +11,8 @@ use tokio::process::Command;
 pub struct Cluster {
     /// The script.
     pub script: PathBuf,
+    /// The nodes' binary, if it isn't the one that the script takes by itself.
+    pub binary: Option<PathBuf>,
     /// Data and logs of the nodes.
     pub dir: PathBuf,
     /// The first of its ports.
@@ -91,6 +93,9 @@ impl Cluster {
             .arg(&self.dir)
             .arg("--base-port")
             .arg(self.base_port.to_string());
+        if let Some(binary) = &self.binary {
+            command.env("FLOTILLA_BIN", binary);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let output = command.output().await.with_context(|| format!("running {}", self.script.display()))?;
         if !output.status.success() {

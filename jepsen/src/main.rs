@@ -57,6 +57,9 @@ struct Run {
     /// Faults, or `all`
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
+    /// Lets faults of the network come on top of faults of processes
+    #[arg(long)]
+    mixed: bool,
     /// Nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=19))]
     nodes: u16,
@@ -204,6 +207,7 @@ fn choose_faults(names: &[String]) -> Result<Vec<&'static Fault>> {
 async fn one(arguments: &Run, name: &str, seed: u64, faults: Vec<&'static Fault>) -> Result<run::Outcome> {
     let cluster = Cluster {
         script: arguments.cluster_script.clone(),
+        binary: None,
         dir: arguments.out.join(format!("cluster-{}", arguments.base_port)),
         base_port: arguments.base_port,
         nodes: arguments.nodes.into(),
@@ -219,6 +223,7 @@ async fn one(arguments: &Run, name: &str, seed: u64, faults: Vec<&'static Fault>
         ops_max: arguments.ops_max,
         gap_max: (!arguments.gap_max.is_zero()).then_some(arguments.gap_max),
         faults,
+        mixed: arguments.mixed,
         out: arguments.out.clone(),
     };
     let outcome = tokio::select! {

@@ -41,6 +41,26 @@ impl Planned {
     }
 }
 
+/// The schedules of a run: one, or if mixed one of processes and one of the network.
+pub fn plans(
+    seed: u64,
+    faults: &[&'static Fault],
+    nodes: usize,
+    time: Duration,
+    mixed: bool,
+) -> Vec<Vec<Planned>> {
+    if !mixed {
+        return vec![draw(seed, faults, nodes, time)];
+    }
+    let (network, processes): (Vec<_>, Vec<_>) = faults.iter().partition(|fault| fault.needs_links());
+    let mut plans = vec![draw(seed, &processes, nodes, time), draw(!seed, &network, nodes, time)];
+    for planned in plans.iter_mut().flatten() {
+        // Two faults at a time may take a majority together.
+        planned.minority = false;
+    }
+    plans
+}
+
 /// Faults of these kinds, one after the other, all undone before the end.
 pub fn draw(seed: u64, faults: &[&'static Fault], nodes: usize, time: Duration) -> Vec<Planned> {
     let mut rng = StdRng::seed_from_u64(seed);
@@ -77,6 +97,15 @@ mod tests {
         let shown = |seed| format!("{:?}", draw(seed, &faults, 3, Duration::from_secs(60)));
         assert_eq!(shown(7), shown(7));
         assert_ne!(shown(7), shown(8));
+    }
+
+    #[test]
+    fn mixed_faults_are_drawn_apart() {
+        let faults: Vec<&Fault> = super::super::ALL.iter().collect();
+        let plans = plans(3, &faults, 3, Duration::from_secs(60), true);
+        assert_eq!(plans.len(), 2);
+        assert!(plans[0].iter().all(|p| !p.fault.needs_links()) && !plans[0].is_empty());
+        assert!(plans[1].iter().all(|p| p.fault.needs_links()) && !plans[1].is_empty());
     }
 
     #[test]

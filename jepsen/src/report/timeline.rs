@@ -1,6 +1,6 @@
 //! Operations per client over time, with faults shaded and anomalies framed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::shades;
 use super::svg::Svg;
@@ -42,6 +42,7 @@ pub fn draw(history: &History, clients: u64, verdicts: &[Verdict]) -> String {
     }
     let marked: HashSet<usize> =
         verdicts.iter().flat_map(|v| v.anomalies.iter().flat_map(|a| a.ops.iter().copied())).collect();
+    let mut places: HashMap<usize, (f64, f64)> = HashMap::new();
     for call in history.calls().take(CALLS_MAX) {
         let Process::Client(process) = call.invoke.process else { continue };
         let row = if process >= LAST_PROCESS { rows - 1 } else { process % clients.max(1) };
@@ -51,6 +52,10 @@ pub fn draw(history: &History, clients: u64, verdicts: &[Verdict]) -> String {
         let is_marked =
             marked.contains(&call.invoke.index) || call.complete.is_some_and(|op| marked.contains(&op.index));
         let more = if is_marked { r#"stroke="black" stroke-width="1.5""# } else { "" };
+        if is_marked {
+            places.insert(call.invoke.index, (from, y + ROW / 2.0));
+            places.extend(call.complete.map(|op| (op.index, (from, y + ROW / 2.0))));
+        }
         svg.rect(
             (from, y + 2.0),
             ((to - from).max(0.8), ROW - 4.0),
@@ -58,6 +63,14 @@ pub fn draw(history: &History, clients: u64, verdicts: &[Verdict]) -> String {
             more,
             &title(&call, is_marked),
         );
+    }
+    for anomaly in verdicts.iter().flat_map(|verdict| &verdict.anomalies) {
+        let mut cycle: Vec<(f64, f64)> =
+            anomaly.ops.iter().filter_map(|op| places.get(op).copied()).collect();
+        cycle.extend(cycle.first().copied());
+        if cycle.len() > 2 {
+            svg.polyline(&cycle, "#7030a0");
+        }
     }
     svg.finish()
 }

@@ -61,7 +61,7 @@ impl Clients {
     }
 
     async fn once(&self, url: &str, sql: &str) -> Result<()> {
-        let session = connect(url).await?;
+        let session = connect(url, false).await?;
         session.write(sql).await.map(|_| ()).map_err(|failure| anyhow::anyhow!("{failure:?}"))
     }
 
@@ -75,7 +75,7 @@ impl Clients {
                 let mut done = false;
                 for _ in 0..RETRIES_MAX {
                     process += 1;
-                    match connect(url).await {
+                    match connect(url, node % 2 == 1).await {
                         Ok(session) => done = self.call(&session, &call, process, recorder).await,
                         Err(failure) => error = format!("{failure:#}"),
                     }
@@ -133,11 +133,14 @@ async fn work(clients: &Clients, worker: u64, recorder: &Recorder, time: Duratio
     let mut rng = StdRng::seed_from_u64(clients.seed.wrapping_mul(1_000_003).wrapping_add(worker));
     let mut node = worker as usize % clients.urls.len();
     let mut process = worker;
+    let mut connections = worker / clients.urls.len() as u64;
     let mut session: Option<Session> = None;
     let pause_ms_max = (2_000.0 * clients.count as f64 / clients.rate.max(0.01)).max(1.0);
     while recorder.clock().elapsed() < time && !recorder.is_full() {
         let Some(open) = session.as_ref().filter(|session| !session.is_closed()) else {
-            session = connect(&clients.urls[node]).await.ok();
+            // Each connection of a client speaks the other protocol.
+            connections += 1;
+            session = connect(&clients.urls[node], connections % 2 == 1).await.ok();
             if session.is_none() {
                 node = (node + 1) % clients.urls.len();
                 sleep(RECONNECT_PAUSE).await;
@@ -160,7 +163,7 @@ async fn work(clients: &Clients, worker: u64, recorder: &Recorder, time: Duratio
     }
 }
 
-async fn connect(url: &str) -> Result<Session> {
+async fn connect(url: &str, extended: bool) -> Result<Session> {
     let mut config: tokio_postgres::Config = url.parse().context("a node's URL")?;
     config.connect_timeout(CONNECT_TIMEOUT);
     // The timeout of the configuration is that of TCP; a paused node still accepts, and doesn't answer.
@@ -171,5 +174,5 @@ async fn connect(url: &str) -> Result<Session> {
         // An error of the connection is an error of the statements on it.
         let _ = connection.await;
     });
-    Ok(Session::new(client))
+    Ok(Session::new(client, extended))
 }

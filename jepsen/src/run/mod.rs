@@ -49,6 +49,8 @@ pub struct Options {
     pub gap_max: Option<Duration>,
     /// What is done to the cluster.
     pub faults: Vec<&'static Fault>,
+    /// Whether faults of the network come on top of faults of processes, instead of between them.
+    pub mixed: bool,
     /// Where the run's folder is made.
     pub out: PathBuf,
 }
@@ -76,8 +78,8 @@ pub async fn run(options: &Options, cluster: &Cluster) -> Result<Outcome> {
     let entry = workload::find(&options.workload)
         .with_context(|| format!("there is no workload '{}'; `jepsen list` shows them", options.workload))?;
     let folder = make_folder(options)?;
-    let plan = schedule::draw(options.seed, &options.faults, cluster.nodes, options.time);
-    let planned: Vec<_> = plan.iter().map(schedule::Planned::json).collect();
+    let plans = schedule::plans(options.seed, &options.faults, cluster.nodes, options.time, options.mixed);
+    let planned: Vec<_> = plans.iter().flatten().map(schedule::Planned::json).collect();
     write_json(&folder, "schedule.json", &json!(planned))?;
     write_json(&folder, "run.json", &describe(options, cluster))?;
     cluster.wipe().await?;
@@ -95,7 +97,7 @@ pub async fn run(options: &Options, cluster: &Cluster) -> Result<Outcome> {
     clients.setup().await.context("making the tables")?;
     let recorder = Arc::new(Recorder::create(&folder, Clock::start(), options.ops_max)?);
     let (troubles, ()) = futures::join!(
-        nemesis::run(cluster, links.as_ref(), &plan, &recorder),
+        nemesis::run(cluster, links.as_ref(), &plans, &recorder),
         drive(&clients, &recorder, options.time)
     );
     let mut troubles = troubles;
@@ -130,6 +132,7 @@ fn describe(options: &Options, cluster: &Cluster) -> serde_json::Value {
         "clients": options.clients,
         "rate": options.rate,
         "call_timeout_ms": options.call_timeout.as_millis() as u64,
+        "mixed": options.mixed,
         "faults": options.faults.iter().map(|fault| fault.name).collect::<Vec<_>>(),
     })
 }
@@ -137,7 +140,11 @@ fn describe(options: &Options, cluster: &Cluster) -> serde_json::Value {
 /// A folder of its own, named after what is run.
 fn make_folder(options: &Options) -> Result<PathBuf> {
     let faults: Vec<&str> = options.faults.iter().map(|fault| fault.name).collect();
-    let faults = if faults.is_empty() { "calm".to_owned() } else { faults.join("+") };
+    let faults = match faults.len() {
+        0 => "calm".to_owned(),
+        1..=3 => faults.join("+"),
+        n => format!("{n}-faults"),
+    };
     let name = format!("{}-{faults}-seed-{}", options.workload, options.seed);
     std::fs::create_dir_all(&options.out).with_context(|| format!("making {}", options.out.display()))?;
     for n in 1..1_000 {

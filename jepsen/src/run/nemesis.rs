@@ -1,13 +1,32 @@
 //! The hand that breaks things, by schedule, and writes down what it did.
 
+use futures::future::join_all;
+
 use super::sleep;
 use crate::cluster::Cluster;
 use crate::fault::schedule::Planned;
 use crate::history::{Kind, Process, Recorder, Value};
 use crate::links::Links;
 
-/// Carries the schedule out and leaves everything healed; says what could not be done.
+/// Carries the schedules out, at the same time, and leaves everything healed; says what could not be done.
 pub(super) async fn run(
+    cluster: &Cluster,
+    links: Option<&Links>,
+    plans: &[Vec<Planned>],
+    recorder: &Recorder,
+) -> Vec<String> {
+    let done = join_all(plans.iter().map(|plan| carry_out(cluster, links, plan, recorder))).await;
+    let mut troubles: Vec<String> = done.into_iter().flatten().collect();
+    // Whatever went wrong above: in the end all nodes run.
+    if !troubles.is_empty()
+        && let Err(error) = cluster.each("start", &cluster.all()).await
+    {
+        troubles.push(format!("in the end: {error:#}"));
+    }
+    troubles
+}
+
+async fn carry_out(
     cluster: &Cluster,
     links: Option<&Links>,
     plan: &[Planned],
@@ -25,12 +44,6 @@ pub(super) async fn run(
             troubles.push(format!("undoing {}: {error:#}", planned.fault.name));
         }
         note(recorder, planned, "end");
-    }
-    // Whatever went wrong above: in the end all nodes run.
-    if !troubles.is_empty()
-        && let Err(error) = cluster.each("start", &cluster.all()).await
-    {
-        troubles.push(format!("in the end: {error:#}"));
     }
     troubles
 }

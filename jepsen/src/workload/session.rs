@@ -1,5 +1,6 @@
 //! A client's connection, and what its errors mean.
 
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
 use crate::history::DECLINED;
@@ -24,14 +25,17 @@ impl Failure {
 pub type Rows = Vec<Vec<Option<String>>>;
 
 /// A connection to one node.
+///
+/// Some connections speak the simple protocol, some the extended one: they take different ways through the database.
 pub struct Session {
     client: Client,
+    extended: bool,
 }
 
 impl Session {
     /// Around a connected client.
-    pub fn new(client: Client) -> Self {
-        Self { client }
+    pub fn new(client: Client, extended: bool) -> Self {
+        Self { client, extended }
     }
 
     /// Nothing more can be asked on it.
@@ -69,7 +73,40 @@ impl Session {
         }
     }
 
+    /// Several statements in one message: PostgreSQL makes them one transaction.
+    pub async fn batch(&self, statements: &[String]) -> Result<Vec<Rows>, Failure> {
+        let messages =
+            self.client.simple_query(&statements.join("; ")).await.map_err(|error| outcome(&error))?;
+        let mut answers = Vec::new();
+        let mut rows = Rows::new();
+        for message in messages {
+            match message {
+                SimpleQueryMessage::Row(row) => {
+                    rows.push((0..row.len()).map(|n| row.get(n).map(str::to_owned)).collect());
+                }
+                SimpleQueryMessage::CommandComplete(_) => answers.push(std::mem::take(&mut rows)),
+                _ => {}
+            }
+        }
+        Ok(answers)
+    }
+
     async fn run(&self, sql: &str) -> Result<(Rows, u64), Error> {
+        if self.extended { self.run_extended(sql).await } else { self.run_simple(sql).await }
+    }
+
+    async fn run_extended(&self, sql: &str) -> Result<(Rows, u64), Error> {
+        let statement = self.client.prepare(sql).await?;
+        if statement.columns().is_empty() {
+            return self.client.execute(&statement, &[]).await.map(|count| (Rows::new(), count));
+        }
+        let rows = self.client.query(&statement, &[]).await?;
+        let count = rows.len() as u64;
+        let rows = rows.iter().map(|row| (0..row.len()).map(|n| text(row, n)).collect::<Result<_, _>>());
+        Ok((rows.collect::<Result<_, _>>()?, count))
+    }
+
+    async fn run_simple(&self, sql: &str) -> Result<(Rows, u64), Error> {
         let mut rows = Vec::new();
         let mut count = 0;
         for message in self.client.simple_query(sql).await? {
@@ -122,6 +159,15 @@ fn describe(error: &Error) -> String {
             }
             text
         }
+    }
+}
+
+/// A field of a binary answer, of the types that workloads use.
+fn text(row: &tokio_postgres::Row, column: usize) -> Result<Option<String>, Error> {
+    match *row.columns()[column].type_() {
+        Type::INT4 => Ok(row.try_get::<_, Option<i32>>(column)?.map(|n| n.to_string())),
+        Type::INT8 => Ok(row.try_get::<_, Option<i64>>(column)?.map(|n| n.to_string())),
+        _ => row.try_get(column),
     }
 }
 
