@@ -8,11 +8,11 @@ use sqlparser::ast;
 use super::function::Call;
 use super::scope::Scope;
 use super::select::direction;
-use super::{AGGREGATE, Binder, Clause};
+use super::{AGGREGATE, Binder, Clause, GROUPING};
 use crate::error::{Result, SqlError, SqlState};
 use crate::function::resolve;
-use crate::ir::{AggregateCall, Expr, OutputColumn, Plan, SortKey, lift};
-use crate::types::{ColumnType, Type};
+use crate::ir::{AggregateCall, Cte, Expr, OutputColumn, Plan, SetOp, SortKey, lift};
+use crate::types::{ColumnType, Datum, Type};
 
 impl Binder<'_> {
     /// An aggregate: collected in the level, which gives a placeholder.
@@ -116,6 +116,12 @@ pub(super) struct Grouping<'s> {
     /// The keys' texts, by how many subqueries lie between.
     texts: HashMap<usize, Vec<String>>,
     aggregates: Vec<AggregateCall>,
+    /// The keys that GROUP BY names; those after them depend on them.
+    named: usize,
+    /// With GROUPING SETS: the keys of each set.
+    sets: Option<Vec<Vec<usize>>>,
+    /// For each call of GROUPING, the keys it asks about.
+    groupings: Vec<Vec<usize>>,
     scope: &'s Scope,
     references: HashMap<usize, Option<u32>>,
 }
@@ -127,9 +133,36 @@ impl<'s> Grouping<'s> {
         scope: &'s Scope,
         references: HashMap<usize, Option<u32>>,
     ) -> Self {
-        let mut grouping = Self { keys, texts: HashMap::new(), aggregates, scope, references };
-        grouping.add_dependent();
-        grouping
+        let named = keys.len();
+        let (texts, sets, groupings) = (HashMap::new(), None, Vec::new());
+        Self { keys, texts, aggregates, named, sets, groupings, scope, references }
+    }
+
+    /// Says what the sets of keys are, if there are several, and what GROUPING is asked. Called once, before anything is
+    /// rewritten.
+    pub fn in_sets(
+        &mut self,
+        sets: Option<Vec<Vec<usize>>>,
+        groupings: Vec<Vec<(Expr, Option<u32>)>>,
+    ) -> Result<()> {
+        for args in groupings {
+            let mut asked = Vec::with_capacity(args.len());
+            for (arg, position) in args {
+                let text = format!("{arg:?}");
+                let key = self.keys.iter().position(|key| format!("{key:?}") == text);
+                asked.push(key.ok_or_else(|| {
+                    SqlError::new(
+                        SqlState::GROUPING_ERROR,
+                        "arguments to GROUPING must be grouping expressions of the associated query level",
+                    )
+                    .at(position)
+                })?);
+            }
+            self.groupings.push(asked);
+        }
+        self.sets = sets;
+        self.add_dependent();
+        Ok(())
     }
 
     /// Where a whole primary key is grouped by, the table's other columns are as good as keys.
@@ -137,8 +170,12 @@ impl<'s> Grouping<'s> {
         for relation in &self.scope.relations {
             let Some((table, first)) = &relation.table else { continue };
             let Some(key) = &table.primary_key else { continue };
-            let grouped =
-                |index: usize| self.keys.iter().any(|k| matches!(k, Expr::Column(i, _) if *i == index));
+            // By every set, that is.
+            let in_all = |key: usize| self.sets.iter().flatten().all(|set| set.contains(&key));
+            let grouped = |index: usize| {
+                let key = self.keys.iter().position(|k| matches!(k, Expr::Column(i, _) if *i == index));
+                key.is_some_and(in_all)
+            };
             if !key.columns.iter().all(|c| grouped(first + c)) {
                 continue;
             }
@@ -196,6 +233,13 @@ impl<'s> Grouping<'s> {
                 if index >= super::WINDOW {
                     return Ok(());
                 }
+                if index >= GROUPING {
+                    *expr = Expr::Column(self.keys.len() + self.aggregates.len() + (index - GROUPING), ty);
+                    if depth > 0 {
+                        lift(expr, depth);
+                    }
+                    return Ok(());
+                }
                 if index >= AGGREGATE {
                     let mut column = Expr::Column(self.keys.len() + (index - AGGREGATE), ty);
                     if depth > 0 {
@@ -250,8 +294,8 @@ impl<'s> Grouping<'s> {
         result
     }
 
-    /// The aggregation over FROM's plan.
-    pub fn plan(self, input: Plan) -> Plan {
+    /// The aggregation over FROM's plan. `next_cte` numbers what is made for several sets.
+    pub fn plan(mut self, input: Plan, next_cte: &mut usize) -> Plan {
         let mut columns = Vec::with_capacity(self.keys.len() + self.aggregates.len());
         for key in &self.keys {
             let source = match key {
@@ -267,6 +311,54 @@ impl<'s> Grouping<'s> {
         for call in &self.aggregates {
             columns.push(OutputColumn { name: call.function.name.into(), ty: call.ty, origin: None });
         }
-        Plan::Aggregate { input: Box::new(input), group_by: self.keys, aggregates: self.aggregates, columns }
+        if self.sets.is_none() && self.groupings.is_empty() {
+            let (group_by, aggregates) = (self.keys, self.aggregates);
+            return Plan::Aggregate { input: Box::new(input), group_by, aggregates, columns };
+        }
+        for _ in &self.groupings {
+            let ty = ColumnType::plain(Type::Int4);
+            columns.push(OutputColumn { name: "grouping".into(), ty, origin: None });
+        }
+        let sets = self.sets.take().unwrap_or_else(|| vec![(0..self.named).collect()]);
+        if let [set] = sets.as_slice() {
+            return self.one_set(input, set, &columns);
+        }
+        // FROM's rows are computed once; each set aggregates all of them.
+        let id = *next_cte;
+        *next_cte += 1;
+        let from = Plan::CteScan { id, columns: input.columns().to_vec() };
+        let body = sets.iter().map(|set| self.one_set(from.clone(), set, &columns)).reduce(|left, right| {
+            let (left, right) = (Box::new(left), Box::new(right));
+            Plan::SetOp { op: SetOp::Union, all: true, left, right, columns: columns.clone() }
+        });
+        let cte = Cte { id, name: "grouped".into(), plan: input, recursive: None };
+        match body {
+            Some(body) => Plan::With { ctes: vec![Arc::new(cte)], body: Box::new(body) },
+            None => cte.plan,
+        }
+    }
+
+    /// The aggregation by one set: keys that are not in it are NULL.
+    fn one_set(&self, input: Plan, set: &[usize], columns: &[OutputColumn]) -> Plan {
+        let members: Vec<usize> = set.iter().copied().chain(self.named..self.keys.len()).collect();
+        let group_by: Vec<Expr> = members.iter().map(|&key| self.keys[key].clone()).collect();
+        let width = self.keys.len() + self.aggregates.len();
+        let inner: Vec<OutputColumn> =
+            members.iter().copied().chain(self.keys.len()..width).map(|i| columns[i].clone()).collect();
+        let mut exprs = Vec::with_capacity(columns.len());
+        for (key, expr) in self.keys.iter().enumerate() {
+            exprs.push(match members.iter().position(|member| *member == key) {
+                Some(at) => Expr::Column(at, expr.ty()),
+                None => Expr::Const(Datum::Null, expr.ty()),
+            });
+        }
+        exprs.extend((members.len()..inner.len()).map(|i| Expr::Column(i, inner[i].ty)));
+        for asked in &self.groupings {
+            let bits = asked.iter().fold(0, |bits, key| bits << 1 | i32::from(!members.contains(key)));
+            exprs.push(Expr::Const(Datum::Int4(bits), ColumnType::plain(Type::Int4)));
+        }
+        let aggregates = self.aggregates.clone();
+        let plan = Plan::Aggregate { input: Box::new(input), group_by, aggregates, columns: inner };
+        Plan::Project { input: Box::new(plan), exprs, columns: columns.to_vec() }
     }
 }

@@ -202,7 +202,7 @@ impl Binder<'_> {
             }
             ("generate_series", 2 | 3) => return self.series_in_select(&call),
             ("row", _) => return Err(SqlError::unsupported("a row value").at(at)),
-            ("grouping", _) => return Err(SqlError::unsupported("GROUPING").at(at)),
+            ("grouping", 1..) => return self.grouping_call(&call),
             ("pg_table_is_visible", 1) => {
                 let arg = self.expr(call.args[0])?;
                 return self.is_visible(arg, positions[0]).map_err(|e| e.at(at));

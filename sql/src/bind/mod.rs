@@ -86,6 +86,8 @@ const STACK_PIECE_BYTES: usize = 4 << 20;
 
 /// The first placeholder for an aggregate.
 const AGGREGATE: usize = 1 << 40;
+/// The first placeholder for a call of GROUPING.
+const GROUPING: usize = AGGREGATE + (1 << 39);
 /// The first placeholder for a window call.
 const WINDOW: usize = 1 << 41;
 /// The first placeholder for a set-returning function.
@@ -285,6 +287,8 @@ struct Level {
     scope: Scope,
     clause: Clause,
     aggregates: Vec<AggregateCall>,
+    /// The arguments of calls of GROUPING, with their places.
+    groupings: Vec<Vec<(Expr, Option<u32>)>>,
     /// Inside an aggregate's arguments.
     in_aggregate: bool,
     windows: Vec<WindowCall>,
@@ -302,6 +306,7 @@ impl Level {
             scope: Scope::default(),
             clause: Clause::Select,
             aggregates: Vec::new(),
+            groupings: Vec::new(),
             in_aggregate: false,
             windows: Vec::new(),
             named_windows: Vec::new(),

@@ -249,6 +249,7 @@ impl Binder<'_> {
             scope,
             clause: _,
             aggregates,
+            groupings,
             in_aggregate: _,
             mut windows,
             named_windows: _,
@@ -257,8 +258,10 @@ impl Binder<'_> {
         } = level;
         self.level().kind = kind;
         let mut having = having;
-        if !group_keys.is_empty() || !aggregates.is_empty() || having.is_some() || group_all(group_by) {
-            let mut grouping = Grouping::new(group_keys, aggregates, &scope, references);
+        let grouped = !group_keys.keys.is_empty() || group_all(group_by);
+        if grouped || !aggregates.is_empty() || !groupings.is_empty() || having.is_some() {
+            let mut grouping = Grouping::new(group_keys.keys, aggregates, &scope, references);
+            grouping.in_sets(group_keys.sets, groupings)?;
             for item in &mut items {
                 grouping.rewrite(&mut item.expr)?;
             }
@@ -268,7 +271,7 @@ impl Binder<'_> {
             if let Some(having) = &mut having {
                 grouping.rewrite(having)?;
             }
-            plan = grouping.plan(plan);
+            plan = grouping.plan(plan, &mut self.next_cte);
             if let Some(having) = having {
                 plan = Plan::Filter { input: Box::new(plan), predicate: having };
             }

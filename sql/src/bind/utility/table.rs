@@ -13,6 +13,10 @@ impl Reader<'_, '_> {
     pub(super) fn create_table_as(&self) -> Option<(Vec<Ident>, Vec<TokenWithSpan>)> {
         let tokens = &self.cursor.tokens;
         let open = tokens.iter().take(10).position(|t| t.token == Token::LParen)?;
+        // Past AS, it is the query that has parentheses.
+        if (0..open).any(|n| self.cursor.word_is(n, "as")) {
+            return None;
+        }
         let mut names = Vec::new();
         let mut at = open + 1;
         loop {
