@@ -178,7 +178,7 @@ pub const ALL: &[Checker] = &[
     },
     Checker {
         name: "write-skew",
-        about: "of two inserts that exclude each other, one succeeds",
+        about: "of inserts that exclude each other, one succeeds, and its row stays",
         check: write_skew::check,
     },
     Checker {

@@ -1,4 +1,6 @@
 //! Transactions that append to lists and read them. A list is a text of numbers in one row.
+//!
+//! The table is spread by a hash, or (`split`) begins in one piece, by key, and is split under the clients' hands.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -14,22 +16,37 @@ use crate::history::Value;
 const STEPS_MAX: usize = 4;
 
 pub struct Append {
+    splits: bool,
     keys: Keys,
     next: AtomicI64,
 }
 
-impl Default for Append {
-    fn default() -> Self {
-        Self { keys: Keys::new(6, 80), next: AtomicI64::new(1) }
+/// Of so many calls, one splits the table.
+const SPLIT_EVERY: u32 = 60;
+
+impl Append {
+    pub fn hashed() -> Self {
+        Self { splits: false, keys: Keys::new(6, 80), next: AtomicI64::new(1) }
+    }
+
+    pub fn split() -> Self {
+        Self { splits: true, ..Self::hashed() }
     }
 }
 
 impl Workload for Append {
     fn setup(&self) -> Vec<String> {
+        if self.splits {
+            let create = "CREATE TABLE lists (k int PRIMARY KEY, v text NOT NULL)";
+            return vec!["DROP TABLE IF EXISTS lists".to_owned(), create.to_owned()];
+        }
         sharded("lists", "k int PRIMARY KEY, v text NOT NULL")
     }
 
     fn next(&self, _worker: u64, rng: &mut StdRng) -> Invocation {
+        if self.splits && rng.random_ratio(1, SPLIT_EVERY) {
+            return Invocation::new("split", self.keys.draw(rng));
+        }
         let steps = (0..rng.random_range(1..=STEPS_MAX)).map(|_| {
             let key = Value::Int(self.keys.draw(rng));
             if rng.random_bool(0.5) {
@@ -47,6 +64,10 @@ impl Workload for Append {
 
     fn apply<'a>(&'a self, session: &'a Session, call: &'a Invocation) -> BoxFuture<'a, Answer> {
         async move {
+            if call.f == "split" {
+                session.write(&format!("ALTER TABLE lists SPLIT AT VALUES ({})", call.value)).await?;
+                return Ok(call.value.clone());
+            }
             let steps = call.value.as_slice().unwrap_or_default();
             // One statement is a transaction by itself, and takes another way through the database.
             if let [step] = steps {

@@ -101,7 +101,13 @@ pub const ALL: &[Entry] = &[
         name: "list-append",
         about: "transactions that append to and read lists on many shards",
         checkers: &["list-append"],
-        make: || Arc::new(append::Append::default()),
+        make: || Arc::new(append::Append::hashed()),
+    },
+    Entry {
+        name: "split",
+        about: "the same on a table that is split again and again",
+        checkers: &["list-append"],
+        make: || Arc::new(append::Append::split()),
     },
     Entry {
         name: "rw-register",
@@ -137,7 +143,13 @@ pub const ALL: &[Entry] = &[
         name: "write-skew",
         about: "pairs of inserts that exclude each other through a predicate",
         checkers: &["write-skew"],
-        make: || Arc::new(write_skew::WriteSkew::default()),
+        make: || Arc::new(write_skew::WriteSkew::predicate()),
+    },
+    Entry {
+        name: "unique",
+        about: "inserts of equal values into a unique column",
+        checkers: &["write-skew"],
+        make: || Arc::new(write_skew::WriteSkew::unique()),
     },
     Entry {
         name: "upsert",

@@ -1,4 +1,5 @@
-//! Two tables; a transaction looks for rows of a key in both, and inserts into one if there are none.
+//! Inserts of which one may succeed: because each first looks into two tables for a row of its key, or (`unique`) because the key's
+//! column is unique.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -14,13 +15,27 @@ use crate::history::Value;
 /// Inserts that race for a key.
 const RIVALS: i64 = 4;
 
-#[derive(Default)]
 pub struct WriteSkew {
     next: AtomicI64,
+    /// One table with a unique column, instead of two and a look.
+    unique: bool,
+}
+
+impl WriteSkew {
+    pub fn predicate() -> Self {
+        Self { next: AtomicI64::new(0), unique: false }
+    }
+
+    pub fn unique() -> Self {
+        Self { next: AtomicI64::new(0), unique: true }
+    }
 }
 
 impl Workload for WriteSkew {
     fn setup(&self) -> Vec<String> {
+        if self.unique {
+            return sharded("uniques", "id int PRIMARY KEY, key int NOT NULL UNIQUE");
+        }
         ["skew_a", "skew_b"]
             .into_iter()
             .flat_map(|t| sharded(t, "id int PRIMARY KEY, key int NOT NULL"))
@@ -39,6 +54,9 @@ impl Workload for WriteSkew {
     fn apply<'a>(&'a self, session: &'a Session, call: &'a Invocation) -> BoxFuture<'a, Answer> {
         async move {
             let (key, id) = call.value.as_pair().unwrap_or((&Value::Nil, &Value::Nil));
+            if self.unique {
+                return one_of_many(session, call).await;
+            }
             let find = |table: &str| format!("SELECT id FROM {table} WHERE key = {key}");
             if call.f == "read" {
                 let sql = format!("{} UNION ALL {}", find("skew_a"), find("skew_b"));
@@ -59,5 +77,17 @@ impl Workload for WriteSkew {
             Ok(call.value.clone())
         }
         .boxed()
+    }
+}
+
+async fn one_of_many(session: &Session, call: &Invocation) -> Answer {
+    let (key, id) = call.value.as_pair().unwrap_or((&Value::Nil, &Value::Nil));
+    if call.f == "read" {
+        let rows = session.read(&format!("SELECT id FROM uniques WHERE key = {key}")).await?;
+        return Ok(Value::pair(key.clone(), Value::vector(ints(&rows))));
+    }
+    match session.write(&format!("INSERT INTO uniques VALUES ({id}, {key})")).await {
+        Err(Failure::Fail(why)) if why.starts_with("23505") => Err(Failure::declined(&why)),
+        other => other.map(|_| call.value.clone()),
     }
 }
