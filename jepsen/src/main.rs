@@ -60,6 +60,12 @@ struct Run {
     /// Lets faults of the network come on top of faults of processes
     #[arg(long)]
     mixed: bool,
+    /// A database that runs already, instead of a cluster of one's own: nothing is broken
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["faults", "nodes"])]
+    urls: Vec<String>,
+    /// Make tables without storage parameters, for databases other than Flotilla
+    #[arg(long)]
+    plain_tables: bool,
     /// Nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=19))]
     nodes: u16,
@@ -224,8 +230,12 @@ async fn one(arguments: &Run, name: &str, seed: u64, faults: Vec<&'static Fault>
         gap_max: (!arguments.gap_max.is_zero()).then_some(arguments.gap_max),
         faults,
         mixed: arguments.mixed,
+        plain_tables: arguments.plain_tables,
         out: arguments.out.clone(),
     };
+    if !arguments.urls.is_empty() {
+        return run::run_against(&options, arguments.urls.clone()).await;
+    }
     let outcome = tokio::select! {
         outcome = run::run(&options, &cluster) => outcome,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),

@@ -166,6 +166,7 @@ async fn a_bank_keeps_its_money_while_a_node_is_killed() -> Result<()> {
         count: 6,
         rate: 150.0,
         call_timeout: Duration::from_secs(5),
+        plain_tables: false,
         seed: 1,
     };
     clients.setup().await?;

@@ -1,16 +1,41 @@
 //! The harness against a real cluster, in a short form: what operators run for hours with `jepsen run`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use jepsen::checker::Validity;
 use jepsen::cluster::Cluster;
 use jepsen::fault::Fault;
-use jepsen::run::{Options, run};
+use jepsen::run::{Options, Outcome, run, run_against};
+use tests::peer::Postgres;
 
 /// A cluster with proxies takes 80 ports; these lie above those of the other tests.
 fn base_port(n: u16) -> u16 {
     46_000 + (std::process::id() % 90) as u16 * 160 + n * 80
+}
+
+fn options(workload: &str, seconds: u64, out: &Path) -> Options {
+    Options {
+        workload: workload.to_owned(),
+        seed: 4,
+        time: Duration::from_secs(seconds),
+        clients: 9,
+        rate: 100.0,
+        call_timeout: Duration::from_secs(5),
+        ops_max: 100_000,
+        // How long an outage takes is for a machine that runs nothing else.
+        gap_max: None,
+        faults: Vec::new(),
+        mixed: false,
+        plain_tables: false,
+        out: out.to_owned(),
+    }
+}
+
+fn shown(outcome: &Outcome) -> String {
+    let verdicts: Vec<String> = outcome.verdicts.iter().map(ToString::to_string).collect();
+    format!("{}\n{:?}", verdicts.join("\n"), outcome.troubles)
 }
 
 async fn verify(workload: &str, faults: &[&str], n: u16) -> Result<()> {
@@ -24,25 +49,10 @@ async fn verify(workload: &str, faults: &[&str], n: u16) -> Result<()> {
         nodes: 3,
         proxies: faults.iter().any(|fault| fault.needs_links()),
     };
-    let options = Options {
-        workload: workload.to_owned(),
-        seed: 4,
-        time: Duration::from_secs(18),
-        clients: 9,
-        rate: 100.0,
-        call_timeout: Duration::from_secs(5),
-        ops_max: 100_000,
-        // How long an outage takes is for a machine that runs nothing else.
-        gap_max: None,
-        faults,
-        mixed: false,
-        out: out.path().to_owned(),
-    };
-    let outcome = run(&options, &cluster).await;
+    let outcome = run(&Options { faults, ..options(workload, 18, out.path()) }, &cluster).await;
     cluster.wipe().await?;
     let outcome = outcome?;
-    let shown: Vec<String> = outcome.verdicts.iter().map(ToString::to_string).collect();
-    ensure!(outcome.validity() == Validity::Valid, "{}\n{:?}", shown.join("\n"), outcome.troubles);
+    ensure!(outcome.validity() == Validity::Valid, "{}", shown(&outcome));
     Ok(())
 }
 
@@ -54,4 +64,33 @@ async fn transactions_are_strictly_serializable_while_nodes_are_killed_and_pause
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_cut_off_tells_nobody_anything_old() -> Result<()> {
     verify("register", &["partition", "partition-in", "partition-out"], 1).await
+}
+
+/// PostgreSQL's weaker levels allow what the checkers look for, so this shows that they find it in a real database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_levels_of_postgresql_are_told_apart() -> Result<()> {
+    let postgres = Postgres::start()?;
+    let out = tempfile::tempdir()?;
+    for (workload, level, expected) in [
+        ("rw-register", "serializable", None),
+        ("rw-register", "repeatable read", Some("G2-item")),
+        ("rw-register", "read committed", Some("lost-update")),
+        ("write-skew", "serializable", None),
+        ("write-skew", "repeatable read", Some("G2")),
+        ("hot-row", "read committed", Some("lost-update")),
+    ] {
+        let url = format!(
+            "{}&options=-c%20default_transaction_isolation%3D{}",
+            postgres.url(),
+            level.replace(' ', "%5C%20")
+        );
+        let options = Options { plain_tables: true, rate: 400.0, ..options(workload, 4, out.path()) };
+        let outcome = run_against(&options, vec![url]).await?;
+        let names: Vec<&str> = outcome.verdicts.iter().flat_map(|verdict| verdict.names()).collect();
+        match expected {
+            None => ensure!(names.is_empty(), "{workload}, {level}: {}", shown(&outcome)),
+            Some(name) => ensure!(names.contains(&name), "{workload}, {level}: {}", shown(&outcome)),
+        }
+    }
+    Ok(())
 }

@@ -33,6 +33,8 @@ pub struct Clients {
     pub rate: f64,
     /// How long they wait for an answer.
     pub call_timeout: Duration,
+    /// Without storage parameters.
+    pub plain_tables: bool,
     /// Seeds their choices.
     pub seed: u64,
 }
@@ -40,7 +42,12 @@ pub struct Clients {
 impl Clients {
     /// Makes the tables.
     pub async fn setup(&self) -> Result<()> {
-        for sql in self.workload.setup() {
+        for mut sql in self.workload.setup() {
+            if self.plain_tables
+                && let Some(end) = sql.find(" WITH (")
+            {
+                sql.truncate(end);
+            }
             let mut last = String::new();
             let mut done = false;
             for attempt in 0..RETRIES_MAX {

@@ -13,7 +13,6 @@ mod client;
 mod nemesis;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -51,6 +50,8 @@ pub struct Options {
     pub faults: Vec<&'static Fault>,
     /// Whether faults of the network come on top of faults of processes, instead of between them.
     pub mixed: bool,
+    /// Makes tables without storage parameters: other databases don't know ours.
+    pub plain_tables: bool,
     /// Where the run's folder is made.
     pub out: PathBuf,
 }
@@ -75,38 +76,52 @@ impl Outcome {
 
 /// Starts a cluster, runs a workload on it, breaks it, heals it, and checks what clients saw.
 pub async fn run(options: &Options, cluster: &Cluster) -> Result<Outcome> {
-    let entry = workload::find(&options.workload)
-        .with_context(|| format!("there is no workload '{}'; `jepsen list` shows them", options.workload))?;
     let folder = make_folder(options)?;
     let plans = schedule::plans(options.seed, &options.faults, cluster.nodes, options.time, options.mixed);
     let planned: Vec<_> = plans.iter().flatten().map(schedule::Planned::json).collect();
     write_json(&folder, "schedule.json", &json!(planned))?;
-    write_json(&folder, "run.json", &describe(options, cluster))?;
     cluster.wipe().await?;
     // Before the nodes: they look for each other there.
     let links = if cluster.proxies { Some(Links::open(cluster).await?) } else { None };
     cluster.up().await.context("starting the cluster")?;
-    let clients = Clients {
-        urls: cluster.urls(),
-        workload: (entry.make)(),
-        count: options.clients,
-        rate: options.rate,
-        call_timeout: options.call_timeout,
-        seed: options.seed,
-    };
-    clients.setup().await.context("making the tables")?;
-    let recorder = Arc::new(Recorder::create(&folder, Clock::start(), options.ops_max)?);
-    let (troubles, ()) = futures::join!(
-        nemesis::run(cluster, links.as_ref(), &plans, &recorder),
-        drive(&clients, &recorder, options.time)
-    );
-    let mut troubles = troubles;
-    troubles.extend(clients.last(&recorder).await);
-    recorder.finish()?;
+    let urls = cluster.urls();
+    let breaking = async |recorder: &Recorder| nemesis::run(cluster, links.as_ref(), &plans, recorder).await;
+    let outcome = conduct(options, folder.clone(), urls, breaking).await;
     for node in cluster.all() {
         // Best effort: a log that is missing is no reason to lose the verdict.
         let _ = std::fs::copy(cluster.log(node), folder.join(format!("node-{node}.log")));
     }
+    outcome
+}
+
+/// Runs a workload on a database that is there already, and not broken: any that speaks PostgreSQL's protocol.
+pub async fn run_against(options: &Options, urls: Vec<String>) -> Result<Outcome> {
+    conduct(options, make_folder(options)?, urls, async |_: &Recorder| Vec::new()).await
+}
+
+async fn conduct(
+    options: &Options,
+    folder: PathBuf,
+    urls: Vec<String>,
+    breaking: impl AsyncFnOnce(&Recorder) -> Vec<String>,
+) -> Result<Outcome> {
+    let entry = workload::find(&options.workload)
+        .with_context(|| format!("there is no workload '{}'; `jepsen list` shows them", options.workload))?;
+    write_json(&folder, "run.json", &describe(options, urls.len()))?;
+    let clients = Clients {
+        urls,
+        workload: (entry.make)(),
+        count: options.clients,
+        rate: options.rate,
+        call_timeout: options.call_timeout,
+        plain_tables: options.plain_tables,
+        seed: options.seed,
+    };
+    clients.setup().await.context("making the tables")?;
+    let recorder = Recorder::create(&folder, Clock::start(), options.ops_max)?;
+    let (mut troubles, ()) = futures::join!(breaking(&recorder), drive(&clients, &recorder, options.time));
+    troubles.extend(clients.last(&recorder).await);
+    recorder.finish()?;
     let history = History::load(&folder.join("history.edn"))?;
     let verdicts = judge(entry.checkers, &history, options.gap_max);
     let outcome = Outcome { folder, verdicts, troubles };
@@ -123,12 +138,12 @@ pub fn judge(names: &[&str], history: &History, gap_max: Option<Duration>) -> Ve
     verdicts
 }
 
-fn describe(options: &Options, cluster: &Cluster) -> serde_json::Value {
+fn describe(options: &Options, nodes: usize) -> serde_json::Value {
     json!({
         "workload": options.workload,
         "seed": options.seed,
         "time_s": options.time.as_secs_f64(),
-        "nodes": cluster.nodes,
+        "nodes": nodes,
         "clients": options.clients,
         "rate": options.rate,
         "call_timeout_ms": options.call_timeout.as_millis() as u64,
