@@ -13,6 +13,8 @@ pub struct Cluster {
     pub script: PathBuf,
     /// The nodes' binary, if it isn't the one that the script takes by itself.
     pub binary: Option<PathBuf>,
+    /// A library to load into the nodes: [`fault::disk`](crate::fault::disk).
+    pub preload: Option<PathBuf>,
     /// Data and logs of the nodes.
     pub dir: PathBuf,
     /// The first of its ports.
@@ -75,14 +77,19 @@ impl Cluster {
         self.base_port.saturating_add(60 + node as u16)
     }
 
+    /// What belongs to a node.
+    pub fn node_dir(&self, node: usize) -> PathBuf {
+        self.dir.join(format!("node-{node}"))
+    }
+
     /// Where the script keeps a node's process id.
     pub fn pid_file(&self, node: usize) -> PathBuf {
-        self.dir.join(format!("node-{node}")).join("pid")
+        self.node_dir(node).join("pid")
     }
 
     /// A node's log.
     pub fn log(&self, node: usize) -> PathBuf {
-        self.dir.join(format!("node-{node}")).join("log")
+        self.node_dir(node).join("log")
     }
 
     async fn script(&self, arguments: &[&str]) -> Result<()> {
@@ -95,6 +102,9 @@ impl Cluster {
             .arg(self.base_port.to_string());
         if let Some(binary) = &self.binary {
             command.env("FLOTILLA_BIN", binary);
+        }
+        if let Some(library) = &self.preload {
+            command.env("LD_PRELOAD", library);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let output = command.output().await.with_context(|| format!("running {}", self.script.display()))?;

@@ -12,7 +12,8 @@
 //! - A *history* ([`history`]) is the list of what was asked and answered, in Jepsen's form.
 //! - A *checker* ([`checker`]) is a pure function from a history to the anomalies in it, and is itself tested on the histories of
 //!   `corpus/`, each of which is clean or has an anomaly by name.
-//! - A *fault* ([`fault`]) is done to a cluster and undone; the network's, through proxies of our own ([`links`]).
+//! - A *fault* ([`fault`]) is done to a cluster and undone; the network's through proxies of our own
+//!   ([`links`]), the disk's through a library that is loaded into the nodes ([`fault::disk`]).
 //! - A *run* ([`run`]) puts them together and leaves a folder with everything that is needed to understand it.
 //!
 //! Nothing in here knows the product from inside: workloads and checkers could be pointed at PostgreSQL.

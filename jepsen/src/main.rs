@@ -204,16 +204,22 @@ fn choose_faults(names: &[String]) -> Result<Vec<&'static Fault>> {
     if let [all] = names
         && all == "all"
     {
-        return Ok(fault::ALL.iter().collect());
+        return Ok(fault::ALL.iter().filter(|fault| fault.is_fair()).collect());
     }
     let find = |name: &String| fault::find(name).with_context(|| format!("there is no fault '{name}'"));
     names.iter().filter(|name| *name != "none").map(find).collect()
 }
 
 async fn one(arguments: &Run, name: &str, seed: u64, faults: Vec<&'static Fault>) -> Result<run::Outcome> {
+    let disk = if faults.iter().any(|fault| fault.needs_disk()) {
+        Some(fault::disk::build(&arguments.out.join("interposer")).await?)
+    } else {
+        None
+    };
     let cluster = Cluster {
         script: arguments.cluster_script.clone(),
         binary: None,
+        preload: disk,
         dir: arguments.out.join(format!("cluster-{}", arguments.base_port)),
         base_port: arguments.base_port,
         nodes: arguments.nodes.into(),

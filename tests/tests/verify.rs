@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use jepsen::checker::Validity;
 use jepsen::cluster::Cluster;
-use jepsen::fault::Fault;
+use jepsen::fault::{Fault, disk};
 use jepsen::run::{Options, Outcome, run, run_against};
 use tests::peer::Postgres;
 
 /// A cluster with proxies takes 80 ports; these lie above those of the other tests.
 fn base_port(n: u16) -> u16 {
-    46_000 + (std::process::id() % 90) as u16 * 160 + n * 80
+    46_000 + (std::process::id() % 45) as u16 * 320 + n * 80
 }
 
 fn options(workload: &str, seconds: u64, out: &Path) -> Options {
@@ -39,11 +39,20 @@ fn shown(outcome: &Outcome) -> String {
 }
 
 async fn verify(workload: &str, faults: &[&str], n: u16) -> Result<()> {
+    let outcome = outcome(workload, faults, n).await?;
+    ensure!(outcome.validity() == Validity::Valid, "{}", shown(&outcome));
+    Ok(())
+}
+
+async fn outcome(workload: &str, faults: &[&str], n: u16) -> Result<Outcome> {
     let out = tempfile::tempdir()?;
     let faults: Vec<&'static Fault> = faults.iter().filter_map(|name| jepsen::fault::find(name)).collect();
+    let broken_disk = faults.iter().any(|fault| fault.needs_disk());
+    let preload = if broken_disk { Some(disk::build(out.path()).await?) } else { None };
     let cluster = Cluster {
         script: tests::root().join("cluster-scripts/cluster"),
         binary: Some(tests::binary()),
+        preload,
         dir: out.path().join("cluster"),
         base_port: base_port(n),
         nodes: 3,
@@ -51,9 +60,7 @@ async fn verify(workload: &str, faults: &[&str], n: u16) -> Result<()> {
     };
     let outcome = run(&Options { faults, ..options(workload, 18, out.path()) }, &cluster).await;
     cluster.wipe().await?;
-    let outcome = outcome?;
-    ensure!(outcome.validity() == Validity::Valid, "{}", shown(&outcome));
-    Ok(())
+    outcome
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,6 +71,21 @@ async fn transactions_are_strictly_serializable_while_nodes_are_killed_and_pause
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_cut_off_tells_nobody_anything_old() -> Result<()> {
     verify("register", &["partition", "partition-in", "partition-out"], 1).await
+}
+
+/// Kills leave what the kernel holds; a power cut takes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_a_power_cut() -> Result<()> {
+    verify("set", &["power-cut-all", "power-cut", "disk-stall"], 2).await
+}
+
+/// What acknowledges before it is on disk is caught: here it is the disks that lie.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_that_lie_about_syncs_are_found_out() -> Result<()> {
+    let outcome = outcome("set", &["lying-disks"], 3).await?;
+    // Some nodes may even refuse to start, which is as well.
+    ensure!(outcome.validity() != Validity::Valid, "{}", shown(&outcome));
+    Ok(())
 }
 
 /// PostgreSQL's weaker levels allow what the checkers look for, so this shows that they find it in a real database.

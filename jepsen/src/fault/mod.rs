@@ -5,14 +5,20 @@
 //!
 //! To add one: a line in [`ALL`], with commands of the cluster script for harm and healing, or which links it hits.
 
+pub mod disk;
 pub mod schedule;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use self::disk::Ailment;
 use crate::cluster::Cluster;
 use crate::links::{Links, Trouble, between};
+use crate::run::sleep;
+
+/// So long disks lie before the power is cut.
+const LIES_LAST: Duration = Duration::from_millis(1_500);
 
 /// How many nodes are hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +47,12 @@ impl Victims {
 enum Deed {
     /// A command of the cluster script, and the one that undoes it.
     Process(&'static str, &'static str),
+    /// The disk is ill; the node is started again afterwards if the ailment ends processes.
+    Disk(Ailment),
+    /// Killed, and what was not synced is gone.
+    PowerCut,
+    /// The same, after the disks had lied about syncs for a while.
+    LyingPowerCut,
     /// Links between the victims and the others are in trouble.
     Network(Which, Trouble),
 }
@@ -78,10 +90,33 @@ impl Fault {
         matches!(self.deed, Deed::Network(..))
     }
 
+    /// Whether the nodes must be started with the library that breaks disks.
+    pub fn needs_disk(&self) -> bool {
+        matches!(self.deed, Deed::Disk(_) | Deed::PowerCut | Deed::LyingPowerCut)
+    }
+
+    /// Whether a database can be expected to survive it. What isn't fair shows that the harness notices.
+    pub fn is_fair(&self) -> bool {
+        !matches!(self.deed, Deed::LyingPowerCut)
+    }
+
     /// Does it.
     pub async fn harm(&self, cluster: &Cluster, links: Option<&Links>, victims: &[usize]) -> Result<()> {
         match self.deed {
             Deed::Process(harm, _) => cluster.each(harm, victims).await,
+            Deed::Disk(ailment) => disk::infect(cluster, victims, ailment),
+            Deed::PowerCut | Deed::LyingPowerCut => {
+                if !self.is_fair() {
+                    disk::infect(cluster, victims, Ailment::Lies)?;
+                    sleep(LIES_LAST).await;
+                }
+                cluster.each("kill", victims).await?;
+                // Not before: one honest sync makes all lies good.
+                if !self.is_fair() {
+                    disk::cure(cluster, victims)?;
+                }
+                victims.iter().try_for_each(|node| disk::tear(cluster, *node))
+            }
             Deed::Network(which, trouble) => {
                 let links = links.context("the links don't pass through the harness")?;
                 let others: Vec<usize> = cluster.all().into_iter().filter(|n| !victims.contains(n)).collect();
@@ -107,6 +142,15 @@ impl Fault {
     pub async fn heal(&self, cluster: &Cluster, links: Option<&Links>, victims: &[usize]) -> Result<()> {
         match self.deed {
             Deed::Process(_, heal) => cluster.each(heal, victims).await,
+            Deed::Disk(ailment) => {
+                disk::cure(cluster, victims)?;
+                // A log that could not be written takes nothing any more: such a node needs its operator.
+                if ailment == Ailment::Full {
+                    cluster.each("stop", victims).await?;
+                }
+                cluster.each("start", victims).await
+            }
+            Deed::PowerCut | Deed::LyingPowerCut => cluster.each("start", victims).await,
             Deed::Network(..) => {
                 links.context("the links don't pass through the harness")?.set([]);
                 Ok(())
@@ -169,6 +213,41 @@ pub const ALL: &[Fault] = &[
         victims: Victims::One,
         deed: Deed::Process("stop", "start"),
         lasts: millis(0, 2_000),
+    },
+    Fault {
+        name: "power-cut",
+        about: "kill -9 of one node, and what it had not synced is gone",
+        victims: Victims::One,
+        deed: Deed::PowerCut,
+        lasts: millis(200, 3_000),
+    },
+    Fault {
+        name: "power-cut-all",
+        about: "the same of all nodes at once",
+        victims: Victims::All,
+        deed: Deed::PowerCut,
+        lasts: millis(100, 1_000),
+    },
+    Fault {
+        name: "lying-disks",
+        about: "power-cut-all of disks that had lied about syncs: not among `all`, for it must be noticed",
+        victims: Victims::All,
+        deed: Deed::LyingPowerCut,
+        lasts: millis(2_000, 3_000),
+    },
+    Fault {
+        name: "disk-stall",
+        about: "syncs of one node don't return",
+        victims: Victims::One,
+        deed: Deed::Disk(Ailment::Stall),
+        lasts: millis(300, 6_000),
+    },
+    Fault {
+        name: "disk-full",
+        about: "nothing can be written by one node, which is restarted afterwards",
+        victims: Victims::One,
+        deed: Deed::Disk(Ailment::Full),
+        lasts: millis(500, 4_000),
     },
     Fault {
         name: "partition",
