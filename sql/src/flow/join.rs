@@ -1,8 +1,8 @@
 //! Joins: hash joins on what is equal on both sides, nested loops otherwise.
 //!
-//! DataFusion holds the left input in memory and streams the right one. The inputs are handed over crosswise, so that it
-//! is the right side of the SQL join that is held, as in PostgreSQL, and the left one keeps its partitions. A LEFT JOIN thus is a right
-//! join to DataFusion, and a semi join a right semi join.
+//! DataFusion holds its left input in memory and streams the right one. The inputs are handed over crosswise, so that it is
+//! the right side of the SQL join that is held, as in PostgreSQL (a LEFT JOIN thus is a right join to DataFusion), unless the
+//! right side looks much larger than the left one.
 
 mod outside;
 
@@ -15,9 +15,9 @@ use datafusion::physical_expr::PhysicalExprRef;
 use datafusion::physical_plan::joins::utils::{ColumnIndex, JoinFilter};
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PartitionMode};
 
-use super::expr;
 use super::lower::{Lowering, Physical, projection, single};
 use super::stream::from_datafusion;
+use super::{expr, rewrite};
 use crate::error::{Result, SqlError};
 use crate::ir::{Expr, JoinKind, OutputColumn, Plan, walk};
 
@@ -38,49 +38,56 @@ pub(super) async fn lower(
     if conjuncts.iter().any(Expr::has_subquery) {
         return lowering.lower(&outside::rewritten(kind, left, right, conjuncts, columns)?).await;
     }
-    let mut probe = lowering.lower(left).await?;
-    let mut build = single(lowering.lower(right).await?);
-    let (probe_schema, build_schema) = (probe.schema(), build.schema());
-
+    // The side that is held in memory: the right one, unless it looks much the larger.
+    let hold_left = rewrite::rows(left) * 2.0 < rewrite::rows(right);
+    let left = lowering.lower(left).await?;
+    let right = lowering.lower(right).await?;
+    let (left_schema, right_schema) = (left.schema(), right.schema());
     let mut keys: Vec<(PhysicalExprRef, PhysicalExprRef)> = Vec::new();
     let mut residual = Vec::new();
     for conjunct in conjuncts {
         match equi_key(&conjunct, left_width) {
-            Some((l, r)) => keys.push((
-                expr::lower_key(&r, &build_schema, &lowering.ctx)?,
-                expr::lower_key(&l, &probe_schema, &lowering.ctx)?,
-            )),
+            Some((l, r)) => {
+                let l = expr::lower_key(&l, &left_schema, &lowering.ctx)?;
+                let r = expr::lower_key(&r, &right_schema, &lowering.ctx)?;
+                keys.push(if hold_left { (l, r) } else { (r, l) });
+            }
             None => residual.push(conjunct),
         }
     }
-    let join_type = match kind {
-        JoinKind::Inner => JoinType::Inner,
-        JoinKind::Left => JoinType::Right,
-        JoinKind::Right => JoinType::Left,
-        JoinKind::Full => JoinType::Full,
-        JoinKind::Semi => JoinType::RightSemi,
-        JoinKind::Anti => JoinType::RightAnti,
+    let (held, streamed) = if hold_left { (left, right) } else { (right, left) };
+    let held = single(held);
+    let join_type = match (kind, hold_left) {
+        (JoinKind::Inner, _) => JoinType::Inner,
+        (JoinKind::Left, true) | (JoinKind::Right, false) => JoinType::Left,
+        (JoinKind::Left, false) | (JoinKind::Right, true) => JoinType::Right,
+        (JoinKind::Full, _) => JoinType::Full,
+        (JoinKind::Semi, true) => JoinType::LeftSemi,
+        (JoinKind::Semi, false) => JoinType::RightSemi,
+        (JoinKind::Anti, true) => JoinType::LeftAnti,
+        (JoinKind::Anti, false) => JoinType::RightAnti,
     };
-    // What is left over of the build side is known when all of the other side has been seen.
-    if matches!(kind, JoinKind::Right | JoinKind::Full) {
-        probe = single(probe);
-    }
+    // Which rows of the held side have found a partner is known when all of the other side has been seen.
+    let streamed = match join_type {
+        JoinType::Inner | JoinType::Right | JoinType::RightSemi | JoinType::RightAnti => streamed,
+        _ => single(streamed),
+    };
     let joined: Physical = if keys.is_empty() && residual.is_empty() && kind == JoinKind::Inner {
-        build = single(build);
-        Arc::new(CrossJoinExec::new(build, probe))
+        Arc::new(CrossJoinExec::new(held, streamed))
     } else {
-        let sides = [(&probe_schema, JoinSide::Right), (&build_schema, JoinSide::Left)];
+        let side = |is_held: bool| if is_held { JoinSide::Left } else { JoinSide::Right };
+        let sides = [(&left_schema, side(hold_left)), (&right_schema, side(!hold_left))];
         let filter = match walk::conjunction(residual) {
             Some(residual) => Some(join_filter(lowering, &residual, left_width, sides)?),
             None => None,
         };
         if keys.is_empty() {
-            let join = NestedLoopJoinExec::try_new(build, probe, filter, &join_type, None);
+            let join = NestedLoopJoinExec::try_new(held, streamed, filter, &join_type, None);
             Arc::new(join.map_err(from_datafusion)?)
         } else {
             let join = HashJoinExec::try_new(
-                build,
-                probe,
+                held,
+                streamed,
                 keys,
                 filter,
                 &join_type,
@@ -92,15 +99,13 @@ pub(super) async fn lower(
             Arc::new(join.map_err(from_datafusion)?)
         }
     };
+    if hold_left || matches!(kind, JoinKind::Semi | JoinKind::Anti) {
+        return Ok(joined);
+    }
     let schema = joined.schema();
-    let order: Vec<usize> = match kind {
-        JoinKind::Semi | JoinKind::Anti => return Ok(joined),
-        _ => {
-            let build_width = schema.fields().len() - left_width;
-            (build_width..schema.fields().len()).chain(0..build_width).collect()
-        }
-    };
-    let exprs = order.into_iter().map(|i| expr::column(i, &schema)).collect::<Result<Vec<_>>>()?;
+    let held_width = schema.fields().len() - left_width;
+    let order = (held_width..schema.fields().len()).chain(0..held_width);
+    let exprs = order.map(|i| expr::column(i, &schema)).collect::<Result<Vec<_>>>()?;
     projection(joined, exprs, columns)
 }
 

@@ -19,6 +19,7 @@ use datafusion::physical_plan::{
 use futures::stream::BoxStream;
 
 use super::stream::to_datafusion;
+use super::types::batch_with_rows;
 use crate::error::Result;
 
 /// What an operator's partition puts out.
@@ -137,9 +138,20 @@ impl ExecutionPlan for Node {
             .map(|input| input.execute(partition, Arc::clone(&task)))
             .collect::<Result<Vec<_>, DataFusionError>>()?;
         let batches = self.operator.run(partition, inputs, &task).map_err(to_datafusion)?;
-        let batches = futures::StreamExt::map(batches, |batch| batch.map_err(to_datafusion));
-        let stream =
-            RecordBatchStreamAdapter::new(Arc::clone(self.properties.eq_properties.schema()), batches);
+        let schema = Arc::clone(self.properties.eq_properties.schema());
+        let declared = Arc::clone(&schema);
+        let batches = futures::StreamExt::map(batches, move |batch| {
+            let batch = batch.map_err(to_datafusion)?;
+            // Rows that were kept come under the names of the plan that made them, not under those of this reference.
+            match Arc::ptr_eq(batch.schema_ref(), &declared) {
+                true => Ok(batch),
+                false => {
+                    let rows = batch.num_rows();
+                    batch_with_rows(batch.columns().to_vec(), &declared, rows).map_err(to_datafusion)
+                }
+            }
+        });
+        let stream = RecordBatchStreamAdapter::new(schema, batches);
         // A stream that is always ready would otherwise keep its thread from everything else.
         Ok(Box::pin(cooperative(stream)))
     }

@@ -1,10 +1,11 @@
 //! Rewriting the IR before it is lowered: CTEs that are used once are put in their place, filters move towards the
-//! scans (where those on key columns become key ranges), `EXISTS` and `IN` become semi and anti joins, and columns that nobody
-//! asks for are dropped.
+//! scans (where those on key columns become key ranges), inner joins that would multiply are reordered, `EXISTS` and `IN`
+//! become semi and anti joins, and columns that nobody asks for are dropped.
 //!
 //! A rewrite never makes an expression run on a row that PostgreSQL would not run it on: conjuncts move in the direction in
 //! which PostgreSQL moves them too, and what is volatile or has a subquery in it stays where it is.
 
+mod order;
 mod scalar;
 
 use std::collections::BTreeSet;
@@ -13,10 +14,12 @@ use std::sync::Arc;
 use crate::ir::{Cte, Expr, JoinKind, OutputColumn, Plan, SetOp, SubqueryKind, TableScan, walk};
 use crate::types::{ColumnType, Type};
 
+pub(super) use order::rows;
+
 /// All rewrites.
 pub(super) fn rewrite(plan: &Plan) -> Plan {
     let plan = inline_ctes(plan);
-    let plan = push_down(plan, Vec::new());
+    let plan = order::reorder(push_down(plan, Vec::new()));
     let width = plan.columns().len();
     prune(plan, &(0..width).collect::<Vec<_>>())
 }

@@ -19,10 +19,17 @@ async fn bound(sql: &str, on: &TestTransaction) -> Result<Statement> {
     Ok(bind::bind(&statement, &*on.view(), bind::ParamTypes::Fixed(&[]), &eval_context())?.statement)
 }
 
-async fn set_up() -> TestTransaction {
+/// The tables, each in one shard or spread over several: then operators have several partitions.
+async fn set_up(spread: bool) -> TestTransaction {
     let cluster = TestCluster::new().await;
     let on = cluster.begin().await;
     for sql in SETUP.split(';').map(str::trim).filter(|sql| !sql.is_empty()) {
+        let spread = match sql {
+            create if !spread || !create.starts_with("CREATE") => "",
+            keyed if keyed.contains("PRIMARY KEY") => " WITH (sharding = 'hash', shards = 4)",
+            _ => " WITH (sharding = 'round_robin', shards = 3)",
+        };
+        let sql = &format!("{sql}{spread}");
         let statement = bound(sql, &on).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
         match exec::execute(&statement, on.context(false, Vec::new())).await {
             Ok(Outcome::Done { .. }) => {}
@@ -51,8 +58,8 @@ async fn answer(sql: &str, on: &TestTransaction) -> Result<String> {
 }
 
 /// Runs the queries of one script; all differences are told at once.
-async fn script(recorded: &str) {
-    let on = set_up().await;
+async fn script(recorded: &str, spread: bool) {
+    let on = set_up(spread).await;
     let mut wrong = Vec::new();
     for case in recorded.split("\n> ") {
         let case = case.trim_start_matches("> ");
@@ -63,7 +70,10 @@ async fn script(recorded: &str) {
             Err(e) => format!("error {}", e.state.0),
         };
         if actual.trim_end() != expected.trim_end() {
-            wrong.push(format!("{sql}\nexpected:\n{}\nbut got:\n{actual}\n", expected.trim_end()));
+            wrong.push(format!(
+                "{sql} (spread: {spread})\nexpected:\n{}\nbut got:\n{actual}\n",
+                expected.trim_end()
+            ));
         }
     }
     assert!(wrong.is_empty(), "{} wrong\n\n{}", wrong.len(), wrong.join("\n"));
@@ -74,13 +84,15 @@ async fn script(recorded: &str) {
 #[ignore = "wants FLOW_SCRIPT, the path of a recorded script"]
 async fn recorded_elsewhere() {
     let path = std::env::var("FLOW_SCRIPT").expect("FLOW_SCRIPT");
-    script(&std::fs::read_to_string(path).expect("readable")).await;
+    let recorded = std::fs::read_to_string(path).expect("readable");
+    script(&recorded, false).await;
+    script(&recorded, true).await;
 }
 
 /// A statement that would hold more than it may fails, and says so.
 #[tokio::test]
 async fn memory_exhausted_fails_the_statement() {
-    let on = set_up().await;
+    let on = set_up(false).await;
     for sql in [
         "SELECT x FROM generate_series(1, 10000000) g(x) ORDER BY x DESC",
         "SELECT x, count(*) FROM generate_series(1, 10000000) g(x) GROUP BY x",
@@ -105,7 +117,7 @@ async fn memory_exhausted_fails_the_statement() {
 /// A canceled statement ends, whatever it is doing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancel_ends_the_statement() {
-    let on = set_up().await;
+    let on = set_up(false).await;
     for sql in [
         "SELECT count(*) FROM generate_series(1, 1000000000000) g(x)",
         "SELECT count(*) FROM generate_series(1, 1000000) g(x), generate_series(1, 1000000) h(y) WHERE x + y < 0",
@@ -128,7 +140,9 @@ macro_rules! scripts {
     ($($name:ident),*) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
-            script(include_str!(concat!("../../testscripts/flow/", stringify!($name), ".out"))).await;
+            let recorded = include_str!(concat!("../../testscripts/flow/", stringify!($name), ".out"));
+            script(recorded, false).await;
+            script(recorded, true).await;
         }
     )*};
 }
