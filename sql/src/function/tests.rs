@@ -8,7 +8,7 @@ use crate::catalog::{CatalogReader, TableDescriptor};
 use crate::error::Result;
 use crate::eval::{Env, eval};
 use crate::ir::{Expr, Plan, Statement};
-use crate::types::{ColumnType, TimeZone, io};
+use crate::types::{ColumnType, TimeZone, by_name, io};
 
 /// A database without tables.
 struct Empty;
@@ -66,25 +66,58 @@ fn answer(text: &str, ctx: &EvalContext) -> Result<String> {
     Ok(shown.replace('\\', "\\\\").replace('\n', "\\n"))
 }
 
-/// `testdata/expressions.txt` says how it is written.
-#[test]
-fn expressions_answer_as_postgresql() {
-    let ctx = context();
-    let script = include_str!("../../testdata/expressions.txt");
+/// Runs a script of alternating questions and answers, and lists where they differ.
+fn compare(script: &str, answer: impl Fn(&str) -> Result<String>) {
     let mut lines = script.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let mut wrong = Vec::new();
     let mut count = 0;
-    while let (Some(text), Some(expected)) = (lines.next(), lines.next()) {
+    while let (Some(question), Some(expected)) = (lines.next(), lines.next()) {
         count += 1;
-        let found = match answer(text, &ctx) {
+        let found = match answer(question) {
             Ok(value) => format!("= {value}"),
             Err(error) => format!("! {}: {}", error.state.0, error.message),
         };
         if found.trim() != expected.trim() {
-            wrong.push(format!("{text}\n    expected {}\n    found    {}", expected.trim(), found.trim()));
+            wrong.push(format!(
+                "{question}\n    expected {}\n    found    {}",
+                expected.trim(),
+                found.trim()
+            ));
         }
     }
     assert!(wrong.is_empty(), "{} of {count} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// `testdata/expressions.txt` says how it is written.
+#[test]
+fn expressions_answer_as_postgresql() {
+    let ctx = context();
+    compare(include_str!("../../testdata/expressions.txt"), |text| answer(text, &ctx));
+}
+
+/// An aggregate over values, given as `name type: value; value`.
+fn aggregate_answer(question: &str, ctx: &EvalContext) -> Result<String> {
+    let (head, values) = question.split_once(':').expect("a colon");
+    let (name, ty) = head.split_once(' ').expect("an aggregate and a type");
+    let ty = by_name(ty, &[])?.expect("a type");
+    let resolved = super::resolve::aggregate(name, &[ty.ty])?;
+    let mut state = (resolved.function.new)();
+    for text in values.split(';').map(str::trim).filter(|text| !text.is_empty()) {
+        if text != "null" {
+            state.update(&[io::parse(text, ty, ctx)?])?;
+        }
+    }
+    let value = state.finish()?;
+    if value.is_null() {
+        return Ok("NULL".into());
+    }
+    Ok(io::format_plain(&value, &ctx.time_zone).into_owned())
+}
+
+#[test]
+fn aggregates_answer_as_postgresql() {
+    let ctx = context();
+    compare(include_str!("../../testdata/aggregates.txt"), |text| aggregate_answer(text, &ctx));
 }
 
 /// Two functions of one name with the same arguments would make a call ambiguous for ever.

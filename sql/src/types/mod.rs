@@ -275,3 +275,6 @@ impl Type {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;
