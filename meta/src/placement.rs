@@ -49,6 +49,8 @@ pub struct Group {
     pub replicas: BTreeMap<ReplicaId, Replica>,
     /// An operation on it is under way, or its last one is not yet to be seen: leave it alone.
     pub busy: bool,
+    /// Its leader has changed lately: don't move it again at once.
+    pub restless: bool,
 }
 
 /// A replica, as its leader sees it.
@@ -196,8 +198,9 @@ fn plan_leaders(cluster: &Description, touched: &BTreeSet<GroupId>) -> Vec<Opera
     // Families first: where their leaders come to lie decides which nodes the others should avoid.
     for within_families in [true, false] {
         for (&id, group) in &cluster.groups {
-            let settled = id == META_GROUP || touched.contains(&id) || !cluster.workable(group);
-            if settled || operations.len() >= TRANSFERS_MAX || operations.iter().any(|o| o.group() == id) {
+            let stays =
+                id == META_GROUP || touched.contains(&id) || group.restless || !cluster.workable(group);
+            if stays || operations.len() >= TRANSFERS_MAX || operations.iter().any(|o| o.group() == id) {
                 continue;
             }
             let Some(leader) = group.leader else { continue };

@@ -35,6 +35,11 @@ const LAG_MAX: u64 = 1_000;
 const SETTLE: Duration = Duration::from_secs(2);
 /// So long after a node's death its return is awaited before leaders are spread over the others.
 const AWAITED: Duration = Duration::from_secs(60);
+/// A group whose leader has just changed keeps it for so long: where elections follow each other, the nodes are
+/// overloaded, and moving leaders makes it worse.
+const REST: Duration = Duration::from_secs(10);
+/// Up to this term a group is new, and may find its place at once.
+const YOUNG_TERM: u64 = 2;
 /// An operation that failed is not tried again at once.
 const FAILURE_PAUSE: Duration = Duration::from_millis(300);
 /// An operation's RPC takes no longer; a change of members waits for the log to be committed under the new ones.
@@ -150,6 +155,7 @@ fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -> Descripti
                     .map(|r| r.report.replicas.iter().map(replica).collect())
                     .unwrap_or_default(),
                 busy: soft.operations.contains_key(&id),
+                restless: reported.is_some_and(|r| r.report.term > YOUNG_TERM && now - r.since < REST),
             };
             (id, group)
         });

@@ -43,6 +43,8 @@ pub(crate) struct Soft {
 /// A group's last report.
 pub(crate) struct Reported {
     pub(crate) by: NodeId,
+    /// Since when it leads in this term, as far as was reported.
+    pub(crate) since: Instant,
     pub(crate) at: Instant,
     pub(crate) report: pb::GroupReport,
 }
@@ -371,7 +373,8 @@ impl Soft {
             led.push(id);
             self.between_leaders.remove(&id);
             news |= known.is_none_or(|k| k.by != node || k.report.replicas.len() != report.replicas.len());
-            self.groups.insert(id, Reported { by: node, at: now, report });
+            let since = known.filter(|k| k.report.term == report.term).map_or(now, |k| k.since);
+            self.groups.insert(id, Reported { by: node, since, at: now, report });
         }
         // What the node led and no longer does has no known leader until somebody says so.
         let lost: Vec<GroupId> = self

@@ -72,6 +72,7 @@ impl Runner for Script {
                     leader: args.take_key("leader").map(number).transpose()?.map(NodeId),
                     busy: args.take_key("busy").map_or(Ok(false), str::parse)?,
                     replicas: BTreeMap::new(),
+                    restless: args.take_key("restless").map_or(Ok(false), str::parse)?,
                 };
                 while let Some(text) = args.next_pos() {
                     let (id, replica) = replica(text)?;
