@@ -40,6 +40,7 @@ pub struct Group {
     /// Changes rarely: what the role is watched by.
     server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
     proposals: Semaphore,
+    proposal_bytes: Semaphore,
     /// Does not vote or stand for election yet.
     gated: AtomicBool,
     /// The leadership is being handed over: voters may ignore our lease, so we must, too. Ends with the role.
@@ -64,6 +65,7 @@ impl Group {
             server: raft.server_metrics(),
             role: watch::Sender::new(Role::Follower { leader: None }),
             proposals: Semaphore::new(options.proposals_in_flight_max),
+            proposal_bytes: Semaphore::new(options.proposal_bytes_in_flight_max as usize),
             gated: AtomicBool::new(gated),
             handing_over: AtomicBool::new(false),
             changing: AtomicBool::new(false),
@@ -117,6 +119,13 @@ impl Group {
             return Err(ProposeError::Stopped(reason.clone()));
         }
         let _permit = self.proposals.try_acquire().map_err(|_| ProposeError::Overloaded)?;
+        // Bulk waits its turn here, where it costs no memory but its own. Nothing has been proposed yet.
+        let bytes_max = self.options.proposal_bytes_in_flight_max;
+        let share = u32::try_from(command.len()).unwrap_or(bytes_max).min(bytes_max);
+        let _share = tokio::select! {
+            share = self.proposal_bytes.acquire_many(share) => share.map_err(|_| ProposeError::Overloaded)?,
+            () = self.seams.sleep(self.options.propose_timeout) => return Err(ProposeError::Overloaded),
+        };
         let (responder, result) = ProgressResponder::complete_only();
         let write =
             self.raft.write(Command(command)).with_leader(types::Term::new(term.0)).responder(responder);

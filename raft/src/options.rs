@@ -21,6 +21,8 @@ pub struct RaftOptions {
     pub propose_timeout: Duration,
     /// Proposals of one group that may be in flight; more are refused.
     pub proposals_in_flight_max: usize,
+    /// … and their bytes; more wait, and are refused after `propose_timeout`.
+    pub proposal_bytes_in_flight_max: u32,
     /// The size of one command.
     pub command_bytes_max: usize,
     /// The size of one message with entries, if it holds more than one.
@@ -50,6 +52,7 @@ impl Default for RaftOptions {
             request_timeout: Duration::from_millis(2_000),
             propose_timeout: Duration::from_millis(10_000),
             proposals_in_flight_max: 4096,
+            proposal_bytes_in_flight_max: 64 << 20,
             command_bytes_max: 64 << 20,
             append_bytes_max: 1 << 20,
             tail_bytes_max: 2 << 20,

@@ -193,6 +193,22 @@ async fn failed_transfer_leaves_a_group_that_writes_again() {
     }
 }
 
+/// The harness lets 4 KiB be in flight: what is more waits, what is larger than that goes alone, and nothing is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_waits_its_turn() {
+    let cluster = three().await;
+    cluster.put("first", "1").await;
+    let puts = (0..100).map(|i| {
+        let (cluster, bytes) = (&cluster, if i % 10 == 0 { 10_000 } else { 1_000 });
+        async move { cluster.put(&format!("bulk{i}"), &"x".repeat(bytes)).await }
+    });
+    futures::future::join_all(puts).await;
+    cluster.converge(&[1, 2, 3]).await;
+    for node in 1..=3 {
+        assert!((0..100).all(|i| cluster.get(node, &format!("bulk{i}")).is_some()));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crashed_cluster_continues_from_its_last_flush_and_the_log() {
     let mut cluster = three().await;

@@ -124,6 +124,7 @@ impl Cluster {
         let machines = Arc::new(Machines::default());
         let options = RaftOptions {
             keep_entries: 5,
+            proposal_bytes_in_flight_max: 4096,
             checkpoint_interval: Duration::from_secs(3600),
             ..RaftOptions::default()
         };
