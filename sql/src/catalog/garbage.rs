@@ -17,7 +17,7 @@
 //!    primary lay in the range is still found committed by its other keys.
 //! 3. *A reader whose snapshot is older*: it reads without a word what is left. For a transaction younger than [`UNCHECKED`]
 //!    that is everything, for the sweeper waits longer. An older one looks after each page, at the latest version of the
-//!    catalog, whether the table still has the storage ([`Kept::check`]). If so, nothing had been cleared when the page was
+//!    catalog, whether the table still has the storage, and the index ([`Kept::check`]). If so, nothing had been cleared when the page was
 //!    read, a moment before; if not, the statement fails with `72000`, as in PostgreSQL a snapshot that is too old. Both ages are
 //!    measured on monotonic clocks, whose rates may differ by less than the factor between the two: leases assume far more.
 //!    The reader measures *after* its page has come, so that a process that was paused in between finds itself old.
@@ -123,11 +123,17 @@ pub(crate) struct Kept {
     database: u32,
     table: u32,
     storage: u32,
+    index: Option<u32>,
 }
 
 impl Kept {
     pub(crate) fn of(table: &TableDescriptor) -> Self {
-        Self { database: table.database, table: table.id, storage: table.storage_id }
+        Self { database: table.database, table: table.id, storage: table.storage_id, index: None }
+    }
+
+    /// An index, too.
+    pub(crate) fn with_index(self, index: u32) -> Self {
+        Self { index: Some(index), ..self }
     }
 
     /// To be called after each read through a transaction: fails with `72000` if what was read may have been cleared before.
@@ -138,13 +144,17 @@ impl Kept {
         let key = layout::table_key(self.database, self.table);
         let values = of.catalog().cluster().get_latest(std::slice::from_ref(&key), &[]).await?;
         let stored = values.into_iter().next().flatten();
-        if let Some(stored) = stored
-            && stored::decode_table(&stored)?.storage_id == self.storage
-        {
-            return Ok(());
+        if let Some(stored) = stored {
+            let now = stored::decode_table(&stored)?;
+            let index_kept = |index: u32| now.unique.iter().any(|unique| unique.index_id == index);
+            if now.storage_id == self.storage && self.index.is_none_or(index_kept) {
+                return Ok(());
+            }
         }
         Err(SqlError::new(SqlState("72000"), "snapshot too old")
-            .detail("A table that the transaction reads has been dropped or truncated since it began.")
+            .detail(
+                "A table or index that the transaction reads has been dropped or truncated since it began.",
+            )
             .hint("Begin a new transaction."))
     }
 }

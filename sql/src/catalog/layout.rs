@@ -168,6 +168,14 @@ pub fn parse_table_key(key: &[u8]) -> Option<(u32, u32)> {
     (database > SYSTEM_DATABASE).then_some((database, table))
 }
 
+/// The key of the row that an index entry of the table with this prefix leads to.
+pub fn row_of_entry(prefix: &[u8], value: &[u8]) -> Key {
+    let mut key = BytesMut::with_capacity(prefix.len() + value.len());
+    key.put_slice(prefix);
+    key.put_slice(value);
+    key.freeze()
+}
+
 impl TableDescriptor {
     /// What all of the table's keys begin with, whatever storage they are in.
     pub fn prefix(&self) -> Key {
@@ -198,14 +206,6 @@ impl TableDescriptor {
     /// What an index entry of the row under `key` says: where the row is.
     pub fn entry_value(key: &Key) -> Bytes {
         key.slice(TABLE_PREFIX_BYTES.min(key.len())..)
-    }
-
-    /// The key of the row that an index entry leads to.
-    pub fn row_of_entry(&self, value: &[u8]) -> Key {
-        let mut key = BytesMut::with_capacity(TABLE_PREFIX_BYTES + value.len());
-        key.put_slice(&self.prefix());
-        key.put_slice(value);
-        key.freeze()
     }
 
     /// The storage or index that a key of this table belongs to.

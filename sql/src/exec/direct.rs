@@ -32,6 +32,7 @@ pub fn applies(plan: &Plan) -> bool {
 /// What the leaf of a chain reads.
 enum Leaf<'a> {
     Given,
+    /// Single rows, by their keys or by entries of an index.
     Points,
     /// In the order of the primary key, where `ordered`.
     Scan {
@@ -56,7 +57,7 @@ fn chain(plan: &Plan, limited: bool) -> Option<Leaf<'_>> {
                 Sharding::Hash { key_columns, .. } => key_columns,
                 Sharding::RoundRobin { .. } => usize::MAX,
             };
-            if width > 0 && fixed == width {
+            if width > 0 && fixed == width || spans::by_unique(&scan.table, &scan.filters) {
                 return Some(Leaf::Points);
             }
             let few = (fixed > 0 || bounded) && fixed >= hashed;

@@ -123,6 +123,11 @@ fn scan_line(scan: &TableScan, ctx: &StatementContext, line: &mut String) -> Res
     let name = &scan.table.name;
     let _ = match spans::of(&scan.table, &scan.filters, ctx)? {
         spans::Spans::Points(keys) => write!(line, "Get {name}: {} keys", keys.len()),
+        spans::Spans::Entries { index, keys } => {
+            let unique = scan.table.unique.iter().find(|u| u.index_id == index);
+            let of = unique.map(|u| u.name.as_str()).unwrap_or_default();
+            write!(line, "Get {name}: {} entries of {of}", keys.len())
+        }
         all if all == spans::Spans::all(&scan.table) => write!(line, "Scan {name}: all rows"),
         spans::Spans::Ranges(ranges) => write!(line, "Scan {name}: {} key ranges", ranges.len()),
     };

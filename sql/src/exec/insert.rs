@@ -11,6 +11,7 @@ use super::key::{key_of_row, key_of_unique};
 use super::source::{self, Effects};
 use super::write::RowWriter;
 use super::{Outcome, Row, RowStream, StatementContext};
+use crate::catalog::layout;
 use crate::error::{Result, SqlError, SqlState};
 use crate::eval::{self, Env};
 use crate::ir::{Insert, OnConflict};
@@ -144,7 +145,7 @@ impl Upsert<'_> {
             if table.storage_of(&key) == Some(table.storage_id) {
                 out.insert(key.clone(), Existing { key, row: value });
             } else {
-                entries.push((key, table.row_of_entry(&value)));
+                entries.push((key, layout::row_of_entry(&table.prefix(), &value)));
             }
         }
         let of_rows: Vec<Key> = entries.iter().map(|(_, row)| row.clone()).collect();

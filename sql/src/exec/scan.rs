@@ -20,8 +20,8 @@ use txn::ids::KeyRange;
 use super::key::explain;
 use super::spans::Spans;
 use super::{Row, StatementContext, canceled};
-use crate::catalog::TableDescriptor;
 use crate::catalog::garbage::Kept;
+use crate::catalog::{TableDescriptor, layout};
 use crate::error::{Result, SqlError};
 use crate::types::{Datum, row};
 
@@ -91,18 +91,28 @@ struct How {
 enum Work {
     Points(Vec<Key>),
     Range(KeyRange),
+    /// Entries of an index of the table with this prefix.
+    Entries {
+        of: Key,
+        keys: Vec<Key>,
+    },
 }
 
 impl TableReader {
     /// A reader of `columns` (see [`Projection::new`]).
     pub fn new(ctx: Arc<StatementContext>, table: &TableDescriptor, columns: &[usize], spans: Spans) -> Self {
+        let mut kept = Kept::of(table);
         let work = match spans {
             Spans::Points(keys) => keys.chunks(POINTS_MAX).map(|c| Work::Points(c.to_vec())).collect(),
             Spans::Ranges(ranges) => ranges.into_iter().map(Work::Range).collect(),
+            Spans::Entries { index, keys } => {
+                kept = kept.with_index(index);
+                VecDeque::from([Work::Entries { of: table.prefix(), keys }])
+            }
         };
         Self {
             fences: ctx.fences(table),
-            kept: Kept::of(table),
+            kept,
             ctx,
             projection: Projection::new(table, columns),
             work,
@@ -243,6 +253,20 @@ async fn step(
                 return Err(SqlError::internal("a point read did not answer all keys"));
             }
             keys.into_iter().zip(values).filter_map(|(k, v)| Some((k, v?))).collect()
+        }
+        Some(Work::Entries { of, keys }) => {
+            // Entries and rows must be of one moment: never at the latest.
+            let values = ctx.transaction.get(&keys, fences).await.map_err(|error| explain(error, image))?;
+            let mut rows: Vec<Key> =
+                values.into_iter().flatten().map(|value| layout::row_of_entry(&of, &value)).collect();
+            rows.sort_unstable();
+            if how.reverse {
+                rows.reverse();
+            }
+            if !rows.is_empty() {
+                work.push_front(Work::Points(rows));
+            }
+            Page::new()
         }
         Some(Work::Range(range)) => {
             let request = ScanRequest { range, reverse: how.reverse, rows_max };

@@ -1,20 +1,24 @@
-//! Which keys a scan has to look at: from filters on key columns to points and ranges.
+//! Which keys a scan has to look at: from filters on key columns to points and ranges, or to entries of an index.
 //!
 //! Conjuncts that compare a key column with something that doesn't depend on the row (`=`, `<`, `<=`, `>`, `>=`, `IN`) narrow
 //! down the spans; all else is ignored here, since every filter is checked on each row anyway. A comparison with a type
 //! that the column was widened to (`int_column = 1::bigint`) is followed through the cast where the cast keeps the order.
+
+use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes};
 use txn::api::Key;
 use txn::ids::{KeyRange, prefix_end};
 
 use super::StatementContext;
-use crate::catalog::{TableDescriptor, layout::bucket_of};
+use crate::catalog::{TableDescriptor, UniqueConstraint, layout::bucket_of};
 use crate::error::Result;
 use crate::eval::{self, Env};
 use crate::ir::{CallKind, Expr, Sharding};
 use crate::types::{Datum, Type, compare, key};
 
+/// More entries of an index than this are not looked up; they are read at once.
+pub const ENTRIES_MAX: usize = 500;
 /// More points or ranges than this are not made; the rest of the key is then not narrowed down.
 const SPANS_MAX: usize = 2000;
 
@@ -25,6 +29,13 @@ pub enum Spans {
     Points(Vec<Key>),
     /// Ranges.
     Ranges(Vec<KeyRange>),
+    /// The rows that these entries of a UNIQUE constraint's index lead to.
+    Entries {
+        /// The index.
+        index: u32,
+        /// The entries.
+        keys: Vec<Key>,
+    },
 }
 
 impl Spans {
@@ -38,12 +49,13 @@ impl Spans {
         match self {
             Spans::Points(keys) => keys.is_empty(),
             Spans::Ranges(ranges) => ranges.is_empty(),
+            Spans::Entries { keys, .. } => keys.is_empty(),
         }
     }
 }
 
-/// What is known of one key column.
-#[derive(Default)]
+/// What is known of one column.
+#[derive(Clone, Default)]
 struct Bounds {
     /// It is one of these.
     any_of: Option<Vec<Datum>>,
@@ -100,37 +112,47 @@ pub fn shape(table: &TableDescriptor, filters: &[Expr]) -> (usize, bool) {
     let Some(primary) = &table.primary_key else { return (0, false) };
     let mut conjuncts = Vec::new();
     filters.iter().for_each(|f| flatten(f, &mut conjuncts));
-    let about = |column: usize, equality: bool| {
-        conjuncts.iter().any(|conjunct| match conjunct {
-            Expr::Call { function, args, .. } => {
-                let Some(comparison) = Comparison::of(function.name) else { return false };
-                let [left, right] = &args[..] else { return false };
-                (comparison == Comparison::Equal) == equality
-                    && ((column_of(left) == Some(column) && is_independent(right))
-                        || (column_of(right) == Some(column) && is_independent(left)))
-            }
-            Expr::InList { input, list, negated: false, .. } => {
-                equality && column_of(input) == Some(column) && list.iter().all(is_independent)
-            }
-            _ => false,
-        })
-    };
-    let fixed = primary.columns.iter().take_while(|&&column| about(column, true)).count();
-    let bounded = primary.columns.get(fixed).is_some_and(|&column| about(column, false));
+    let fixed = primary.columns.iter().take_while(|&&column| says(&conjuncts, column, true)).count();
+    let bounded = primary.columns.get(fixed).is_some_and(|&column| says(&conjuncts, column, false));
     (fixed, bounded)
+}
+
+/// Whether filters fix all columns of a UNIQUE constraint, as [`shape`] sees it.
+pub fn by_unique(table: &TableDescriptor, filters: &[Expr]) -> bool {
+    if table.unique.is_empty() {
+        return false;
+    }
+    let mut conjuncts = Vec::new();
+    filters.iter().for_each(|f| flatten(f, &mut conjuncts));
+    table.unique.iter().any(|unique| unique.columns.iter().all(|&column| says(&conjuncts, column, true)))
+}
+
+/// Whether one of the conjuncts compares a column, by equality or otherwise, with something independent of the row.
+fn says(conjuncts: &[&Expr], column: usize, equality: bool) -> bool {
+    conjuncts.iter().any(|conjunct| match conjunct {
+        Expr::Call { function, args, .. } => {
+            let Some(comparison) = Comparison::of(function.name) else { return false };
+            let [left, right] = &args[..] else { return false };
+            (comparison == Comparison::Equal) == equality
+                && ((column_of(left) == Some(column) && is_independent(right))
+                    || (column_of(right) == Some(column) && is_independent(left)))
+        }
+        Expr::InList { input, list, negated: false, .. } => {
+            equality && column_of(input) == Some(column) && list.iter().all(is_independent)
+        }
+        _ => false,
+    })
 }
 
 /// The spans that hold every row for which all filters are true.
 pub fn of(table: &TableDescriptor, filters: &[Expr], ctx: &StatementContext) -> Result<Spans> {
-    let Some(primary) = &table.primary_key else { return Ok(Spans::all(table)) };
     let env = Env { ctx: &ctx.eval, params: &ctx.params, outer: &[] };
     let mut conjuncts = Vec::new();
     filters.iter().for_each(|f| flatten(f, &mut conjuncts));
-    let mut bounds: Vec<Bounds> = primary.columns.iter().map(|_| Bounds::default()).collect();
+    let mut bounds: BTreeMap<usize, Bounds> = BTreeMap::new();
     for conjunct in conjuncts {
         let Some((column, fact)) = fact_of(conjunct, table, &env)? else { continue };
-        let Some(at) = primary.columns.iter().position(|&c| c == column) else { continue };
-        let bound = &mut bounds[at];
+        let bound = bounds.entry(column).or_default();
         match fact {
             Fact::Never => return Ok(Spans::Points(Vec::new())),
             Fact::AnyOf(values) => bound.restrict(values),
@@ -141,7 +163,40 @@ pub fn of(table: &TableDescriptor, filters: &[Expr], ctx: &StatementContext) -> 
             Fact::Compare(Comparison::LessEqual, value) => bound.reduce(value, true),
         }
     }
-    Ok(build(table, bounds))
+    let known = |column: &usize| bounds.get(column).cloned().unwrap_or_default();
+    let spans = match &table.primary_key {
+        Some(primary) => build(table, primary.columns.iter().map(known).collect()),
+        None => Spans::all(table),
+    };
+    if matches!(spans, Spans::Points(_)) {
+        return Ok(spans);
+    }
+    Ok(table.unique.iter().find_map(|unique| entries(table, unique, &bounds)).unwrap_or(spans))
+}
+
+/// The entries of a UNIQUE constraint for the values that its columns may have, if all are fixed. (A NULL equals nothing, so
+/// that rows without an entry are not missed.)
+fn entries(
+    table: &TableDescriptor,
+    unique: &UniqueConstraint,
+    bounds: &BTreeMap<usize, Bounds>,
+) -> Option<Spans> {
+    let mut keys = vec![table.index_prefix(unique.index_id).to_vec()];
+    for column in &unique.columns {
+        let values = bounds.get(column)?.any_of.as_ref()?;
+        if keys.len().saturating_mul(values.len()) > ENTRIES_MAX {
+            return None;
+        }
+        let longer = |key: &Vec<u8>, value: &Datum| {
+            let mut key = key.clone();
+            key::encode(value, &mut key);
+            key
+        };
+        keys = keys.iter().flat_map(|key| values.iter().map(move |value| longer(key, value))).collect();
+    }
+    keys.sort();
+    keys.dedup();
+    Some(Spans::Entries { index: unique.index_id, keys: keys.into_iter().map(Key::from).collect() })
 }
 
 impl Bounds {

@@ -84,11 +84,13 @@ impl Operator for Scan {
             detail += &format!(", filter={}", self.shown);
         }
         match &self.lots[..] {
+            [Spans::Entries { keys, .. }] => detail += &format!(", entries={}", keys.len()),
             [Spans::Points(keys)] => detail += &format!(", points={}", keys.len()),
             lots => {
                 let ranges = lots.iter().map(|lot| match lot {
                     Spans::Points(keys) => keys.len(),
                     Spans::Ranges(ranges) => ranges.len(),
+                    Spans::Entries { keys, .. } => keys.len(),
                 });
                 detail += &format!(", ranges={}", ranges.sum::<usize>());
             }
