@@ -1,10 +1,11 @@
-/* A disk that can be broken: loaded into a node with LD_PRELOAD.
+/* A disk and a clock that can be broken: loaded into a node with LD_PRELOAD.
  *
- * Beside the store's directory lie two files:
+ * Beside the store's directory lie three files:
  *   disk    its first byte says what is wrong: 's' syncs stall until it is gone, 'f' the disk is full,
  *           'l' syncs are said to have succeeded, and did not; no file: nothing.
  *   synced  for each sync that succeeded, the file's inode and how long the file was when the sync began (two 64-bit
  *           numbers). What lies beyond would be gone after a power cut: the harness cuts it off.
+ *   clock   by how many nanoseconds the wall clock is wrong (a 64-bit number). The monotonic clock is left alone.
  *
  * Only processes with `--store DIR` among their arguments are meant. Standard output and error are left alone.
  */
@@ -16,19 +17,24 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
 static char control[4200];
 static int record = -1;
+/* Shared with the harness: the file itself, in memory. */
+static volatile int64_t *wrong_by_ns;
 static int (*real_fsync)(int);
 static int (*real_fdatasync)(int);
 static ssize_t (*real_write)(int, const void *, size_t);
 static ssize_t (*real_writev)(int, const struct iovec *, int);
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static ssize_t (*real_pwrite64)(int, const void *, size_t, off64_t);
+static int (*real_clock_gettime)(clockid_t, struct timespec *);
 static int (*real_fallocate)(int, int, off_t, off_t);
 static int (*real_fallocate64)(int, int, off64_t, off64_t);
 
@@ -54,6 +60,13 @@ __attribute__((constructor)) static void begin(void) {
       mkdir(store, 0755);
       record = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
       snprintf(control, sizeof control, "%s/../disk", store);
+      snprintf(path, sizeof path, "%s/../clock", store);
+      fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+      if (fd >= 0 && ftruncate(fd, sizeof(int64_t)) == 0) {
+        void *shared = mmap(NULL, sizeof(int64_t), PROT_READ, MAP_SHARED, fd, 0);
+        if (shared != MAP_FAILED) wrong_by_ns = shared;
+      }
+      if (fd >= 0) close(fd);
       return;
     }
   }
@@ -110,4 +123,24 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at) {
 int fallocate(int fd, int mode, off_t at, off_t size) { return is_full(fd) ? -1 : REAL(fallocate)(fd, mode, at, size); }
 int fallocate64(int fd, int mode, off64_t at, off64_t size) {
   return is_full(fd) ? -1 : REAL(fallocate64)(fd, mode, at, size);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+  int result = REAL(clock_gettime)(clock, now);
+  int is_wall = clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE;
+  if (result == 0 && is_wall && wrong_by_ns && *wrong_by_ns) {
+    int64_t ns = now->tv_sec * 1000000000LL + now->tv_nsec + *wrong_by_ns;
+    now->tv_sec = ns / 1000000000LL;
+    now->tv_nsec = ns % 1000000000LL;
+  }
+  return result;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+  struct timespec precise;
+  (void)zone;
+  if (clock_gettime(CLOCK_REALTIME, &precise) != 0) return -1;
+  now->tv_sec = precise.tv_sec;
+  now->tv_usec = precise.tv_nsec / 1000;
+  return 0;
 }

@@ -1,4 +1,4 @@
-//! Broken disks, by way of a small library that is loaded into the nodes (`interposer/disk.c`).
+//! Broken disks and clocks, by way of a small library that is loaded into the nodes (`interposer/disk.c`).
 //!
 //! It makes syncs stall and writes fail on request, and notes how much of each file was synced. What was not would be gone
 //! after a power cut, though it survives `kill -9`: the kernel still has it. So a *power cut* is a kill after which each file is cut
@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -62,6 +63,18 @@ pub fn cure(cluster: &Cluster, nodes: &[usize]) -> Result<()> {
     for node in nodes {
         let path = cluster.node_dir(*node).join("disk");
         std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// From now on the nodes' wall clocks are wrong by so much.
+pub fn set_clocks(cluster: &Cluster, nodes: &[usize], wrong_by: i64) -> Result<()> {
+    for node in nodes {
+        let path = cluster.node_dir(*node).join("clock");
+        // In place: the nodes look at this very file.
+        let file = OpenOptions::new().write(true).open(&path);
+        let written = file.and_then(|mut file| file.write_all(&wrong_by.to_ne_bytes()));
+        written.with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
 }

@@ -53,6 +53,8 @@ enum Deed {
     PowerCut,
     /// The same, after the disks had lied about syncs for a while.
     LyingPowerCut,
+    /// Wall clocks jump, forward or back.
+    Clock,
     /// Links between the victims and the others are in trouble.
     Network(Which, Trouble),
 }
@@ -90,9 +92,9 @@ impl Fault {
         matches!(self.deed, Deed::Network(..))
     }
 
-    /// Whether the nodes must be started with the library that breaks disks.
+    /// Whether the nodes must be started with the library that breaks disks and clocks.
     pub fn needs_disk(&self) -> bool {
-        matches!(self.deed, Deed::Disk(_) | Deed::PowerCut | Deed::LyingPowerCut)
+        matches!(self.deed, Deed::Disk(_) | Deed::PowerCut | Deed::LyingPowerCut | Deed::Clock)
     }
 
     /// Whether a database can be expected to survive it. What isn't fair shows that the harness notices.
@@ -100,11 +102,18 @@ impl Fault {
         !matches!(self.deed, Deed::LyingPowerCut)
     }
 
-    /// Does it.
-    pub async fn harm(&self, cluster: &Cluster, links: Option<&Links>, victims: &[usize]) -> Result<()> {
+    /// Does it. `dice` decides what is left to chance.
+    pub async fn harm(
+        &self,
+        cluster: &Cluster,
+        links: Option<&Links>,
+        victims: &[usize],
+        dice: u64,
+    ) -> Result<()> {
         match self.deed {
             Deed::Process(harm, _) => cluster.each(harm, victims).await,
             Deed::Disk(ailment) => disk::infect(cluster, victims, ailment),
+            Deed::Clock => disk::set_clocks(cluster, victims, clock_error_ns(dice)),
             Deed::PowerCut | Deed::LyingPowerCut => {
                 if !self.is_fair() {
                     disk::infect(cluster, victims, Ailment::Lies)?;
@@ -151,12 +160,19 @@ impl Fault {
                 cluster.each("start", victims).await
             }
             Deed::PowerCut | Deed::LyingPowerCut => cluster.each("start", victims).await,
+            Deed::Clock => disk::set_clocks(cluster, victims, 0),
             Deed::Network(..) => {
                 links.context("the links don't pass through the harness")?.set([]);
                 Ok(())
             }
         }
     }
+}
+
+/// From a tenth of a second to minutes, each size as likely, forward or back.
+fn clock_error_ns(dice: u64) -> i64 {
+    let magnitude = 100_000_000_i64 << (dice % 12);
+    if dice & (1 << 32) == 0 { magnitude } else { -magnitude }
 }
 
 const fn millis(min_ms: u64, max_ms: u64) -> (Duration, Duration) {
@@ -241,6 +257,20 @@ pub const ALL: &[Fault] = &[
         victims: Victims::One,
         deed: Deed::Disk(Ailment::Stall),
         lasts: millis(300, 6_000),
+    },
+    Fault {
+        name: "clock-jump",
+        about: "the wall clock of one node is wrong by 0.1 s to 3 minutes, fast or slow",
+        victims: Victims::One,
+        deed: Deed::Clock,
+        lasts: millis(500, 8_000),
+    },
+    Fault {
+        name: "clock-jump-all",
+        about: "the same of all nodes at once",
+        victims: Victims::All,
+        deed: Deed::Clock,
+        lasts: millis(500, 8_000),
     },
     Fault {
         name: "disk-full",

@@ -27,6 +27,8 @@ pub struct Planned {
     pub victims: Vec<usize>,
     /// Whether a majority stays whole.
     pub minority: bool,
+    /// What the fault itself leaves to chance.
+    pub dice: u64,
 }
 
 impl Planned {
@@ -37,6 +39,7 @@ impl Planned {
             "lasts_ms": self.lasts.as_millis() as u64,
             "fault": self.fault.name,
             "nodes": self.victims,
+            "dice": self.dice,
         })
     }
 }
@@ -82,7 +85,14 @@ pub fn draw(seed: u64, faults: &[&'static Fault], nodes: usize, time: Duration) 
         let count = fault.victims.count(nodes).min(nodes);
         let mut victims: Vec<usize> = everyone.choose_multiple(&mut rng, count).copied().collect();
         victims.sort_unstable();
-        plan.push(Planned { at, lasts, fault, minority: 2 * victims.len() < nodes, victims });
+        plan.push(Planned {
+            at,
+            lasts,
+            fault,
+            minority: 2 * victims.len() < nodes,
+            victims,
+            dice: rng.random(),
+        });
         at += lasts + Duration::from_millis(rng.random_range(CALM_MS));
     }
 }

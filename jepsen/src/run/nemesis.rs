@@ -36,7 +36,7 @@ async fn carry_out(
     for planned in plan {
         sleep(planned.at.saturating_sub(recorder.clock().elapsed())).await;
         note(recorder, planned, "begin");
-        if let Err(error) = planned.fault.harm(cluster, links, &planned.victims).await {
+        if let Err(error) = planned.fault.harm(cluster, links, &planned.victims, planned.dice).await {
             troubles.push(format!("{}: {error:#}", planned.fault.name));
         }
         sleep((planned.at + planned.lasts).saturating_sub(recorder.clock().elapsed())).await;
