@@ -2,9 +2,19 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value as Json;
 use tokio::process::Command;
+
+use crate::run::sleep;
+
+/// How often a cluster that doesn't settle is asked.
+const SETTLE_TRIES: usize = 150;
+const SETTLE_PAUSE: Duration = Duration::from_millis(200);
+/// How long one node may take to answer an operator: a paused one never does.
+const ADMIN_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// A cluster and where it lives. Nodes are numbered from 1.
 #[derive(Clone, Debug)]
@@ -90,6 +100,58 @@ impl Cluster {
     /// A node's log.
     pub fn log(&self, node: usize) -> PathBuf {
         self.node_dir(node).join("log")
+    }
+
+    /// Waits until every shard has as many replicas as it should: before, a fault of one node may hit the only one.
+    pub async fn settled(&self) -> Result<()> {
+        let mut last = String::new();
+        for _ in 0..SETTLE_TRIES {
+            match self.admin("status").await {
+                Ok(status) if status["settled"] == Json::Bool(true) => return Ok(()),
+                Ok(status) => last = status.to_string(),
+                Err(error) => last = format!("{error:#}"),
+            }
+            sleep(SETTLE_PAUSE).await;
+        }
+        bail!("the cluster does not settle: {last}")
+    }
+
+    /// The node that leads a group, as whoever answers first sees it.
+    pub async fn leader(&self, group: u64) -> Result<usize> {
+        let shards = self.admin("shards").await?;
+        let shard = shards.as_array().into_iter().flatten().find(|shard| shard["group"] == group);
+        let leader = shard.map(|shard| &shard["leader"]).context("no such group")?;
+        let nodes = self.admin("nodes").await?;
+        let node = nodes.as_array().into_iter().flatten().find(|node| node["id"] == *leader);
+        // Nodes' ids come from the order in which they joined, ours from their ports.
+        let address = node.and_then(|node| node["sql"].as_str()).context("it has no leader")?;
+        let port: usize = address.rsplit(':').next().unwrap_or_default().parse().context("a port")?;
+        let number = port.checked_sub(self.base_port.into()).context("a port of this cluster")?;
+        anyhow::ensure!(self.all().contains(&number), "{address} is no node of this cluster");
+        Ok(number)
+    }
+
+    /// What `flotilla admin COMMAND --json` says at the first node that answers.
+    async fn admin(&self, command: &str) -> Result<Json> {
+        let binary = match &self.binary {
+            Some(path) => path.clone(),
+            None => std::env::var_os("FLOTILLA_BIN").context("FLOTILLA_BIN is not set")?.into(),
+        };
+        let mut last = String::new();
+        for node in self.all() {
+            let mut admin = Command::new(&binary);
+            admin.args(["admin", "--json", "--host", &format!("127.0.0.1:{}", self.rpc_port(node)), command]);
+            admin.stdin(Stdio::null()).kill_on_drop(true);
+            match tokio::time::timeout(ADMIN_TIMEOUT, admin.output()).await {
+                Ok(Ok(output)) if output.status.success() => {
+                    return serde_json::from_slice(&output.stdout).context("reading what admin says");
+                }
+                Ok(Ok(output)) => last = String::from_utf8_lossy(&output.stderr).into_owned(),
+                Ok(Err(error)) => return Err(error).with_context(|| format!("running {}", binary.display())),
+                Err(_) => last = "no answer".to_owned(),
+            }
+        }
+        bail!("admin {command}: {last}")
     }
 
     async fn script(&self, arguments: &[&str]) -> Result<()> {

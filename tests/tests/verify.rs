@@ -10,9 +10,10 @@ use jepsen::fault::{Fault, disk};
 use jepsen::run::{Options, Outcome, run, run_against};
 use tests::peer::Postgres;
 
-/// A cluster with proxies takes 80 ports; these lie above those of the other tests.
+/// A cluster with proxies takes 80 ports; these lie below those of the other tests, and
+/// below those that the kernel gives to clients.
 fn base_port(n: u16) -> u16 {
-    46_000 + (std::process::id() % 45) as u16 * 320 + n * 80
+    10_000 + (std::process::id() % 30) as u16 * 320 + n * 80
 }
 
 fn options(workload: &str, seconds: u64, out: &Path) -> Options {

@@ -29,13 +29,18 @@ pub enum Victims {
     Majority,
     /// All.
     All,
+    /// The leader of the meta-group, whoever that is at the time: shard map, oracle.
+    MetaLeader,
 }
+
+/// The meta-group's number.
+const META_GROUP: u64 = 1;
 
 impl Victims {
     /// Of so many nodes.
     pub fn count(self, nodes: usize) -> usize {
         match self {
-            Victims::One => 1,
+            Victims::One | Victims::MetaLeader => 1,
             Victims::Majority => nodes / 2 + 1,
             Victims::All => nodes,
         }
@@ -90,6 +95,17 @@ impl Fault {
     /// Whether the links must pass through the harness.
     pub fn needs_links(&self) -> bool {
         matches!(self.deed, Deed::Network(..))
+    }
+
+    /// Whom it hits now, if that is not what was drawn.
+    pub async fn victims(&self, cluster: &Cluster, drawn: &[usize]) -> Vec<usize> {
+        match self.victims {
+            // If nobody knows the leader, somebody else will do.
+            Victims::MetaLeader => {
+                cluster.leader(META_GROUP).await.map_or_else(|_| drawn.to_vec(), |leader| vec![leader])
+            }
+            _ => drawn.to_vec(),
+        }
     }
 
     /// Whether the nodes must be started with the library that breaks disks and clocks.
@@ -299,6 +315,41 @@ pub const ALL: &[Fault] = &[
         victims: Victims::One,
         deed: Deed::Network(Which::Incoming, Trouble::Cut),
         lasts: millis(500, 8_000),
+    },
+    Fault {
+        name: "kill-meta",
+        about: "kill -9 of the meta-group's leader",
+        victims: Victims::MetaLeader,
+        deed: Deed::Process("kill", "start"),
+        lasts: millis(500, 4_000),
+    },
+    Fault {
+        name: "pause-meta",
+        about: "SIGSTOP of the meta-group's leader",
+        victims: Victims::MetaLeader,
+        deed: Deed::Process("pause", "resume"),
+        lasts: millis(500, 6_000),
+    },
+    Fault {
+        name: "partition-meta",
+        about: "the meta-group's leader reaches nobody",
+        victims: Victims::MetaLeader,
+        deed: Deed::Network(Which::Both, Trouble::Cut),
+        lasts: millis(500, 6_000),
+    },
+    Fault {
+        name: "partition-meta-out",
+        about: "nobody hears the meta-group's leader",
+        victims: Victims::MetaLeader,
+        deed: Deed::Network(Which::Outgoing, Trouble::Cut),
+        lasts: millis(500, 6_000),
+    },
+    Fault {
+        name: "partition-meta-in",
+        about: "the meta-group's leader hears nobody",
+        victims: Victims::MetaLeader,
+        deed: Deed::Network(Which::Incoming, Trouble::Cut),
+        lasts: millis(500, 6_000),
     },
     Fault {
         name: "bridge",

@@ -84,6 +84,7 @@ pub async fn run(options: &Options, cluster: &Cluster) -> Result<Outcome> {
     // Before the nodes: they look for each other there.
     let links = if cluster.proxies { Some(Links::open(cluster).await?) } else { None };
     cluster.up().await.context("starting the cluster")?;
+    cluster.settled().await?;
     let urls = cluster.urls();
     let breaking = async |recorder: &Recorder| nemesis::run(cluster, links.as_ref(), &plans, recorder).await;
     let outcome = conduct(options, folder.clone(), urls, breaking).await;

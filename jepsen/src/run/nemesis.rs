@@ -35,23 +35,24 @@ async fn carry_out(
     let mut troubles = Vec::new();
     for planned in plan {
         sleep(planned.at.saturating_sub(recorder.clock().elapsed())).await;
-        note(recorder, planned, "begin");
-        if let Err(error) = planned.fault.harm(cluster, links, &planned.victims, planned.dice).await {
+        let victims = planned.fault.victims(cluster, &planned.victims).await;
+        note(recorder, planned, &victims, "begin");
+        if let Err(error) = planned.fault.harm(cluster, links, &victims, planned.dice).await {
             troubles.push(format!("{}: {error:#}", planned.fault.name));
         }
         sleep((planned.at + planned.lasts).saturating_sub(recorder.clock().elapsed())).await;
-        if let Err(error) = planned.fault.heal(cluster, links, &planned.victims).await {
+        if let Err(error) = planned.fault.heal(cluster, links, &victims).await {
             troubles.push(format!("undoing {}: {error:#}", planned.fault.name));
         }
-        note(recorder, planned, "end");
+        note(recorder, planned, &victims, "end");
     }
     troubles
 }
 
-fn note(recorder: &Recorder, planned: &Planned, phase: &str) {
+fn note(recorder: &Recorder, planned: &Planned, victims: &[usize], phase: &str) {
     let entries = [
         ("phase", Value::keyword(phase)),
-        ("nodes", Value::vector(planned.victims.iter().map(|node| *node as i64))),
+        ("nodes", Value::vector(victims.iter().map(|node| *node as i64))),
         ("minority", Value::Bool(planned.minority)),
     ];
     let value = Value::Map(entries.map(|(name, value)| (Value::keyword(name), value)).to_vec());
