@@ -11,13 +11,13 @@ use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use proto::meta as pb;
 use proto::meta::meta_client::MetaClient as Rpc;
-use storage::ids::{GroupId, KeyRange, NodeId, Timestamp};
+use storage::ids::{GroupId, KeyRange, NodeId, Timestamp, TxnId};
 use storage::seam::Seams;
 use tokio::sync::{mpsc, oneshot};
 use tonic::transport::Channel;
 use tracing::{info, warn};
 use txn::api::NodeInfo;
-use txn::{Directory, Oracle, ShardDescriptor};
+use txn::{Directory, Edge, Oracle, ShardDescriptor};
 
 use crate::oracle::DRAW_MAX;
 use crate::rpc::{Channels, within};
@@ -466,6 +466,28 @@ impl Directory for MetaClient {
     /// Nothing has to be noted: placement spreads the leaders of a table's shards anyway.
     async fn spread_leaders(&self, _: &[GroupId]) -> Result<(), txn::Error> {
         Ok(())
+    }
+
+    async fn report_waits(&self, waits: &[Edge]) -> Result<Vec<TxnId>, txn::Error> {
+        let Some(node) = self.local.get().map(|server| server.node.0) else { return Ok(Vec::new()) };
+        let id = |txn: TxnId| bytes::Bytes::copy_from_slice(&txn.0.to_be_bytes());
+        let wait = |e: &Edge| pb::Wait { waiter: id(e.waiter), started: e.started.0, holder: id(e.holder) };
+        let request = pb::WaitsRequest { node, waits: waits.iter().map(wait).collect() };
+        // What is not known soon is not worth knowing.
+        let response = self
+            .call(ATTEMPT_LIMIT, move |target| {
+                let request = request.clone();
+                async move {
+                    match target {
+                        Target::Local(server) => server.waits(request),
+                        Target::Remote(mut rpc) => Ok(rpc.waits(request).await?.into_inner()),
+                    }
+                }
+                .boxed()
+            })
+            .await?;
+        let victims = response.victims.iter().filter_map(|id| id[..].try_into().ok());
+        Ok(victims.map(|id| TxnId(u128::from_be_bytes(id))).collect())
     }
 
     async fn nodes(&self) -> Result<Vec<NodeInfo>, txn::Error> {

@@ -20,6 +20,7 @@
 //!
 //! - [`machine`] is the state machine; [`command`] holds what it applies, one file each;
 //! - [`server`] answers the gRPC service at the leader and redirects elsewhere; [`oracle`] is its pure window;
+//! - [`deadlock`] finds transactions that wait for each other, in whatever shards;
 //! - [`placement`] is a pure function, [`reconcile`] the loop that carries out what it says;
 //! - [`client`] finds the leader and implements the transaction layer's `Oracle` and `Directory`; [`reporter`] is each
 //!   node's heartbeat.
@@ -50,6 +51,7 @@
 pub mod client;
 pub mod command;
 pub mod control;
+pub mod deadlock;
 mod error;
 pub mod machine;
 pub mod oracle;

@@ -15,12 +15,14 @@ use proto::common::ShardDescriptor;
 use proto::meta::command::Command;
 use proto::meta::{self as pb, CommandResult, Redirect};
 use raft::{Group, MultiRaft, ProposeError};
-use storage::ids::{GroupId, META_GROUP, NodeId, Term, Timestamp};
+use storage::ids::{GroupId, META_GROUP, NodeId, Term, Timestamp, TxnId};
 use storage::seam::Seams;
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
+use txn::Edge;
 
 use crate::Error;
+use crate::deadlock::Waits;
 use crate::machine::MetaReplica;
 use crate::oracle::{Draw, Window};
 
@@ -38,6 +40,8 @@ pub(crate) struct Soft {
     pub(crate) between_leaders: HashMap<GroupId, Instant>,
     /// Operations under way, or done and not yet seen in a report.
     pub(crate) operations: HashMap<GroupId, crate::reconcile::Underway>,
+    /// Who waits for row locks.
+    waits: Waits,
 }
 
 /// A group's last report.
@@ -51,8 +55,8 @@ pub(crate) struct Reported {
 
 impl Soft {
     fn new(term: Term, since: Instant) -> Self {
-        let (last_seen, groups, between_leaders, operations) = Default::default();
-        Self { term, since, last_seen, groups, between_leaders, operations }
+        let (last_seen, groups, between_leaders, operations, waits) = Default::default();
+        Self { term, since, last_seen, groups, between_leaders, operations, waits }
     }
 
     pub(crate) fn alive(&self, node: NodeId, now: Instant) -> bool {
@@ -237,6 +241,17 @@ impl MetaServer {
         Ok(pb::ReportResponse { map: Some(self.map(request.map_version)?), busy })
     }
 
+    /// Who waits for whom at a node; answers the victims of deadlocks that wait there.
+    pub fn waits(&self, request: pb::WaitsRequest) -> Result<pb::WaitsResponse, Error> {
+        let edges = request.waits.into_iter().map(edge_from_pb).collect::<Result<Vec<_>, _>>()?;
+        let victims = self.with_soft(|soft, now| soft.waits.report(NodeId(request.node), edges, now))?;
+        if !victims.is_empty() {
+            metrics::counter!("flotilla_deadlocks_total").increment(victims.len() as u64);
+        }
+        let victims = victims.iter().map(|txn| txn.0.to_be_bytes().to_vec().into()).collect();
+        Ok(pb::WaitsResponse { victims })
+    }
+
     /// The meta-group's own members, if they are not what is replicated.
     fn changed_members(&self) -> Option<pb::Members> {
         let reported =
@@ -391,6 +406,14 @@ impl Soft {
     }
 }
 
+fn edge_from_pb(wait: pb::Wait) -> Result<Edge, Error> {
+    let txn = |id: &[u8]| id.try_into().map(|id| TxnId(u128::from_be_bytes(id)));
+    match (txn(&wait.waiter), txn(&wait.holder)) {
+        (Ok(waiter), Ok(holder)) => Ok(Edge { waiter, started: Timestamp(wait.started), holder }),
+        _ => Err(Error::Rejected("a transaction id of the wrong length".into())),
+    }
+}
+
 /// The gRPC face of [`MetaServer`].
 pub struct MetaService {
     server: Arc<MetaServer>,
@@ -437,6 +460,10 @@ impl pb::meta_server::Meta for MetaService {
     async fn map(&self, request: Request<pb::MapRequest>) -> Result<Response<pb::MapResponse>, Status> {
         let map = self.server.map(request.into_inner().since)?;
         Ok(Response::new(pb::MapResponse { map: Some(map) }))
+    }
+
+    async fn waits(&self, request: Request<pb::WaitsRequest>) -> Result<Response<pb::WaitsResponse>, Status> {
+        Ok(Response::new(self.server.waits(request.into_inner())?))
     }
 
     async fn describe(

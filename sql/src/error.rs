@@ -263,6 +263,11 @@ impl From<txn::Error> for SqlError {
             E::AlreadyExists { .. } => {
                 (SqlState::UNIQUE_VIOLATION, "duplicate key value violates unique constraint".into())
             }
+            E::Locked { timed_out: true, .. } => {
+                (SqlState::LOCK_NOT_AVAILABLE, "canceling statement due to lock timeout".into())
+            }
+            E::Locked { .. } => (SqlState::LOCK_NOT_AVAILABLE, "could not obtain lock on row".into()),
+            E::Deadlock { .. } => (SqlState::DEADLOCK_DETECTED, "deadlock detected".into()),
             E::Ambiguous(_) => (SqlState::STATEMENT_COMPLETION_UNKNOWN, Cow::Owned(error.to_string())),
             E::Unavailable(_) => (SqlState::CANNOT_CONNECT_NOW, Cow::Owned(error.to_string())),
             E::TooLarge(_) => (SqlState::PROGRAM_LIMIT_EXCEEDED, Cow::Owned(error.to_string())),
@@ -277,6 +282,13 @@ impl From<txn::Error> for SqlError {
             }
             E::Aborted(why) => {
                 out = out.detail(why.clone()).hint("The transaction might succeed if retried.")
+            }
+            E::Deadlock { .. } => {
+                out = out
+                    .detail(
+                        "Transactions waited for each other's row locks; this one was chosen to be ended.",
+                    )
+                    .hint("The transaction might succeed if retried.");
             }
             _ => {}
         }

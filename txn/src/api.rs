@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use storage::ids::{Epoch, GroupId, KeyRange, NodeId, Timestamp, TxnId};
 
-use crate::Error;
+use crate::{Error, LockMode};
 
 /// A key in the cluster's one keyspace.
 pub type Key = Bytes;
@@ -68,6 +68,45 @@ pub struct Fence {
     pub prefix: Key,
     /// The version.
     pub version: u64,
+}
+
+/// How rows are locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Locking {
+    /// How strongly.
+    pub mode: LockMode,
+    /// What to do when others have locked them.
+    pub wait: LockWait,
+}
+
+/// What to do about a row that another transaction has locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockWait {
+    /// Wait for so long; `None`: until it is free.
+    For(Option<Duration>),
+    /// Fail with [`Error::Locked`].
+    Never,
+    /// Leave the row out.
+    Skip,
+}
+
+/// A row that was to be locked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LockedRow {
+    /// It is, and this is its value as of the snapshot, or what the transaction itself has written.
+    Held(Option<Value>),
+    /// Another transaction has locked it.
+    Skipped,
+}
+
+impl LockedRow {
+    /// The row, if it is locked and there is one.
+    pub fn value(self) -> Option<Value> {
+        match self {
+            LockedRow::Held(value) => value,
+            LockedRow::Skipped => None,
+        }
+    }
 }
 
 /// A page of a range scan.
@@ -130,6 +169,22 @@ pub trait Transaction: Send + Sync + 'static {
 
     /// Sets the fence of `prefix` in every shard that overlaps it; `None` removes it (the table is dropped).
     async fn write_fence(&self, prefix: Key, version: Option<u64>) -> Result<(), Error>;
+
+    /// Locks rows and reads them; in the order of `keys`. The locks are kept until the transaction ends. They keep others
+    /// who lock from changing the rows, but nothing more is promised: locks are lost with their shard's leader, and the
+    /// commit checks everything all the same.
+    ///
+    /// A row that has changed since the snapshot moves the snapshot, if nothing else that was read has changed; otherwise
+    /// this is [`Error::Conflict`], and [`Transaction::retry_statement`] may help. [`Error::Deadlock`] if transactions wait
+    /// in a circle and this one was chosen to be ended.
+    async fn lock(&self, keys: &[Key], how: Locking, fences: &[Fence]) -> Result<Vec<LockedRow>, Error>;
+
+    /// A statement begins that may have to be run again: what has been read up to here is remembered.
+    fn begin_statement(&self);
+
+    /// Forgets what the statement has read and written (since the mark) and moves the snapshot to the present, so that the
+    /// statement can be run again; the locks are kept. False: what was read before the statement has changed, too.
+    async fn retry_statement(&self, savepoint: u64) -> Result<bool, Error>;
 
     /// Tries to move the snapshot to the present, which is possible when nothing that was read has changed since.
     /// Returns whether it moved. Called before a statement that writes, it makes conflicts rarer.

@@ -3,11 +3,12 @@
 //! The `meta` crate implements both; `txn` doesn't know how.
 
 use async_trait::async_trait;
-use storage::ids::{GroupId, KeyRange, NodeId, Timestamp};
+use storage::ids::{GroupId, KeyRange, NodeId, Timestamp, TxnId};
 
 use crate::Error;
 use crate::api::NodeInfo;
 use crate::descriptor::ShardDescriptor;
+use crate::lock::Edge;
 
 /// Hands out timestamps.
 ///
@@ -47,6 +48,10 @@ pub trait Directory: Send + Sync + 'static {
 
     /// Asks that the leaders of `groups` be spread over the nodes. Returns when the wish is noted, not when it is done.
     async fn spread_leaders(&self, groups: &[GroupId]) -> Result<(), Error>;
+
+    /// Tells who waits for whom at this node, and has for a while; returns the victims of deadlocks among those who wait
+    /// here. To be called again and again while there are such waits: what was told counts for a moment only.
+    async fn report_waits(&self, waits: &[Edge]) -> Result<Vec<TxnId>, Error>;
 
     /// The nodes of the cluster.
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Error>;

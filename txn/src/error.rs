@@ -31,6 +31,20 @@ pub enum Error {
         /// The key.
         key: Bytes,
     },
+    /// Another transaction has locked the row, and waiting was not wanted, or took too long.
+    #[error("the row under key {} is locked{}", key.escape_ascii(), if *timed_out { " for longer than the caller waits" } else { "" })]
+    Locked {
+        /// The key.
+        key: Bytes,
+        /// The time to wait is over; otherwise there was none.
+        timed_out: bool,
+    },
+    /// Transactions wait for each other in a circle, and this one was chosen to be ended.
+    #[error("deadlock over the row under key {}", key.escape_ascii())]
+    Deadlock {
+        /// The key that it waited for.
+        key: Bytes,
+    },
     /// The statement was planned against another version of the table: load the catalog and plan again.
     #[error("the schema under prefix {} has changed", prefix.escape_ascii())]
     FenceMismatch {
@@ -69,6 +83,7 @@ impl Error {
         match self {
             Error::Conflict { .. }
             | Error::FenceMismatch { .. }
+            | Error::Deadlock { .. }
             | Error::Aborted(_)
             | Error::Unavailable(_) => Remedy::Retry,
             Error::Corruption(_) => Remedy::Fatal,

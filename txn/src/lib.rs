@@ -58,7 +58,6 @@
 //!
 //! # Caveats
 //!
-//! * No row locks yet: of two writers of a row the second one gets [`Error::Conflict`] at its commit.
 //! * `REPEATABLE READ` (snapshot isolation) does not validate reads; its fences are validated all the same.
 //! * Commits draw under latches, so a hot key pays the oracle's round trip once per commit.
 //! * Evaluation reads RocksDB on the runtime's own threads. Pages are bounded, disks are assumed to be quick.
@@ -83,6 +82,7 @@ pub mod descriptor;
 mod error;
 mod keys;
 mod latch;
+mod lock;
 mod router;
 pub mod server;
 pub mod shard;
@@ -99,3 +99,4 @@ pub use storage::{ids, seam};
 pub use transport::ShardService;
 
 pub use error::{Error, Remedy};
+pub use lock::{Edge, LockMode};

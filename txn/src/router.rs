@@ -127,6 +127,11 @@ impl Router {
         Self { server, peers, directory, seams, map: RwLock::default() }
     }
 
+    /// The shards of this node.
+    pub fn server(&self) -> &ShardServer {
+        &self.server
+    }
+
     /// The shard that holds `key`.
     pub async fn route(&self, key: &[u8], deadline: Instant) -> Result<Arc<ShardDescriptor>, Error> {
         if let Some(shard) = self.map.read().find(key) {

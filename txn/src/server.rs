@@ -9,17 +9,21 @@ use proto::shard as pb;
 use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
 use raft::MultiRaft;
-use storage::ids::{GroupId, NodeId, ReplicaId};
+use storage::ids::{GroupId, NodeId, ReplicaId, TxnId};
 use storage::seam::Seams;
 use tokio::sync::mpsc;
 
 use crate::command::{Context, Outcome, Refusal};
 use crate::descriptor::{ShardDescriptor, replicas_to_pb};
+use crate::lock::Edge;
 use crate::shard::Registry;
 use crate::{Error, Oracle};
 
 /// How often the descriptors of led shards are compared with their groups' members.
 const MEMBERS_EVERY: Duration = Duration::from_millis(500);
+
+/// How often locks of silent gateways are looked for.
+const LOCK_SWEEP_EVERY: Duration = Duration::from_millis(200);
 
 /// How many descriptors an answer to a misrouted request brings along, at most.
 const LEARNED_MAX: usize = 64;
@@ -44,6 +48,7 @@ impl ShardServer {
     ) -> Arc<Self> {
         let server = Arc::new(Self { registry, multi, oracle, seams });
         server.seams.spawn("shard-births", deliver(Arc::downgrade(&server), births));
+        server.seams.spawn("lock-lapses", sweep_locks(Arc::downgrade(&server)));
         server.seams.spawn("shard-members", follow_members(Arc::downgrade(&server)));
         server
     }
@@ -203,7 +208,42 @@ async fn follow_members(server: std::sync::Weak<ShardServer>) {
     }
 }
 
+/// Lets go the locks of gateways that have fallen silent.
+async fn sweep_locks(server: std::sync::Weak<ShardServer>) {
+    loop {
+        let Some(server) = server.upgrade() else {
+            return;
+        };
+        let now = server.seams.clock.now();
+        for shard in server.registry.all() {
+            let lapsed = shard.leadership().map_or(0, |leadership| leadership.locks.sweep(now));
+            if lapsed > 0 {
+                tracing::info!(group = %shard.group(), lapsed, "the locks of silent gateways' transactions are gone");
+            }
+        }
+        let seams = server.seams.clone();
+        drop(server);
+        seams.sleep(LOCK_SWEEP_EVERY).await;
+    }
+}
+
 impl ShardServer {
+    /// Who waits for whom in the shards that this node leads, for at least `age`.
+    pub fn lock_edges(&self, age: Duration) -> Vec<Edge> {
+        let now = self.seams.clock.now();
+        let leading = self.registry.all().into_iter().filter_map(|shard| shard.leadership());
+        leading.flat_map(|leadership| leadership.locks.edges(age, now)).collect()
+    }
+
+    /// Ends the waiting of a deadlock's victim, if it waits here.
+    pub fn sacrifice(&self, txn: TxnId) {
+        self.registry
+            .all()
+            .iter()
+            .filter_map(|shard| shard.leadership())
+            .for_each(|l| l.locks.sacrifice(txn));
+    }
+
     /// Whether this node leads the shard right before `child`, or one before that of the same split.
     fn leads_beside(&self, child: &ShardDescriptor) -> bool {
         self.registry.all().iter().any(|shard| {
@@ -225,6 +265,14 @@ pub fn failure_of(error: Error) -> pb::Failure {
         Error::AlreadyExists { key } => {
             failure.key = key;
             pb::FailureKind::FailureAlreadyExists
+        }
+        Error::Locked { key, .. } => {
+            failure.key = key;
+            pb::FailureKind::FailureLocked
+        }
+        Error::Deadlock { key } => {
+            failure.key = key;
+            pb::FailureKind::FailureDeadlock
         }
         Error::FenceMismatch { prefix } => {
             failure.key = prefix;
@@ -271,6 +319,8 @@ pub fn error_of(failure: pb::Failure) -> Error {
             Error::Conflict { key: failure.key, rival: crate::wire::parse_txn(&failure.txn).ok() }
         }
         pb::FailureKind::FailureAlreadyExists => Error::AlreadyExists { key: failure.key },
+        pb::FailureKind::FailureLocked => Error::Locked { key: failure.key, timed_out: false },
+        pb::FailureKind::FailureDeadlock => Error::Deadlock { key: failure.key },
         pb::FailureKind::FailureFenceMismatch => Error::FenceMismatch { prefix: failure.key },
         pb::FailureKind::FailureAborted => Error::Aborted(message),
         pb::FailureKind::FailureAmbiguous => Error::Ambiguous(message),

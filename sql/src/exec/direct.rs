@@ -15,7 +15,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::constraint::row_bytes;
-use super::scan::TableReader;
+use super::scan::{Points, TableReader};
 use super::write::out_of_memory;
 use super::{Row, RowStream, Rows, StatementContext, canceled, spans};
 use crate::catalog::virtual_table;
@@ -129,13 +129,13 @@ struct Demand {
     reverse: bool,
     /// No more rows than this.
     rows_max: Option<usize>,
-    /// Points may be read at the latest.
-    latest: bool,
+    /// How points are read.
+    points: Points,
 }
 
-/// Runs a plan that [`applies`]. `latest`: it is all that its transaction does, so a point read needs no snapshot.
-pub async fn run(plan: &Plan, ctx: &Arc<StatementContext>, latest: bool) -> Result<Box<dyn RowStream>> {
-    Box::pin(build(plan, ctx, Demand { reverse: false, rows_max: None, latest })).await
+/// Runs a plan that [`applies`].
+pub async fn run(plan: &Plan, ctx: &Arc<StatementContext>, points: Points) -> Result<Box<dyn RowStream>> {
+    Box::pin(build(plan, ctx, Demand { reverse: false, rows_max: None, points })).await
 }
 
 async fn build(plan: &Plan, ctx: &Arc<StatementContext>, demand: Demand) -> Result<Box<dyn RowStream>> {
@@ -199,9 +199,7 @@ fn table(scan: &TableScan, ctx: &Arc<StatementContext>, demand: Demand) -> Resul
     if demand.reverse {
         reader = reader.reverse();
     }
-    if demand.latest {
-        reader = reader.latest();
-    }
+    reader = reader.points(demand.points);
     if let Some(rows_max) = demand.rows_max {
         reader = if scan.filters.is_empty() { reader.limit(rows_max) } else { reader.expect(rows_max) };
     }

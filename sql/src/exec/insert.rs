@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use txn::api::Key;
+use txn::LockMode;
+use txn::api::{Fence, Key, LockedRow};
 
 use super::constraint::row_bytes;
 use super::key::{key_of_row, key_of_unique};
@@ -19,7 +20,7 @@ use crate::types::Datum;
 
 /// Runs an INSERT.
 pub async fn run(insert: &Insert, ctx: Arc<StatementContext>) -> Result<Outcome> {
-    let mut rows = source::stream(&insert.source, &insert.table, false, &ctx).await?;
+    let mut rows = source::stream(&insert.source, &insert.table, false, None, &ctx).await?;
     let mut effects = Effects::new(insert.returning.as_ref(), &ctx);
     let mut writer = RowWriter::new(&insert.table, &ctx)?;
     match &insert.on_conflict {
@@ -45,9 +46,9 @@ pub async fn run(insert: &Insert, ctx: Arc<StatementContext>) -> Result<Outcome>
     Ok(effects.outcome("INSERT 0 "))
 }
 
-/// INSERT … ON CONFLICT. Existing rows are read through the transaction, so that a rival that inserts the same key
-/// meanwhile makes the commit fail, and the statement run again. Constraints that are no arbiters are checked as for any
-/// INSERT.
+/// INSERT … ON CONFLICT. The keys are locked for DO UPDATE, whether or not there are rows, so that of those who upsert a row
+/// one waits for the other. Existing rows are read through the transaction: a rival that inserts the same key without a
+/// lock makes the commit fail, and the statement run again. Constraints that are no arbiters are checked as for any INSERT.
 struct Upsert<'a> {
     insert: &'a Insert,
     on_conflict: &'a OnConflict,
@@ -138,7 +139,7 @@ impl Upsert<'_> {
         let fences = self.ctx.fences(table);
         keys.sort_unstable();
         keys.dedup();
-        let values = self.ctx.transaction.get(&keys, &fences).await?;
+        let values = self.look(&keys, &fences).await?;
         let (mut out, mut entries) = (HashMap::new(), Vec::new());
         for (key, value) in keys.into_iter().zip(values) {
             let Some(value) = value else { continue };
@@ -149,7 +150,7 @@ impl Upsert<'_> {
             }
         }
         let of_rows: Vec<Key> = entries.iter().map(|(_, row)| row.clone()).collect();
-        let rows = self.ctx.transaction.get(&of_rows, &fences).await?;
+        let rows = self.look(&of_rows, &fences).await?;
         for ((entry, key), row) in entries.into_iter().zip(rows) {
             let Some(row) = row else {
                 return Err(SqlError::new(
@@ -160,6 +161,17 @@ impl Upsert<'_> {
             out.insert(entry, Existing { key, row });
         }
         Ok(out)
+    }
+
+    /// Reads keys; locks them if the rows may be changed.
+    async fn look(&self, keys: &[Key], fences: &[Fence]) -> Result<Vec<Option<Bytes>>> {
+        match self.on_conflict {
+            OnConflict::Update { .. } => {
+                let locked = self.ctx.lock(keys, LockMode::Update, fences).await?;
+                Ok(locked.into_iter().map(LockedRow::value).collect())
+            }
+            OnConflict::Nothing => Ok(self.ctx.transaction.get(keys, fences).await?),
+        }
     }
 
     fn note(&mut self, keys: Vec<Key>) -> Result<()> {

@@ -164,7 +164,7 @@ pub fn duplicate_key(table: &TableDescriptor, key: &[u8]) -> SqlError {
 /// For errors of `commit` as well as of reads and writes.
 pub fn explain(error: txn::Error, image: &CatalogImage) -> SqlError {
     let (txn::Error::AlreadyExists { key } | txn::Error::Conflict { key, .. }) = &error else {
-        return error.into();
+        return explain_lock(error, image);
     };
     let (key, duplicate) = (key.clone(), matches!(error, txn::Error::AlreadyExists { .. }));
     let mut out = SqlError::from(error);
@@ -197,3 +197,34 @@ pub fn explain(error: txn::Error, image: &CatalogImage) -> SqlError {
     out.source = keep;
     out
 }
+
+/// The same for locks: they name the relation.
+fn explain_lock(error: txn::Error, image: &CatalogImage) -> SqlError {
+    let (txn::Error::Locked { key, .. } | txn::Error::Deadlock { key }) = &error else {
+        return error.into();
+    };
+    let table = layout::parse_table_key(key)
+        .filter(|&(database, _)| database == image.database().id)
+        .and_then(|(_, id)| image.table_by_id(id));
+    let Some(table) = table else { return error.into() };
+    let row = KeyOf::read(table, key).map_or_else(|| "?".to_owned(), |of| of.describe(table));
+    let (deadlock, nowait) = (
+        matches!(error, txn::Error::Deadlock { .. }),
+        matches!(error, txn::Error::Locked { timed_out: false, .. }),
+    );
+    let mut out = SqlError::from(error);
+    if nowait {
+        out.message = format!("could not obtain lock on row in relation \"{}\"", table.name).into();
+    }
+    if deadlock {
+        out.detail = Some(format!(
+            "It waited for the row {row} of table \"{}\", in a circle of transactions, and was chosen to be ended.",
+            table.name
+        ));
+    } else {
+        out.detail =
+            Some(format!("The row {row} of table \"{}\" is locked by another transaction.", table.name));
+    }
+    out
+}
+

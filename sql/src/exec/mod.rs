@@ -21,10 +21,12 @@ mod update;
 mod write;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
-use txn::api::{Database, Fence, Transaction};
+use txn::LockMode;
+use txn::api::{Database, Fence, Key, LockWait, LockedRow, Locking, Transaction};
 
 use crate::catalog::{CatalogView, TableDescriptor};
 use crate::error::{Result, SqlError, SqlState};
@@ -55,6 +57,8 @@ pub struct StatementContext {
     pub params: Vec<Datum>,
     /// Cancelled by a cancel request, a statement timeout, or the end of the session.
     pub cancel: CancellationToken,
+    /// `lock_timeout`: how long a row lock is waited for.
+    pub lock_timeout: Option<Duration>,
     /// How many bytes an operator may hold in memory before the statement fails with `53200`.
     pub memory_bytes_max: usize,
 }
@@ -114,6 +118,13 @@ pub fn canceled() -> SqlError {
 }
 
 impl StatementContext {
+    /// Locks rows to be changed, waiting as long as the session wants to, and reads them.
+    pub async fn lock(&self, keys: &[Key], mode: LockMode, fences: &[Fence]) -> Result<Vec<LockedRow>> {
+        let how = Locking { mode, wait: LockWait::For(self.lock_timeout) };
+        let locked = self.transaction.lock(keys, how, fences).await;
+        locked.map_err(|error| key::explain(error, self.catalog.image()))
+    }
+
     /// The fences that reads and writes of a table carry: none for one that the transaction itself has changed.
     pub fn fences(&self, table: &TableDescriptor) -> Vec<Fence> {
         if self.catalog.transaction().has_changed(table.id) { Vec::new() } else { vec![table.fence()] }

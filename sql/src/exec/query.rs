@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use txn::LockMode;
+
+use super::scan::Points;
 use super::{RowStream, StatementContext, direct};
 use crate::error::Result;
 use crate::flow;
@@ -9,17 +12,27 @@ use crate::ir::Plan;
 
 /// Runs a plan as part of a statement.
 pub async fn rows(plan: &Plan, ctx: &Arc<StatementContext>) -> Result<Box<dyn RowStream>> {
-    run(plan, ctx, false).await
+    run(plan, ctx, Points::AtSnapshot).await
 }
 
 /// Runs a plan that is a statement.
 pub async fn statement(plan: &Plan, ctx: &Arc<StatementContext>) -> Result<Box<dyn RowStream>> {
-    run(plan, ctx, ctx.auto_commit).await
+    let points = if ctx.auto_commit { Points::AtLatest } else { Points::AtSnapshot };
+    run(plan, ctx, points).await
 }
 
-async fn run(plan: &Plan, ctx: &Arc<StatementContext>, latest: bool) -> Result<Box<dyn RowStream>> {
+/// Runs a plan whose rows are to be changed: what it reads by key is locked as it is read.
+pub async fn for_change(
+    plan: &Plan,
+    mode: LockMode,
+    ctx: &Arc<StatementContext>,
+) -> Result<Box<dyn RowStream>> {
+    run(plan, ctx, Points::Locked(mode)).await
+}
+
+async fn run(plan: &Plan, ctx: &Arc<StatementContext>, points: Points) -> Result<Box<dyn RowStream>> {
     if direct::applies(plan) {
-        direct::run(plan, ctx, latest).await
+        direct::run(plan, ctx, points).await
     } else {
         flow::run(plan, Arc::clone(ctx)).await
     }

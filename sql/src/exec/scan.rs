@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use txn::api::{Fence, Key, ScanRequest, Value};
+use txn::LockMode;
+use txn::api::{Fence, Key, LockedRow, ScanRequest, Value};
 use txn::ids::KeyRange;
 
 use super::key::explain;
@@ -83,8 +84,20 @@ pub struct TableReader {
 struct How {
     /// From the end to the start.
     reverse: bool,
-    /// Outside the transaction, at the latest.
-    latest: bool,
+    points: Points,
+}
+
+/// How single rows are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Points {
+    /// As of the transaction's snapshot.
+    #[default]
+    AtSnapshot,
+    /// At the latest, outside the transaction: for the one table of a statement that is a transaction of its own, when one
+    /// call reads all its keys.
+    AtLatest,
+    /// Locked first.
+    Locked(LockMode),
 }
 
 #[derive(Clone, Debug)]
@@ -129,10 +142,10 @@ impl TableReader {
         self
     }
 
-    /// Reads points at the latest, outside the transaction: for the one table of a statement that is a transaction of its
-    /// own, when one call reads all its keys.
-    pub fn latest(mut self) -> Self {
-        self.how.latest = matches!(self.work.make_contiguous(), [Work::Points(_)]);
+    /// How points are read.
+    pub fn points(mut self, points: Points) -> Self {
+        let one_call = matches!(self.work.make_contiguous(), [Work::Points(_)]);
+        self.how.points = if points == Points::AtLatest && !one_call { Points::AtSnapshot } else { points };
         self
     }
 
@@ -243,10 +256,12 @@ async fn step(
     let page = match work.pop_front() {
         None => return Ok(None),
         Some(Work::Points(keys)) => {
-            let values = if how.latest {
-                ctx.database.get_latest(&keys, fences).await
-            } else {
-                ctx.transaction.get(&keys, fences).await
+            let values = match how.points {
+                Points::AtSnapshot => ctx.transaction.get(&keys, fences).await,
+                Points::AtLatest => ctx.database.get_latest(&keys, fences).await,
+                Points::Locked(mode) => {
+                    Ok(ctx.lock(&keys, mode, fences).await?.into_iter().map(LockedRow::value).collect())
+                }
             };
             let values = values.map_err(|error| explain(error, image))?;
             if values.len() != keys.len() {

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use txn::LockMode;
+
 use super::constraint::row_bytes;
 use super::insert::Collected;
 use super::{Outcome, Row, RowStream, Rows, StatementContext, query};
@@ -16,14 +18,18 @@ use crate::types::Datum;
 ///
 /// Scans see the transaction's own writes. So a source that reads the table it is written to is run to its end before
 /// the first write, except where `in_place` holds: a plain scan whose rows are changed under their own keys goes forward only and
-/// never meets them again.
+/// never meets them again. `locked`: the rows will be locked with that strength; those that are read by key are right away.
 pub async fn stream(
     plan: &Plan,
     table: &TableDescriptor,
     in_place: bool,
+    locked: Option<LockMode>,
     ctx: &Arc<StatementContext>,
 ) -> Result<Box<dyn RowStream>> {
-    let rows = query::rows(plan, ctx).await?;
+    let rows = match locked.filter(|_| is_plain(plan)) {
+        Some(mode) => query::for_change(plan, mode, ctx).await?,
+        None => query::rows(plan, ctx).await?,
+    };
     if !reads(plan, table.id) || (in_place && is_plain(plan)) {
         return Ok(rows);
     }

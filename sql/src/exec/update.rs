@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use txn::api::Key;
+use txn::LockMode;
+use txn::api::{Fence, Key};
 
 use super::key::{entries_of, key_of_row};
 use super::source::{self, Effects};
@@ -14,6 +15,10 @@ use crate::catalog::TableDescriptor;
 use crate::error::{Result, SqlError};
 use crate::ir::{Delete, Update};
 use crate::types::Datum;
+
+/// Rows that one statement locks. What it changes beyond is left to the checks of its commit: a lock costs memory at the
+/// shard's leader for as long as the transaction lives.
+const LOCKED_ROWS_MAX: usize = 10_000;
 
 /// Tells rows that a join puts out several times: only the first counts.
 struct Once {
@@ -45,6 +50,32 @@ fn key_in(row: &[Datum], at: usize) -> Result<Key> {
     }
 }
 
+/// Locks the rows that a statement is about to change, before it changes them: rivals then wait instead of failing when they
+/// commit. (A row that has changed since it was read makes the statement run again.)
+struct Locks<'a> {
+    ctx: &'a StatementContext,
+    fences: Vec<Fence>,
+    key_at: usize,
+    mode: LockMode,
+    left: usize,
+}
+
+impl<'a> Locks<'a> {
+    fn new(table: &TableDescriptor, key_at: usize, mode: LockMode, ctx: &'a StatementContext) -> Self {
+        Self { ctx, fences: ctx.fences(table), key_at, mode, left: LOCKED_ROWS_MAX }
+    }
+
+    async fn take(&mut self, rows: &[Row]) -> Result<()> {
+        let keys: Vec<Key> =
+            rows.iter().take(self.left).map(|row| key_in(row, self.key_at)).collect::<Result<_>>()?;
+        self.left -= keys.len();
+        if !keys.is_empty() {
+            self.ctx.lock(&keys, self.mode, &self.fences).await?;
+        }
+        Ok(())
+    }
+}
+
 /// Runs an UPDATE.
 pub async fn update(update: &Update, ctx: Arc<StatementContext>) -> Result<Outcome> {
     let table = &update.table;
@@ -54,12 +85,15 @@ pub async fn update(update: &Update, ctx: Arc<StatementContext>) -> Result<Outco
         |column: &usize| primary.contains(column) || table.unique.iter().any(|u| u.columns.contains(column));
     let moves = update.assigned.iter().any(in_key);
     let plain = source::is_plain(&update.source);
-    let mut rows = source::stream(&update.source, table, !moves, &ctx).await?;
+    let mode = if moves { LockMode::Update } else { LockMode::NoKeyUpdate };
+    let mut rows = source::stream(&update.source, table, !moves, Some(mode), &ctx).await?;
+    let mut locks = Locks::new(table, width, mode, &ctx);
     let mut once = Once::new(plain, &ctx);
     let mut effects = Effects::new(update.returning.as_ref(), &ctx);
     let mut writer = RowWriter::new(table, &ctx)?;
     let mut moved = Moved { ctx: &ctx, removed: HashSet::new(), put: BTreeMap::new(), bytes: 0 };
     while let Some(batch) = rows.next().await? {
+        locks.take(&batch).await?;
         for mut row in batch {
             let key = key_in(&row, width)?;
             if !once.first(&key)? {
@@ -163,11 +197,13 @@ impl Moved<'_> {
 pub async fn delete(delete: &Delete, ctx: Arc<StatementContext>) -> Result<Outcome> {
     let table = &delete.table;
     let width = table.columns.len();
-    let mut rows = source::stream(&delete.source, table, true, &ctx).await?;
+    let mut rows = source::stream(&delete.source, table, true, Some(LockMode::Update), &ctx).await?;
+    let mut locks = Locks::new(table, width, LockMode::Update, &ctx);
     let mut once = Once::new(source::is_plain(&delete.source), &ctx);
     let mut effects = Effects::new(delete.returning.as_ref(), &ctx);
     let mut writer = RowWriter::new(table, &ctx)?;
     while let Some(batch) = rows.next().await? {
+        locks.take(&batch).await?;
         for mut row in batch {
             let key = key_in(&row, width)?;
             if !once.first(&key)? {

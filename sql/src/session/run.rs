@@ -22,6 +22,8 @@ use crate::types::{Datum, Type};
 
 /// How often a statement of its own is run before its conflict is the client's.
 const ATTEMPTS_MAX: u32 = 12;
+/// How often a statement is run in one transaction.
+const STATEMENT_ATTEMPTS_MAX: u32 = 8;
 /// The pause before the second attempt is drawn from this many microseconds, doubled each time.
 const BACKOFF_MICROS: u64 = 500;
 /// The longest pause between attempts.
@@ -208,7 +210,7 @@ impl Session {
             let catalog = self.shared.catalog.begin(&self.database).await?;
             let options = BeginOptions { read_only, ..Default::default() };
             let transaction = self.shared.database.begin(options);
-            let result = self.attempt(runnable, &transaction, &catalog, true, cancel).await;
+            let result = self.attempt_again(runnable, &transaction, &catalog, true, cancel).await;
             let error = match result {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
@@ -248,7 +250,7 @@ impl Session {
             let (transaction, catalog, first) =
                 (block.transaction.clone(), block.catalog.clone(), !block.used);
             let mark = transaction.savepoint();
-            let result = self.attempt(runnable, &transaction, &catalog, false, cancel).await;
+            let result = self.attempt_again(runnable, &transaction, &catalog, false, cancel).await;
             let error = match result {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
@@ -273,6 +275,34 @@ impl Session {
         }
     }
 
+    /// Runs a statement, again in the same transaction if rows that it locked had changed since it read them: the locks are
+    /// kept, so that its chances grow.
+    async fn attempt_again(
+        &mut self,
+        runnable: &Runnable<'_>,
+        transaction: &Arc<dyn Transaction>,
+        catalog: &Arc<TransactionCatalog>,
+        alone: bool,
+        cancel: &CancellationToken,
+    ) -> Result<Response> {
+        let mark = transaction.savepoint();
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let result = self.attempt(runnable, transaction, catalog, alone, cancel).await;
+            let error = match result {
+                Err(error) if matches!(error.source, Some(txn::Error::Conflict { .. })) => error,
+                result => return result,
+            };
+            // (A transaction that has ended, or has sent its writes already, cannot.)
+            if attempt >= STATEMENT_ATTEMPTS_MAX || !transaction.retry_statement(mark).await.unwrap_or(false)
+            {
+                return Err(error);
+            }
+            metrics::counter!("flotilla_sql_statement_reruns_total").increment(1);
+        }
+    }
+
     async fn attempt(
         &mut self,
         runnable: &Runnable<'_>,
@@ -292,11 +322,10 @@ impl Session {
             ));
         }
         if let State::Open(block) = &mut self.state {
-            let first = !std::mem::replace(&mut block.used, true);
-            if !first && is_write(&bound.statement) {
-                // Moving the snapshot forward, where nothing that was read has changed, avoids conflicts.
-                transaction.refresh().await?;
-            }
+            block.used = true;
+        }
+        if is_write(&bound.statement) {
+            transaction.begin_statement();
         }
         let zone = self.settings.time_zone().clone();
         let context = Arc::new(StatementContext {
@@ -306,6 +335,7 @@ impl Session {
             eval: self.eval_context(&zone),
             params: runnable.params.clone(),
             cancel: cancel.clone(),
+            lock_timeout: self.settings.duration("lock_timeout"),
             memory_bytes_max: self.shared.options.statement_memory_bytes_max,
             auto_commit: alone,
         });

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use txn::Error;
 use txn::api::{
-    BeginOptions, Database, Expect, Fence, Key, NodeInfo, ScanPage, ScanRequest, ShardInfo, Transaction,
-    Value, Write,
+    BeginOptions, Database, Expect, Fence, Key, LockedRow, Locking, NodeInfo, ScanPage, ScanRequest,
+    ShardInfo, Transaction, Value, Write,
 };
 use txn::ids::{Epoch, GroupId, KeyRange, NodeId, Timestamp, TxnId};
 
@@ -178,6 +178,17 @@ impl Transaction for MemoryTransaction {
     async fn write_fence(&self, prefix: Key, version: Option<u64>) -> Result<(), Error> {
         self.own.lock().fences.insert(prefix, version);
         Ok(())
+    }
+
+    /// There is nobody to keep away: a rival is found out at the commit.
+    async fn lock(&self, keys: &[Key], _: Locking, fences: &[Fence]) -> Result<Vec<LockedRow>, Error> {
+        Ok(self.get(keys, fences).await?.into_iter().map(LockedRow::Held).collect())
+    }
+
+    fn begin_statement(&self) {}
+
+    async fn retry_statement(&self, _: u64) -> Result<bool, Error> {
+        Ok(false)
     }
 
     async fn refresh(&self) -> Result<bool, Error> {

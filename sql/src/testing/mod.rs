@@ -71,6 +71,7 @@ impl TestTransaction {
     /// What a statement runs in. Time stands at 2024-01-01 12:00 UTC.
     pub fn context(&self, auto_commit: bool, params: Vec<Datum>) -> Arc<StatementContext> {
         Arc::new(StatementContext {
+            lock_timeout: None,
             database: Arc::clone(&self.database) as Arc<dyn Database>,
             transaction: Arc::clone(&self.transaction),
             catalog: self.view(),

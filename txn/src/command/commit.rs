@@ -52,6 +52,8 @@ pub async fn commit(cx: &Context<'_>, request: pb::Commit) -> Outcome {
     debug_assert!(at > Timestamp(request.read_at), "the oracle went back");
     let writes = request.writes.into_iter().map(|w| pb::Version { key: w.key, value: w.value }).collect();
     cx.propose(guard, Effect::Versions(pb::Versions { txn: request.txn, at: at.0, writes })).await?;
+    // It is over, and so are its locks here.
+    cx.leadership.locks.release(txn, cx.server.seams().clock.now());
     Ok(Answer::Done(at.0))
 }
 

@@ -26,6 +26,7 @@ mod decide;
 mod forget;
 mod heartbeat;
 mod intents;
+mod lock;
 mod outcome;
 mod prewrite;
 mod push;
@@ -133,6 +134,10 @@ impl Context<'_> {
             Ask::Clear(r) => clear::clear(self, r).await,
             Ask::SetReplicas(r) => replicas::set_replicas(self, r).await,
             Ask::Outcome(r) => outcome::outcome(self, r).await,
+            Ask::LockRows(r) => lock::lock_rows(self, r).await,
+            Ask::Unlock(r) => lock::unlock(self, r),
+            Ask::KeepLocks(r) => lock::keep_locks(self, r),
+            Ask::ListLocks(r) => lock::list_locks(self, r).await,
         }
     }
 

@@ -48,7 +48,8 @@ pub async fn read(cx: &Context<'_>, request: pb::Read) -> Outcome {
     Ok(Answer::Values(pb::Values { values }))
 }
 
-fn evaluate(
+/// The values of `keys` as of `at`, if no intents of unknown fate are in the way.
+pub fn evaluate(
     snapshot: &Snapshot,
     own: Option<TxnId>,
     at: Timestamp,

@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use proto::shard as pb;
 use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
-use storage::ids::{KeyRange, Timestamp, TxnId};
+use storage::ids::{GroupId, KeyRange, Timestamp, TxnId};
 
 use super::buffer::{Buffered, Writes};
 use super::core::{Core, fences_to_pb, unexpected};
@@ -113,7 +113,10 @@ impl Txn {
                 exact_epoch: !plan.set_fences.is_empty(),
             };
             match self.core.router.ask(&shard, Ask::Commit(ask), Repeat::Never, plan.deadline).await {
-                Ok(Answer::Done(at)) => return Ok(Some(Timestamp(at))),
+                Ok(Answer::Done(at)) => {
+                    self.unlock_elsewhere(shard.group);
+                    return Ok(Some(Timestamp(at)));
+                }
                 // Undecided transactions have written what this one has read: a timestamp is needed to tell who is first.
                 Ok(Answer::Blocked(blocked)) if blocked.in_reads => return Ok(None),
                 Ok(Answer::Blocked(blocked)) => {
@@ -135,6 +138,17 @@ impl Txn {
                 Ok(_) | Err(RouteError::Pushed) => return Err(unexpected()),
             }
         }
+    }
+
+    /// The commit in one shard has let the locks there go; there may be others.
+    fn unlock_elsewhere(&self, group: GroupId) {
+        let mut held = self.core.held.take(self.id);
+        held.remove(&group);
+        if held.is_empty() {
+            return;
+        }
+        let (core, id) = (self.core.clone(), self.id);
+        self.core.seams.spawn("unlock", async move { core.unlock_in(id, held).await });
     }
 
     /// The answer to a one-shard commit was lost. Whoever leads now may remember that it was applied.
@@ -334,10 +348,12 @@ impl Txn {
         };
         let at = self.decide(plan, &primary, spans).await?;
         let sent = std::mem::take(&mut self.state.lock().sent);
-        let (core, id) = (self.core.clone(), self.id);
-        self.core
-            .seams
-            .spawn("finish", async move { core.finish(id, primary, Fate::Committed(at), sent).await });
+        let (core, id, held) = (self.core.clone(), self.id, self.core.held.take(self.id));
+        self.core.seams.spawn("finish", async move {
+            core.finish(id, primary, Fate::Committed(at), sent).await;
+            // Only now: whoever gets a lock finds the row itself, and no intent.
+            core.unlock_in(id, held).await;
+        });
         Ok(at)
     }
 

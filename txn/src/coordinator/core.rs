@@ -13,6 +13,7 @@ use storage::seam::Seams;
 use tokio::sync::Semaphore;
 
 use super::CoordinatorOptions;
+use super::locks::Held;
 use crate::api::{Fence, Key, ScanPage, Value};
 use crate::descriptor::{ShardDescriptor, range_from_pb, range_to_pb};
 use crate::router::{Repeat, RouteError, Router};
@@ -37,6 +38,8 @@ pub struct Core {
     pub directory: Arc<dyn Directory>,
     pub seams: Seams,
     pub options: CoordinatorOptions,
+    /// Where this node's transactions hold locks.
+    pub held: Held,
     background: Arc<Semaphore>,
 }
 
@@ -73,7 +76,7 @@ impl Core {
         options: CoordinatorOptions,
     ) -> Arc<Self> {
         let background = Arc::new(Semaphore::new(BACKGROUND_MAX));
-        Arc::new(Self { router, oracle, directory, seams, options, background })
+        Arc::new(Self { router, oracle, directory, seams, options, held: Held::default(), background })
     }
 
     /// When a request that begins now gives up.

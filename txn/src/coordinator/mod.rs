@@ -2,6 +2,8 @@
 //! [`Transaction`](crate::api::Transaction).
 //!
 //! ```text
+//!   UPDATE, DELETE gateway ──LockRows──▶ leader: queue, read           rivals wait here instead of failing at their commit
+//!
 //!   one shard      gateway ──Commit──▶ leader: latch, check, draw, replicate ──▶ done
 //!
 //!   several        gateway ──Prewrite──▶ all shards, in parallel        intents: nobody else writes these keys
@@ -17,6 +19,7 @@ mod admin;
 mod buffer;
 mod commit;
 mod core;
+mod locks;
 mod sweep;
 mod txn;
 
@@ -78,6 +81,8 @@ impl Cluster {
         let router = Router::new(server.clone(), directory.clone(), seams.clone());
         let core = Core::new(router, oracle, directory, seams, options);
         core.seams.spawn("sweep", sweep::run(Arc::downgrade(&core), server));
+        core.seams.spawn("keep locks", locks::keep_locks(Arc::downgrade(&core)));
+        core.seams.spawn("watch waits", locks::watch_waits(Arc::downgrade(&core)));
         Self { core }
     }
 }

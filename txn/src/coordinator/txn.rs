@@ -6,7 +6,7 @@
 //!   with the same value, so that reading through all three in this order is always right;
 //! * `reads` covers everything that was read at `read_at` (of the shards; own writes aside).
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
@@ -18,10 +18,15 @@ use storage::ids::{KeyRange, Timestamp, TxnId};
 use super::buffer::{Buffer, Writes, overlay};
 use super::core::{Core, PAGE_BYTES};
 use crate::Error;
-use crate::api::{BeginOptions, Fence, Isolation, Key, ScanPage, ScanRequest, Transaction, Value, Write};
+use crate::api::{
+    BeginOptions, Fence, Isolation, Key, LockedRow, Locking, ScanPage, ScanRequest, Transaction, Value, Write,
+};
 use crate::router::{Repeat, RouteError};
 use crate::spans::SpanSet;
 use crate::wire::{Fate, txn_bytes};
+
+/// Values of locked rows that are kept, so that a statement which locks its rows needn't read them, too.
+const LOCKED_VALUES_MAX: usize = 1_000;
 
 /// Where a transaction is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +60,10 @@ pub(super) struct State {
     pub rounds: u64,
     /// Its outcome is someone else's to find out: no rollback.
     pub undecided: bool,
+    /// What had been read when the statement began.
+    statement_reads: SpanSet,
+    /// Rows that were locked, as of the snapshot: `reads` covers them.
+    locked: HashMap<Key, Option<Value>>,
 }
 
 /// A transaction.
@@ -88,6 +97,8 @@ impl Txn {
             failed: None,
             rounds: 0,
             undecided: false,
+            statement_reads: SpanSet::default(),
+            locked: HashMap::new(),
         };
         Arc::new_cyclic(|this| Self {
             id,
@@ -213,6 +224,7 @@ impl Txn {
             state.buffer = Buffer::default();
             (std::mem::take(&mut state.sent), state.primary.clone(), state.undecided)
         };
+        self.core.unlock(self.id);
         let (Some(primary), false) = (primary, sent.is_empty()) else {
             return;
         };
@@ -273,7 +285,10 @@ impl Transaction for Txn {
             for (index, key) in keys.iter().enumerate() {
                 match upper.get(key).or_else(|| lower.as_ref()?.get(key)) {
                     Some(write) => values[index] = write.value.clone(),
-                    None => missing.push(index),
+                    None => match state.locked.get(key) {
+                        Some(value) => values[index] = value.clone(),
+                        None => missing.push(index),
+                    },
                 }
             }
             (missing, fences, self.own(&state))
@@ -362,6 +377,46 @@ impl Transaction for Txn {
         Ok(())
     }
 
+    async fn lock(&self, keys: &[Key], how: Locking, fences: &[Fence]) -> Result<Vec<LockedRow>, Error> {
+        let fences = {
+            let mut state = self.state.lock();
+            self.check(&state, false)?;
+            Self::use_fences(&mut state, fences)?
+        };
+        // In key order: transactions that lock the same rows then queue instead of blocking each other.
+        let sorted: Vec<Key> = keys.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+        let mut found = self.lock_sorted(&sorted, how, &fences).await?;
+        let state = self.state.lock();
+        let (upper, lower) = Self::layers(&state);
+        for (key, row) in sorted.iter().zip(&mut found) {
+            let own = upper.get(key).or_else(|| lower.as_ref()?.get(key));
+            if let (LockedRow::Held(value), Some(write)) = (row, own) {
+                value.clone_from(&write.value);
+            }
+        }
+        drop(state);
+        let row = |key: &Key| sorted.binary_search(key).ok().and_then(|at| found.get(at).cloned());
+        let missing = || Error::Internal("a row was not locked".to_owned());
+        keys.iter().map(|key| row(key).ok_or_else(missing)).collect()
+    }
+
+    fn begin_statement(&self) {
+        let mut state = self.state.lock();
+        state.statement_reads = state.reads.clone();
+    }
+
+    async fn retry_statement(&self, savepoint: u64) -> Result<bool, Error> {
+        {
+            let mut state = self.state.lock();
+            self.check(&state, false)?;
+            state.buffer.rollback_to(savepoint)?;
+            state.reads = state.statement_reads.clone();
+            // They are locked, but no read any more.
+            state.locked.clear();
+        }
+        self.refresh().await
+    }
+
     async fn refresh(&self) -> Result<bool, Error> {
         let (read_at, reads, fences) = {
             let mut state = self.state.lock();
@@ -372,6 +427,7 @@ impl Transaction for Txn {
             if state.reads.is_empty() {
                 // Drawn again at the next use. (`started` stays: the transaction doesn't get younger.)
                 state.read_at = None;
+                state.locked.clear();
                 return Ok(true);
             }
             let reads: Vec<KeyRange> = state.reads.ranges().collect();
@@ -433,6 +489,35 @@ impl Transaction for Txn {
 }
 
 impl Txn {
+    /// The snapshot, if it was drawn.
+    pub(super) fn snapshot_if_any(&self) -> Option<Timestamp> {
+        self.state.lock().read_at
+    }
+
+    /// When the transaction began, if that is known.
+    pub(super) fn started_if_known(&self) -> Timestamp {
+        self.state.lock().started.unwrap_or(Timestamp::ZERO)
+    }
+
+    /// Rows were locked and read as of `at`, which becomes the snapshot, if there is none. False: the snapshot is another.
+    pub(super) fn read_as_of(&self, at: Timestamp, keys: &[Key], rows: &[LockedRow]) -> bool {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        state.started.get_or_insert(at);
+        if *state.read_at.get_or_insert(at) != at {
+            return false;
+        }
+        for (key, row) in keys.iter().zip(rows) {
+            if let LockedRow::Held(value) = row {
+                state.reads.add_key(key);
+                if state.locked.len() < LOCKED_VALUES_MAX {
+                    state.locked.insert(key.clone(), value.clone());
+                }
+            }
+        }
+        true
+    }
+
     /// The isolation level.
     pub(super) fn is_serializable(&self) -> bool {
         self.options.isolation == Isolation::Serializable

@@ -6,6 +6,7 @@
 //! * **pushes** ("this transaction must not commit at or below r, someone has read past it"): forgotten ones are
 //!   covered by the *floor*, a timestamp drawn after this leadership began. Whoever was pushed by an earlier leader
 //!   was pushed to a timestamp that existed then, so below the floor, and no primary commits at or below the floor;
+//! * **row locks**: the commits of those who had them are checked like anyone's;
 //! * **heartbeats**: everyone gets a fresh period of grace.
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use storage::ids::{Term, Timestamp, TxnId};
 use tokio::sync::OnceCell;
 
 use crate::latch::Latches;
+use crate::lock::LockTable;
 use crate::{Error, Oracle};
 
 /// A transaction whose coordinator was not heard of for so long may be ended by whoever meets its intents.
@@ -55,6 +57,8 @@ pub struct Leadership {
     pub term: Term,
     /// The latches.
     pub latches: Arc<Latches>,
+    /// Row locks.
+    pub locks: LockTable,
     began: Instant,
     floor: OnceCell<Timestamp>,
     /// Undecided transactions whose primary lies here, as far as they were heard of.
@@ -64,7 +68,14 @@ pub struct Leadership {
 impl Leadership {
     /// A leadership that begins now.
     pub fn new(term: Term, now: Instant) -> Self {
-        Self { term, latches: Arc::default(), began: now, floor: OnceCell::new(), live: Mutex::default() }
+        Self {
+            term,
+            latches: Arc::default(),
+            locks: LockTable::default(),
+            began: now,
+            floor: OnceCell::new(),
+            live: Mutex::default(),
+        }
     }
 
     /// The floor; drawn at the first call.

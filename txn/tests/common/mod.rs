@@ -16,14 +16,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use raft::{AddressBook, MultiRaft, RaftOptions};
-use storage::ids::{Epoch, GroupId, KeyRange, NodeId, ReplicaId, Timestamp};
+use storage::ids::{Epoch, GroupId, KeyRange, NodeId, ReplicaId, Timestamp, TxnId};
 use storage::seam::Seams;
 use storage::{Store, StoreOptions};
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use txn::api::NodeInfo;
 use txn::{
-    Cluster, CoordinatorOptions, Directory, Error, Oracle, Registry, ShardDescriptor, ShardFactory,
+    Cluster, CoordinatorOptions, Directory, Edge, Error, Oracle, Registry, ShardDescriptor, ShardFactory,
     ShardServer, ShardService,
 };
 
@@ -106,6 +106,10 @@ impl Directory for Meta {
 
     async fn spread_leaders(&self, _: &[GroupId]) -> Result<(), Error> {
         Ok(())
+    }
+
+    async fn report_waits(&self, _: &[Edge]) -> Result<Vec<TxnId>, Error> {
+        Ok(Vec::new())
     }
 
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Error> {

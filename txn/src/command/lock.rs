@@ -1,0 +1,158 @@
+//! Row locks: taken when a statement runs, and read under at once.
+//!
+//! A request with a snapshot gets the rows as of that snapshot, or learns that one has changed since. A request without one
+//! gets a snapshot drawn *after* the rows were locked: so whoever queues for a hot row reads what the one before has left,
+//! without a second round trip, and its commit finds the row unchanged. Either way the values are an ordinary read at the
+//! answer's timestamp, to be validated like any other: nothing is concluded from the lock.
+//!
+//! An intent in the way belongs to someone who writes without a lock, or has lost it. Its fate must be decided before the
+//! row is worth reading for a change; the gateway sees to that.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use proto::shard as pb;
+use proto::shard::response::Body as Answer;
+use storage::ids::{Timestamp, TxnId};
+use storage::{Snapshot, mvcc};
+
+use super::read::evaluate;
+use super::{Context, Fates, Outcome, Refusal};
+use crate::Error;
+use crate::latch::{Mode, Span};
+use crate::lock::{Asked, LockMode};
+use crate::wire::parse_txn;
+
+/// How long a poll waits for a lock. (Shorter than what a router grants an attempt.)
+const POLL_MAX: Duration = Duration::from_millis(400);
+/// Rows in one request.
+const KEYS_MAX: usize = 4096;
+
+pub async fn lock_rows(cx: &Context<'_>, request: pb::LockRows) -> Outcome {
+    let txn = parse_txn(&request.txn)?;
+    let mode = LockMode::from_pb(request.strength())?;
+    if request.keys.len() > KEYS_MAX {
+        return Err(Error::Invalid(format!("more than {KEYS_MAX} rows to be locked at once")).into());
+    }
+    for key in &request.keys {
+        cx.must_hold_key(key)?;
+    }
+    let until = cx.deadline.min(cx.server.seams().clock.now() + POLL_MAX);
+    let mut skipped = Vec::new();
+    for (index, key) in request.keys.iter().enumerate() {
+        match take(cx, txn, &request, key, mode, until).await? {
+            Taken::Held => {}
+            Taken::Skipped => skipped.push(index as u32),
+            Taken::NotYet => return Ok(Answer::Waiting(pb::Waiting { key: key.clone() })),
+        }
+    }
+    // Only now, when nobody else who locks can change them any more.
+    let at = match request.at {
+        0 => cx.server.oracle().timestamp().await?,
+        at => Timestamp(at),
+    };
+    let fences = cx.fences(&request.fences);
+    let keys = request.keys.iter().chain(fences.iter().map(|(key, _)| key));
+    let spans: Vec<_> = keys.map(|key| (Span::Key(key.clone()), Mode::Shared)).collect();
+    cx.leadership.latches.wait(&spans).await;
+    let view = cx.view()?;
+    let held = request.keys.iter().enumerate().filter(|(index, _)| !skipped.contains(&(*index as u32)));
+    let changed = match request.at {
+        0 => None,
+        _ => changed_since(&view.snapshot, at, held.map(|(_, key)| key))?,
+    };
+    let values = match changed {
+        Some(_) => Ok(Vec::new()),
+        None => evaluate(&view.snapshot, Some(txn), at, &Fates::default(), &fences, &request.keys),
+    };
+    cx.confirm().await?;
+    Ok(Answer::Locked(pb::Locked { at: at.0, values: values?, skipped, changed }))
+}
+
+enum Taken {
+    Held,
+    Skipped,
+    NotYet,
+}
+
+async fn take(
+    cx: &Context<'_>,
+    txn: TxnId,
+    request: &pb::LockRows,
+    key: &Bytes,
+    mode: LockMode,
+    until: Instant,
+) -> Result<Taken, Refusal> {
+    let seams = cx.server.seams();
+    let wait = request.policy() == pb::LockPolicy::LockWait;
+    loop {
+        let now = seams.clock.now();
+        let locks = &cx.leadership.locks;
+        let granted = match locks.ask(txn, Timestamp(request.started), key, mode, wait, now) {
+            Asked::Granted => return Ok(Taken::Held),
+            Asked::Wait(granted) => granted,
+            Asked::Busy(_) if request.policy() == pb::LockPolicy::LockSkip => return Ok(Taken::Skipped),
+            Asked::Busy(_) => {
+                cx.confirm().await?;
+                return Err(Error::Locked { key: key.clone(), timed_out: false }.into());
+            }
+            Asked::Deadlock => return Err(Error::Deadlock { key: key.clone() }.into()),
+            Asked::Full => {
+                return Err(Error::Unavailable("too many wait for locks of this shard".to_owned()).into());
+            }
+        };
+        let left = until.saturating_duration_since(now);
+        if left.is_zero() {
+            return Ok(Taken::NotYet);
+        }
+        tokio::select! {
+            // Dropped with the leadership's table: the next poll finds the new leader.
+            _ = granted => {}
+            () = seams.sleep(left) => return Ok(Taken::NotYet),
+        }
+        if cx.shard.leadership().is_none_or(|now| now.term != cx.leadership.term) {
+            return Err(Refusal::NotLeader(None));
+        }
+    }
+}
+
+/// The first of `keys` of which there is a version above `at`.
+fn changed_since<'k>(
+    snapshot: &Snapshot,
+    at: Timestamp,
+    keys: impl Iterator<Item = &'k Bytes>,
+) -> Result<Option<Bytes>, Refusal> {
+    let mut points = mvcc::PointReader::new(snapshot);
+    for key in keys {
+        let newest = points.get_with(key, Timestamp::MAX, |when, _| when)?;
+        if newest.is_some_and(|when| when > at) {
+            return Ok(Some(key.clone()));
+        }
+    }
+    Ok(None)
+}
+
+pub fn unlock(cx: &Context<'_>, request: pb::Unlock) -> Outcome {
+    cx.leadership.locks.release(parse_txn(&request.txn)?, cx.server.seams().clock.now());
+    Ok(Answer::Done(0))
+}
+
+pub fn keep_locks(cx: &Context<'_>, request: pb::KeepLocks) -> Outcome {
+    let txns: Vec<TxnId> = request.txns.iter().map(|txn| parse_txn(txn)).collect::<Result<_, _>>()?;
+    cx.leadership.locks.heard(txns, cx.server.seams().clock.now());
+    Ok(Answer::Done(0))
+}
+
+pub async fn list_locks(cx: &Context<'_>, request: pb::ListLocks) -> Outcome {
+    let listed = cx.leadership.locks.list(request.rows_max as usize, cx.server.seams().clock.now());
+    let lock = |l: crate::lock::Listed| pb::ListedLock {
+        key: l.key,
+        txn: crate::wire::txn_bytes(l.txn),
+        strength: l.mode.to_pb().into(),
+        granted: l.granted,
+        age_ms: l.age.as_millis() as u64,
+    };
+    let locks = listed.into_iter().map(lock).collect();
+    cx.confirm().await?;
+    Ok(Answer::Locks(pb::LockList { locks }))
+}

@@ -1,0 +1,244 @@
+//! Row locks, as a transaction asks for them; and what a node does so that its transactions keep them.
+//!
+//! Locks are asked for by long polls: whoever leads the shard keeps the place in the queue between two of them. So a change of
+//! leader, a lock timeout and a cancelled statement are all seen here within one poll.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use parking_lot::Mutex;
+use proto::shard as pb;
+use proto::shard::request::Body as Ask;
+use proto::shard::response::Body as Answer;
+use storage::ids::{GroupId, Timestamp, TxnId};
+
+use super::core::{Core, fences_to_pb, unexpected};
+use super::txn::Txn;
+use crate::Error;
+use crate::api::{Fence, Key, LockWait, LockedRow, Locking, Transaction};
+use crate::descriptor::ShardDescriptor;
+use crate::router::{Repeat, RouteError};
+use crate::wire::txn_bytes;
+
+/// Rows in one request.
+const LOCK_KEYS_MAX: usize = 1_000;
+/// How often a gateway says that its transactions live.
+const KEEP_EVERY: Duration = Duration::from_millis(500);
+/// Transactions named in one such message.
+const KEEP_MAX: usize = 10_000;
+/// How often waits are reported.
+const REPORT_EVERY: Duration = Duration::from_millis(200);
+/// Waits shorter than this are not. (Longer than a report counts: so all waits of a circle existed at the same moment.)
+const REPORT_AGE: Duration = Duration::from_millis(300);
+/// How often a lock's row may be found to have changed before the transaction gives up.
+const MOVES_MAX: usize = 16;
+
+/// Where the transactions of a node hold locks: for each, one key in each shard.
+#[derive(Debug, Default)]
+pub struct Held {
+    by_txn: Mutex<HashMap<TxnId, HashMap<GroupId, Key>>>,
+}
+
+impl Held {
+    fn note(&self, txn: TxnId, group: GroupId, key: &Key) {
+        self.by_txn.lock().entry(txn).or_default().entry(group).or_insert_with(|| key.clone());
+    }
+
+    /// The transaction has ended; where it may hold locks.
+    pub fn take(&self, txn: TxnId) -> HashMap<GroupId, Key> {
+        self.by_txn.lock().remove(&txn).unwrap_or_default()
+    }
+}
+
+/// What a round of asking came to.
+enum Round {
+    Rows(Timestamp, Vec<LockedRow>),
+    /// A row is newer than the snapshot.
+    Changed(Key),
+}
+
+impl Txn {
+    /// Locks keys, which are in key order and without duplicates, and reads them.
+    pub(super) async fn lock_sorted(
+        &self,
+        keys: &[Key],
+        how: Locking,
+        fences: &[Fence],
+    ) -> Result<Vec<LockedRow>, Error> {
+        let deadline = match how.wait {
+            LockWait::For(Some(limit)) => Some(self.core.seams.clock.now() + limit),
+            _ => None,
+        };
+        let mut rows = Vec::with_capacity(keys.len());
+        let mut moves = 0;
+        while rows.len() < keys.len() {
+            let rest = &keys[rows.len()..];
+            let shard = self.core.router.route(&rest[0], self.core.deadline()).await?;
+            let here = rest.iter().take(LOCK_KEYS_MAX).take_while(|key| shard.range.contains(key)).count();
+            let at = self.snapshot_if_any();
+            match self.lock_in_shard(&shard, &rest[..here.max(1)], at, how, fences, deadline).await? {
+                None => {}
+                Some(Round::Rows(at, found)) if self.read_as_of(at, rest, &found) => rows.extend(found),
+                // A snapshot was drawn meanwhile, and the rows are not as of it.
+                Some(Round::Rows(..)) => {}
+                Some(Round::Changed(key)) => {
+                    moves += 1;
+                    if moves > MOVES_MAX || !self.refresh().await? {
+                        return Err(Error::Conflict { key, rival: None });
+                    }
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// `None`: the shard has moved.
+    async fn lock_in_shard(
+        &self,
+        shard: &Arc<ShardDescriptor>,
+        keys: &[Key],
+        at: Option<Timestamp>,
+        how: Locking,
+        fences: &[Fence],
+        deadline: Option<Instant>,
+    ) -> Result<Option<Round>, Error> {
+        let Some(first) = keys.first() else { return Ok(None) };
+        // Noted before it is asked for: what may be held is let go at the end.
+        self.core.held.note(self.id, shard.group, first);
+        let policy = match how.wait {
+            LockWait::For(_) => pb::LockPolicy::LockWait,
+            LockWait::Never => pb::LockPolicy::LockNowait,
+            LockWait::Skip => pb::LockPolicy::LockSkip,
+        };
+        let waiting_since = self.core.seams.clock.now();
+        let mut pause = Duration::from_millis(2);
+        loop {
+            let ask = pb::LockRows {
+                txn: txn_bytes(self.id),
+                started: self.started_if_known().0,
+                at: at.map_or(0, |at| at.0),
+                keys: keys.to_vec(),
+                strength: how.mode.to_pb().into(),
+                policy: policy.into(),
+                fences: fences_to_pb(fences),
+            };
+            // Each poll has time of its own: how long a lock is held nobody knows.
+            let patience = self.core.deadline();
+            match self.core.router.ask(shard, Ask::LockRows(ask), Repeat::Harmless, patience).await {
+                Ok(Answer::Locked(locked)) => return round(keys, locked).map(Some),
+                Ok(Answer::Waiting(waiting)) => {
+                    if deadline.is_some_and(|deadline| self.core.seams.clock.now() >= deadline) {
+                        return Err(Error::Locked { key: waiting.key, timed_out: true });
+                    }
+                }
+                Ok(Answer::Blocked(blocked)) => {
+                    let own = (self.started_if_known(), self.id);
+                    let met = blocked.intents;
+                    self.core.clear_the_way(own, met, waiting_since, &mut pause, patience).await?;
+                }
+                Err(RouteError::Moved) => {
+                    self.core.router.pause_before(&mut pause, patience).await?;
+                    return Ok(None);
+                }
+                Err(RouteError::Failed(error)) => return Err(error),
+                Ok(_) | Err(RouteError::Pushed) => return Err(unexpected()),
+            }
+        }
+    }
+}
+
+fn round(keys: &[Key], locked: pb::Locked) -> Result<Round, Error> {
+    if let Some(key) = locked.changed {
+        return Ok(Round::Changed(key));
+    }
+    if locked.values.len() != keys.len() {
+        return Err(unexpected());
+    }
+    let mut rows: Vec<LockedRow> =
+        locked.values.into_iter().map(|value| LockedRow::Held(value.value)).collect();
+    for index in locked.skipped {
+        if let Some(row) = rows.get_mut(index as usize) {
+            *row = LockedRow::Skipped;
+        }
+    }
+    Ok(Round::Rows(Timestamp(locked.at), rows))
+}
+
+impl Core {
+    /// Lets all locks of a transaction go, in the background.
+    pub(super) fn unlock(self: &Arc<Self>, txn: TxnId) {
+        let held = self.held.take(txn);
+        if held.is_empty() {
+            return;
+        }
+        let core = self.clone();
+        self.seams.spawn("unlock", async move { core.unlock_in(txn, held).await });
+    }
+
+    /// Lets a transaction's locks go in some shards.
+    pub(super) async fn unlock_in(&self, txn: TxnId, held: HashMap<GroupId, Key>) {
+        let asks = held.into_values().map(|key| async move {
+            let ask = Ask::Unlock(pb::Unlock { txn: txn_bytes(txn) });
+            self.router.ask_key(&key, ask, Repeat::Harmless, self.deadline()).await
+        });
+        for answer in join_all(asks).await {
+            if let Err(RouteError::Failed(error)) = answer {
+                tracing::debug!(?txn, %error, "locks are left to lapse");
+            }
+        }
+    }
+
+    async fn keep(&self) {
+        let mut by_group: HashMap<GroupId, (Key, Vec<TxnId>)> = HashMap::new();
+        for (txn, groups) in self.held.by_txn.lock().iter() {
+            for (group, key) in groups {
+                let (_, txns) = by_group.entry(*group).or_insert_with(|| (key.clone(), Vec::new()));
+                if txns.len() < KEEP_MAX {
+                    txns.push(*txn);
+                }
+            }
+        }
+        let asks = by_group.into_values().map(|(key, txns)| async move {
+            let txns = txns.into_iter().map(txn_bytes).collect();
+            let ask = Ask::KeepLocks(pb::KeepLocks { txns });
+            // Late is as bad as never.
+            self.router.ask_key(&key, ask, Repeat::Harmless, self.seams.clock.now() + 2 * KEEP_EVERY).await
+        });
+        for answer in join_all(asks).await {
+            if let Err(RouteError::Failed(error)) = answer {
+                tracing::debug!(%error, "a shard does not hear that this node's transactions live");
+            }
+        }
+    }
+}
+
+/// Says that this node's transactions live.
+pub async fn keep_locks(core: Weak<Core>) {
+    while let Some(alive) = core.upgrade() {
+        alive.keep().await;
+        let seams = alive.seams.clone();
+        drop(alive);
+        seams.sleep(KEEP_EVERY).await;
+    }
+}
+
+/// Reports who waits for whom in this node's shards, and ends the victims of deadlocks.
+pub async fn watch_waits(core: Weak<Core>) {
+    let mut reported = false;
+    while let Some(alive) = core.upgrade() {
+        let server = alive.router.server();
+        let waits = server.lock_edges(REPORT_AGE);
+        if reported || !waits.is_empty() {
+            reported = !waits.is_empty();
+            match alive.directory.report_waits(&waits).await {
+                Ok(victims) => victims.into_iter().for_each(|victim| server.sacrifice(victim)),
+                Err(error) => tracing::debug!(%error, "waits cannot be reported"),
+            }
+        }
+        let seams = alive.seams.clone();
+        drop(alive);
+        seams.sleep(REPORT_EVERY).await;
+    }
+}
