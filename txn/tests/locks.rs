@@ -46,6 +46,7 @@ async fn who_queues_for_a_row_never_conflicts() {
         let tasks: Vec<_> = (0..9)
             .map(|n| {
                 let (db, rows) = (cluster.database(n % 3), rows.clone());
+                #[allow(clippy::disallowed_methods, reason = "a test has no simulator")]
                 tokio::spawn(async move {
                     for _ in 0..10 {
                         let txn = begin(&db);

@@ -227,4 +227,3 @@ fn explain_lock(error: txn::Error, image: &CatalogImage) -> SqlError {
     }
     out
 }
-
