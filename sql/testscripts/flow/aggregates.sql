@@ -3,7 +3,7 @@ SELECT count(*), sum(x), min(y), max(x), avg(x) FROM nothing;
 SELECT count(*) FROM nothing GROUP BY x;
 SELECT dept, count(*), sum(id), min(name), max(hired) FROM emp GROUP BY dept ORDER BY dept;
 SELECT dept, sum(pay) FROM emp GROUP BY dept HAVING count(*) > 1 ORDER BY dept;
-SELECT n, count(*), sum(i) FROM num GROUP BY n ORDER BY n;
+SELECT trim_scale(n), count(*), sum(i) FROM num GROUP BY n ORDER BY n;
 SELECT f, count(*) FROM num GROUP BY f ORDER BY f;
 SELECT s, count(*), count(DISTINCT n), sum(DISTINCT n) FROM num GROUP BY s ORDER BY s;
 SELECT count(DISTINCT i), count(DISTINCT s), sum(i), sum(b / 2) FROM num WHERE b < 100;
