@@ -23,11 +23,12 @@ pub fn draw(history: &History) -> String {
         TOP + LATENCY_HEIGHT * (1.0 - decades / DECADES)
     };
     let mut svg = Svg::new(WIDTH, RATE_TOP + RATE_HEIGHT + 30.0);
-    for shade in shades(history) {
+    for (n, shade) in shades(history).iter().enumerate() {
         let (from, to) = (x(shade.from as f64), x(shade.to as f64));
         let size = (to - from, RATE_TOP + RATE_HEIGHT - TOP);
         svg.rect((from, TOP), size, "#fbe3c0", "", &shade.begin.to_string());
-        svg.text((from, TOP - 4.0), &shade.label);
+        // Alternating heights: faults may follow each other closely.
+        svg.text((from, TOP - 4.0 - (n % 2) as f64 * 12.0), &shade.label);
     }
     for (decade, label) in ["0.1 ms", "1 ms", "10 ms", "100 ms", "1 s", "10 s", "100 s"].iter().enumerate() {
         let at = y(LEAST_NS * 10f64.powi(decade as i32));

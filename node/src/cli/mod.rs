@@ -4,6 +4,7 @@ pub mod admin;
 pub mod init;
 pub mod sql;
 pub mod start;
+pub mod verify;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ enum Command {
     Sql(sql::SqlArgs),
     /// Look at a running cluster
     Admin(admin::AdminArgs),
+    /// Start a cluster of one's own, break it, and check what clients saw
+    Verify(verify::VerifyArgs),
     /// Print the version
     Version,
 }
@@ -48,6 +51,7 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::run(args),
         Command::Sql(args) => return sql::run(args),
         Command::Admin(args) => admin::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Version => print(&format!("flotilla {}\n", env!("CARGO_PKG_VERSION"))),
     };
     match result {
