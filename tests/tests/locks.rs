@@ -108,3 +108,42 @@ async fn waiting_ends_with_the_timeout_the_gateway_or_the_node() -> Result<()> {
     ensure!(cluster.value(2, "SELECT n FROM accounts WHERE id = 5").await? == "1");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_are_selected_for_update() -> Result<()> {
+    let cluster = Cluster::start(3)?;
+    accounts(&cluster).await?;
+    let (one, two) = (cluster.connect(1).await?, cluster.connect(2).await?);
+    let ids = async |client: &Client, sql: &str| -> Result<Vec<i32>> {
+        Ok(client.query(sql, &[]).await?.iter().map(|row| row.get(0)).collect())
+    };
+    one.batch_execute("BEGIN").await?;
+    let queue = "SELECT id FROM accounts WHERE n = 0 ORDER BY id LIMIT 2 FOR UPDATE SKIP LOCKED";
+    ensure!(ids(&one, queue).await? == [1, 2]);
+    // Whoever comes next gets what is free, and others' rows don't count.
+    two.batch_execute("BEGIN").await?;
+    ensure!(ids(&two, queue).await? == [3, 4]);
+    ensure!(
+        ids(&two, "SELECT id FROM accounts WHERE id < 4 ORDER BY id FOR SHARE SKIP LOCKED").await? == [3]
+    );
+    // Rows that were skipped were not locked.
+    two.batch_execute("ROLLBACK; BEGIN").await?;
+    let nowait = two.query("SELECT * FROM accounts WHERE id = 1 FOR UPDATE NOWAIT", &[]).await;
+    let error = nowait.err().context("a locked row was locked")?;
+    let error = error.as_db_error().context("an error of the server")?;
+    ensure!(error.code().code() == "55P03", "{error:?}");
+    ensure!(error.message() == "could not obtain lock on row in relation \"accounts\"", "{error:?}");
+    two.batch_execute("ROLLBACK").await?;
+    // Read, think, write: nobody has changed it meanwhile, and who waited sees what was written.
+    let waiting = two.query_one("SELECT n FROM accounts WHERE id = 1 FOR UPDATE", &[]);
+    let writing = async {
+        pause(300).await;
+        one.batch_execute("UPDATE accounts SET n = 41 WHERE id = 1; COMMIT").await
+    };
+    let (waited, written) = futures::join!(waiting, writing);
+    written?;
+    ensure!(waited?.get::<_, i32>(0) == 41);
+    let refused = two.batch_execute("BEGIN READ ONLY; SELECT * FROM accounts FOR UPDATE").await;
+    ensure!(state(refused) == "25006");
+    Ok(())
+}

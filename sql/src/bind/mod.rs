@@ -39,6 +39,7 @@ mod function;
 mod index;
 mod insert;
 mod literal;
+mod locking;
 mod operator;
 mod params;
 mod parse;
@@ -384,6 +385,7 @@ impl<'a> Binder<'a> {
 
     fn tree(&mut self, tree: &ast::Statement) -> Result<Statement> {
         match tree {
+            ast::Statement::Query(query) if !query.locks.is_empty() => self.select_locked(query),
             ast::Statement::Query(query) => {
                 let plan = self.query(query, LevelKind::Root)?;
                 Ok(Statement::Query(plan))

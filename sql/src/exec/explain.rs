@@ -14,6 +14,10 @@ pub async fn run(statement: &Statement, analyze: bool, ctx: Arc<StatementContext
     let mut lines = Vec::new();
     match statement {
         Statement::Query(plan) => query_lines(plan, &ctx, &mut lines, 0).await?,
+        Statement::SelectLocked(select) => {
+            lines.push(format!("Lock rows of {}", select.table.name));
+            query_lines(&select.source, &ctx, &mut lines, 1).await?;
+        }
         Statement::Insert(insert) => {
             lines.push(format!("Insert on {}", insert.table.name));
             query_lines(&insert.source, &ctx, &mut lines, 1).await?;

@@ -12,6 +12,7 @@ mod direct;
 mod explain;
 mod insert;
 pub mod key;
+mod locked;
 mod query;
 mod rewrite;
 pub mod scan;
@@ -142,6 +143,7 @@ pub async fn execute(statement: &Statement, ctx: Arc<StatementContext>) -> Resul
             rows: query::statement(plan, &ctx).await?,
             tag: "SELECT ",
         }),
+        Statement::SelectLocked(select) => locked::run(select, ctx).await,
         Statement::Insert(insert) => insert::run(insert, ctx).await,
         Statement::Update(update) => update::update(update, ctx).await,
         Statement::Delete(delete) => update::delete(delete, ctx).await,

@@ -42,7 +42,8 @@ impl Once {
     }
 }
 
-fn key_in(row: &[Datum], at: usize) -> Result<Key> {
+/// The storage key that a row carries in one of its columns.
+pub fn key_in(row: &[Datum], at: usize) -> Result<Key> {
     match row.get(at) {
         Some(Datum::Bytea(key)) => Ok(key.clone()),
         // The target's side of an outer join without a match cannot come here: the binder joins it first.

@@ -51,6 +51,13 @@ impl Text {
     fn statement(&mut self, statement: &Statement, depth: usize) {
         match statement {
             Statement::Query(plan) => self.plan(plan, depth),
+            Statement::SelectLocked(select) => {
+                self.line(
+                    depth,
+                    &format!("Lock {} {:?} {:?}", select.table.name, select.mode, select.rivals),
+                );
+                self.plan(&select.source, depth + 1);
+            }
             Statement::Insert(insert) => {
                 self.line(depth, &format!("Insert {}", insert.table.name));
                 let row: Vec<String> = insert.table.columns.iter().map(|c| c.name.clone()).collect();

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, LazyLock};
 
+use txn::LockMode;
+
 use super::{Expr, OutputColumn, Plan};
 use crate::catalog::TableDescriptor;
 use crate::types::{ColumnType, Type};
@@ -11,6 +13,8 @@ use crate::types::{ColumnType, Type};
 pub enum Statement {
     /// SELECT, VALUES, TABLE.
     Query(Plan),
+    /// SELECT … FOR UPDATE, FOR SHARE.
+    SelectLocked(SelectLocked),
     /// INSERT.
     Insert(Insert),
     /// UPDATE.
@@ -40,6 +44,7 @@ impl Statement {
         });
         match self {
             Statement::Query(plan) => Some(plan.columns()),
+            Statement::SelectLocked(select) => Some(&select.columns),
             Statement::Insert(Insert { returning: r, .. })
             | Statement::Update(Update { returning: r, .. })
             | Statement::Delete(Delete { returning: r, .. }) => r.as_ref().map(|r| r.columns.as_slice()),
@@ -47,6 +52,36 @@ impl Statement {
             Statement::CopyFrom(_) | Statement::CopyTo(_) | Statement::Ddl(_) => None,
         }
     }
+}
+
+/// SELECT … FOR UPDATE, FOR SHARE over one table.
+#[derive(Clone, Debug)]
+pub struct SelectLocked {
+    /// The table whose rows are locked.
+    pub table: Arc<TableDescriptor>,
+    /// The query without its LIMIT; its last column is the row's storage key.
+    pub source: Plan,
+    /// What the client sees: the columns before that.
+    pub columns: Vec<OutputColumn>,
+    /// LIMIT: counted after locking, so that rows which are skipped don't count.
+    pub limit: Option<Expr>,
+    /// OFFSET
+    pub offset: Option<Expr>,
+    /// How strongly.
+    pub mode: LockMode,
+    /// NOWAIT, SKIP LOCKED.
+    pub rivals: Rivals,
+}
+
+/// What to do about rows that others have locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rivals {
+    /// Wait for them.
+    Wait,
+    /// NOWAIT
+    Fail,
+    /// SKIP LOCKED
+    Skip,
 }
 
 /// INSERT INTO table …

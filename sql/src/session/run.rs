@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
+use txn::LockMode;
 use txn::api::{BeginOptions, Transaction};
 
 use super::Session;
@@ -539,6 +540,10 @@ fn is_unknown_name(error: &SqlError) -> bool {
 fn changes(statement: &Statement) -> Option<&'static str> {
     match statement {
         Statement::Insert(_) => Some("INSERT"),
+        Statement::SelectLocked(select) => Some(match select.mode {
+            LockMode::Update => "SELECT FOR UPDATE",
+            _ => "SELECT FOR SHARE",
+        }),
         Statement::Update(_) => Some("UPDATE"),
         Statement::Delete(_) => Some("DELETE"),
         Statement::CopyFrom(_) => Some("COPY FROM"),
@@ -558,5 +563,8 @@ fn notice_state(message: &str) -> SqlState {
 }
 
 fn is_write(statement: &Statement) -> bool {
-    matches!(statement, Statement::Update(_) | Statement::Delete(_) | Statement::Insert(_))
+    matches!(
+        statement,
+        Statement::Update(_) | Statement::Delete(_) | Statement::Insert(_) | Statement::SelectLocked(_)
+    )
 }
