@@ -13,6 +13,9 @@ use crate::history::Value;
 /// Counters that are read together.
 const TOGETHER: i64 = 8;
 
+/// An increment that locks the row when it reads it.
+const FOR_UPDATE: &str = "for-update";
+
 enum Shape {
     Monotonic,
     Upsert(Keys),
@@ -57,10 +60,11 @@ impl Counter {
     }
 }
 
-async fn read_then_write(session: &Session, key: &Value) -> Answer {
+async fn read_then_write(session: &Session, key: &Value, how: &Value) -> Answer {
+    let lock = if how.as_name() == Some(FOR_UPDATE) { " FOR UPDATE" } else { "" };
     session
         .transaction(async |open| {
-            let (rows, _) = open.run(&format!("SELECT n FROM counters WHERE k = {key}")).await?;
+            let (rows, _) = open.run(&format!("SELECT n FROM counters WHERE k = {key}{lock}")).await?;
             let n = int(&rows, 0, 0).ok_or_else(|| Failure::Fail("no row".to_owned()))? + 1;
             open.run(&format!("UPDATE counters SET n = {n} WHERE k = {key}")).await?;
             Ok(Value::pair(key.clone(), n))
@@ -91,7 +95,11 @@ impl Workload for Counter {
             }
             Shape::HotRow => {
                 let f = ["read", "inc", "inc"][rng.random_range(0..3)];
-                let how = if rng.random_bool(0.3) { Value::keyword("two-statements") } else { Value::Nil };
+                let how = match rng.random_range(0..6) {
+                    0 => Value::keyword("two-statements"),
+                    1 => Value::keyword(FOR_UPDATE),
+                    _ => Value::Nil,
+                };
                 Invocation::new(f, Value::pair(0, how))
             }
         }
@@ -111,7 +119,7 @@ impl Workload for Counter {
             if *how == Value::Nil {
                 self.increment(session, key).await
             } else {
-                read_then_write(session, key).await
+                read_then_write(session, key, how).await
             }
         }
         .boxed()
