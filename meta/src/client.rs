@@ -371,7 +371,7 @@ async fn draw_for_all(client: std::sync::Weak<MetaClient>, mut queue: mpsc::Rece
         let drawn = client.timestamps(batch.len() as u32).await;
         for (i, waiter) in batch.drain(..).enumerate() {
             let answer = match &drawn {
-                Ok(first) => Ok(Timestamp(first.0 + i as u64 * Timestamp::STRIDE)),
+                Ok(first) => Ok(Timestamp(first.0 + i as u64)),
                 Err(error) => Err(error.clone().into()),
             };
             // Nobody waits any more: the timestamp is lost, which is harmless.

@@ -31,7 +31,7 @@ pub struct Window {
 /// What came of a draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Draw {
-    /// `first`, `first + STRIDE`, … are the caller's, as soon as the leadership is confirmed.
+    /// `first`, `first + 1`, … are the caller's, as soon as the leadership is confirmed.
     Granted {
         /// The first.
         first: Timestamp,
@@ -45,20 +45,19 @@ pub enum Draw {
 impl Window {
     /// A new leader's window: empty, above everything handed out by its predecessors.
     pub fn empty(replicated_end: Timestamp) -> Self {
-        let end = Timestamp(replicated_end.0.next_multiple_of(Timestamp::STRIDE));
-        // The first draw gives `last + STRIDE`, which must not be below the end.
-        Self { last: Timestamp(end.0.saturating_sub(Timestamp::STRIDE)), end }
+        // The first draw gives `last + 1`, which must not be below the end.
+        Self { last: Timestamp(replicated_end.0.saturating_sub(1)), end: replicated_end }
     }
 
     /// Takes `count` timestamps.
     pub fn draw(&mut self, wall_ms: u64, count: u32) -> Draw {
         let count = u64::from(count.clamp(1, DRAW_MAX));
-        let first = (self.last.0 + Timestamp::STRIDE).max(wall_ms << Timestamp::COUNTER_BITS);
-        let last = first + (count - 1) * Timestamp::STRIDE;
+        let first = (self.last.0 + 1).max(wall_ms << Timestamp::COUNTER_BITS);
+        let last = first + (count - 1);
         if last >= self.end.0 {
             return Draw::Exhausted;
         }
-        debug_assert!(first > self.last.0 && first.is_multiple_of(Timestamp::STRIDE));
+        debug_assert!(first > self.last.0);
         self.last = Timestamp(last);
         let low = self.end.0 - last < (WINDOW_MS / 2) << Timestamp::COUNTER_BITS;
         Draw::Granted { first: Timestamp(first), low }
@@ -103,8 +102,8 @@ mod tests {
                 }
                 match window.draw(wall_ms, count) {
                     Draw::Granted { first, .. } => {
-                        prop_assert!(first > highest && first.0.is_multiple_of(Timestamp::STRIDE));
-                        highest = Timestamp(first.0 + u64::from(count - 1) * Timestamp::STRIDE);
+                        prop_assert!(first > highest);
+                        highest = Timestamp(first.0 + u64::from(count - 1));
                         prop_assert!(highest < replicated);
                     }
                     Draw::Exhausted => {

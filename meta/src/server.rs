@@ -142,7 +142,7 @@ impl MetaServer {
         if result.rejected.is_empty() { Ok(result) } else { Err(Error::Rejected(result.rejected)) }
     }
 
-    /// `count` timestamps, of which the first is returned; the others follow at [`Timestamp::STRIDE`].
+    /// `count` timestamps, of which the first is returned; the others follow.
     pub async fn timestamps(self: &Arc<Self>, count: u32) -> Result<Timestamp, Error> {
         let (group, term) = self.lead()?;
         loop {

@@ -70,8 +70,7 @@ impl fmt::Debug for TxnId {
 
 /// A point in the cluster's one order of transactions: `milliseconds << 18 | counter`.
 ///
-/// Drawn by shard leaders for commits and by gateways for snapshots. Two draws are [`Timestamp::STRIDE`] apart: the values in
-/// between are reserved, for what may one day have to order things within one draw.
+/// Drawn by shard leaders for commits and by gateways for snapshots.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub u64);
 
@@ -80,8 +79,6 @@ impl Timestamp {
     pub const ZERO: Timestamp = Timestamp(0);
     /// Above every commit.
     pub const MAX: Timestamp = Timestamp(u64::MAX);
-    /// The distance between two timestamps of the oracle.
-    pub const STRIDE: u64 = 64;
     /// Bits of the counter below the milliseconds.
     pub const COUNTER_BITS: u32 = 18;
 

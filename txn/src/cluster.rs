@@ -12,7 +12,7 @@ use crate::lock::Edge;
 
 /// Hands out timestamps.
 ///
-/// The implementation's obligations: a multiple of [`Timestamp::STRIDE`], above every timestamp that was handed out
+/// The implementation's obligation: above every timestamp that was handed out
 /// anywhere in the cluster before this call **began**, across failovers. (So an answer may not be served from a
 /// batch that was asked for before the call began.)
 #[async_trait]

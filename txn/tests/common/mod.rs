@@ -63,7 +63,7 @@ impl Meta {
 #[async_trait]
 impl Oracle for Meta {
     async fn timestamp(&self) -> Result<Timestamp, Error> {
-        Ok(Timestamp(self.clock.fetch_add(Timestamp::STRIDE, Ordering::SeqCst)))
+        Ok(Timestamp(self.clock.fetch_add(1, Ordering::SeqCst)))
     }
 }
 
