@@ -80,7 +80,9 @@ impl Txn {
             let at = self.snapshot_if_any();
             match self.lock_in_shard(&shard, &rest[..here.max(1)], at, how, fences, deadline).await? {
                 None => {}
-                Some(Round::Rows(at, found)) if self.read_as_of(at, rest, &found) => rows.extend(found),
+                Some(Round::Rows(at, found)) if self.read_as_of(at, how.mode, rest, &found) => {
+                    rows.extend(found)
+                }
                 // A snapshot was drawn meanwhile, and the rows are not as of it.
                 Some(Round::Rows(..)) => {}
                 Some(Round::Changed(key)) => {

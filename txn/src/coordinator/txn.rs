@@ -17,13 +17,13 @@ use storage::ids::{KeyRange, Timestamp, TxnId};
 
 use super::buffer::{Buffer, Writes, overlay};
 use super::core::{Core, PAGE_BYTES};
-use crate::Error;
 use crate::api::{
     BeginOptions, Fence, Isolation, Key, LockedRow, Locking, ScanPage, ScanRequest, Transaction, Value, Write,
 };
 use crate::router::{Repeat, RouteError};
 use crate::spans::SpanSet;
 use crate::wire::{Fate, txn_bytes};
+use crate::{Error, LockMode};
 
 /// Values of locked rows that are kept, so that a statement which locks its rows needn't read them, too.
 const LOCKED_VALUES_MAX: usize = 1_000;
@@ -62,8 +62,8 @@ pub(super) struct State {
     pub undecided: bool,
     /// What had been read when the statement began.
     statement_reads: SpanSet,
-    /// Rows that were locked, as of the snapshot: `reads` covers them.
-    locked: HashMap<Key, Option<Value>>,
+    /// Rows that were locked, how strongly, and their values as of the snapshot: `reads` covers them.
+    locked: HashMap<Key, (LockMode, Option<Value>)>,
 }
 
 /// A transaction.
@@ -286,7 +286,7 @@ impl Transaction for Txn {
                 match upper.get(key).or_else(|| lower.as_ref()?.get(key)) {
                     Some(write) => values[index] = write.value.clone(),
                     None => match state.locked.get(key) {
-                        Some(value) => values[index] = value.clone(),
+                        Some((_, value)) => values[index] = value.clone(),
                         None => missing.push(index),
                     },
                 }
@@ -385,8 +385,24 @@ impl Transaction for Txn {
         };
         // In key order: transactions that lock the same rows then queue instead of blocking each other.
         let sorted: Vec<Key> = keys.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
-        let mut found = self.lock_sorted(&sorted, how, &fences).await?;
+        // What a statement has locked by reading it is locked again before it is changed: that costs no message.
+        let ask: Vec<Key> = {
+            let state = self.state.lock();
+            let held = |key: &Key| state.locked.get(key).is_some_and(|(mode, _)| *mode >= how.mode);
+            sorted.iter().filter(|key| !held(key)).cloned().collect()
+        };
+        let mut asked = self.lock_sorted(&ask, how, &fences).await?.into_iter();
         let state = self.state.lock();
+        let mut next = ask.iter().peekable();
+        let mut found = Vec::with_capacity(sorted.len());
+        for key in &sorted {
+            let row = match next.next_if_eq(&key) {
+                Some(_) => asked.next(),
+                None => state.locked.get(key).map(|(_, value)| LockedRow::Held(value.clone())),
+            };
+            // The snapshot has moved in a way that took the values along.
+            found.push(row.ok_or_else(|| Error::Conflict { key: key.clone(), rival: None })?);
+        }
         let (upper, lower) = Self::layers(&state);
         for (key, row) in sorted.iter().zip(&mut found) {
             let own = upper.get(key).or_else(|| lower.as_ref()?.get(key));
@@ -500,7 +516,7 @@ impl Txn {
     }
 
     /// Rows were locked and read as of `at`, which becomes the snapshot, if there is none. False: the snapshot is another.
-    pub(super) fn read_as_of(&self, at: Timestamp, keys: &[Key], rows: &[LockedRow]) -> bool {
+    pub(super) fn read_as_of(&self, at: Timestamp, mode: LockMode, keys: &[Key], rows: &[LockedRow]) -> bool {
         let mut state = self.state.lock();
         let state = &mut *state;
         state.started.get_or_insert(at);
@@ -511,7 +527,7 @@ impl Txn {
             if let LockedRow::Held(value) = row {
                 state.reads.add_key(key);
                 if state.locked.len() < LOCKED_VALUES_MAX {
-                    state.locked.insert(key.clone(), value.clone());
+                    state.locked.insert(key.clone(), (mode, value.clone()));
                 }
             }
         }
