@@ -139,11 +139,8 @@ impl Settings {
     }
 
     fn read(path: &Path) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(path).map_err(|source| Failure::File {
-            operation: "read",
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| Failure::Usage(format!("cannot read {}: {source}", path.display())))?;
         toml::from_str(&text).map_err(|error| {
             let message = error.message().replace('\n', " ");
             let line = 1 + error.span().map_or(0, |span| text[..span.start].matches('\n').count());

@@ -43,3 +43,18 @@ SELECT '2024-03-31 01:30:00'::timestamptz + interval '1 hour';
 RESET TIME ZONE;
 SELECT '\x00ff'::bytea, 'ab'::bytea || '\x63'::bytea, encode('\x616263', 'hex'), encode('abc', 'base64'), md5('abc');
 SELECT max(n), min(n), max(d), min(d), max(t), min(ts), max(dt) FROM kinds;
+
+-- char(n): its blanks are seen by patterns and lengths, and by nothing else
+CREATE TABLE blanks (id int PRIMARY KEY, c char(4), d char(6));
+INSERT INTO blanks VALUES (1, 'a', 'a'), (2, 'abcd', 'abcd'), (3, NULL, '');
+SELECT id, c LIKE 'a', c LIKE 'a   ', c LIKE '%  ', c ~ '^a$', c !~ ' ', octet_length(c), length(c) FROM blanks ORDER BY id;
+SELECT id, concat(c, '|'), format('%s|', c), concat_ws('-', c, d, 'x'), octet_length(c::text) FROM blanks ORDER BY id;
+SELECT id FROM blanks WHERE c = d ORDER BY id;
+SELECT c LIKE c FROM blanks ORDER BY id;
+
+-- zones by number are east of UTC
+SET timezone = -3;
+SELECT '2020-07-01 12:00+00'::timestamptz;
+SET timezone = '5.5';
+SELECT '2020-07-01 12:00+00'::timestamptz;
+RESET timezone;

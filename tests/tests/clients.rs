@@ -107,7 +107,7 @@ async fn the_shell_says_by_its_status_whether_a_statement_failed() -> Result<()>
     ensure!(text(&csv) == "id,n\n1,2.50\n2,\n", "{}", text(&csv));
     let json = shell(&["--format", "json", "-e", "SELECT id, n FROM t ORDER BY id"])?;
     let json: serde_json::Value = serde_json::from_slice(&json.stdout)?;
-    ensure!(json == serde_json::json!([{"id": 1, "n": "2.50"}, {"id": 2, "n": null}]), "{json}");
+    ensure!(json == serde_json::json!([{"id": 1, "n": 2.5}, {"id": 2, "n": null}]), "{json}");
     let tables = shell(&["-e", "\\dt"])?;
     ensure!(text(&tables).contains(" public | t "), "{}", text(&tables));
     let table = shell(&["-e", "\\d t"])?;

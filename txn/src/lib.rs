@@ -58,7 +58,7 @@
 //!
 //! # Caveats
 //!
-//! * `REPEATABLE READ` (snapshot isolation) does not validate reads; its fences are validated all the same.
+//! * Snapshot isolation does not validate reads; its fences are validated all the same. (SQL does not ask for it yet.)
 //! * Commits draw under latches, so a hot key pays the oracle's round trip once per commit.
 //! * Evaluation reads RocksDB on the runtime's own threads. Pages are bounded, disks are assumed to be quick.
 //! * A large transaction's intents leave tombstones in their column family until compaction; wide ranges with few rows

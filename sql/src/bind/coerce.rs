@@ -154,6 +154,10 @@ impl Binder<'_> {
     /// A call whose arguments have the right types; folded where it may be.
     pub(super) fn call(&mut self, function: &'static Function, kind: CallKind, args: Vec<Expr>) -> Expr {
         let ty = ColumnType::plain(function.returns);
+        let args = match SEES_BLANKS.contains(&function.name) {
+            true => args.into_iter().map(padded).collect(),
+            false => args,
+        };
         if function.volatility == Volatility::Immutable && args.iter().all(|a| matches!(a, Expr::Const(..))) {
             let values: Vec<Datum> = args
                 .iter()
@@ -185,6 +189,24 @@ impl Binder<'_> {
         let datum = types::io::parse(text, ty, self.eval).map_err(|e| e.at(position))?;
         Ok(Expr::Const(datum, ty))
     }
+}
+
+/// What tells `char(n)` values with their padding from those without: everywhere else trailing blanks mean nothing, and values
+/// are kept without them.
+const SEES_BLANKS: &[&str] =
+    &["~~", "!~~", "~~*", "!~~*", "~", "!~", "~*", "!~*", "octet_length", "concat", "concat_ws", "format"];
+
+/// A `char(n)` value with its padding, as text; anything else as it is.
+fn padded(arg: Expr) -> Expr {
+    let ty = arg.ty();
+    // A modifier counts from 4.
+    let (Type::Bpchar, Some(length)) = (ty.ty, ty.typmod.checked_sub(4).filter(|n| *n > 0)) else {
+        return arg;
+    };
+    let Ok(rpad) = resolve::function("rpad", &[Type::Text, Type::Int4]) else { return arg };
+    let length = Expr::Const(Datum::Int4(length), ColumnType::plain(Type::Int4));
+    let (function, kind) = (rpad.function, CallKind::Implicit);
+    Expr::Call { function, kind, args: vec![arg, length], ty: ColumnType::plain(Type::Text) }
 }
 
 /// Whether reading this literal asks for the session's time zone or the clock.

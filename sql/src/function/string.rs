@@ -35,6 +35,7 @@ pub(super) static FUNCTIONS: &[Function] = list! {
     "character_length"(Text) -> Int4 = length;
     "character_length"(Bpchar) -> Int4 = length;
     "octet_length"(Text) -> Int4 = |_, a| Ok(int(a.text(0)?.len()));
+    "octet_length"(Bpchar) -> Int4 = |_, a| Ok(int(a.text(0)?.len()));
     "bit_length"(Text) -> Int4 = |_, a| Ok(int(a.text(0)?.len() * 8));
     "lower"(Text) -> Text = |_, a| Ok(Datum::text(lower(a.text(0)?)));
     "upper"(Text) -> Text = |_, a| Ok(Datum::text(a.text(0)?.chars().map(upper_char).collect::<String>()));

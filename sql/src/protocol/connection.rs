@@ -249,11 +249,11 @@ where
                 let mut rows = rows;
                 match self.send_rows(&mut rows, formats, usize::MAX).await? {
                     Ok(_) => {}
-                    Err(error) => return Ok(Err(error)),
+                    Err(error) => return Ok(Err(self.session.with_cancel_reason(error))),
                 }
                 match self.session.finish_rows(rows).await {
                     Ok(tag) => self.output.complete(&tag),
-                    Err(error) => return Ok(Err(error)),
+                    Err(error) => return Ok(Err(self.session.with_cancel_reason(error))),
                 }
             }
             Response::Done { tag, notices } => {
@@ -297,7 +297,7 @@ where
                 match batch {
                     Ok(Some(batch)) => rows.pending.extend(batch),
                     Ok(None) => return Ok(Ok(true)),
-                    Err(error) => return Ok(Err(error)),
+                    Err(error) => return Ok(Err(self.session.with_cancel_reason(error))),
                 }
             }
             while sent < rows_max {

@@ -141,6 +141,12 @@ fn parameter(bytes: &[u8], format: Format, ty: Type, eval: &crate::function::Eva
         Format::Text => {
             super::frame::check_utf8(bytes)?;
             let text = std::str::from_utf8(bytes).map_err(|_| SqlError::internal("text was checked"))?;
+            if text.contains('\0') {
+                return Err(SqlError::new(
+                    SqlState::CHARACTER_NOT_IN_REPERTOIRE,
+                    "invalid byte sequence for encoding \"UTF8\": 0x00",
+                ));
+            }
             io::parse(text, ty.into(), eval)
         }
     }

@@ -18,7 +18,7 @@ use crate::bind::{self, Bindable, Bound, ParamTypes, ParsedStatement};
 use crate::catalog::{CatalogView, TransactionCatalog};
 use crate::error::{Result, SqlError, SqlState};
 use crate::exec::{self, CopyIn, CopyOut, Outcome, Row, RowStream, StatementContext};
-use crate::ir::{OutputColumn, Statement};
+use crate::ir::{Ddl, OutputColumn, Statement};
 use crate::types::{Datum, Type};
 
 /// How often a statement of its own is run before its conflict is the client's.
@@ -304,6 +304,11 @@ impl Session {
         }
     }
 
+    /// Operators say that a statement was cancelled; the session knows by whom.
+    pub fn with_cancel_reason(&self, error: SqlError) -> SqlError {
+        if error.state == SqlState::QUERY_CANCELED { self.cancel_reason() } else { error }
+    }
+
     async fn attempt(
         &mut self,
         runnable: &Runnable<'_>,
@@ -323,6 +328,13 @@ impl Session {
             ));
         }
         if let State::Open(block) = &mut self.state {
+            if block.explicit && matches!(bound.statement, Statement::Ddl(Ddl::SplitAt { .. })) {
+                // Where shards are cut is nothing that a rollback could undo.
+                return Err(SqlError::new(
+                    SqlState::ACTIVE_SQL_TRANSACTION,
+                    "ALTER TABLE ... SPLIT AT cannot run inside a transaction block",
+                ));
+            }
             block.used = true;
         }
         if is_write(&bound.statement) {
@@ -343,7 +355,7 @@ impl Session {
         let owner = alone.then(|| (transaction.clone(), catalog.clone()));
         let running = start(&bound.statement, context, owner.clone(), cancel);
         let response = tokio::select! {
-            response = running => response?,
+            response = running => response.map_err(|error| self.with_cancel_reason(error))?,
             () = cancel.cancelled() => return Err(self.cancel_reason()),
         };
         // What has an effect is committed before its client hears of it; never inside the select above, where

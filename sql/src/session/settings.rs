@@ -225,7 +225,10 @@ impl Settings {
         let parameter = &PARAMETERS[index];
         let value = normalise(parameter, value)?;
         if matches!(parameter.kind, Kind::Zone) {
-            self.time_zone = TimeZone::by_name(&value).ok_or_else(|| invalid(parameter, &value))?;
+            self.time_zone = zone(&value).ok_or_else(|| invalid(parameter, &value))?;
+        }
+        if parameter.name == "extra_float_digits" && !matches!(&value[..], "1" | "2" | "3") {
+            return Err(SqlError::unsupported("extra_float_digits below 1"));
         }
         self.values[index] = value.clone().into();
         Ok(parameter.reported.then_some((parameter.name, value)))
@@ -252,7 +255,7 @@ impl Settings {
         self.values = self.initial.clone();
         self.custom.clear();
         let zone = self.text("timezone");
-        self.time_zone = TimeZone::by_name(zone).unwrap_or_default();
+        self.time_zone = self::zone(zone).unwrap_or_default();
         self.reported().collect()
     }
 
@@ -335,6 +338,14 @@ fn cannot_change(parameter: &Parameter) -> SqlError {
         SqlState::CANT_CHANGE_RUNTIME_PARAM,
         format!("parameter \"{}\" cannot be changed", parameter.name),
     )
+}
+
+/// A number is hours east of UTC; in a name like `UTC+3` they count west.
+fn zone(text: &str) -> Option<TimeZone> {
+    match text.trim().parse::<f64>() {
+        Ok(hours) => TimeZone::from_hours(hours),
+        Err(_) => TimeZone::by_name(text),
+    }
 }
 
 fn normalise(parameter: &Parameter, value: &str) -> Result<String> {

@@ -69,41 +69,53 @@ fn aligned(out: &mut impl Write, rows: &Rows) -> std::io::Result<()> {
 }
 
 fn csv(out: &mut impl Write, rows: &Rows) -> std::io::Result<()> {
-    let mut writer = csv::WriterBuilder::new().from_writer(out);
+    let mut writer = csv::WriterBuilder::new().from_writer(&mut *out);
     writer.write_record(&rows.columns)?;
+    writer.flush()?;
+    drop(writer);
     for row in &rows.rows {
-        writer.write_record(row.iter().map(|v| v.as_deref().unwrap_or("")))?;
+        let fields: Vec<String> = row.iter().map(|value| csv_field(value.as_deref())).collect();
+        writeln!(out, "{}", fields.join(","))?;
     }
-    writer.flush()
+    out.flush()
+}
+
+/// NULL is nothing, and so that it can be told from that, an empty string is quoted.
+fn csv_field(value: Option<&str>) -> String {
+    let Some(value) = value else { return String::new() };
+    match value.is_empty() || value.contains(['"', ',', '\n', '\r']) {
+        true => format!("\"{}\"", value.replace('"', "\"\"")),
+        false => value.to_owned(),
+    }
 }
 
 fn json(out: &mut impl Write, rows: &Rows) -> std::io::Result<()> {
-    let objects: Vec<serde_json::Value> = rows
-        .rows
-        .iter()
-        .map(|row| {
-            let fields = rows.columns.iter().zip(row).enumerate().map(|(at, (name, value))| {
-                let ty = rows.types.get(at).map_or("text", String::as_str);
-                (name.clone(), value.as_deref().map_or(serde_json::Value::Null, |v| json_value(v, ty)))
-            });
-            serde_json::Value::Object(fields.collect())
-        })
-        .collect();
-    serde_json::to_writer_pretty(&mut *out, &objects)?;
-    writeln!(out)
+    // Written by hand: the columns keep their order, and two of one name are both there.
+    let mut text = String::from("[");
+    for (number, row) in rows.rows.iter().enumerate() {
+        text.push_str(if number == 0 { "\n  {" } else { ",\n  {" });
+        for (at, (name, value)) in rows.columns.iter().zip(row).enumerate() {
+            let ty = rows.types.get(at).map_or("text", String::as_str);
+            let value = value.as_deref().map_or_else(|| "null".to_owned(), |value| json_value(value, ty));
+            let comma = if at == 0 { "" } else { ", " };
+            text.push_str(&format!("{comma}{}: {value}", serde_json::Value::from(name.as_str())));
+        }
+        text.push('}');
+    }
+    text.push_str(if rows.rows.is_empty() { "]" } else { "\n]" });
+    writeln!(out, "{text}")
 }
 
-fn json_value(text: &str, ty: &str) -> serde_json::Value {
-    let parsed = match ty {
-        "bool" => return serde_json::Value::Bool(text == "t"),
-        "json" | "jsonb" => serde_json::from_str(text).ok(),
-        "int2" | "int4" | "int8" | "float4" | "float8" => {
-            serde_json::from_str::<serde_json::Number>(text).ok().map(serde_json::Value::Number)
+/// A value as JSON. Numbers keep all their digits; those that JSON doesn't know (NaN, infinities) are strings.
+fn json_value(text: &str, ty: &str) -> String {
+    let valid = |text: &str| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+    match ty {
+        "bool" => (text == "t").to_string(),
+        "json" | "jsonb" | "int2" | "int4" | "int8" | "float4" | "float8" | "numeric" if valid(text) => {
+            text.to_owned()
         }
-        // A numeric may have more digits than a reader's double: it stays text.
-        _ => None,
-    };
-    parsed.unwrap_or_else(|| serde_json::Value::String(text.to_owned()))
+        _ => serde_json::Value::from(text).to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -130,5 +142,25 @@ mod tests {
         assert_eq!(print(Format::Csv), "id,name\n1,\"a,b\"\n22,\n");
         let json: serde_json::Value = serde_json::from_str(&print(Format::Json)).expect("JSON");
         assert_eq!(json, serde_json::json!([{"id": 1, "name": "a,b"}, {"id": 22, "name": null}]));
+    }
+
+    #[test]
+    fn nothing_is_lost_in_csv_and_json() {
+        let odd = Rows {
+            columns: vec!["b".into(), "a".into(), "b".into()],
+            types: vec!["numeric".into(), "text".into(), "float8".into()],
+            rows: vec![
+                vec![Some("1.50".into()), Some(String::new()), None],
+                vec![None, None, Some("NaN".into())],
+            ],
+        };
+        let print = |format| {
+            let mut out = Vec::new();
+            rows(&mut out, format, &odd).expect("writing to memory");
+            String::from_utf8(out).expect("UTF-8")
+        };
+        assert_eq!(print(Format::Csv), "b,a,b\n1.50,\"\",\n,,NaN\n");
+        let json = "[\n  {\"b\": 1.50, \"a\": \"\", \"b\": null},\n  {\"b\": null, \"a\": null, \"b\": \"NaN\"}\n]\n";
+        assert_eq!(print(Format::Json), json);
     }
 }
