@@ -168,7 +168,15 @@ fn call_text(name: &str, args: &[Type]) -> String {
     format!("{name}({})", args.join(", "))
 }
 
+/// Names of PostgreSQL 15's functions and aggregates (those that SQL can call, without casts and operators), sorted.
+const POSTGRESQL_NAMES: &str = include_str!("postgresql_names.txt");
+
+/// `0A000` for a name that PostgreSQL knows and we don't; otherwise `42883`.
 fn no_function(name: &str, args: &[Type]) -> SqlError {
+    let unknown = super::functions(name).is_empty() && super::aggregates(name).is_empty();
+    if unknown && POSTGRESQL_NAMES.lines().any(|known| known == name) {
+        return SqlError::unsupported(format!("function {}", call_text(name, args)));
+    }
     let message = format!("function {} does not exist", call_text(name, args));
     SqlError::new(SqlState::UNDEFINED_FUNCTION, message).hint(
         "No function matches the given name and argument types. You might need to add explicit type casts.",
