@@ -70,6 +70,28 @@ async fn a_node_survives_what_strangers_send() -> Result<()> {
     let answer = String::from_utf8_lossy(&send(cluster.sql_port(1), &smuggled)?).into_owned();
     ensure!(answer.contains("unencrypted data"), "{answer:?}");
 
+    // A parameter that no text can hold; a portal taken in two pieces, whose tag counts the last one's rows.
+    let message =
+        |kind: u8, body: &[u8]| [&[kind][..], &(body.len() as u32 + 4).to_be_bytes(), body].concat();
+    let nul = [
+        startup(),
+        message(b'P', b"\0SELECT $1::text\0\0\0"),
+        message(b'B', b"\0\0\0\0\0\x01\0\0\0\x03a\0b\0\0"),
+        message(b'S', b""),
+    ];
+    let answer = String::from_utf8_lossy(&send(cluster.sql_port(1), &nul.concat())?).into_owned();
+    ensure!(answer.contains("22021"), "{answer:?}");
+    let pieces = [
+        startup(),
+        message(b'P', b"\0SELECT * FROM generate_series(1, 3)\0\0\0"),
+        message(b'B', b"\0\0\0\0\0\0\0\0"),
+        message(b'E', b"\0\0\0\0\x02"),
+        message(b'E', b"\0\0\0\0\x05"),
+        message(b'S', b""),
+    ];
+    let answer = String::from_utf8_lossy(&send(cluster.sql_port(1), &pieces.concat())?).into_owned();
+    ensure!(answer.contains("SELECT 1\0"), "{answer:?}");
+
     // A statement of 100 MB.
     let large = format!("SELECT '{}'", "x".repeat(100 << 20));
     let error = client.batch_execute(&large).await.expect_err("too large");
@@ -96,6 +118,10 @@ async fn a_node_survives_what_strangers_send() -> Result<()> {
         ("SELECT ", "42601"),
         ("SELECT * FROM kept WHERE", "42601"),
         ("LISTEN x", "0A000"),
+        ("SELECT array_agg(id) FROM kept", "0A000"),
+        ("SET extra_float_digits = 0", "0A000"),
+        ("BEGIN; ALTER TABLE kept SPLIT AT VALUES (2)", "25001"),
+        ("SELECT 1", "25P02"),
     ] {
         let Err(error) = client.batch_execute(sql).await else {
             if sql == "SELECT " {
@@ -105,6 +131,7 @@ async fn a_node_survives_what_strangers_send() -> Result<()> {
         };
         ensure!(sqlstate(&error) == state, "{sql}: {error:?} instead of {state}");
     }
+    client.batch_execute("ROLLBACK").await?;
     let nested = format!("SELECT {}1{}", "(".repeat(50_000), ")".repeat(50_000));
     let error = client.batch_execute(&nested).await.expect_err("too deep");
     ensure!(sqlstate(&error) == "54001", "{error:?}");

@@ -282,6 +282,8 @@ where
     ) -> Result<Result<bool>, End> {
         let zone = self.session.settings().time_zone().clone();
         let mut sent = 0;
+        // The command tag counts the rows of this Execute, not of the portal.
+        rows.count = 0;
         loop {
             if sent >= rows_max {
                 // PostgreSQL suspends as soon as the count is reached, without looking for one more row.
