@@ -4,6 +4,7 @@
 //! stopped before that was written, or come back under other addresses, nobody can reach anybody, so there never is a
 //! leader to ask. So, while no leader has answered, the nodes of the join list are asked who they are.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use meta::MetaClient;
@@ -15,8 +16,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::cli::admin::connect;
-
-use std::sync::Arc;
 
 /// Between two rounds.
 const PAUSE: Duration = Duration::from_millis(200);
