@@ -294,7 +294,7 @@ where
                 let batch = tokio::select! {
                     batch = rows.stream.next() => batch,
                     () = cancel.cancelled() => Err(self.session.cancel_reason()),
-                    _ = self.reader.wait_closed() => return Err(End::Closed),
+                    () = self.reader.wait_closed(self.session.closing_grace()) => return Err(End::Closed),
                 };
                 match batch {
                     Ok(Some(batch)) => rows.pending.extend(batch),

@@ -79,7 +79,7 @@ where
             let piece = tokio::select! {
                 piece = run.next() => piece,
                 () = cancel.cancelled() => Err(self.session.cancel_reason()),
-                _ = self.reader.wait_closed() => return Err(End::Closed),
+                () = self.reader.wait_closed(self.session.closing_grace()) => return Err(End::Closed),
             };
             match piece {
                 Ok(Some(lines)) => {

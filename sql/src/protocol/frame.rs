@@ -143,17 +143,20 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// Waits for the client to send something, or to go away: what a running statement watches for.
-    pub async fn wait_closed(&mut self) -> ReadError {
-        loop {
-            // A client that pipelines a lot is left waiting in the kernel's buffer.
-            if self.buffer.len() >= READ_BYTES {
-                std::future::pending::<()>().await;
-            }
-            if let Err(error) = self.read_some().await {
-                return error;
+    /// Completes when the client is gone: what a running statement watches for. A connection that broke is gone at
+    /// once. The end of the stream alone may also be a client that has closed its sending half and reads on (`nc -N`):
+    /// it gets what is done within `grace`.
+    pub async fn wait_closed(&mut self, grace: impl Future<Output = ()>) {
+        // A client that pipelines a lot is left waiting in the kernel's buffer.
+        while self.buffer.len() < READ_BYTES {
+            self.buffer.reserve(READ_BYTES);
+            match self.socket.read_buf(&mut self.buffer).await {
+                Ok(0) => return grace.await,
+                Ok(_) => {}
+                Err(_) => return,
             }
         }
+        std::future::pending().await
     }
 
     async fn discard(&mut self, mut bytes: usize) -> Result<(), ReadError> {

@@ -38,6 +38,9 @@ pub use settings::Settings;
 
 /// Prepared statements and portals that a session may keep, each.
 const KEPT_MAX: usize = 10_000;
+/// How long a statement goes on after its client has closed its sending half. Long enough for the answer of any short
+/// statement, short enough that the long ones of a dead client don't pile up.
+const CLOSING_GRACE: Duration = Duration::from_secs(10);
 /// Microseconds from the Unix epoch to PostgreSQL's (2000-01-01).
 const EPOCH_OFFSET_MICROS: i64 = 946_684_800_000_000;
 
@@ -147,6 +150,12 @@ impl Session {
                 seams.sleep(grace).await;
             }
         }
+    }
+
+    /// How long a statement goes on for a client that sends nothing more.
+    pub fn closing_grace(&self) -> impl Future<Output = ()> + Send + use<> {
+        let seams = self.shared.seams.clone();
+        async move { seams.sleep(CLOSING_GRACE).await }
     }
 
     /// Completes when the session has been idle in a transaction for too long.
