@@ -35,8 +35,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    // `bytes` fields become `Bytes`: what arrives in one buffer is handed on without copies.
-    tonic_prost_build::configure().bytes(".").emit_rerun_if_changed(false).compile_fds(descriptors)?;
+    // `bytes` fields become `Bytes`: what arrives in one buffer is handed on without copies. Maps are encoded in order:
+    // replicas of one state have the same bytes.
+    tonic_prost_build::configure()
+        .bytes(".")
+        .btree_map(".")
+        .emit_rerun_if_changed(false)
+        .compile_fds(descriptors)?;
 
     let mut modules = String::new();
     for name in &names {

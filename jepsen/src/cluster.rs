@@ -25,6 +25,8 @@ pub struct Cluster {
     pub binary: Option<PathBuf>,
     /// A library to load into the nodes: [`fault::disk`](crate::fault::disk).
     pub preload: Option<PathBuf>,
+    /// Variables for the nodes' environment.
+    pub environment: Vec<(String, String)>,
     /// Data and logs of the nodes.
     pub dir: PathBuf,
     /// The first of its ports.
@@ -168,6 +170,7 @@ impl Cluster {
         if let Some(library) = &self.preload {
             command.env("LD_PRELOAD", library);
         }
+        command.envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let output = command.output().await.with_context(|| format!("running {}", self.script.display()))?;
         if !output.status.success() {

@@ -220,6 +220,7 @@ async fn one(arguments: &Run, name: &str, seed: u64, faults: Vec<&'static Fault>
         script: arguments.cluster_script.clone(),
         binary: None,
         preload: disk,
+        environment: Vec::new(),
         dir: arguments.out.join(format!("cluster-{}", arguments.base_port)),
         base_port: arguments.base_port,
         nodes: arguments.nodes.into(),

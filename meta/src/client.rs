@@ -1,7 +1,7 @@
 //! A node's side: finds the meta-group's leader, and is the transaction layer's `Oracle` and `Directory`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use txn::{Directory, Edge, Oracle, ShardDescriptor};
 use crate::oracle::DRAW_MAX;
 use crate::rpc::{Channels, within};
 use crate::server::MetaServer;
+use crate::settings::Settings;
 use crate::shard_map::ShardMap;
 use crate::{Error, MESSAGE_BYTES_MAX};
 
@@ -69,6 +70,10 @@ pub struct MetaClient {
     /// The RPC address of the leader, as far as is known.
     leader: Mutex<Option<String>>,
     last_contact: Mutex<Option<Instant>>,
+    /// The oldest snapshot that is open here; 0: none.
+    oldest_snapshot: AtomicU64,
+    safe_point: AtomicU64,
+    async_commit: AtomicBool,
     refreshing: tokio::sync::Mutex<()>,
     refreshes_begun: AtomicU64,
     waiters: mpsc::Sender<Waiter>,
@@ -86,6 +91,9 @@ impl MetaClient {
             cache: RwLock::default(),
             leader: Mutex::new(None),
             last_contact: Mutex::new(None),
+            oldest_snapshot: AtomicU64::new(0),
+            safe_point: AtomicU64::new(0),
+            async_commit: AtomicBool::new(false),
             refreshing: tokio::sync::Mutex::new(()),
             refreshes_begun: AtomicU64::new(0),
             waiters,
@@ -126,6 +134,9 @@ impl MetaClient {
             return;
         }
         cache.version = map.version;
+        if let Some(settings) = map.settings {
+            self.async_commit.store(Settings::new(settings).async_commit(), Ordering::Relaxed);
+        }
         cache.nodes = map.nodes.into_iter().map(|node| (NodeId(node.id), node)).collect();
         cache.members = map.meta_members.iter().map(|m| NodeId(m.node)).collect();
         cache.leaders = map.leaders.iter().map(|l| (GroupId(l.group), NodeId(l.node))).collect();
@@ -163,6 +174,7 @@ impl MetaClient {
     /// Sends a report and takes in what comes back; returns whether another one is wanted soon.
     pub async fn report(&self, mut request: pb::ReportRequest) -> Result<bool, Error> {
         request.map_version = self.cache.read().version;
+        request.oldest_snapshot = self.oldest_snapshot.load(Ordering::SeqCst);
         let response = self
             .call(Duration::from_secs(2), move |target| {
                 let request = request.clone();
@@ -178,7 +190,26 @@ impl MetaClient {
         if let Some(map) = response.map {
             self.learn_map(map);
         }
+        self.safe_point.fetch_max(response.safe_point, Ordering::SeqCst);
         Ok(response.busy)
+    }
+
+    /// Sets something for the whole cluster; the empty value brings the default back.
+    pub async fn change_setting(&self, name: &str, value: &str) -> Result<(), Error> {
+        let request = pb::ChangeSettingsRequest { name: name.to_owned(), value: value.to_owned() };
+        self.call(CALL_LIMIT, move |target| {
+            let request = request.clone();
+            async move {
+                match target {
+                    Target::Local(server) => server.change_setting(request).await,
+                    Target::Remote(mut rpc) => {
+                        rpc.change_settings(request).await.map(|_| ()).map_err(Error::from)
+                    }
+                }
+            }
+            .boxed()
+        })
+        .await
     }
 
     /// Everything an operator may want to see.
@@ -231,6 +262,7 @@ impl MetaClient {
                 match target {
                     Target::Local(server) => server.timestamps(count).await,
                     Target::Remote(mut rpc) => {
+                        metrics::counter!("flotilla_node_requests_total", "to" => "oracle").increment(1);
                         let response = rpc.timestamps(pb::TimestampsRequest { count }).await?.into_inner();
                         if response.count < count {
                             return Err(Error::Unavailable("fewer timestamps than asked for".into()));
@@ -488,6 +520,18 @@ impl Directory for MetaClient {
             .await?;
         let victims = response.victims.iter().filter_map(|id| id[..].try_into().ok());
         Ok(victims.map(|id| TxnId(u128::from_be_bytes(id))).collect())
+    }
+
+    fn commits_asynchronously(&self) -> bool {
+        self.async_commit.load(Ordering::Relaxed)
+    }
+
+    fn hold(&self, oldest: Option<Timestamp>) {
+        self.oldest_snapshot.store(oldest.map_or(0, |at| at.0), Ordering::SeqCst);
+    }
+
+    fn safe_point(&self) -> Timestamp {
+        Timestamp(self.safe_point.load(Ordering::SeqCst))
     }
 
     async fn nodes(&self) -> Result<Vec<NodeInfo>, txn::Error> {

@@ -21,6 +21,7 @@
 //! - [`machine`] is the state machine; [`command`] holds what it applies, one file each;
 //! - [`server`] answers the gRPC service at the leader and redirects elsewhere; [`oracle`] is its pure window;
 //! - [`deadlock`] finds transactions that wait for each other, in whatever shards;
+//! - [`safe_point`] says up to where old versions may be collected; [`settings`] are what operators set;
 //! - [`placement`] is a pure function, [`reconcile`] the loop that carries out what it says;
 //! - [`client`] finds the leader and implements the transaction layer's `Oracle` and `Directory`; [`reporter`] is each
 //!   node's heartbeat.
@@ -59,7 +60,9 @@ pub mod placement;
 pub mod reconcile;
 pub mod reporter;
 mod rpc;
+pub mod safe_point;
 pub mod server;
+pub mod settings;
 pub mod shard_map;
 pub mod state;
 

@@ -63,6 +63,11 @@ impl Window {
         Draw::Granted { first: Timestamp(first), low }
     }
 
+    /// The last one handed out.
+    pub fn last(&self) -> Timestamp {
+        self.last
+    }
+
     /// Whether the largest draw would be granted now.
     pub fn has_room(&self, wall_ms: u64) -> bool {
         let mut probe = *self;

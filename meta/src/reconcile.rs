@@ -20,10 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tracing::{debug, info};
 
+use crate::Error;
 use crate::placement::{self, Description, Operation};
 use crate::rpc::{Channels, within};
 use crate::server::{DEAD_AFTER, MetaServer, Soft};
-use crate::{Error, REPLICATION_FACTOR};
+use crate::settings::Settings;
 
 /// Between two rounds while there is work.
 const BUSY_TICK: Duration = Duration::from_millis(100);
@@ -135,10 +136,7 @@ pub(crate) fn describe(server: &MetaServer) -> Result<Vec<Operation>, Error> {
 
 fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -> Description {
     server.replica.read(|state| {
-        let factor = match state.settings().replication_factor {
-            0 => REPLICATION_FACTOR,
-            factor => factor,
-        };
+        let factor = Settings::new(state.settings()).replication_factor();
         let nodes = state.nodes().keys().map(|id| (*id, soft.alive(*id, now))).collect();
         let shards = state.shards().iter().map(|(id, shard)| (*id, shard.descriptor.as_ref()));
         let groups = std::iter::once((META_GROUP, None)).chain(shards).map(|(id, descriptor)| {
@@ -170,7 +168,7 @@ fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -> Descripti
         let silent = |id: &NodeId| now - soft.last_seen.get(id).copied().unwrap_or(soft.since);
         let awaited = state.nodes().keys().any(|id| !soft.alive(*id, now) && silent(id) < AWAITED);
         let incomplete = unknown || moving || awaited || !soft.operations.is_empty();
-        Description { replication_factor: factor as usize, nodes, groups, incomplete }
+        Description { replication_factor: factor, nodes, groups, incomplete }
     })
 }
 

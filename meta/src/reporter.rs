@@ -58,8 +58,9 @@ impl Reporter {
                     cluster_id: self.cluster_id.to_be_bytes().to_vec().into(),
                     node: self.node.0,
                     addresses: Some(self.addresses.clone()),
-                    map_version: 0,
                     groups,
+                    // The client fills in what it knows itself.
+                    ..Default::default()
                 };
                 let begun = self.seams.clock.now();
                 let outcome = tokio::select! {

@@ -16,6 +16,7 @@ use proto::meta::command::Command;
 use proto::meta::{self as pb, CommandResult, Redirect};
 use raft::{Group, MultiRaft, ProposeError};
 use storage::ids::{GroupId, META_GROUP, NodeId, Term, Timestamp, TxnId};
+use storage::sabotage::{self, Sabotage};
 use storage::seam::Seams;
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
@@ -25,6 +26,8 @@ use crate::Error;
 use crate::deadlock::Waits;
 use crate::machine::MetaReplica;
 use crate::oracle::{Draw, Window};
+use crate::safe_point::SafePoint;
+use crate::settings::{self, Settings};
 
 /// A node that has been silent for so long counts as dead.
 pub const DEAD_AFTER: Duration = Duration::from_millis(2_500);
@@ -42,6 +45,7 @@ pub(crate) struct Soft {
     pub(crate) operations: HashMap<GroupId, crate::reconcile::Underway>,
     /// Who waits for row locks.
     waits: Waits,
+    safe_point: SafePoint,
 }
 
 /// A group's last report.
@@ -55,8 +59,9 @@ pub(crate) struct Reported {
 
 impl Soft {
     fn new(term: Term, since: Instant) -> Self {
-        let (last_seen, groups, between_leaders, operations, waits) = Default::default();
-        Self { term, since, last_seen, groups, between_leaders, operations, waits }
+        let (last_seen, groups, between_leaders, operations) = Default::default();
+        let (waits, safe_point) = Default::default();
+        Self { term, since, last_seen, groups, between_leaders, operations, waits, safe_point }
     }
 
     pub(crate) fn alive(&self, node: NodeId, now: Instant) -> bool {
@@ -169,7 +174,10 @@ impl MetaServer {
     }
 
     fn with_window<T>(&self, term: Term, work: impl FnOnce(&mut Window, u64) -> T) -> Result<T, Error> {
-        let wall_ms = self.seams.clock.wall_ms();
+        let mut wall_ms = self.seams.clock.wall_ms();
+        if sabotage::is(Sabotage::OracleGoesBack) {
+            wall_ms -= term.0 % 2 * 60_000;
+        }
         match &mut *self.replica.window.lock() {
             Some((leading, window)) if *leading == term => Ok(work(window, wall_ms)),
             _ => Err(Error::NotLeader(Redirect::default())),
@@ -238,7 +246,32 @@ impl MetaServer {
             self.nudge.notify_one();
         }
         let busy = news || self.with_soft(|soft, _| !soft.operations.is_empty())?;
-        Ok(pb::ReportResponse { map: Some(self.map(request.map_version)?), busy })
+        let oldest = (request.oldest_snapshot != 0).then_some(Timestamp(request.oldest_snapshot));
+        let safe_point = self.safe_point(node, oldest)?.0;
+        Ok(pb::ReportResponse { map: Some(self.map(request.map_version)?), busy, safe_point })
+    }
+
+    /// The safe point, after a node has said what it still needs.
+    fn safe_point(&self, node: NodeId, oldest: Option<Timestamp>) -> Result<Timestamp, Error> {
+        let (_, term) = self.lead()?;
+        let now = self.with_window(term, |window, _| window.last())?;
+        let (settings, nodes) = self.replica.read(|state| {
+            (Settings::new(state.settings()), state.nodes().keys().copied().collect::<Vec<_>>())
+        });
+        self.with_soft(|soft, at| {
+            soft.safe_point.report(node, oldest);
+            let alive: Vec<NodeId> = nodes.into_iter().filter(|node| soft.alive(*node, at)).collect();
+            soft.safe_point.advance(now, alive, settings.gc_ttl(), settings.gc_hold())
+        })
+    }
+
+    /// Sets something for the whole cluster.
+    pub async fn change_setting(&self, request: pb::ChangeSettingsRequest) -> Result<(), Error> {
+        settings::check(&request.name, &request.value).map_err(Error::Rejected)?;
+        let command = pb::ChangeSetting { name: request.name, value: request.value };
+        self.propose(Command::ChangeSetting(command)).await?;
+        self.nudge.notify_one();
+        Ok(())
     }
 
     /// Who waits for whom at a node; answers the victims of deadlocks that wait there.
@@ -464,6 +497,14 @@ impl pb::meta_server::Meta for MetaService {
 
     async fn waits(&self, request: Request<pb::WaitsRequest>) -> Result<Response<pb::WaitsResponse>, Status> {
         Ok(Response::new(self.server.waits(request.into_inner())?))
+    }
+
+    async fn change_settings(
+        &self,
+        request: Request<pb::ChangeSettingsRequest>,
+    ) -> Result<Response<pb::ChangeSettingsResponse>, Status> {
+        self.server.change_setting(request.into_inner()).await?;
+        Ok(Response::new(pb::ChangeSettingsResponse {}))
     }
 
     async fn describe(

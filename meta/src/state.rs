@@ -123,7 +123,7 @@ impl State {
 
     /// What operators have set.
     pub fn settings(&self) -> pb::Settings {
-        self.cluster.settings.unwrap_or_default()
+        self.cluster.settings.clone().unwrap_or_default()
     }
 
     /// The replicas of the meta-group itself.

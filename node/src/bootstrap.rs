@@ -171,7 +171,10 @@ async fn steps(founding: &Founding, cluster_id: u128, rooms: Rooms<'_>) -> Resul
             instance: instance.to_be_bytes().to_vec().into(),
             addresses: Some(addresses.clone()),
         }),
-        settings: Some(pb::Settings { replication_factor: founding.replication_factor }),
+        settings: Some(pb::Settings {
+            replication_factor: founding.replication_factor,
+            ..Default::default()
+        }),
         shards: first_shards().iter().map(Into::into).collect(),
         next_group: DEFAULT_GROUP.0 + 1,
         next_replica: FIRST_REPLICA.0 + 1 + first_shards().len() as u64,

@@ -94,6 +94,7 @@ states! {
     INDETERMINATE_DATATYPE = "42P18";
     INSUFFICIENT_RESOURCES = "53000";
     OUT_OF_MEMORY = "53200";
+    SNAPSHOT_TOO_OLD = "72000";
     TOO_MANY_CONNECTIONS = "53300";
     PROGRAM_LIMIT_EXCEEDED = "54000";
     TOO_MANY_ARGUMENTS = "54023";
@@ -260,6 +261,7 @@ impl From<txn::Error> for SqlError {
                 SqlState::SERIALIZATION_FAILURE,
                 "could not serialize access due to concurrent update".into(),
             ),
+            E::SnapshotTooOld { .. } => (SqlState::SNAPSHOT_TOO_OLD, "snapshot too old".into()),
             E::AlreadyExists { .. } => {
                 (SqlState::UNIQUE_VIOLATION, "duplicate key value violates unique constraint".into())
             }
@@ -279,6 +281,12 @@ impl From<txn::Error> for SqlError {
         match &error {
             E::Conflict { .. } => {
                 out = out.detail(error.to_string()).hint("The transaction might succeed if retried.");
+            }
+            E::SnapshotTooOld { .. } => {
+                out = out.detail(error.to_string()).hint(
+                    "Old versions are kept for gc_ttl, and for open transactions no longer than gc_hold_max \
+                     (see flotilla admin settings).",
+                );
             }
             E::Aborted(why) => {
                 out = out.detail(why.clone()).hint("The transaction might succeed if retried.")

@@ -20,6 +20,8 @@ pub struct Progress {
     pub removed: usize,
     /// Versions that were looked at.
     pub seen: usize,
+    /// Rows whose newest version is no deletion: so many versions will stay.
+    pub live: usize,
     /// What is left of the range; `None` when it is done.
     pub rest: Option<KeyRange>,
 }
@@ -45,7 +47,8 @@ pub fn gc(
     iter.seek_to_first();
     while let Some((key, value)) = iter.item() {
         let (row, ts) = mvcc::split(snapshot, key)?;
-        if row != user {
+        let is_newest = row != user;
+        if is_newest {
             progress.removed += remove(batch, deletion.take());
             user.clear();
             user.extend_from_slice(row);
@@ -60,6 +63,9 @@ pub fn gc(
             return Ok(progress);
         }
         progress.seen += 1;
+        if is_newest && !mvcc::is_tombstone(value) {
+            progress.live += 1;
+        }
         if ts <= safe_point {
             if covered {
                 batch.delete(Cf::Data, key);

@@ -72,6 +72,7 @@ pub mod keys;
 pub mod mvcc;
 pub mod options;
 pub mod raft_log;
+pub mod sabotage;
 pub mod seam;
 pub mod snapshot;
 pub mod store;

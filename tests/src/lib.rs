@@ -32,6 +32,17 @@ pub fn binary() -> PathBuf {
     debug.map(|p| p.join("flotilla")).expect("build the binary first: cargo build --bin flotilla")
 }
 
+/// The binary that breaks its promises on demand (`storage::sabotage`); `cluster-scripts/test` builds it.
+pub fn sabotaged_binary() -> Result<PathBuf> {
+    let path = match std::env::var_os("FLOTILLA_SABOTAGED_BIN") {
+        Some(path) => path.into(),
+        None => binary().with_file_name("flotilla-sabotaged"),
+    };
+    let hint = "build it with: cargo build --workspace --bin flotilla --test verify --features node/sabotage, and copy it there";
+    anyhow::ensure!(path.is_file(), "there is no {}; {hint}", path.display());
+    Ok(path)
+}
+
 /// A cluster of processes.
 pub struct Cluster {
     /// How many nodes.

@@ -1,6 +1,6 @@
 //! The harness against a real cluster, in a short form: what operators run for hours with `jepsen run`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -13,7 +13,7 @@ use tests::peer::Postgres;
 /// A cluster with proxies takes 80 ports; these lie below those of the other tests, and
 /// below those that the kernel gives to clients.
 fn base_port(n: u16) -> u16 {
-    10_000 + (std::process::id() % 30) as u16 * 320 + n * 80
+    10_000 + (std::process::id() % 24) as u16 * 400 + n * 80
 }
 
 fn options(workload: &str, seconds: u64, out: &Path) -> Options {
@@ -46,14 +46,25 @@ async fn verify(workload: &str, faults: &[&str], n: u16) -> Result<()> {
 }
 
 async fn outcome(workload: &str, faults: &[&str], n: u16) -> Result<Outcome> {
+    outcome_of(tests::binary(), Vec::new(), workload, faults, n).await
+}
+
+async fn outcome_of(
+    binary: PathBuf,
+    environment: Vec<(String, String)>,
+    workload: &str,
+    faults: &[&str],
+    n: u16,
+) -> Result<Outcome> {
     let out = tempfile::tempdir()?;
     let faults: Vec<&'static Fault> = faults.iter().filter_map(|name| jepsen::fault::find(name)).collect();
     let broken_disk = faults.iter().any(|fault| fault.needs_disk());
     let preload = if broken_disk { Some(disk::build(out.path()).await?) } else { None };
     let cluster = Cluster {
         script: tests::root().join("cluster-scripts/cluster"),
-        binary: Some(tests::binary()),
+        binary: Some(binary),
         preload,
+        environment,
         dir: out.path().join("cluster"),
         base_port: base_port(n),
         nodes: 3,
@@ -86,6 +97,32 @@ async fn disks_that_lie_about_syncs_are_found_out() -> Result<()> {
     let outcome = outcome("set", &["lying-disks"], 3).await?;
     // Some nodes may even refuse to start, which is as well.
     ensure!(outcome.validity() != Validity::Valid, "{}", shown(&outcome));
+    Ok(())
+}
+
+/// A build that breaks its promises on demand, and the workload that finds out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_builds_are_found_out() -> Result<()> {
+    let binary = tests::sabotaged_binary()?;
+    for (sabotage, workload, faults) in [
+        ("skip-read-validation", "write-skew", &[][..]),
+        ("answer-before-fsync", "set", &["power-cut-all"]),
+        ("trust-lease", "register", &["partition", "pause"]),
+        ("oracle-goes-back", "list-append", &["kill-meta"]),
+    ] {
+        let environment = vec![("FLOTILLA_SABOTAGE".to_owned(), sabotage.to_owned())];
+        let mut found = false;
+        // What a fault hits is a matter of luck, within bounds.
+        for _ in 0..5 {
+            let outcome = outcome_of(binary.clone(), environment.clone(), workload, faults, 4).await?;
+            found = outcome.validity() == Validity::Invalid;
+            if found {
+                break;
+            }
+            eprintln!("{sabotage}: not found yet: {}", shown(&outcome));
+        }
+        ensure!(found, "{workload} with {faults:?} does not find {sabotage}");
+    }
     Ok(())
 }
 

@@ -53,6 +53,18 @@ pub trait Directory: Send + Sync + 'static {
     /// here. To be called again and again while there are such waits: what was told counts for a moment only.
     async fn report_waits(&self, waits: &[Edge]) -> Result<Vec<TxnId>, Error>;
 
+    /// Whether commits over several shards may be answered after one round of replication, where that is possible: a setting.
+    /// Must not block.
+    fn commits_asynchronously(&self) -> bool;
+
+    /// The oldest snapshot that is open at this node: garbage collection shall leave what it sees. To be called again and
+    /// again; how long a snapshot can hold it back is a setting. Must not block.
+    fn hold(&self, oldest: Option<Timestamp>);
+
+    /// The cluster's safe point, as far as is known here: versions that only reads below it need may be collected. It
+    /// never goes back. Must not block.
+    fn safe_point(&self) -> Timestamp;
+
     /// The nodes of the cluster.
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Error>;
 }

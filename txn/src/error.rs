@@ -1,7 +1,7 @@
 //! What can go wrong with a transaction, and what to do about it.
 
 use bytes::Bytes;
-use storage::ids::TxnId;
+use storage::ids::{Timestamp, TxnId};
 
 /// What the caller may do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,14 @@ pub enum Error {
     FenceMismatch {
         /// The fence's prefix.
         prefix: Bytes,
+    },
+    /// Versions that the snapshot needs may have been collected.
+    #[error("the snapshot at {at} lies below the safe point {safe_point}")]
+    SnapshotTooOld {
+        /// The snapshot.
+        at: Timestamp,
+        /// The shard's safe point.
+        safe_point: Timestamp,
     },
     /// The transaction was ended by someone else (its heartbeat lapsed), or by an earlier error.
     #[error("the transaction was aborted: {0}")]

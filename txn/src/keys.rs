@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   [group u64 BE][0x10] d                          the shard's descriptor           (ShardDescriptor)
+//!   [group u64 BE][0x10] s                          its safe point                   (u64 BE)
 //!   [ff ff ff ff ff ff ff ff] r primary 00 01 txn   a decided transaction's record   (TxnRecord)
 //! ```
 //!
@@ -17,6 +18,11 @@ const RECORDS: [u8; 9] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, b'r'];
 /// Where a shard's descriptor is kept.
 pub fn descriptor(group: GroupId) -> Vec<u8> {
     raft::private_key(group, b"d")
+}
+
+/// Where a shard's safe point is kept.
+pub fn safe_point(group: GroupId) -> Vec<u8> {
+    raft::private_key(group, b"s")
 }
 
 /// Where a transaction's record is kept.

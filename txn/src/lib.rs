@@ -47,6 +47,12 @@
 //! * Know what a key or a value means. (Fences are the one convention: a key that ends in `00` right behind a shard's
 //!   first key, or behind a table's prefix, is a fence: [`api::Fence`].)
 //!
+//! # Old versions
+//!
+//! Versions that only reads below the cluster's safe point need are removed (`command/collect.rs`, `shard/garbage.rs`). The
+//! safe point lies a setting behind the oracle and is held back by open snapshots, again up to a setting; each
+//! shard replicates its own before it removes anything, and refuses snapshots below it: [`Error::SnapshotTooOld`].
+//!
 //! # Failures
 //!
 //! * *A leader dies*: requests are sent to the next one; a one-shard commit that may have been proposed is looked for by
@@ -63,8 +69,7 @@
 //! * Evaluation reads RocksDB on the runtime's own threads. Pages are bounded, disks are assumed to be quick.
 //! * A large transaction's intents leave tombstones in their column family until compaction; wide ranges with few rows
 //!   are slow to check for that long.
-//! * Nobody collects old versions yet: `storage::gc` can, but there is no safe point (it must hold back reads below it,
-//!   and be replicated with the shard).
+//! * Garbage collection reads all of a shard to find what is garbage (`shard/garbage.rs` bounds how often).
 //! * The record of a one-shard commit is kept in memory only (`shard/recent.rs`): enough for a failover, not for a restart of
 //!   all replicas.
 //!

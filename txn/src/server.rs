@@ -274,6 +274,10 @@ pub fn failure_of(error: Error) -> pb::Failure {
             failure.key = key;
             pb::FailureKind::FailureDeadlock
         }
+        Error::SnapshotTooOld { at, safe_point } => {
+            (failure.at, failure.safe_point) = (at.0, safe_point.0);
+            pb::FailureKind::FailureSnapshotTooOld
+        }
         Error::FenceMismatch { prefix } => {
             failure.key = prefix;
             pb::FailureKind::FailureFenceMismatch
@@ -322,6 +326,10 @@ pub fn error_of(failure: pb::Failure) -> Error {
         pb::FailureKind::FailureLocked => Error::Locked { key: failure.key, timed_out: false },
         pb::FailureKind::FailureDeadlock => Error::Deadlock { key: failure.key },
         pb::FailureKind::FailureFenceMismatch => Error::FenceMismatch { prefix: failure.key },
+        pb::FailureKind::FailureSnapshotTooOld => Error::SnapshotTooOld {
+            at: storage::ids::Timestamp(failure.at),
+            safe_point: storage::ids::Timestamp(failure.safe_point),
+        },
         pb::FailureKind::FailureAborted => Error::Aborted(message),
         pb::FailureKind::FailureAmbiguous => Error::Ambiguous(message),
         pb::FailureKind::FailureUnavailable => Error::Unavailable(message),

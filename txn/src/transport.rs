@@ -115,6 +115,7 @@ impl Peers {
             None => return Err(CallError::NotSent),
         };
         let _entry = Entry { waiting: &link.waiting, id };
+        metrics::counter!("flotilla_node_requests_total", "to" => "shard").increment(1);
         link.queue.send(request).await.map_err(|_| CallError::NotSent)?;
         receiver.await.map_err(|_| CallError::Lost)
     }

@@ -73,10 +73,11 @@ async fn transfer(db: &dyn Database, rng: &mut StdRng, teller: u64) -> Result<()
     txn.commit().await.map(|_| ())
 }
 
-async fn run(nodes: u64, seed: u64, unrest: bool) {
+async fn run(nodes: u64, seed: u64, unrest: bool, asynchronous: bool) {
     // To look for more: another seed each time.
     let seed = std::env::var("BANK_SEED").map_or(seed, |seed| seed.parse().unwrap());
     let cluster = TestCluster::start(nodes).await;
+    cluster.meta.asynchronous.store(asynchronous, Ordering::SeqCst);
     let setup = cluster.database(0);
     let open = setup.begin(BeginOptions::default());
     open.write((0..ACCOUNTS).map(|n| write(account(n), OPENING)).collect(), &[]).await.unwrap();
@@ -189,15 +190,25 @@ async fn run(nodes: u64, seed: u64, unrest: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bank_on_one_node() {
-    run(1, 1, false).await;
+    run(1, 1, false, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bank_on_three_nodes() {
-    run(3, 2, false).await;
+    run(3, 2, false, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bank_while_leaders_change() {
-    run(3, 3, true).await;
+    run(3, 3, true, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bank_with_asynchronous_commits() {
+    run(3, 4, false, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bank_with_asynchronous_commits_while_leaders_change() {
+    run(3, 5, true, true).await;
 }

@@ -7,7 +7,7 @@
 mod add_node;
 mod allocate_ids;
 mod bootstrap;
-mod change_settings;
+mod change_setting;
 mod extend_oracle;
 mod update_members;
 mod update_node;
@@ -33,7 +33,7 @@ pub fn apply(state: &mut State, command: pb::Command) -> Result<CommandResult, S
         Command::ExtendOracle(command) => extend_oracle::apply(state, command),
         Command::UpdateShards(command) => update_shards::apply(state, command),
         Command::UpdateMembers(command) => update_members::apply(state, command),
-        Command::ChangeSettings(command) => change_settings::apply(state, command),
+        Command::ChangeSetting(command) => change_setting::apply(state, command),
     })
 }
 

@@ -18,7 +18,7 @@ fn bootstrapped() -> State {
     let mut state = State::default();
     let node = Node { id: 1, instance: b"one"[..].into(), addresses: None };
     let shards = vec![ShardDescriptor { group: 2, epoch: 1, ..Default::default() }];
-    let settings = Some(Settings { replication_factor: 3 });
+    let settings = Some(Settings { replication_factor: 3, ..Default::default() });
     let cluster_id = 7u128.to_be_bytes().to_vec().into();
     let bootstrap =
         Bootstrap { cluster_id, node: Some(node), settings, shards, next_group: 3, next_replica: 5 };

@@ -92,6 +92,17 @@ impl service::Admin for Admin {
         }))
     }
 
+    async fn change_settings(
+        &self,
+        request: Request<proto::meta::ChangeSettingsRequest>,
+    ) -> Result<Response<proto::meta::ChangeSettingsResponse>, Status> {
+        let membership = self.membership.get();
+        let membership = membership.ok_or_else(|| Status::from(meta::Error::NotInitialised))?;
+        let request = request.into_inner();
+        membership.meta.change_setting(&request.name, &request.value).await?;
+        Ok(Response::new(proto::meta::ChangeSettingsResponse {}))
+    }
+
     async fn cluster(&self, _: Request<pb::ClusterRequest>) -> Result<Response<pb::ClusterResponse>, Status> {
         let membership = self.membership.get();
         let membership = membership.ok_or_else(|| Status::from(meta::Error::NotInitialised))?;

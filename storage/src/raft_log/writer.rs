@@ -14,6 +14,7 @@ use super::record::{self, Kind};
 use super::rocks::Shared;
 use crate::Error;
 use crate::ids::{GroupId, LogIndex};
+use crate::sabotage::{self, Sabotage};
 use crate::wal_check::BATCH_TRAILER;
 
 /// A batch is closed when it has this many bytes, so that a flood from one group delays the others' fsync little.
@@ -127,7 +128,7 @@ fn write(shared: &Shared, mut batch: WriteBatch) -> Result<(), Error> {
     metrics::histogram!("flotilla_log_batch_operations").record(batch.len() as f64);
     metrics::counter!("flotilla_log_bytes_total").increment(batch.size_in_bytes() as u64);
     let mut options = WriteOptions::default();
-    options.set_sync(true);
+    options.set_sync(!sabotage::is(Sabotage::AnswerBeforeFsync));
     let before = shared.seams.clock.now();
     let written = shared.db.write_opt(batch, &options);
     let took = shared.seams.clock.now().saturating_duration_since(before);

@@ -14,6 +14,7 @@ use proto::shard::response::Body as Answer;
 use storage::Snapshot;
 use storage::ids::{KeyRange, Timestamp, TxnId};
 use storage::mvcc;
+use storage::sabotage::{self, Sabotage};
 
 use super::intents::intents_in;
 use super::rules::{self, MET_MAX, WriteCheck};
@@ -43,13 +44,21 @@ pub async fn commit(cx: &Context<'_>, request: pb::Commit) -> Outcome {
     let guard = cx.latch(spans).await;
 
     let view = cx.view()?;
+    if !reads.is_empty() {
+        cx.must_reach(Timestamp(request.read_at))?;
+    }
+    cx.writes_must_reach(&request.writes)?;
     let checked = check(&view.snapshot, txn, Timestamp(request.read_at), &reads, &request.writes, &fences);
+    let checked = checked.and_then(|()| cx.in_the_way_of_fences(&view, txn, &request.writes));
     // What was found may be the past of a deposed leader; a proposal would notice, an error would not.
     cx.confirm().await?;
     checked?;
 
     let at = cx.server.oracle().timestamp().await?;
-    debug_assert!(at > Timestamp(request.read_at), "the oracle went back");
+    debug_assert!(
+        at > Timestamp(request.read_at) || sabotage::is(Sabotage::OracleGoesBack),
+        "the oracle went back"
+    );
     let writes = request.writes.into_iter().map(|w| pb::Version { key: w.key, value: w.value }).collect();
     cx.propose(guard, Effect::Versions(pb::Versions { txn: request.txn, at: at.0, writes })).await?;
     // It is over, and so are its locks here.
@@ -77,6 +86,9 @@ fn check(
     let mut in_reads = rules::check_fences(snapshot, Some(txn), Timestamp::MAX, &no_fates, fences)?;
     // Reads first: whoever has read a key as absent, and finds it there now, has a conflict, not a duplicate.
     for range in reads {
+        if sabotage::is(Sabotage::SkipReadValidation) {
+            break;
+        }
         if let Some((key, _)) = mvcc::any_version_in(snapshot, range, read_at, Timestamp::MAX)? {
             return Err(Error::Conflict { key, rival: None }.into());
         }

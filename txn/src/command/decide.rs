@@ -11,6 +11,7 @@ use proto::shard::response::Body as Answer;
 use storage::ids::{Timestamp, TxnId};
 use storage::{Cf, Snapshot, intents};
 
+use super::intents::context;
 use super::{Context, Outcome, Refusal};
 use crate::latch::{Guard, Mode, Span};
 use crate::wire::parse_txn;
@@ -30,11 +31,20 @@ pub async fn commit_primary(cx: &Context<'_>, request: pb::CommitPrimary) -> Out
             _ => Err(ended().into()),
         };
     }
-    if intent.is_none_or(|intent| intent.txn != txn) {
+    let Some(intent) = intent.filter(|intent| intent.txn == txn) else {
         // It was never laid, or it was removed by whoever ended the transaction, long ago.
         return Err(Error::Aborted("its primary intent is gone".to_owned()).into());
-    }
+    };
     let at = match request.at {
+        // It is too late to refuse: the transaction has happened. Nor is there a reason: whoever was promised that it
+        // commits later was below the timestamp of the primary's intent.
+        at if request.all_lie => {
+            let at_least = context(&intent)?.at_least;
+            if at_least == 0 || at < at_least {
+                return Err(Error::Internal("no such asynchronous commit".to_owned()).into());
+            }
+            Timestamp(at)
+        }
         // Under the latch on the primary: every push so far was to a timestamp that exists, so below this one.
         0 => cx.server.oracle().timestamp().await?,
         at => {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
+use proto::shard as pb;
 use storage::ids::{KeyRange, Timestamp, TxnId};
 use storage::intents::Intent;
 use storage::{Cf, Snapshot};
@@ -50,6 +51,12 @@ pub fn intents_in(
     }
     iter.check()?;
     Ok(page)
+}
+
+/// What an intent carries beside its value.
+pub fn context(intent: &Intent) -> Result<pb::IntentContext, Error> {
+    pb::IntentContext::decode(intent.context.clone())
+        .map_err(|e| Error::Corruption(format!("an intent's context does not decode: {e}")))
 }
 
 fn decode(stored: &[u8]) -> Result<Intent, Error> {

@@ -56,6 +56,7 @@ pub async fn lock_rows(cx: &Context<'_>, request: pb::LockRows) -> Outcome {
     let spans: Vec<_> = keys.map(|key| (Span::Key(key.clone()), Mode::Shared)).collect();
     cx.leadership.latches.wait(&spans).await;
     let view = cx.view()?;
+    cx.must_reach(at)?;
     let held = request.keys.iter().enumerate().filter(|(index, _)| !skipped.contains(&(*index as u32)));
     let changed = match request.at {
         0 => None,

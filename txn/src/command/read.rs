@@ -43,6 +43,7 @@ pub async fn read(cx: &Context<'_>, request: pb::Read) -> Outcome {
     let spans: Vec<_> = keys.map(|key| (Span::Key(key.clone()), Mode::Shared)).collect();
     cx.leadership.latches.wait(&spans).await;
     let view = cx.view()?;
+    cx.must_reach(at)?;
     let values = evaluate(&view.snapshot, own, at, &fates, &fences, &request.keys)?;
     cx.confirm().await?;
     Ok(Answer::Values(pb::Values { values }))

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use proto::shard as pb;
-use storage::ids::{Timestamp, TxnId};
+use storage::ids::{KeyRange, Timestamp, TxnId};
 use storage::intents::{self, Intent};
 use storage::{Snapshot, mvcc};
 
 use super::Refusal;
+use super::intents::{context, intents_in};
 use crate::wire::{Fate, txn_bytes};
 use crate::{Error, shard};
 
@@ -69,11 +70,6 @@ pub fn met(key: &[u8], intent: &Intent) -> pb::MetIntent {
     }
 }
 
-/// The transaction's round in which an intent was laid.
-fn round_of(intent: &Intent) -> u64 {
-    intent.context.first_chunk::<8>().map_or(0, |round| u64::from_be_bytes(*round))
-}
-
 /// What a check of writes found.
 pub enum WriteCheck {
     /// All may be written, except for these (by index), of which the transaction has laid newer ones since: a copy of
@@ -112,7 +108,7 @@ pub fn check_writes(
             }
             Some(intent) => {
                 // What stands below was checked when the intent was laid, and nobody could change it since.
-                let laid_in = round_of(&intent);
+                let laid_in = context(&intent)?.round;
                 if laid_in > round {
                     overtaken.push(index);
                 } else if laid_in < round && write.absent && intent.value.is_some() {
@@ -140,6 +136,30 @@ pub fn check_writes(
         true => WriteCheck::Clear { overtaken },
         false => WriteCheck::Blocked(blocked),
     })
+}
+
+/// Intents of others' asynchronous commits under `range`. Such a transaction commits without looking at fences again, so
+/// whoever changes one waits until it is decided; and whoever comes later meets the fence.
+pub fn async_intents(
+    snapshot: &Snapshot,
+    own: TxnId,
+    range: &KeyRange,
+) -> Result<Vec<pb::MetIntent>, Refusal> {
+    let mut found = Vec::new();
+    let mut left = Some(range.clone());
+    while let Some(range) = left.take() {
+        let page = intents_in(snapshot, &range, false, 1024, 1 << 20)?;
+        for (key, intent) in page.intents {
+            if intent.txn != own && context(&intent)?.at_least > 0 {
+                found.push(met(&key, &intent));
+                if found.len() >= MET_MAX {
+                    return Ok(found);
+                }
+            }
+        }
+        left = page.stopped_at.map(|key| KeyRange { start: key, end: range.end });
+    }
+    Ok(found)
 }
 
 /// Whether the fences say as of `at` what they are expected to. Version 0 is a fence that was never set, or removed.

@@ -27,6 +27,7 @@ pub async fn scan(cx: &Context<'_>, request: pb::Scan) -> Outcome {
     spans.extend(fences.iter().map(|(key, _)| (Span::Key(key.clone()), Mode::Shared)));
     cx.leadership.latches.wait(&spans).await;
     let view = cx.view()?;
+    cx.must_reach(at)?;
     let unknown = rules::check_fences(&view.snapshot, own, at, &fates, &fences)?;
     if !unknown.is_empty() {
         return Err(Refusal::Blocked { intents: unknown, in_reads: true });

@@ -9,6 +9,7 @@ use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
 use storage::ids::{GroupId, KeyRange, Timestamp, TxnId};
 
+use super::async_commit::AsyncCommit;
 use super::buffer::{Buffered, Writes};
 use super::core::{Core, fences_to_pb, unexpected};
 use super::txn::Txn;
@@ -33,13 +34,13 @@ const FIND_OUT_TIMEOUT: Duration = Duration::from_secs(3);
 const SENT_KEYS_MAX: usize = 64;
 
 /// What there is to commit.
-struct Plan {
-    writes: Writes,
+pub(super) struct Plan {
+    pub writes: Writes,
     bytes: usize,
-    set_fences: Vec<(Key, Option<u64>)>,
-    reads: SpanSet,
+    pub set_fences: Vec<(Key, Option<u64>)>,
+    pub reads: SpanSet,
     fences: Vec<Fence>,
-    read_at: Option<Timestamp>,
+    pub read_at: Option<Timestamp>,
     deadline: Instant,
 }
 
@@ -71,6 +72,11 @@ impl Txn {
         }
         if !sent_early && let Some(at) = self.commit_in_one_shard(&plan).await? {
             metrics::counter!("flotilla_txn_commits_total", "way" => "one_shard").increment(1);
+            return Ok(at);
+        }
+        if !sent_early && let Some(commit) = self.as_async_commit(&plan) {
+            let at = self.commit_async(&plan, &commit).await?;
+            metrics::counter!("flotilla_txn_commits_total", "way" => "async").increment(1);
             return Ok(at);
         }
         let at = self.commit_over_intents(&plan).await?;
@@ -171,14 +177,15 @@ impl Txn {
         writes && reads && fences
     }
 
-    fn write_to_pb(&self, plan: &Plan, key: &Key, write: &Buffered) -> pb::Write {
+    pub(super) fn write_to_pb(&self, plan: &Plan, key: &Key, write: &Buffered) -> pb::Write {
         // Serializable: what was read is validated, and what was not read may be overwritten whatever stands there.
         // Snapshot isolation: the first one to write a key after the snapshot wins.
         let unchanged_since = match self.is_serializable() {
             true => 0,
             false => plan.read_at.map_or(0, |at| at.0),
         };
-        pb::Write { key: key.clone(), value: write.value.clone(), absent: write.absent, unchanged_since }
+        let (key, value, absent) = (key.clone(), write.value.clone(), write.absent);
+        pb::Write { key, value, absent, unchanged_since, ..pb::Write::default() }
     }
 
     /// Sends a part of the writes before the commit. Called with `sending` held.
@@ -202,12 +209,22 @@ impl Txn {
 
     /// Lays intents for `writes`, which are in key order.
     async fn lay_intents(&self, plan: &Plan, writes: Vec<pb::Write>) -> Result<(), Error> {
+        self.lay_intents_with(plan, writes, None).await
+    }
+
+    /// The same, for an asynchronous commit if there is one.
+    pub(super) async fn lay_intents_with(
+        &self,
+        plan: &Plan,
+        writes: Vec<pb::Write>,
+        commit: Option<&AsyncCommit>,
+    ) -> Result<(), Error> {
         let Some(first) = writes.first() else {
             return Ok(());
         };
         let primary = self.choose_primary(&first.key);
         let started = self.started().await?;
-        let laying = Laying { plan, primary, started, round: self.next_round() };
+        let laying = Laying { plan, primary, started, round: self.next_round(), commit };
         let chunks = self.core.chunks(writes, plan.deadline).await?;
         futures::stream::iter(chunks.into_iter().map(|chunk| self.lay_chunk(&laying, chunk)))
             .buffer_unordered(PREWRITE_PARALLEL)
@@ -264,7 +281,11 @@ impl Txn {
         let mut todo = vec![chunk];
         while let Some(chunk) = todo.pop() {
             match self.prewrite(laying, &chunk, false, deadline).await {
-                Ok(Answer::Done(_)) => {}
+                Ok(Answer::Done(at_least)) => {
+                    if let Some(commit) = laying.commit {
+                        commit.laid(at_least);
+                    }
+                }
                 Ok(Answer::Blocked(blocked)) => {
                     let own = (laying.started, self.id);
                     self.core
@@ -298,6 +319,8 @@ impl Txn {
             fences: fences_to_pb(&laying.plan.fences),
             exact_epoch,
             round: laying.round,
+            async_commit: laying.commit.is_some(),
+            all_keys: laying.all_keys_for(chunk),
         };
         self.core.router.ask(&chunk.shard, Ask::Prewrite(ask), Repeat::Harmless, deadline).await
     }
@@ -312,8 +335,8 @@ impl Txn {
                 let write = fence_write(&shard, prefix, version, plan.read_at);
                 let primary = self.choose_primary(&write.key);
                 self.state.lock().sent.add_key(&write.key);
-                let laying =
-                    Laying { plan, primary, started: self.started().await?, round: self.next_round() };
+                let (started, round) = (self.started().await?, self.next_round());
+                let laying = Laying { plan, primary, started, round, commit: None };
                 let chunk = Chunk { shard, writes: vec![write] };
                 match self.prewrite(&laying, &chunk, true, plan.deadline).await {
                     Ok(Answer::Done(_)) => continue,
@@ -378,6 +401,7 @@ impl Txn {
                 primary: primary.clone(),
                 at: at.0,
                 spans: spans.clone(),
+                all_lie: false,
             };
             // From here on the transaction may be committed, even if this future is dropped: whoever cleans up asks.
             self.state.lock().undecided = true;
@@ -416,6 +440,15 @@ struct Laying<'p> {
     primary: Key,
     started: Timestamp,
     round: u64,
+    commit: Option<&'p AsyncCommit>,
+}
+
+impl Laying<'_> {
+    /// The primary's intent names all keys of an asynchronous commit.
+    fn all_keys_for(&self, chunk: &Chunk) -> Vec<Key> {
+        let holds_primary = chunk.writes.iter().any(|write| write.key == self.primary);
+        self.commit.filter(|_| holds_primary).map_or_else(Vec::new, |commit| commit.keys.clone())
+    }
 }
 
 /// Writes to one shard.
@@ -480,6 +513,7 @@ fn fence_write(
         key: keys::fence(&shard.range.start, prefix),
         value: version.map(|version| shard::encode_fence(prefix, version)),
         absent: false,
+        fence_of: prefix.clone(),
         // Two schema changes of one table: the first one wins.
         unchanged_since: read_at.map_or(0, |at| at.0),
     }

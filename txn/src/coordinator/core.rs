@@ -13,6 +13,7 @@ use storage::seam::Seams;
 use tokio::sync::Semaphore;
 
 use super::CoordinatorOptions;
+use super::collect::Open;
 use super::locks::Held;
 use crate::api::{Fence, Key, ScanPage, Value};
 use crate::descriptor::{ShardDescriptor, range_from_pb, range_to_pb};
@@ -40,6 +41,8 @@ pub struct Core {
     pub options: CoordinatorOptions,
     /// Where this node's transactions hold locks.
     pub held: Held,
+    /// This node's transactions.
+    pub open: Open,
     background: Arc<Semaphore>,
 }
 
@@ -76,7 +79,16 @@ impl Core {
         options: CoordinatorOptions,
     ) -> Arc<Self> {
         let background = Arc::new(Semaphore::new(BACKGROUND_MAX));
-        Arc::new(Self { router, oracle, directory, seams, options, held: Held::default(), background })
+        Arc::new(Self {
+            router,
+            oracle,
+            directory,
+            seams,
+            options,
+            held: Held::default(),
+            open: Open::default(),
+            background,
+        })
     }
 
     /// When a request that begins now gives up.
@@ -287,8 +299,10 @@ impl Core {
     /// Asks a transaction's primary.
     pub async fn push_with(&self, push: pb::Push, deadline: Instant) -> Result<Fate, Error> {
         let primary = push.primary.clone();
+        let txn = parse_txn(&push.txn)?;
         match self.router.ask_key(&primary, Ask::Push(push), Repeat::Harmless, deadline).await {
             Ok(Answer::Fate(fate)) => Ok(Fate::from_pb(&fate)?.1),
+            Ok(Answer::AsyncCommit(commit)) => self.find_out_async(txn, primary, commit.keys, deadline).await,
             Err(RouteError::Failed(error)) => Err(error),
             _ => Err(unexpected()),
         }

@@ -14,9 +14,13 @@
 //!                          ──Resolve──▶ all shards                      intents become versions at T
 //!                          ──Forget──▶ the primary's shard              the record is gone
 //! ```
+//!
+//! Where everything that was read is written, too, several shards take one round as well: `async_commit.rs`.
 
 mod admin;
+mod async_commit;
 mod buffer;
+mod collect;
 mod commit;
 mod core;
 mod locks;
@@ -58,7 +62,7 @@ impl Default for CoordinatorOptions {
             request_timeout: Duration::from_secs(10),
             flush_bytes: 8 << 20,
             conflict_wait: Duration::from_secs(2),
-            heartbeat: Duration::from_secs(1),
+            heartbeat: Duration::from_millis(400),
         }
     }
 }
@@ -80,7 +84,9 @@ impl Cluster {
     ) -> Self {
         let router = Router::new(server.clone(), directory.clone(), seams.clone());
         let core = Core::new(router, oracle, directory, seams, options);
-        core.seams.spawn("sweep", sweep::run(Arc::downgrade(&core), server));
+        core.seams.spawn("sweep", sweep::run(Arc::downgrade(&core), server.clone()));
+        core.seams.spawn("hold back", collect::hold_back(Arc::downgrade(&core)));
+        core.seams.spawn("collect", collect::run(Arc::downgrade(&core), server));
         core.seams.spawn("keep locks", locks::keep_locks(Arc::downgrade(&core)));
         core.seams.spawn("watch waits", locks::watch_waits(Arc::downgrade(&core)));
         Self { core }

@@ -100,14 +100,17 @@ impl Txn {
             statement_reads: SpanSet::default(),
             locked: HashMap::new(),
         };
-        Arc::new_cyclic(|this| Self {
-            id,
-            options,
-            core,
-            state: Mutex::new(state),
-            drawing: tokio::sync::Mutex::default(),
-            sending: Arc::default(),
-            this: this.clone(),
+        Arc::new_cyclic(|this| {
+            core.open.add(id, this.clone());
+            Self {
+                id,
+                options,
+                core,
+                state: Mutex::new(state),
+                drawing: tokio::sync::Mutex::default(),
+                sending: Arc::default(),
+                this: this.clone(),
+            }
         })
     }
 
@@ -542,6 +545,7 @@ impl Txn {
 
 impl Drop for Txn {
     fn drop(&mut self) {
+        self.core.open.remove(self.id);
         self.abandon();
     }
 }

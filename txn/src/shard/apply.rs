@@ -5,6 +5,8 @@
 //! state is the same on every replica at that point of the log, and raft writes each command's batch before it asks
 //! for the next.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use prost::Message;
 use proto::shard as pb;
@@ -12,10 +14,10 @@ use proto::shard::command::Effect;
 use raft::Fatal;
 use storage::ids::{KeyRange, Timestamp, TxnId};
 use storage::intents::{self, Intent};
-use storage::{Batch, Cf, Snapshot, mvcc};
+use storage::{Batch, Cf, Snapshot, gc, mvcc};
 
-use super::{Shard, store_descriptor};
-use crate::descriptor::{ShardDescriptor, range_from_pb};
+use super::{Shard, store_descriptor, store_safe_point};
+use crate::descriptor::{ShardDescriptor, range_from_pb, range_to_pb};
 use crate::keys;
 use crate::wire::parse_txn;
 
@@ -37,18 +39,20 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
                 mvcc::put_version(batch, &write.key, at, write.value.as_deref());
             }
             // Memory only, and nothing that is applied depends on it.
+            shard.garbage.lock().wrote(c.writes.len(), at);
             shard.recent.lock().add(parse_txn(&c.txn).map_err(Fatal::new)?, at);
         }
         Effect::PutIntents(c) => {
             let txn = parse_txn(&c.txn).map_err(Fatal::new)?;
-            let round = Bytes::copy_from_slice(&c.round.to_be_bytes());
             for write in c.writes {
+                let all_keys = if write.key == c.primary { c.all_keys.clone() } else { Vec::new() };
+                let context = pb::IntentContext { round: c.round, at_least: c.at_least, all_keys };
                 let intent = Intent {
                     txn,
                     primary: c.primary.clone(),
                     read_at: Timestamp(c.started),
                     value: write.value,
-                    context: round.clone(),
+                    context: context.encode_to_vec().into(),
                 };
                 intents::put_intent(batch, &write.key, &intent);
             }
@@ -59,6 +63,7 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
             batch.put(Cf::Group, &keys::record(&c.primary, txn), &record.encode_to_vec());
             let snapshot = shard.engine.snapshot();
             settle_key(&snapshot, batch, txn, Timestamp(record.at), &c.primary)?;
+            shard.garbage.lock().wrote(1, Timestamp(record.at));
         }
         Effect::Settle(c) => {
             let txn = parse_txn(&c.txn).map_err(Fatal::new)?;
@@ -67,9 +72,11 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
             for key in &c.keys {
                 settle_key(&snapshot, batch, txn, at, key)?;
             }
+            let mut settled = c.keys.len();
             for span in c.spans {
-                settle_span(&snapshot, batch, txn, at, &range_from_pb(span))?;
+                settled += settle_span(&snapshot, batch, txn, at, &range_from_pb(span))?;
             }
+            shard.garbage.lock().wrote(settled, at);
         }
         Effect::Forget(c) => {
             let txn = parse_txn(&c.txn).map_err(Fatal::new)?;
@@ -84,6 +91,7 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
             store_descriptor(batch, &descriptor);
             shard.set_descriptor(descriptor);
         }
+        Effect::Collect(c) => return Ok(collect(shard, batch, c)?.encode_to_vec().into()),
         Effect::Clear(c) => {
             let start = shard.descriptor().ok_or_else(|| malformed("no shard to clear"))?.range.start.clone();
             // The shard's fence stays: the table that it stands for may go on in other keys of this shard. Known here and not
@@ -95,6 +103,27 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
         }
     }
     Ok(Bytes::new())
+}
+
+fn collect(shard: &Shard, batch: &mut Batch, command: pb::Collect) -> Result<pb::Collected, Fatal> {
+    let descriptor = shard.descriptor().ok_or_else(|| malformed("no shard to collect"))?;
+    // A later command may have been proposed by someone who knew less.
+    let safe_point = shard.safe_point().max(Timestamp(command.safe_point));
+    store_safe_point(batch, shard.group, safe_point);
+    // Before the batch is visible: see the invariant on `Shard`.
+    shard.safe_point.fetch_max(safe_point.0, Ordering::SeqCst);
+    // A split may have come between: what is not this shard's any more is not touched.
+    let Some(range) = range_from_pb(command.range.unwrap_or_default()).intersection(&descriptor.range) else {
+        return Ok(pb::Collected::default());
+    };
+    let progress =
+        gc::gc(&shard.engine.snapshot(), batch, &range, safe_point, command.versions_max as usize)?;
+    Ok(pb::Collected {
+        removed: progress.removed as u64,
+        seen: progress.seen as u64,
+        pending: progress.seen.saturating_sub(progress.removed + progress.live) as u64,
+        rest: progress.rest.as_ref().map(range_to_pb),
+    })
 }
 
 fn split(shard: &Shard, batch: &mut Batch, command: pb::SplitShard) -> Result<(), Fatal> {
@@ -111,6 +140,7 @@ fn split(shard: &Shard, batch: &mut Batch, command: pb::SplitShard) -> Result<()
     for child in command.children {
         let child = ShardDescriptor::try_from(child).map_err(Fatal::new)?;
         store_descriptor(batch, &child);
+        store_safe_point(batch, child.group, shard.safe_point());
         born.push(child);
     }
     // Before the batch is visible: see the invariant on `Shard`.
@@ -139,15 +169,17 @@ fn settle_span(
     txn: TxnId,
     committed_at: Timestamp,
     span: &KeyRange,
-) -> Result<(), Fatal> {
+) -> Result<usize, Fatal> {
     // The leader has chosen the span such that it is a page's worth.
     let limits = mvcc::Limits { rows: usize::MAX, bytes: usize::MAX };
+    let mut settled = 0;
     for (key, intent) in intents::scan_intents(snapshot, span, limits)?.intents {
         if intent.txn == txn {
             settle_intent(batch, committed_at, &key, &intent);
+            settled += 1;
         }
     }
-    Ok(())
+    Ok(settled)
 }
 
 fn settle_intent(batch: &mut Batch, committed_at: Timestamp, key: &[u8], intent: &Intent) {

@@ -22,7 +22,10 @@ use crate::lock::LockTable;
 use crate::{Error, Oracle};
 
 /// A transaction whose coordinator was not heard of for so long may be ended by whoever meets its intents.
-pub const LAPSE: Duration = Duration::from_secs(5);
+pub const LAPSE: Duration = Duration::from_millis(1_800);
+
+/// A transaction that was not heard of for so long is forgotten.
+const FORGET_AFTER: Duration = Duration::from_secs(100);
 
 /// How long pushes wait for a transaction that has announced its commit.
 pub const STAGED_MAX: Duration = Duration::from_millis(300);
@@ -93,7 +96,7 @@ impl Leadership {
             // A lapsed transaction that nobody met. Its entry may go as long as the lapse stays visible: to whom meets
             // it later, it was heard of when this leadership began, at the latest. The push bound must stay for as
             // long as its coordinator could still commit, which is bounded by its request timeout.
-            live.retain(|_, l| now.saturating_duration_since(l.heard) < 20 * LAPSE);
+            live.retain(|_, l| now.saturating_duration_since(l.heard) < FORGET_AFTER);
         }
     }
 

@@ -5,20 +5,23 @@
 //! finds the shards of this node, and makes them when raft opens a group.
 
 mod apply;
+mod garbage;
 mod leadership;
 mod recent;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use raft::{Expected, Fatal, Role, StateMachine, StateMachineFactory};
-use storage::ids::{GroupId, KeyRange, NodeId, ReplicaId};
+use storage::ids::{GroupId, KeyRange, NodeId, ReplicaId, Timestamp};
 use storage::seam::Seams;
 use storage::{Cf, Engine};
 use tokio::sync::{mpsc, watch};
 
+pub use garbage::Garbage;
 pub use leadership::{LAPSE, Leadership, Pushed};
 pub use recent::Recent;
 
@@ -29,7 +32,8 @@ use crate::{Error, keys};
 ///
 /// Invariant: `descriptor` in memory is never larger than what the engine says. A split shrinks it *before* its batch
 /// becomes visible, so that whoever looks at the descriptor *after* taking a snapshot never reads in a snapshot that
-/// holds the split with a descriptor that doesn't.
+/// holds the split with a descriptor that doesn't. Nor is `safe_point` ever below what the engine says, for the same
+/// reason.
 pub struct Shard {
     group: GroupId,
     engine: Arc<Engine>,
@@ -39,6 +43,8 @@ pub struct Shard {
     /// Children of splits whose batch is not yet visible.
     born: Mutex<Vec<ShardDescriptor>>,
     recent: Mutex<Recent>,
+    safe_point: AtomicU64,
+    garbage: Mutex<Garbage>,
     registry: Arc<Registry>,
 }
 
@@ -68,6 +74,16 @@ impl Shard {
         &self.recent
     }
 
+    /// Versions that only reads below it need may be gone.
+    pub fn safe_point(&self) -> Timestamp {
+        Timestamp(self.safe_point.load(Ordering::SeqCst))
+    }
+
+    /// What is known of the shard's garbage.
+    pub fn garbage(&self) -> &Mutex<Garbage> {
+        &self.garbage
+    }
+
     fn set_descriptor(&self, descriptor: ShardDescriptor) {
         *self.descriptor.write() = Some(Arc::new(descriptor));
         self.registry.changed();
@@ -76,6 +92,8 @@ impl Shard {
     fn load(&self) -> Result<(), Fatal> {
         let stored = load_descriptor(&self.engine, self.group)?;
         *self.descriptor.write() = stored.map(Arc::new);
+        let safe_point = load_safe_point(&self.engine, self.group)?;
+        self.safe_point.fetch_max(safe_point.0, Ordering::SeqCst);
         self.registry.changed();
         Ok(())
     }
@@ -158,6 +176,18 @@ fn decode_descriptor(stored: &[u8]) -> Result<ShardDescriptor, Fatal> {
 pub fn store_descriptor(batch: &mut storage::Batch, descriptor: &ShardDescriptor) {
     let message = proto::common::ShardDescriptor::from(descriptor);
     batch.put(Cf::Group, &keys::descriptor(descriptor.group), &message.encode_to_vec());
+}
+
+fn load_safe_point(engine: &Engine, group: GroupId) -> Result<Timestamp, Fatal> {
+    let Some(stored) = engine.get(Cf::Group, &keys::safe_point(group))? else {
+        return Ok(Timestamp::ZERO);
+    };
+    let bytes = stored[..].try_into().map_err(|_| Fatal::new("a shard's safe point is not 8 bytes"))?;
+    Ok(Timestamp(u64::from_be_bytes(bytes)))
+}
+
+fn store_safe_point(batch: &mut storage::Batch, group: GroupId, safe_point: Timestamp) {
+    batch.put(Cf::Group, &keys::safe_point(group), &safe_point.0.to_be_bytes());
 }
 
 /// Gives a new shard its descriptor, before its group is created on this node (the cluster's first shards; children
@@ -255,6 +285,8 @@ impl StateMachineFactory for ShardFactory {
             leadership: RwLock::default(),
             born: Mutex::default(),
             recent: Mutex::default(),
+            safe_point: AtomicU64::new(0),
+            garbage: Mutex::default(),
             registry: self.registry.clone(),
         });
         shard.load()?;

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -33,6 +33,12 @@ pub struct Meta {
     groups: AtomicU64,
     shards: Mutex<BTreeMap<Bytes, ShardDescriptor>>,
     addresses: Mutex<HashMap<NodeId, String>>,
+    /// The oldest snapshot that some node had open lately.
+    pub held: Mutex<Option<Timestamp>>,
+    /// What garbage collection is told.
+    pub safe_point: AtomicU64,
+    /// Whether commits may be asynchronous.
+    pub asynchronous: AtomicBool,
 }
 
 impl Meta {
@@ -42,6 +48,9 @@ impl Meta {
             groups: AtomicU64::new(100),
             shards: Mutex::default(),
             addresses: Mutex::default(),
+            held: Mutex::default(),
+            safe_point: AtomicU64::new(0),
+            asynchronous: AtomicBool::new(false),
         })
     }
 
@@ -112,6 +121,21 @@ impl Directory for Meta {
         Ok(Vec::new())
     }
 
+    fn commits_asynchronously(&self) -> bool {
+        self.asynchronous.load(Ordering::SeqCst)
+    }
+
+    fn hold(&self, oldest: Option<Timestamp>) {
+        // Of all nodes, those that have something open.
+        if oldest.is_some() {
+            *self.held.lock() = oldest;
+        }
+    }
+
+    fn safe_point(&self) -> Timestamp {
+        Timestamp(self.safe_point.load(Ordering::SeqCst))
+    }
+
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Error> {
         Ok(Vec::new())
     }
@@ -172,7 +196,8 @@ impl TestCluster {
     }
 }
 
-async fn start_node(id: NodeId, meta: &Arc<Meta>, seams: &Seams, options: &CoordinatorOptions) -> Node {
+/// A node without replicas, for now.
+pub async fn start_node(id: NodeId, meta: &Arc<Meta>, seams: &Seams, options: &CoordinatorOptions) -> Node {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), StoreOptions::default(), seams.clone()).unwrap();
     store.set_identity(storage::store::Identity { cluster_id: 7, node_id: id }).unwrap();

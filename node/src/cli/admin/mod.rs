@@ -1,6 +1,7 @@
-//! `flotilla admin`: looks at a running cluster.
+//! `flotilla admin`: looks at a running cluster, and sets what can be set.
 
 mod nodes;
+mod settings;
 mod shards;
 mod status;
 
@@ -42,6 +43,8 @@ enum Admin {
     Nodes,
     /// Sum the cluster up
     Status(status::StatusArgs),
+    /// Show or change what is set for the whole cluster
+    Settings(settings::SettingsArgs),
 }
 
 /// Asks and prints.
@@ -50,6 +53,7 @@ pub fn run(args: AdminArgs) -> Result<(), Failure> {
         match &args.command {
             Admin::Shards => Ok(shards::print(&cluster(&args.host).await?, args.json)),
             Admin::Nodes => Ok(nodes::print(&cluster(&args.host).await?, args.json)),
+            Admin::Settings(settings) => settings::run(settings, &args.host, args.json).await,
             Admin::Status(status) => status::run(status, &args.host, args.json).await,
         }
     })?;

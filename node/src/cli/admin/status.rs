@@ -27,7 +27,8 @@ struct Summary {
 
 impl Summary {
     fn of(cluster: &DescribeResponse) -> Self {
-        let factor = cluster.settings.unwrap_or_default().replication_factor as usize;
+        let factor =
+            meta::settings::Settings::new(cluster.settings.clone().unwrap_or_default()).replication_factor();
         let wanted = factor.min(cluster.nodes.len());
         let healthy =
             |g: &GroupStatus| g.replicas.iter().filter(|r| !r.learner && r.reachable).count() >= wanted;

@@ -1,0 +1,173 @@
+//! What operators may set for the whole cluster: names, defaults, bounds.
+//!
+//! Values are kept as they were written; [`Settings`] reads them. A value is checked before it is replicated
+//! ([`check`]), and again when the command is applied.
+
+use std::time::Duration;
+
+use proto::meta as pb;
+
+use crate::REPLICATION_FACTOR;
+
+/// A setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its name.
+    pub name: &'static str,
+    /// What holds if nothing is set.
+    pub default: &'static str,
+    /// One line for operators.
+    pub description: &'static str,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Duration { min: Duration, max: Duration },
+    Count { min: u64, max: u64 },
+    Switch,
+}
+
+const REPLICATION: &str = "replication_factor";
+const ASYNC_COMMIT: &str = "async_commit";
+const GC_TTL: &str = "gc_ttl";
+const GC_HOLD: &str = "gc_hold_max";
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// All there are, by name.
+pub const ALL: &[Setting] = &[
+    Setting {
+        name: ASYNC_COMMIT,
+        default: "on",
+        description: "answer commits over several shards after one round of replication, where reads allow it",
+        kind: Kind::Switch,
+    },
+    Setting {
+        name: GC_HOLD,
+        default: "1day",
+        description: "how long an open transaction can keep old versions from being collected",
+        kind: Kind::Duration { min: Duration::from_secs(5), max: Duration::from_secs(366 * 24 * 3600) },
+    },
+    Setting {
+        name: GC_TTL,
+        default: "10min",
+        description: "how long old versions are kept for reads in the past (AS OF SYSTEM TIME)",
+        kind: Kind::Duration { min: Duration::from_secs(5), max: Duration::from_secs(366 * 24 * 3600) },
+    },
+    Setting {
+        name: REPLICATION,
+        default: "3",
+        description: "how many replicas a shard has",
+        kind: Kind::Count { min: 1, max: 9 },
+    },
+];
+
+/// The setting of that name.
+pub fn find(name: &str) -> Result<&'static Setting, String> {
+    ALL.iter().find(|setting| setting.name == name).ok_or_else(|| {
+        let names: Vec<&str> = ALL.iter().map(|setting| setting.name).collect();
+        format!("there is no setting {name:?}; there are {}", names.join(", "))
+    })
+}
+
+/// Whether `value` can be given to the setting `name`; the empty one brings the default back.
+pub fn check(name: &str, value: &str) -> Result<(), String> {
+    let setting = find(name)?;
+    match setting.kind {
+        _ if value.is_empty() => Ok(()),
+        Kind::Duration { min, max } => {
+            let parsed = humantime::parse_duration(value).map_err(|error| {
+                format!("{name}: {value:?} is no duration, like \"10min\" or \"90s\": {error}")
+            })?;
+            match (min..=max).contains(&parsed) {
+                true => Ok(()),
+                false => Err(format!(
+                    "{name} lies between {} and {}",
+                    humantime::format_duration(min),
+                    humantime::format_duration(max)
+                )),
+            }
+        }
+        Kind::Switch if matches!(value, "on" | "off") => Ok(()),
+        Kind::Switch => Err(format!("{name} is on or off, and not {value:?}")),
+        Kind::Count { min, max } => match value.parse::<u64>() {
+            Ok(parsed) if (min..=max).contains(&parsed) => Ok(()),
+            _ => Err(format!("{name} is a number between {min} and {max}, and not {value:?}")),
+        },
+    }
+}
+
+/// The settings of a cluster, read.
+#[derive(Clone, Debug, Default)]
+pub struct Settings(pb::Settings);
+
+impl Settings {
+    /// Reads what is replicated.
+    pub fn new(stored: pb::Settings) -> Self {
+        Self(stored)
+    }
+
+    /// The value of a setting as it was written, or its default.
+    pub fn value(&self, setting: &Setting) -> String {
+        match self.0.values.get(setting.name) {
+            Some(value) => value.clone(),
+            // Since the first version it has a field of its own.
+            None if setting.name == REPLICATION && self.0.replication_factor > 0 => {
+                self.0.replication_factor.to_string()
+            }
+            None => setting.default.to_owned(),
+        }
+    }
+
+    /// How many replicas a shard has.
+    pub fn replication_factor(&self) -> usize {
+        let value = find(REPLICATION).ok().and_then(|setting| self.value(setting).parse().ok());
+        value.unwrap_or(REPLICATION_FACTOR as usize)
+    }
+
+    /// How long old versions are kept.
+    pub fn gc_ttl(&self) -> Duration {
+        self.duration(GC_TTL)
+    }
+
+    /// How long an open snapshot holds back garbage collection.
+    pub fn gc_hold(&self) -> Duration {
+        self.duration(GC_HOLD)
+    }
+
+    /// Whether commits may be answered after one round of replication.
+    pub fn async_commit(&self) -> bool {
+        find(ASYNC_COMMIT).is_ok_and(|setting| self.value(setting) == "on")
+    }
+
+    fn duration(&self, name: &str) -> Duration {
+        let value = find(name).map(|setting| self.value(setting)).unwrap_or_default();
+        // Checked when it was set; a value of a later version that doesn't read keeps everything.
+        humantime::parse_duration(&value).unwrap_or(DAY)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_pass_their_own_checks() {
+        for setting in ALL {
+            assert_eq!(check(setting.name, setting.default), Ok(()));
+            assert_eq!(Settings::default().value(setting), setting.default);
+        }
+        assert!(ALL.is_sorted_by_key(|setting| setting.name));
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_refused_by_name() {
+        for (name, value) in
+            [(GC_TTL, "1s"), (GC_TTL, "soon"), (REPLICATION, "0"), (REPLICATION, "many"), ("gc.ttl", "1h")]
+        {
+            let refused = check(name, value).expect_err(value);
+            assert!(refused.contains(name), "{refused}");
+        }
+        assert_eq!(check(GC_TTL, ""), Ok(()));
+    }
+}

@@ -1,0 +1,191 @@
+//! Asynchronous commit: over several shards, and yet answered after one round of replication.
+//!
+//! ```text
+//!   gateway ──Prewrite(async)──▶ all shards, in parallel     intents; each leader draws a timestamp under its latches
+//!   the client is answered: the transaction has happened, at the highest of these timestamps
+//!           ──CommitPrimary──▶ the primary's shard           as after a commit in two rounds, in the background
+//!           ──Resolve, Forget──▶
+//! ```
+//!
+//! **When has it happened?** When all its intents lie, whether anyone knows or not. The primary's intent names all keys, and
+//! each intent the timestamp that its leader drew, so whoever meets one finds out ([`Core::find_out_async`]). An intent that
+//! is found missing will never lie (`command/probe.rs`), so that all who ask come to one conclusion; the primary's record
+//! is written by whoever is first, the coordinator or one of them.
+//!
+//! **Why the highest timestamp?** Each was drawn under the latches of the keys there, so it is above all reads of them that
+//! were served before; and whoever came later met the intent. So the highest one is above all reads of all its keys, as a
+//! timestamp would be that is drawn after all intents are laid.
+//!
+//! **Which transactions?** Those whose reads need no validation at that timestamp: every key that was read is written, too, and
+//! found unchanged under the latch that its intent is laid under; from there on the intent protects it. The same holds for
+//! the schema: fences are looked at under the latch, and whoever changes one waits for such intents
+//! (`Context::in_the_way_of_fences`). Everyone else commits in two rounds (`commit.rs`).
+//!
+//! **What failure means.** A prewrite whose answer is missing may lie. So the coordinator that does not have all answers asks
+//! like everyone else, and says what was found.
+//!
+//! Known as async commit from TiDB (version 5.0), and akin to CockroachDB's parallel commits (Taft et al., SIGMOD 2020,
+//! section 3.2), which stage a record at a timestamp chosen before.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use futures::future::join_all;
+use proto::shard as pb;
+use proto::shard::request::Body as Ask;
+use proto::shard::response::Body as Answer;
+use storage::ids::{KeyRange, Timestamp, TxnId};
+
+use super::commit::Plan;
+use super::core::{Core, unexpected};
+use super::txn::Txn;
+use crate::Error;
+use crate::api::Key;
+use crate::router::{Repeat, RouteError};
+use crate::wire::{Fate, txn_bytes};
+
+/// More keys than this make recovery slow: such transactions commit in two rounds.
+const KEYS_MAX: usize = 256;
+
+/// An asynchronous commit under way.
+pub(super) struct AsyncCommit {
+    /// All its keys.
+    pub keys: Vec<Key>,
+    at_least: AtomicU64,
+}
+
+impl AsyncCommit {
+    /// Intents lie: the transaction commits at this timestamp or above.
+    pub fn laid(&self, at_least: u64) {
+        self.at_least.fetch_max(at_least, Ordering::SeqCst);
+    }
+}
+
+impl Txn {
+    /// The asynchronous commit that this could be.
+    pub(super) fn as_async_commit(&self, plan: &Plan) -> Option<AsyncCommit> {
+        let allowed = self.core.directory.commits_asynchronously();
+        let small = (1..=KEYS_MAX).contains(&plan.writes.len());
+        let covered = !self.is_serializable()
+            || plan.reads.ranges().all(|range| {
+                storage::keys::as_point(&range).is_some() && plan.writes.contains_key(&range.start)
+            });
+        if !allowed || !small || !covered || !plan.set_fences.is_empty() {
+            return None;
+        }
+        Some(AsyncCommit { keys: plan.writes.keys().cloned().collect(), at_least: AtomicU64::new(0) })
+    }
+
+    /// Commits asynchronously. The client may be answered when this returns.
+    pub(super) async fn commit_async(&self, plan: &Plan, commit: &AsyncCommit) -> Result<Timestamp, Error> {
+        let mut writes: Vec<pb::Write> =
+            plan.writes.iter().map(|(key, write)| self.write_to_pb(plan, key, write)).collect();
+        if self.is_serializable() {
+            // What was read is validated where it is written.
+            for write in writes.iter_mut().filter(|write| plan.reads.covers(&write.key)) {
+                write.unchanged_since = plan.read_at.unwrap_or(Timestamp::ZERO).0;
+            }
+        }
+        // From here on it may commit, even if this future is dropped: whoever cleans up asks.
+        self.state.lock().undecided = true;
+        let laid = self.lay_intents_with(plan, writes, Some(commit)).await;
+        let primary = self.state.lock().primary.clone();
+        let primary = primary.ok_or_else(|| Error::Internal("nothing to commit".to_owned()))?;
+        let at = match laid {
+            Ok(()) => Timestamp(commit.at_least.load(Ordering::SeqCst)),
+            Err(error) => {
+                let deadline = self.core.deadline();
+                let keys = commit.keys.clone();
+                match self.core.find_out_async(self.id, primary.clone(), keys, deadline).await {
+                    Ok(Fate::Committed(at)) => at,
+                    Ok(_) => {
+                        self.state.lock().undecided = false;
+                        return Err(error);
+                    }
+                    Err(unknown) => return Err(Error::Ambiguous(format!("{error}; then {unknown}"))),
+                }
+            }
+        };
+        let spans =
+            self.state.lock().sent.ranges().map(|range| crate::descriptor::range_to_pb(&range)).collect();
+        let sent = std::mem::take(&mut self.state.lock().sent);
+        let (core, id, held) = (self.core.clone(), self.id, self.core.held.take(self.id));
+        self.core.seams.spawn("finish", async move {
+            let ask = pb::CommitPrimary {
+                txn: txn_bytes(id),
+                primary: primary.clone(),
+                at: at.0,
+                spans,
+                all_lie: true,
+            };
+            let deadline = core.deadline();
+            match core.router.ask_key(&primary, Ask::CommitPrimary(ask), Repeat::Harmless, deadline).await {
+                Ok(Answer::Done(decided)) => {
+                    debug_assert_eq!(decided, at.0, "an asynchronous commit has two timestamps");
+                    core.finish(id, primary, Fate::Committed(Timestamp(decided)), sent).await;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(txn = ?id, ?error, "an asynchronous commit is left to those who meet its intents");
+                }
+            }
+            core.unlock_in(id, held).await;
+        });
+        Ok(at)
+    }
+}
+
+impl Core {
+    /// What became of an asynchronous commit, by its intents; decided at its primary if it wasn't yet.
+    pub(super) async fn find_out_async(
+        &self,
+        txn: TxnId,
+        primary: Key,
+        keys: Vec<Key>,
+        deadline: Instant,
+    ) -> Result<Fate, Error> {
+        metrics::counter!("flotilla_txn_async_probes_total").increment(1);
+        let probes = keys.iter().map(|key| async move {
+            let ask = Ask::Probe(pb::Probe { txn: txn_bytes(txn), key: key.clone() });
+            match self.router.ask_key(key, ask, Repeat::Harmless, deadline).await {
+                Ok(Answer::Done(at_least)) => Ok(at_least),
+                Err(RouteError::Failed(error)) => Err(error),
+                _ => Err(unexpected()),
+            }
+        });
+        let mut at = 0;
+        let mut complete = !keys.is_empty();
+        for found in join_all(probes).await {
+            let at_least = found?;
+            complete &= at_least > 0;
+            at = at.max(at_least);
+        }
+        if !complete {
+            let push = pb::Push {
+                txn: txn_bytes(txn),
+                primary: primary.clone(),
+                abort: true,
+                incomplete: true,
+                ..pb::Push::default()
+            };
+            return match self.router.ask_key(&primary, Ask::Push(push), Repeat::Harmless, deadline).await {
+                Ok(Answer::Fate(fate)) => Ok(Fate::from_pb(&fate)?.1),
+                Err(RouteError::Failed(error)) => Err(error),
+                _ => Err(unexpected()),
+            };
+        }
+        let ask = pb::CommitPrimary {
+            txn: txn_bytes(txn),
+            primary: primary.clone(),
+            at,
+            spans: keys.iter().map(|key| crate::descriptor::range_to_pb(&KeyRange::point(key))).collect(),
+            all_lie: true,
+        };
+        match self.router.ask_key(&primary, Ask::CommitPrimary(ask), Repeat::Harmless, deadline).await {
+            Ok(Answer::Done(at)) => Ok(Fate::Committed(Timestamp(at))),
+            Err(RouteError::Failed(Error::Aborted(_))) => Ok(Fate::Aborted),
+            Err(RouteError::Failed(error)) => Err(error),
+            Ok(_) | Err(RouteError::Moved | RouteError::Pushed) => Err(unexpected()),
+        }
+    }
+}
