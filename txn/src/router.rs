@@ -225,10 +225,22 @@ impl Router {
         repeat: Repeat,
         deadline: Instant,
     ) -> Result<Answer, RouteError> {
+        self.ask_key_noting(key, ask, repeat, deadline, &mut false).await
+    }
+
+    /// The same, noting whether a copy of the request is `lost`: it may be evaluated even after this has returned.
+    pub async fn ask_key_noting(
+        &self,
+        key: &[u8],
+        ask: Ask,
+        repeat: Repeat,
+        deadline: Instant,
+        lost: &mut bool,
+    ) -> Result<Answer, RouteError> {
         let mut pause = BACKOFF_MIN;
         loop {
             let shard = self.route(key, deadline).await?;
-            match self.ask(&shard, ask.clone(), repeat, deadline).await {
+            match self.ask_noting(&shard, ask.clone(), repeat, deadline, lost).await {
                 Err(RouteError::Moved) => self.pause_before(&mut pause, deadline).await?,
                 result => return result,
             }
@@ -242,6 +254,18 @@ impl Router {
         ask: Ask,
         repeat: Repeat,
         deadline: Instant,
+    ) -> Result<Answer, RouteError> {
+        self.ask_noting(shard, ask, repeat, deadline, &mut false).await
+    }
+
+    /// The same, noting whether a copy of the request is `lost`: it may be evaluated even after this has returned.
+    pub async fn ask_noting(
+        &self,
+        shard: &Arc<ShardDescriptor>,
+        ask: Ask,
+        repeat: Repeat,
+        deadline: Instant,
+        lost: &mut bool,
     ) -> Result<Answer, RouteError> {
         let mut pause = BACKOFF_MIN;
         let mut patience = match ask {
@@ -295,6 +319,7 @@ impl Router {
                     candidates.failed(node);
                 }
                 Err(CallError::Lost) if repeat == Repeat::Harmless => {
+                    *lost = true;
                     self.forget_leader(shard.group, node);
                     candidates.failed(node);
                     patience = (patience * 2).min(ATTEMPT_MAX);

@@ -1,6 +1,7 @@
 //! Removes a transaction's record.
 //!
-//! The coordinator's obligation: all intents are settled, and none is on its way. Someone who still has an old
+//! The coordinator's obligation: all intents are settled, and no request of the transaction is on its way
+//! (`coordinator/strays.rs`). Someone who still has an old
 //! snapshot with an intent in it, and asks now, is told "pending", asks for the rows again because of that, and finds
 //! the version in the place of the intent.
 

@@ -11,6 +11,12 @@
 //! leader draws the timestamp of a one-shard commit, and the gateway doesn't bring it along: a commit that was drawn
 //! early and arrives late would slip below commits that the reader already knows of.) An intent in the way sends the
 //! reader to the oracle: it reads again as of a fresh timestamp.
+//!
+//! **A read of several keys at the latest holds its latches while it takes its snapshot.** It is not enough to wait for
+//! the writers that were there when it came. Suppose T1 latches `a` right after that and draws 10, T2 latches `b`,
+//! draws 20 and is applied; and only now comes the snapshot, which holds T2 and not T1. A reader at 15 sees T1 and not
+//! T2: no order explains both. (One key needs no latch: its writers are applied in the order of their timestamps. Nor
+//! does a read at a timestamp: both T1 and T2 are above it.)
 
 use bytes::Bytes;
 use proto::shard as pb;
@@ -19,7 +25,7 @@ use storage::ids::{Timestamp, TxnId};
 use storage::{Snapshot, intents, mvcc};
 
 use super::rules::{self, MET_MAX, Sight};
-use super::{Context, Fates, Outcome, Refusal};
+use super::{Context, Fates, Outcome, Refusal, View};
 use crate::latch::{Mode, Span};
 use crate::wire::parse_txn_opt;
 
@@ -41,12 +47,27 @@ pub async fn read(cx: &Context<'_>, request: pb::Read) -> Outcome {
     let fences = cx.fences(&request.fences);
     let keys = request.keys.iter().chain(fences.iter().map(|(key, _)| key));
     let spans: Vec<_> = keys.map(|key| (Span::Key(key.clone()), Mode::Shared)).collect();
-    cx.leadership.latches.wait(&spans).await;
-    let view = cx.view()?;
+    let view = view_at(cx, at, request.keys.len() > 1, spans).await?;
     cx.must_reach(at)?;
     let values = evaluate(&view.snapshot, own, at, &fates, &fences, &request.keys)?;
     cx.confirm().await?;
     Ok(Answer::Values(pb::Values { values }))
+}
+
+/// The state, once nobody writes `spans` any more who did when this was called. `several` keys are read at one moment.
+/// (Fences needn't be of the same moment: whoever writes a row shares the latch on its fences with nobody who changes them.)
+pub async fn view_at(
+    cx: &Context<'_>,
+    at: Timestamp,
+    several: bool,
+    spans: Vec<(Span, Mode)>,
+) -> Result<View, Refusal> {
+    if several && at == Timestamp::MAX {
+        let _guard = cx.latch(spans).await;
+        return cx.view();
+    }
+    cx.leadership.latches.wait(&spans).await;
+    cx.view()
 }
 
 /// The values of `keys` as of `at`, if no intents of unknown fate are in the way.
@@ -63,8 +84,7 @@ pub fn evaluate(
     let mut values = Vec::with_capacity(keys.len());
     for key in keys {
         if let Some(intent) = intents::get_intent(snapshot, key)? {
-            match fates.sight(intent.txn, own, at) {
-                // Nobody writes a version above someone's intent: an intent that counts is the newest that does.
+            match fates.sight_of(&mut points, key, &intent, own, at)? {
                 Sight::Counts => {
                     values.push(pb::OptionalValue { value: intent.value });
                     continue;

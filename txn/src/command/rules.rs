@@ -51,6 +51,28 @@ impl Fates {
         }
     }
 
+    /// The same, of an intent under `key`. Nobody writes a version above someone's intent, so one that counts is the
+    /// newest that does. Unless it was settled once, and a late copy of its request has laid it again: then others may
+    /// have written since, and it counts no more than the version that it became.
+    pub fn sight_of(
+        &self,
+        points: &mut mvcc::PointReader<'_>,
+        key: &[u8],
+        intent: &Intent,
+        own: Option<TxnId>,
+        at: Timestamp,
+    ) -> Result<Sight, Error> {
+        let sight = self.sight(intent.txn, own, at);
+        if sight == Sight::Counts
+            && own != Some(intent.txn)
+            && let Some(when) = self.committed_at(intent.txn)
+            && points.get_with(key, at, |newest, _| newest > when)?.unwrap_or(false)
+        {
+            return Ok(Sight::Ignored);
+        }
+        Ok(sight)
+    }
+
     /// When an intent's transaction committed, if it is known to have.
     pub fn committed_at(&self, holder: TxnId) -> Option<Timestamp> {
         match self.0.get(&holder) {
@@ -172,12 +194,16 @@ pub fn check_fences(
     fences: &[(Bytes, &pb::Fence)],
 ) -> Result<Vec<pb::MetIntent>, Refusal> {
     let mut unknown = Vec::new();
+    if fences.is_empty() {
+        return Ok(unknown);
+    }
+    let mut points = mvcc::PointReader::new(snapshot);
     for (key, fence) in fences {
         let mut stored = None;
         if let Some(intent) = intents::get_intent(snapshot, key)? {
             // A transaction's own new version is not what it planned its earlier statements under.
             let others = own != Some(intent.txn);
-            match fates.sight(intent.txn, own, at) {
+            match fates.sight_of(&mut points, key, &intent, own, at)? {
                 Sight::Counts if others => stored = Some(intent.value.clone()),
                 // What stands below says nothing until this fate is known.
                 Sight::Unknown => {
@@ -189,7 +215,7 @@ pub fn check_fences(
         }
         let stored = match stored {
             Some(stored) => stored,
-            None => mvcc::get(snapshot, key, at)?.and_then(|version| version.value),
+            None => points.get(key, at)?.and_then(|version| version.value),
         };
         let version = stored.map(|value| shard::fence_version(&value)).transpose()?.unwrap_or(0);
         if version != fence.version {

@@ -9,7 +9,7 @@ use storage::intents::Intent;
 use storage::mvcc::{self, Limits};
 
 use super::intents::intents_in;
-use super::read::timestamp;
+use super::read::{timestamp, view_at};
 use super::rules::{self, MET_MAX, Sight};
 use super::{Context, Fates, Outcome, PAGE_BYTES_MAX, Refusal};
 use crate::descriptor::{range_from_pb, range_to_pb};
@@ -25,8 +25,7 @@ pub async fn scan(cx: &Context<'_>, request: pb::Scan) -> Outcome {
     let fences = cx.fences(&request.fences);
     let mut spans = vec![(Span::Range(range.clone()), Mode::Shared)];
     spans.extend(fences.iter().map(|(key, _)| (Span::Key(key.clone()), Mode::Shared)));
-    cx.leadership.latches.wait(&spans).await;
-    let view = cx.view()?;
+    let view = view_at(cx, at, true, spans).await?;
     cx.must_reach(at)?;
     let unknown = rules::check_fences(&view.snapshot, own, at, &fates, &fences)?;
     if !unknown.is_empty() {
@@ -42,7 +41,8 @@ pub async fn scan(cx: &Context<'_>, request: pb::Scan) -> Outcome {
     Ok(Answer::Page(page))
 }
 
-fn evaluate(
+/// One page of the rows of `range` as of `at`, if no intents of unknown fate are in the way.
+pub fn evaluate(
     snapshot: &Snapshot,
     own: Option<TxnId>,
     at: Timestamp,
@@ -67,8 +67,15 @@ fn evaluate(
     }
     let mut seen: Vec<(Bytes, Intent)> = Vec::with_capacity(intents.intents.len());
     let mut unknown = Vec::new();
+    let mut points = None;
     for (key, intent) in intents.intents {
-        match fates.sight(intent.txn, own, at) {
+        match fates.sight_of(
+            points.get_or_insert_with(|| mvcc::PointReader::new(snapshot)),
+            &key,
+            &intent,
+            own,
+            at,
+        )? {
             Sight::Counts => seen.push((key, intent)),
             Sight::Ignored => {}
             Sight::Unknown if unknown.len() < MET_MAX => unknown.push(rules::met(&key, &intent)),

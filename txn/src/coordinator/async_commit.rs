@@ -110,6 +110,7 @@ impl Txn {
             self.state.lock().sent.ranges().map(|range| crate::descriptor::range_to_pb(&range)).collect();
         let sent = std::mem::take(&mut self.state.lock().sent);
         let (core, id, held) = (self.core.clone(), self.id, self.core.held.take(self.id));
+        let strays = self.strays.any();
         self.core.seams.spawn("finish", async move {
             let ask = pb::CommitPrimary {
                 txn: txn_bytes(id),
@@ -122,7 +123,7 @@ impl Txn {
             match core.router.ask_key(&primary, Ask::CommitPrimary(ask), Repeat::Harmless, deadline).await {
                 Ok(Answer::Done(decided)) => {
                     debug_assert_eq!(decided, at.0, "an asynchronous commit has two timestamps");
-                    core.finish(id, primary, Fate::Committed(Timestamp(decided)), sent).await;
+                    core.finish(id, primary, Fate::Committed(Timestamp(decided)), sent, !strays).await;
                 }
                 Ok(_) => {}
                 Err(error) => {

@@ -1,6 +1,7 @@
 //! Committing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
@@ -32,6 +33,8 @@ const ONE_SHARD_BYTES_MAX: usize = 4 << 20;
 const FIND_OUT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Single keys remembered of what one request laid; past that the range from first to last.
 const SENT_KEYS_MAX: usize = 64;
+/// When one of the requests that lay intents has failed, how long the answers to the others are waited for.
+const DRAIN_MAX: Duration = Duration::from_millis(500);
 
 /// What there is to commit.
 pub(super) struct Plan {
@@ -224,13 +227,21 @@ impl Txn {
         };
         let primary = self.choose_primary(&first.key);
         let started = self.started().await?;
-        let laying = Laying { plan, primary, started, round: self.next_round(), commit };
+        let (round, failed) = (self.next_round(), AtomicBool::default());
+        let laying = Laying { plan, primary, started, round, failed, commit };
         let chunks = self.core.chunks(writes, plan.deadline).await?;
-        futures::stream::iter(chunks.into_iter().map(|chunk| self.lay_chunk(&laying, chunk)))
-            .buffer_unordered(PREWRITE_PARALLEL)
-            .try_collect::<Vec<()>>()
-            .await?;
-        Ok(())
+        let requests = chunks.into_iter().map(|chunk| self.lay_chunk(&laying, chunk));
+        let mut answers = futures::stream::iter(requests).buffer_unordered(PREWRITE_PARALLEL);
+        let Err(error) = answers.by_ref().try_for_each(|()| futures::future::ok(())).await else {
+            return Ok(());
+        };
+        // What is under way would be a stray; most of it is answered within a moment.
+        laying.failed.store(true, Ordering::Relaxed);
+        tokio::select! {
+            () = answers.for_each(|_| futures::future::ready(())) => {}
+            () = self.core.seams.sleep(DRAIN_MAX) => {}
+        }
+        Err(error)
     }
 
     fn choose_primary(&self, candidate: &Key) -> Key {
@@ -280,6 +291,9 @@ impl Txn {
         let waiting_since = self.core.seams.clock.now();
         let mut todo = vec![chunk];
         while let Some(chunk) = todo.pop() {
+            if laying.failed.load(Ordering::Relaxed) {
+                return Ok(());
+            }
             match self.prewrite(laying, &chunk, false, deadline).await {
                 Ok(Answer::Done(at_least)) => {
                     if let Some(commit) = laying.commit {
@@ -322,7 +336,11 @@ impl Txn {
             async_commit: laying.commit.is_some(),
             all_keys: laying.all_keys_for(chunk),
         };
-        self.core.router.ask(&chunk.shard, Ask::Prewrite(ask), Repeat::Harmless, deadline).await
+        let mut sent = self.strays.send();
+        let (router, ask) = (&self.core.router, Ask::Prewrite(ask));
+        let answer = router.ask_noting(&chunk.shard, ask, Repeat::Harmless, deadline, &mut sent.lost).await;
+        sent.answered();
+        answer
     }
 
     /// Lays the intents that set a fence: one in each shard that overlaps the prefix, as those are at that moment. A
@@ -336,7 +354,8 @@ impl Txn {
                 let primary = self.choose_primary(&write.key);
                 self.state.lock().sent.add_key(&write.key);
                 let (started, round) = (self.started().await?, self.next_round());
-                let laying = Laying { plan, primary, started, round, commit: None };
+                let failed = AtomicBool::default();
+                let laying = Laying { plan, primary, started, round, failed, commit: None };
                 let chunk = Chunk { shard, writes: vec![write] };
                 match self.prewrite(&laying, &chunk, true, plan.deadline).await {
                     Ok(Answer::Done(_)) => continue,
@@ -372,8 +391,9 @@ impl Txn {
         let at = self.decide(plan, &primary, spans).await?;
         let sent = std::mem::take(&mut self.state.lock().sent);
         let (core, id, held) = (self.core.clone(), self.id, self.core.held.take(self.id));
+        let strays = self.strays.any();
         self.core.seams.spawn("finish", async move {
-            core.finish(id, primary, Fate::Committed(at), sent).await;
+            core.finish(id, primary, Fate::Committed(at), sent, !strays).await;
             // Only now: whoever gets a lock finds the row itself, and no intent.
             core.unlock_in(id, held).await;
         });
@@ -405,8 +425,11 @@ impl Txn {
             };
             // From here on the transaction may be committed, even if this future is dropped: whoever cleans up asks.
             self.state.lock().undecided = true;
+            let mut sent = self.strays.send();
+            let (router, ask) = (&self.core.router, Ask::CommitPrimary(ask));
             let answer =
-                self.core.router.ask_key(primary, Ask::CommitPrimary(ask), Repeat::Harmless, deadline).await;
+                router.ask_key_noting(primary, ask, Repeat::Harmless, deadline, &mut sent.lost).await;
+            sent.answered();
             match answer {
                 Ok(Answer::Done(at)) => return Ok(Timestamp(at)),
                 Err(RouteError::Pushed) => {
@@ -440,6 +463,8 @@ struct Laying<'p> {
     primary: Key,
     started: Timestamp,
     round: u64,
+    /// One of them was refused: the others need not be sent any more.
+    failed: AtomicBool,
     commit: Option<&'p AsyncCommit>,
 }
 
@@ -485,12 +510,16 @@ impl Core {
         Ok(chunks)
     }
 
-    /// Cleans up after a decided transaction. What can't be reached now is settled by whoever meets it.
-    pub(super) async fn finish(&self, txn: TxnId, primary: Key, fate: Fate, sent: SpanSet) {
+    /// Cleans up after a decided transaction. What can't be reached now is settled by whoever meets it. The record is
+    /// to be forgotten only if no request of the transaction is under way (`strays.rs`).
+    pub(super) async fn finish(&self, txn: TxnId, primary: Key, fate: Fate, sent: SpanSet, forget: bool) {
         let deadline = self.deadline();
         let ranges = sent.ranges().collect();
         if let Err(error) = self.settle(txn, fate, ranges, deadline).await {
             tracing::debug!(?txn, %error, "intents of a finished transaction are left to those who meet them");
+            return;
+        }
+        if !forget {
             return;
         }
         let forget = Ask::Forget(pb::Forget { txn: txn_bytes(txn), primary: primary.clone() });

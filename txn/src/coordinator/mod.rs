@@ -24,6 +24,7 @@ mod collect;
 mod commit;
 mod core;
 mod locks;
+mod strays;
 mod sweep;
 mod txn;
 

@@ -52,7 +52,7 @@ pub async fn run(core: Weak<Core>, server: Arc<ShardServer>) {
                     fate = Fate::Committed(storage::ids::Timestamp(record.at));
                     record.spans.into_iter().for_each(|span| sent.add_range(&range_from_pb(span)));
                 }
-                core.finish(txn, primary, fate, sent).await;
+                core.finish(txn, primary, fate, sent, true).await;
             }
         }
         let seams = core.seams.clone();

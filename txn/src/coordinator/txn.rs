@@ -17,6 +17,7 @@ use storage::ids::{KeyRange, Timestamp, TxnId};
 
 use super::buffer::{Buffer, Writes, overlay};
 use super::core::{Core, PAGE_BYTES};
+use super::strays::Strays;
 use crate::api::{
     BeginOptions, Fence, Isolation, Key, LockedRow, Locking, ScanPage, ScanRequest, Transaction, Value, Write,
 };
@@ -72,6 +73,8 @@ pub struct Txn {
     pub(super) options: BeginOptions,
     pub(super) core: Arc<Core>,
     pub(super) state: Mutex<State>,
+    /// Requests that lay intents or commit them.
+    pub(super) strays: Arc<Strays>,
     /// Held while the snapshot's timestamp is drawn.
     drawing: tokio::sync::Mutex<()>,
     /// Held while intents are sent.
@@ -107,6 +110,7 @@ impl Txn {
                 options,
                 core,
                 state: Mutex::new(state),
+                strays: Arc::default(),
                 drawing: tokio::sync::Mutex::default(),
                 sending: Arc::default(),
                 this: this.clone(),
@@ -232,13 +236,16 @@ impl Txn {
             return;
         };
         let (core, id, sending) = (self.core.clone(), self.id, self.sending.clone());
+        let strays = self.strays.clone();
         self.core.seams.spawn("rollback", async move {
             // What is still being sent has to arrive first, or it would be left behind.
             let _sending = sending.lock().await;
+            let strays = strays.any();
             // Nobody but this coordinator commits the transaction, and it has not tried, or was refused. If it doesn't
-            // know, the primary does (and if it doesn't either, it never will).
+            // know, the primary does (and if it doesn't either, it never will). And if requests are under way, the
+            // primary has to know, so as to refuse them.
             let mut fate = Fate::Aborted;
-            if undecided {
+            if undecided || strays {
                 let push = pb::Push {
                     txn: txn_bytes(id),
                     primary: primary.clone(),
@@ -250,7 +257,7 @@ impl Txn {
                     Err(_) => return,
                 }
             }
-            core.finish(id, primary, fate, sent).await;
+            core.finish(id, primary, fate, sent, !strays).await;
         });
     }
 }
