@@ -16,6 +16,7 @@ use storage::ids::{KeyRange, Timestamp, TxnId};
 use storage::mvcc;
 use storage::sabotage::{self, Sabotage};
 
+use super::decide::newest;
 use super::intents::intents_in;
 use super::rules::{self, MET_MAX, WriteCheck};
 use super::{Context, Fates, Outcome, Refusal};
@@ -55,10 +56,13 @@ pub async fn commit(cx: &Context<'_>, request: pb::Commit) -> Outcome {
     checked?;
 
     let at = cx.server.oracle().timestamp().await?;
-    debug_assert!(
-        at > Timestamp(request.read_at) || sabotage::is(Sabotage::OracleGoesBack),
-        "the oracle went back"
-    );
+    if !sabotage::is(Sabotage::OracleGoesBack) {
+        // T1, T2.
+        debug_assert!(at > Timestamp(request.read_at), "the oracle went back");
+        for write in request.writes.iter().filter(|_| cfg!(debug_assertions)) {
+            debug_assert!(newest(&view.snapshot, &write.key)? < at, "a version below one that stands there");
+        }
+    }
     let writes = request.writes.into_iter().map(|w| pb::Version { key: w.key, value: w.value }).collect();
     cx.propose(guard, Effect::Versions(pb::Versions { txn: request.txn, at: at.0, writes })).await?;
     // It is over, and so are its locks here.
@@ -74,7 +78,8 @@ pub fn read_span(range: &KeyRange) -> Span {
     }
 }
 
-fn check(
+/// Whether the transaction may commit in this shard, at a timestamp that is yet to be drawn.
+pub fn check(
     snapshot: &Snapshot,
     txn: TxnId,
     read_at: Timestamp,

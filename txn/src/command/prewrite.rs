@@ -89,7 +89,8 @@ struct Found {
     at_least: u64,
 }
 
-fn check(
+/// Whether intents may be laid for `writes`, except for those of which newer ones lie: their indexes.
+pub fn check(
     snapshot: &storage::Snapshot,
     txn: storage::ids::TxnId,
     request: &pb::Prewrite,

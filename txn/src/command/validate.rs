@@ -35,8 +35,10 @@ pub async fn validate(cx: &Context<'_>, request: pb::Validate) -> Outcome {
     cx.must_reach(Timestamp(request.read_at))?;
     let at = Timestamp(request.at);
     let mut unknown = rules::check_fences(&view.snapshot, Some(txn), at, &fates, &fences)?;
+    let read_at = Timestamp(request.read_at);
+    debug_assert!(read_at <= at, "T1: reads later than the commit that they are validated for");
     for range in &reads {
-        check_range(&view.snapshot, txn, Timestamp(request.read_at), at, &fates, range, &mut unknown)?;
+        check_range(&view.snapshot, txn, read_at, at, &fates, range, &mut unknown)?;
     }
     cx.confirm().await?;
     match unknown.is_empty() {
@@ -45,7 +47,8 @@ pub async fn validate(cx: &Context<'_>, request: pb::Validate) -> Outcome {
     }
 }
 
-fn check_range(
+/// Whether nothing in `range` has changed in `(read_at, at]`. Adds intents to `unknown` of which that depends.
+pub fn check_range(
     snapshot: &Snapshot,
     txn: TxnId,
     read_at: Timestamp,

@@ -36,6 +36,7 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
         Effect::Versions(c) => {
             let at = Timestamp(c.at);
             for write in &c.writes {
+                debug_assert!(is_unclaimed(shard, &write.key, None), "I1: a version over someone's intent");
                 mvcc::put_version(batch, &write.key, at, write.value.as_deref());
             }
             // Memory only, and nothing that is applied depends on it.
@@ -45,6 +46,10 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
         Effect::PutIntents(c) => {
             let txn = parse_txn(&c.txn).map_err(Fatal::new)?;
             for write in c.writes {
+                debug_assert!(
+                    is_unclaimed(shard, &write.key, Some(txn)),
+                    "I1: an intent over someone's intent"
+                );
                 let all_keys = if write.key == c.primary { c.all_keys.clone() } else { Vec::new() };
                 let context = pb::IntentContext { round: c.round, at_least: c.at_least, all_keys };
                 let intent = Intent {
@@ -60,6 +65,7 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
         Effect::Decide(c) => {
             let txn = parse_txn(&c.txn).map_err(Fatal::new)?;
             let record = c.record.ok_or_else(|| malformed("a decision without a record"))?;
+            debug_assert!(is_only_fate(shard, &c.primary, txn, &record), "F1: a second fate");
             batch.put(Cf::Group, &keys::record(&c.primary, txn), &record.encode_to_vec());
             let snapshot = shard.engine.snapshot();
             settle_key(&snapshot, batch, txn, Timestamp(record.at), &c.primary)?;
@@ -124,6 +130,19 @@ fn collect(shard: &Shard, batch: &mut Batch, command: pb::Collect) -> Result<pb:
         pending: progress.seen.saturating_sub(progress.removed + progress.live) as u64,
         rest: progress.rest.as_ref().map(range_to_pb),
     })
+}
+
+/// No intent lies under the key, except `own`'s. (What can't be read here is a matter for those who have to read it.)
+fn is_unclaimed(shard: &Shard, key: &[u8], own: Option<TxnId>) -> bool {
+    let intent = intents::get_intent(&shard.engine.snapshot(), key).ok().flatten();
+    intent.is_none_or(|intent| Some(intent.txn) == own)
+}
+
+/// No other fate of the transaction is on record.
+fn is_only_fate(shard: &Shard, primary: &[u8], txn: TxnId, fate: &pb::TxnRecord) -> bool {
+    let stored = shard.engine.get(Cf::Group, &keys::record(primary, txn)).ok().flatten();
+    let known = stored.and_then(|stored| pb::TxnRecord::decode(stored).ok());
+    known.is_none_or(|known| (known.kind, known.at) == (fate.kind, fate.at))
 }
 
 fn split(shard: &Shard, batch: &mut Batch, command: pb::SplitShard) -> Result<(), Fatal> {

@@ -114,6 +114,7 @@ impl Leadership {
             return Pushed::Staged;
         }
         entry.above = entry.above.max(above);
+        debug_assert!(entry.above >= above, "P2: a push that is not remembered");
         Pushed::Pending(entry.above)
     }
 
