@@ -16,7 +16,8 @@
 //! # Why it is strictly serializable
 //!
 //! Every transaction happens at one timestamp: a reader at its snapshot's, a writer at its commit's. Three arguments
-//! carry everything; each is spelled out where the code is.
+//! carry everything; each is spelled out where the code is. `txn/PROTOCOL.md` has the protocol step by step, its
+//! invariants by number, and the whole argument; `tests/model` explores it state by state.
 //!
 //! 1. **A snapshot misses nothing** (`command/read.rs`). The timestamp of a one-shard commit is drawn *by the leader,
 //!    under exclusive latches* on what it writes. A read at `r` waits for the latches it finds. Whoever latches later
@@ -28,7 +29,7 @@
 //! 3. **Real time is respected.** An acknowledged commit has a timestamp that the oracle had handed out before the
 //!    acknowledgement; whoever begins later and asks the oracle is above it. Whoever reads "the latest" without asking
 //!    sees everything that is applied, and what it doesn't see of its keys draws its timestamp later than the read
-//!    began. (That is why the gateway must not draw the timestamp of a one-shard commit and send it along. Suppose T3
+//!    began (several keys are read at one moment, under latches: `command/read.rs`). (That is why the gateway must not draw the timestamp of a one-shard commit and send it along. Suppose T3
 //!    drew 80 and dawdles; T1 draws 100, commits elsewhere, is acknowledged; T2 reads the latest of T3's key, and sees
 //!    nothing; T3 arrives and commits at 80. A reader at 90 then sees T3 and not T1, so T1 ▸ T2 ▸ T3 ▸ reader ▸ T1.)
 //!
@@ -43,6 +44,7 @@
 //!   (`command/mod.rs`): an evaluation in between would miss it, a split would overtake it.
 //! * Look at the lease, or at the shard's descriptor, *before* taking the snapshot that it answers from.
 //! * Send a one-shard commit a second time, unless the first was certainly not evaluated (`router.rs`).
+//! * Remove a transaction's record while one of its requests may still be evaluated (`coordinator/strays.rs`).
 //! * Make apply depend on anything but the state and the command: no clocks, no memory, no configuration.
 //! * Know what a key or a value means. (Fences are the one convention: a key that ends in `00` right behind a shard's
 //!   first key, or behind a table's prefix, is a fence: [`api::Fence`].)
