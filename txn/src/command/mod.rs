@@ -27,6 +27,8 @@ mod decide;
 mod forget;
 mod heartbeat;
 mod intents;
+#[cfg(test)]
+mod interleaving;
 mod lock;
 mod outcome;
 mod prewrite;
