@@ -2,12 +2,8 @@
 //! dying coordinators, lost, late and repeated messages.
 //!
 //! `protocol.rs` lists the steps and says what is left out; `coordinator.rs` and `leader.rs` say what each does, and where
-//! the code does it. What must hold is in `history.rs`: what clients saw is strictly serializable, nothing acknowledged is
+//! the code does it (`txn/PROTOCOL.md` has the map). What must hold is in `history.rs`: what clients saw is strictly serializable, nothing acknowledged is
 //! lost, nothing is there by half; and from every state there is a way to one in which nobody waits and no intent lies.
-//!
-//! Four mutations are what the code does as long as it is not mended: `LatestDoesNotLatch` (`command/read.rs` waits for
-//! latches, and takes its snapshot later), `TrustsIntents` (`command/read.rs`, `command/scan.rs`), `ForgetsDespiteCopies`
-//! and `AbandonsDespiteCopies` (`Core::finish`, `Txn::abandon`).
 //!
 //! `mutations.rs` breaks the protocol in one way after another, and has the checker find it.
 //! `MODEL_TRACE=1 cargo test --workspace --test model -- --nocapture` prints the shortest trace to each.
