@@ -46,13 +46,13 @@ async fn verify(workload: &str, faults: &[&str], n: u16) -> Result<()> {
 }
 
 async fn outcome(workload: &str, faults: &[&str], n: u16) -> Result<Outcome> {
-    outcome_of(tests::binary(), Vec::new(), workload, faults, n).await
+    outcome_of(tests::binary(), Vec::new(), &options(workload, 18, Path::new("")), faults, n).await
 }
 
 async fn outcome_of(
     binary: PathBuf,
     environment: Vec<(String, String)>,
-    workload: &str,
+    options: &Options,
     faults: &[&str],
     n: u16,
 ) -> Result<Outcome> {
@@ -70,7 +70,7 @@ async fn outcome_of(
         nodes: 3,
         proxies: faults.iter().any(|fault| fault.needs_links()),
     };
-    let outcome = run(&Options { faults, ..options(workload, 18, out.path()) }, &cluster).await;
+    let outcome = run(&Options { faults, out: out.path().to_owned(), ..options.clone() }, &cluster).await;
     cluster.wipe().await?;
     outcome
 }
@@ -107,14 +107,15 @@ async fn broken_builds_are_found_out() -> Result<()> {
     for (sabotage, workload, faults) in [
         ("skip-read-validation", "write-skew", &[][..]),
         ("answer-before-fsync", "set", &["power-cut-all"]),
-        ("trust-lease", "register", &["partition", "pause"]),
+        ("trust-lease", "register", &["partition"]),
         ("oracle-goes-back", "list-append", &["kill-meta"]),
     ] {
         let environment = vec![("FLOTILLA_SABOTAGE".to_owned(), sabotage.to_owned())];
         let mut found = false;
         // What a fault hits is a matter of luck, within bounds.
-        for _ in 0..5 {
-            let outcome = outcome_of(binary.clone(), environment.clone(), workload, faults, 4).await?;
+        for seed in 1..=8 {
+            let options = Options { seed, rate: 300.0, ..options(workload, 25, Path::new("")) };
+            let outcome = outcome_of(binary.clone(), environment.clone(), &options, faults, 3).await?;
             found = outcome.validity() == Validity::Invalid;
             if found {
                 break;

@@ -82,9 +82,10 @@ pub async fn prewrite(cx: &Context<'_>, request: pb::Prewrite) -> Outcome {
     Ok(Answer::Done(at_least))
 }
 
-struct Found {
+/// What a check found.
+pub struct Found {
     /// By index: writes whose intents lie already.
-    overtaken: Vec<usize>,
+    pub overtaken: Vec<usize>,
     /// The highest timestamp of those, if they are an asynchronous commit's.
     at_least: u64,
 }

@@ -144,6 +144,7 @@ impl Client {
             value: (!write.delete).then(|| vec![self.number as u8].into()),
             absent: write.absent,
             unchanged_since: 0,
+            ..pb::Write::default()
         };
         writes.map(write).collect()
     }
@@ -278,7 +279,7 @@ impl Client {
             _ => (Timestamp::ZERO, true),
         };
         // Of two that wait for each other, the older one ends the younger one.
-        let wound = writing && txn > self.txn() && choice % 3 == 0;
+        let wound = writing && txn > self.txn() && choice.is_multiple_of(3);
         match world.push(txn, &met.primary, above, wound) {
             Ok(fate) if writing => {
                 if fate.is_decided() {
@@ -331,7 +332,7 @@ impl Client {
             return Phase::Timestamp;
         };
         let (txn, primary, writes) = (self.txn(), self.primary(world), self.writes(world, shard));
-        if choice / 7 % 8 == 0 {
+        if (choice / 7).is_multiple_of(8) {
             // The answer is given up, and the request sent again.
             let (primary, writes) = (primary.clone(), writes.clone());
             world.late.push(Late::Prewrite { shard, txn, primary, writes });
@@ -373,7 +374,7 @@ impl Client {
 
     fn decide(&mut self, world: &mut World, choice: u32) -> Phase {
         let (txn, primary) = (self.txn(), self.primary(world));
-        if choice / 7 % 8 == 0 {
+        if (choice / 7).is_multiple_of(8) {
             world.late.push(Late::CommitPrimary { txn, primary: primary.clone(), at: self.at });
             self.strays = true;
         }

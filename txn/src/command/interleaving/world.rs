@@ -140,7 +140,7 @@ impl World {
 
     /// Even keys lie in the first shard, odd ones in the second.
     pub fn key(&self, number: usize) -> Bytes {
-        let shard = if number % 2 == 0 { "a" } else { "b" };
+        let shard = if number.is_multiple_of(2) { "a" } else { "b" };
         format!("{shard}{:08}/{number}", self.case).into()
     }
 
@@ -296,12 +296,18 @@ impl World {
                 None => self.leadership(shard).heard(txn, self.now),
             }
         }
-        let overtaken = prewrite::check(&snapshot, txn, 1, writes, &[])?;
-        assert!(overtaken.is_empty(), "there is one round only");
+        let request = pb::Prewrite { writes: writes.to_vec(), round: 1, ..pb::Prewrite::default() };
+        let found = prewrite::check(&snapshot, txn, &request, &[])?;
+        assert!(found.overtaken.is_empty(), "there is one round only");
         let writes =
             writes.iter().map(|w| pb::Version { key: w.key.clone(), value: w.value.clone() }).collect();
-        let effect =
-            pb::PutIntents { txn: txn_bytes(txn), primary: primary.clone(), started: 0, writes, round: 1 };
+        let effect = pb::PutIntents {
+            txn: txn_bytes(txn),
+            primary: primary.clone(),
+            writes,
+            round: 1,
+            ..Default::default()
+        };
         Ok(self.propose(shard, held, Effect::PutIntents(effect)))
     }
 
