@@ -85,7 +85,7 @@ impl MetaClient {
         let (waiters, queue) = mpsc::channel(ORACLE_QUEUE_MAX);
         let client = Arc::new(Self {
             seams: seams.clone(),
-            channels: Channels::new(),
+            channels: Channels::new(&seams),
             seeds,
             local: OnceLock::new(),
             cache: RwLock::default(),
@@ -358,7 +358,7 @@ pub async fn join(
     request: &pb::JoinRequest,
     seams: &Seams,
 ) -> Result<pb::JoinResponse, Error> {
-    let channels = Channels::new();
+    let channels = Channels::new(seams);
     let mut logged: Option<Instant> = None;
     let mut queue: Vec<String> = Vec::new();
     loop {

@@ -59,7 +59,7 @@ pub(crate) enum Underway {
 
 /// Runs until cancelled.
 pub async fn run(server: Arc<MetaServer>, stop: CancellationToken) {
-    let channels = Arc::new(Channels::new());
+    let channels = Arc::new(Channels::new(&server.seams));
     let mut leading = server.replica.leading();
     loop {
         // `changed` fails only when the replica is gone, and then so is this loop's reason.

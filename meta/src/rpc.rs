@@ -5,6 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use raft::Dialer;
 use storage::seam::Seams;
 use tonic::transport::{Channel, Endpoint};
 
@@ -16,11 +17,12 @@ const CHANNELS_MAX: usize = 1_024;
 /// One lazily connected channel per address.
 pub(crate) struct Channels {
     open: Mutex<HashMap<String, Channel>>,
+    seams: Seams,
 }
 
 impl Channels {
-    pub(crate) fn new() -> Self {
-        Self { open: Mutex::new(HashMap::new()) }
+    pub(crate) fn new(seams: &Seams) -> Self {
+        Self { open: Mutex::new(HashMap::new()), seams: seams.clone() }
     }
 
     /// The channel to `address` (`host:port`).
@@ -35,7 +37,7 @@ impl Channels {
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(2))
             .keep_alive_timeout(Duration::from_secs(2));
-        let channel = endpoint.connect_lazy();
+        let channel = endpoint.connect_with_connector_lazy(Dialer::new(&self.seams));
         if open.len() >= CHANNELS_MAX {
             open.clear();
         }

@@ -190,10 +190,8 @@ async fn steps(founding: &Founding, cluster_id: u128, rooms: Rooms<'_>) -> Resul
         }
     }
     let flush = engine.clone();
-    tokio::task::spawn_blocking(move || flush.flush())
-        .await
-        .map_err(Failure::other)?
-        .map_err(Failure::Store)?;
+    let flushed = seams.blocking("flush", move || flush.flush()).await.map_err(Failure::other)?;
+    flushed.map_err(Failure::Store)?;
     files.end_bootstrap()?;
     info!("initialised cluster {cluster_id:032x}");
     Ok(())

@@ -15,7 +15,7 @@ use storage::seam::Seams;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::cli::admin::connect;
+use crate::cli::admin::connect_over;
 
 /// Between two rounds.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -60,7 +60,7 @@ impl Rendezvous {
 
     async fn ask(&self, target: &str) {
         let call = async {
-            let mut admin = connect(target).await.map_err(|failure| failure.to_string())?;
+            let mut admin = connect_over(&self.seams, target).await.map_err(|failure| failure.to_string())?;
             admin.node(pb::NodeRequest {}).await.map_err(|status| status.message().to_owned())
         };
         let answer = tokio::select! {

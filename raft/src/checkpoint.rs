@@ -9,7 +9,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::api::Fatal;
-use crate::blocking::blocking;
 use crate::multi::MultiRaft;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -52,7 +51,7 @@ pub(crate) async fn checkpoint(multi: &Arc<MultiRaft>) -> Result<(), Fatal> {
         return Ok(());
     }
     let engine = multi.engine().clone();
-    blocking(multi.seams(), "checkpoint", move || engine.flush()).await.map_err(Fatal::new)??;
+    multi.seams().blocking("checkpoint", move || engine.flush()).await.map_err(Fatal::new)??;
     for (group, position) in advanced {
         let flushed = position.last.map_or(0, |id| id.index);
         group.shared().set_flushed(position);

@@ -80,7 +80,6 @@
 //! goes through, `transport/mod.rs` for the picture of the streams; `tests/cluster.rs` shows it working.
 
 mod api;
-mod blocking;
 mod checkpoint;
 mod fault;
 mod group;
@@ -103,4 +102,5 @@ pub use group::Group;
 pub use keys::{private_key, private_keys};
 pub use multi::MultiRaft;
 pub use options::RaftOptions;
+pub use transport::dial::Dialer;
 pub use transport::server::{Endpoint, Mount};

@@ -17,7 +17,6 @@ use storage::{Cf, Engine, Store};
 use tonic::Status;
 
 use crate::api::{AddressBook, Error, Fatal, Peer, StateMachineFactory, UnknownReplica};
-use crate::blocking::blocking;
 use crate::fault::Fault;
 use crate::group::{Group, Raft, within};
 use crate::log_store::{LogStore, decode_ballot, durably, encode_ballot};
@@ -388,7 +387,7 @@ impl MultiRaft {
         name: &'static str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        blocking(&self.seams, name, work).await.map_err(|e| Error::Thread { reason: e.to_string() })
+        self.seams.blocking(name, work).await.map_err(|e| Error::Thread { reason: e.to_string() })
     }
 
     // For the transport and the checkpointer.

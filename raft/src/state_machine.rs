@@ -19,7 +19,6 @@ use storage::{Batch, Cf, Engine};
 use tokio::sync::watch;
 
 use crate::api::{Applied, Fatal, StateMachine};
-use crate::blocking::blocking;
 use crate::fault::Fault;
 use crate::keys;
 use crate::snapshot::{self, SnapshotData, Spool};
@@ -267,11 +266,8 @@ impl Adapter {
         let engine = shared.engine.clone();
         let group = shared.group;
         let stored = position.clone();
-        blocking(&shared.seams, "install-snapshot", move || {
-            snapshot::install(&engine, group, spool, &stored)
-        })
-        .await
-        .map_err(Fatal::new)??;
+        let install = move || snapshot::install(&engine, group, spool, &stored);
+        shared.seams.blocking("install-snapshot", install).await.map_err(Fatal::new)??;
         shared.machine.restored()?;
         let term = position.last.as_ref().map_or(0, term_of);
         *shared.applied.lock() = position.clone();

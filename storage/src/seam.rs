@@ -1,8 +1,8 @@
-//! The seams: time, randomness and spawning.
+//! The seams: time, randomness, spawning, and connections to other nodes.
 //!
-//! Product code reaches the clock, random numbers and new tasks through [`Seams`] only, so that a simulator can
-//! own all three and a failing run can be replayed from its seed. Clippy's `disallowed-methods` refuses the direct
-//! calls everywhere else. (The network has its seam in `raft::transport`, fsync in `storage::raft_log`.)
+//! Product code reaches the clock, random numbers, new tasks and other nodes through [`Seams`] only, so that a simulator
+//! can own them all and a failing run can be replayed from its seed. Clippy's `disallowed-methods` refuses the direct
+//! calls everywhere else. (Fsync has its seam in [`crate::raft_log`].)
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A boxed future without a result, as handed to [`Tasks::spawn_boxed`].
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send + 'static>>;
@@ -34,6 +35,20 @@ pub trait Tasks: Send + Sync + 'static {
     fn thread(&self, name: &'static str, body: Box<dyn FnOnce() + Send + 'static>) -> std::io::Result<()>;
 }
 
+/// A connection to another node.
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection for T {}
+
+/// A connection that is being made.
+pub type Connecting = Pin<Box<dyn Future<Output = std::io::Result<Box<dyn Connection>>> + Send + 'static>>;
+
+/// Where connections to other nodes come from.
+pub trait Network: Send + Sync + 'static {
+    /// Connects to `address` (`host:port`). The caller bounds the time.
+    fn connect(&self, address: String) -> Connecting;
+}
+
 /// The bundle that is handed from room to room. Cloning is cheap; all clones share one generator.
 #[derive(Clone)]
 pub struct Seams {
@@ -41,6 +56,8 @@ pub struct Seams {
     pub clock: Arc<dyn Clock>,
     /// The spawner.
     pub tasks: Arc<dyn Tasks>,
+    /// The way to other nodes.
+    pub network: Arc<dyn Network>,
     random: Arc<Mutex<StdRng>>,
 }
 
@@ -50,9 +67,14 @@ impl Seams {
         Self::with(Arc::new(SystemClock), Arc::new(TokioTasks), rand::rngs::StdRng::from_os_rng())
     }
 
-    /// Seams of a caller's choosing: the simulator's entry.
+    /// Seams of a caller's choosing, over TCP.
     pub fn with(clock: Arc<dyn Clock>, tasks: Arc<dyn Tasks>, random: StdRng) -> Self {
-        Self { clock, tasks, random: Arc::new(Mutex::new(random)) }
+        Self { clock, tasks, network: Arc::new(Tcp), random: Arc::new(Mutex::new(random)) }
+    }
+
+    /// The same over another network.
+    pub fn over(self, network: Arc<dyn Network>) -> Self {
+        Self { network, ..self }
     }
 
     /// A random 64-bit number.
@@ -78,6 +100,21 @@ impl Seams {
     /// Runs `task` in the background.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn_boxed(name, Box::pin(task));
+    }
+
+    /// Runs work that blocks on a thread of its own.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> std::io::Result<T> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let body = Box::new(move || {
+            // Whoever asked may have gone.
+            let _ = sender.send(work());
+        });
+        self.tasks.thread(name, body)?;
+        receiver.await.map_err(|_| std::io::Error::other(format!("the thread `{name}` has panicked")))
     }
 
     /// Sleeps; shorthand for `clock.sleep`.
@@ -125,5 +162,19 @@ impl Tasks for TokioTasks {
 
     fn thread(&self, name: &'static str, body: Box<dyn FnOnce() + Send + 'static>) -> std::io::Result<()> {
         std::thread::Builder::new().name(name.to_owned()).spawn(body).map(|_| ())
+    }
+}
+
+/// TCP.
+#[derive(Debug)]
+pub struct Tcp;
+
+impl Network for Tcp {
+    fn connect(&self, address: String) -> Connecting {
+        Box::pin(async move {
+            let stream = tokio::net::TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Connection>)
+        })
     }
 }

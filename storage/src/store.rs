@@ -44,7 +44,7 @@ pub struct Identity {
 pub struct Store {
     dir: PathBuf,
     identity: Mutex<Option<Identity>>,
-    log: Arc<RocksLog>,
+    log: Arc<dyn LogEngine>,
     engine: Arc<Engine>,
     /// Released last, when the databases are closed.
     _lock: File,
@@ -54,6 +54,20 @@ impl Store {
     /// Opens the store in `dir`, or makes one there if the directory is empty or missing. Verifies what it finds:
     /// damage is an error here rather than a wrong answer later.
     pub fn open(dir: &Path, options: StoreOptions, seams: Seams) -> Result<Arc<Store>, Error> {
+        Self::open_with(dir, &options, |log_dir, exists| {
+            if exists {
+                wal_check::check_directory(log_dir)?;
+            }
+            Ok(Arc::new(RocksLog::open(log_dir, &options, seams)?))
+        })
+    }
+
+    /// The same over another log engine, which is told the log's directory, and whether the store was there already.
+    pub fn open_with(
+        dir: &Path,
+        options: &StoreOptions,
+        open_log: impl FnOnce(&Path, bool) -> Result<Arc<dyn LogEngine>, Error>,
+    ) -> Result<Arc<Store>, Error> {
         std::fs::create_dir_all(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
         refuse_foreign(dir)?;
         let lock = lock(dir)?;
@@ -66,14 +80,13 @@ impl Store {
             found => found.is_some(),
         };
         if exists {
-            wal_check::check_directory(&log_dir)?;
             wal_check::check_directory(&state_dir)?;
         } else {
             begin_creation(dir, &[&log_dir, &state_dir])?;
         }
 
-        let log = RocksLog::open(&log_dir, &options, seams)?;
-        let engine = Engine::open(&state_dir, &options)?;
+        let log = open_log(&log_dir, exists)?;
+        let engine = Engine::open(&state_dir, options)?;
         let identity = read_identity(dir)?;
         if exists {
             // A lost identity must not turn a member into a newcomer.
@@ -89,7 +102,7 @@ impl Store {
         Ok(Arc::new(Store {
             dir: dir.to_owned(),
             identity: Mutex::new(identity),
-            log: Arc::new(log),
+            log,
             engine: Arc::new(engine),
             _lock: lock,
         }))

@@ -147,7 +147,7 @@ impl Peers {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(8 << 20)
-            .connect()
+            .connect_with_connector(raft::Dialer::new(&self.seams))
             .await?;
         let mut client = ShardClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let (queue, outgoing) = mpsc::channel(QUEUE_MAX);

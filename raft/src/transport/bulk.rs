@@ -12,7 +12,6 @@ use tonic::{Status, Streaming};
 use super::server::{malformed, refusal, stopped};
 use super::{Hub, chain};
 use crate::api::Peer;
-use crate::blocking::blocking;
 use crate::multi::MultiRaft;
 use crate::snapshot::{SnapshotData, SpoolWriter, spans_to_wire};
 use crate::types::{TypeConfig, Vote, meta_from_wire, meta_to_wire, vote_from_wire, vote_to_wire};
@@ -53,29 +52,32 @@ pub(crate) async fn send(
     let mut client = hub.connect(route.node).await?;
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
     let group = route.group;
-    let read = move || {
+    let mut chunks = engine.export(Arc::new(view), &spans);
+    let seams = hub.seams.clone();
+    hub.seams.spawn("send-snapshot", async move {
         let piece = |piece| wire::SnapshotPiece { piece: Some(piece) };
-        if sender.blocking_send(piece(wire::snapshot_piece::Piece::Header(header))).is_err() {
-            return;
-        }
-        for chunk in engine.export(Arc::new(view), &spans) {
-            let chunk = match chunk {
-                Ok(chunk) => chunk.encode_to_vec(),
+        let mut next = wire::snapshot_piece::Piece::Header(header);
+        while sender.send(piece(next)).await.is_ok() {
+            let read = seams.blocking("read-snapshot", move || (chunks.next(), chunks)).await;
+            let chunk = match read {
+                Ok((Some(Ok(chunk)), rest)) => {
+                    chunks = rest;
+                    chunk.encode_to_vec()
+                }
+                Ok((None, _)) => return,
+                // The stream ends without its last chunk, so the receiver refuses it.
+                Ok((Some(Err(error)), _)) => {
+                    tracing::error!(%group, %error, "cannot read a snapshot");
+                    return;
+                }
                 Err(error) => {
-                    // The stream ends without its last chunk, so the receiver refuses it.
                     tracing::error!(%group, %error, "cannot read a snapshot");
                     return;
                 }
             };
-            if sender.blocking_send(piece(wire::snapshot_piece::Piece::Chunk(chunk.into()))).is_err() {
-                return;
-            }
+            next = wire::snapshot_piece::Piece::Chunk(chunk.into());
         }
-    };
-    hub.seams
-        .tasks
-        .thread("send-snapshot", Box::new(read))
-        .map_err(|e| format!("cannot start a thread: {e}"))?;
+    });
     tracing::info!(group = %route.group, to = %route.to, node = %route.node, "sending a snapshot");
     let response = client.install_snapshot(ReceiverStream::new(receiver)).await;
     let answer = response.map_err(|status| chain(&status))?.into_inner();
@@ -109,13 +111,16 @@ pub(crate) async fn receive(
 
     let (sender, mut receiver) = mpsc::channel(CHUNKS_AHEAD);
     let (dir, unique) = (multi.spool_dir().to_owned(), multi.seams().random_u64());
-    let spooling = blocking(multi.seams(), "spool-snapshot", move || {
-        let mut writer = SpoolWriter::create(&dir, unique, &header)?;
-        while let Some(chunk) = receiver.blocking_recv() {
-            writer.push(&chunk)?;
+    let seams = multi.seams().clone();
+    let spooling = async move {
+        let create = move || SpoolWriter::create(&dir, unique, &header);
+        let mut writer = seams.blocking("spool-snapshot", create).await??;
+        while let Some(chunk) = receiver.recv().await {
+            let push = move || writer.push(&chunk).map(|()| writer);
+            writer = seams.blocking("spool-snapshot", push).await??;
         }
-        writer.finish()
-    });
+        seams.blocking("spool-snapshot", move || writer.finish()).await?
+    };
     let receiving = async move {
         while let Some(piece) = pieces.message().await? {
             let Some(wire::snapshot_piece::Piece::Chunk(chunk)) = piece.piece else {
@@ -131,8 +136,8 @@ pub(crate) async fn receive(
     let (spooled, received) = tokio::join!(spooling, receiving);
     received?;
     let spool = match spooled {
-        Ok(Ok(spool)) => spool,
-        Ok(Err(error)) | Err(error) => {
+        Ok(spool) => spool,
+        Err(error) => {
             tracing::warn!(group = %group.id(), %error, "cannot receive a snapshot");
             return refused(refusal(wire::refusal::Reason::Malformed, error));
         }

@@ -13,11 +13,13 @@
 //! matched by id. Nothing is sent twice: when a stream breaks, what was outstanding fails, and openraft tries again.
 //!
 //! - [`link`]: the sending end of a stream;
+//! - [`dial`]: where connections come from;
 //! - [`server`]: the receiving end;
 //! - [`network`]: what openraft sees of it;
 //! - [`bulk`]: snapshots, on streams and connections of their own.
 
 pub(crate) mod bulk;
+pub(crate) mod dial;
 pub(crate) mod link;
 pub(crate) mod network;
 pub(crate) mod server;
@@ -36,6 +38,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::api::AddressBook;
 use crate::options::RaftOptions;
+use dial::Dialer;
 use link::Link;
 
 /// One message may hold one entry of the largest size.
@@ -102,7 +105,7 @@ impl Hub {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .connect()
+            .connect_with_connector(Dialer::new(&self.seams))
             .await
             .map_err(|e| format!("cannot connect to {node} at {address}: {}", chain(&e)))?;
         Ok(RaftClient::new(channel)

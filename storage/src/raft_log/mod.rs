@@ -84,4 +84,7 @@ pub trait LogEngine: Send + Sync + 'static {
 
     /// The failure that closed the log, if one did.
     fn failure(&self) -> Option<Error>;
+
+    /// Makes durable what is queued, and ends. Later operations fail with [`Error::Closed`].
+    fn close(&self);
 }

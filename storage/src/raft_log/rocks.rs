@@ -88,17 +88,6 @@ impl RocksLog {
         }
         Ok(log)
     }
-
-    /// Writes what is queued and ends the writer thread. Later operations fail with [`Error::Closed`].
-    pub(crate) fn close(&self) {
-        self.shared.queue.lock().closed = true;
-        self.shared.arrived.notify_all();
-        self.shared.drained.notify_all();
-        // The last owner may be a callback that the writer itself runs: it must not wait for itself.
-        if self.writer.get() != Some(&std::thread::current().id()) {
-            let _ = self.writer_ended.lock().recv();
-        }
-    }
 }
 
 impl Drop for RocksLog {
@@ -378,6 +367,16 @@ impl LogEngine for RocksLog {
 
     fn failure(&self) -> Option<Error> {
         self.shared.check().err()
+    }
+
+    fn close(&self) {
+        self.shared.queue.lock().closed = true;
+        self.shared.arrived.notify_all();
+        self.shared.drained.notify_all();
+        // The last owner may be a callback that the writer itself runs: it must not wait for itself.
+        if self.writer.get() != Some(&std::thread::current().id()) {
+            let _ = self.writer_ended.lock().recv();
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use proto::admin as pb;
 use proto::admin::admin_client::AdminClient;
 use proto::meta::DescribeResponse;
+use storage::seam::Seams;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -62,11 +63,16 @@ pub fn run(args: AdminArgs) -> Result<(), Failure> {
 
 /// A client of the node at `host`.
 pub(crate) async fn connect(host: &str) -> Result<AdminClient<Channel>, Failure> {
+    connect_over(&Seams::real(), host).await
+}
+
+/// The same over the network of `seams`.
+pub(crate) async fn connect_over(seams: &Seams, host: &str) -> Result<AdminClient<Channel>, Failure> {
     let endpoint = Endpoint::from_shared(format!("http://{host}"))
         .map_err(|_| Failure::Usage(format!("{host:?} is not an address: HOST:PORT is meant")))?
         .connect_timeout(CONNECT_LIMIT)
         .timeout(ANSWER_LIMIT);
-    let channel = endpoint.connect().await.map_err(|error| {
+    let channel = endpoint.connect_with_connector(raft::Dialer::new(seams)).await.map_err(|error| {
         Failure::Unreachable(format!("no node answers at {host}: {}", crate::exit::chain(&error)))
     })?;
     Ok(AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
