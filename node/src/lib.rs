@@ -1,6 +1,6 @@
 //! The `flotilla` binary: assembles a server out of the other rooms, and speaks to operators.
 //!
-//! Start at [`server`], where the whole assembly reads top to bottom. The rest is small:
+//! Start at [`server`], where the whole assembly reads top to bottom; [`assembly`] is its middle part. The rest is small:
 //!
 //! - [`cli`]: the command line, one file per command;
 //! - [`config`]: flags and the configuration file, which have the same names;
@@ -26,6 +26,7 @@
 //! A panic anywhere ends the process: half a node is worse than none, since the others replace a dead one within a second.
 
 pub mod adopt;
+pub mod assembly;
 pub mod bootstrap;
 pub mod cli;
 pub mod config;

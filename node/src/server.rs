@@ -4,34 +4,24 @@
 //! says so instead of refusing connections. They are served in this order of usefulness: HTTP (`/health` at once), RPC
 //! (`init` and joins have to arrive), SQL (57P03 until everything below it works).
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use meta::reconcile;
-use meta::reporter::{Descriptors, Reporter};
-use meta::{MetaClient, MetaReplica, MetaServer};
-use prost::Message;
 use proto::meta as pb;
-use raft::{Expected, Fatal, MultiRaft, RaftOptions, StateMachine, StateMachineFactory};
-use storage::ids::{GroupId, META_GROUP, ReplicaId};
+use raft::RaftOptions;
 use storage::seam::Seams;
-use storage::{Engine, Store, StoreOptions};
+use storage::{Store, StoreOptions};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use txn::api::Database;
-use txn::{Cluster, CoordinatorOptions, Registry, ShardDescriptor, ShardFactory, ShardServer, ShardService};
 
-use crate::adopt::adopt_orphans;
-use crate::bootstrap::{self, Rooms, Seeker};
+use crate::assembly::{self, Assembled, Parts, Services};
+use crate::bootstrap::{self, Seeker};
 use crate::config::ServerOptions;
 use crate::exit::Failure;
 use crate::local::LocalFiles;
-use crate::rendezvous::Rendezvous;
-use crate::service::admin::{Admin, Membership};
-use crate::service::late::Late;
 use crate::service::readiness::{self, Readiness};
 use crate::service::{http, starting};
 
@@ -43,8 +33,6 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 /// Between two attempts to read the catalog at start.
 const CATALOG_PAUSE: Duration = Duration::from_millis(50);
-/// How often a changed map is written to the store.
-const REMEMBER_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs a node until `stop` is cancelled.
 pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) -> Result<(), Failure> {
@@ -74,23 +62,10 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
     let readiness = Readiness::starting();
     seams.spawn("http", http::serve(http_port, metrics, readiness.clone(), store.clone(), closing.clone()));
     let (wish, mut wishes) = mpsc::channel(WISHES_MAX);
-    let membership = Arc::new(OnceLock::new());
-    let admin = Admin::service(membership.clone(), readiness.clone(), wish);
-    let (late_raft, late_meta, late_control, late_shards) =
-        (Late::new(), Late::new(), Late::new(), Late::new());
-    let rpc = tonic::transport::Server::builder()
-        .tcp_nodelay(true)
-        .http2_adaptive_window(Some(true))
-        .add_service(admin)
-        .add_service(late_raft.clone())
-        .add_service(late_meta.clone())
-        .add_service(late_control.clone())
-        .add_service(late_shards.clone());
-    let rpc_closing = closing.clone();
+    let services = Services::new(readiness.clone());
+    let rpc = services.clone().serve(TcpListenerStream::new(rpc_port), wish, closing.clone());
     seams.spawn("rpc", async move {
-        let incoming = TcpListenerStream::new(rpc_port);
-        if let Err(failure) = rpc.serve_with_incoming_shutdown(incoming, rpc_closing.cancelled_owned()).await
-        {
+        if let Err(failure) = rpc.await {
             error!("the RPC port has failed: {}", crate::exit::chain(&failure));
         }
     });
@@ -116,87 +91,28 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
         closing.cancel();
         return store.close().map_err(Failure::Store);
     };
-    let identity = place.identity;
     readiness.not_ready("the node is joining its groups");
 
-    // 5. raft, with the meta-group's and the shards' state machines.
-    let meta_client = MetaClient::new(options.join.clone(), seams.clone());
-    if let Some(map) = place.map.or_else(|| remembered(&files)) {
-        meta_client.learn_map(map);
-    }
-    let meta_replica = MetaReplica::new();
-    let (registry, births) = Registry::new(identity.node_id);
-    let factory =
-        Factory { meta: meta_replica.clone(), shards: ShardFactory::new(registry.clone(), seams.clone()) };
-    let multi = MultiRaft::start(
-        RaftOptions::default(),
-        store.clone(),
-        Arc::new(factory),
-        meta_client.clone(),
-        seams.clone(),
-    );
-    let multi = multi.await.map_err(Failure::other)?;
-    late_raft.set(multi.service());
-
-    // 6. The meta-group: service, client, placement, heartbeat.
-    let meta_server = MetaServer::new(identity.node_id, meta_replica, multi.clone(), seams.clone());
-    meta_client.attach(meta_server.clone());
-    if let Some(founding) = place.founding {
-        let rooms = Rooms {
-            files: &files,
-            addresses: &addresses,
-            multi: &multi,
-            meta: &meta_server,
-            engine: &store.engine(),
-            seams: &seams,
-        };
-        bootstrap::carry_out(founding, identity.cluster_id, rooms).await?;
-    }
-    late_meta.set(meta_server.service());
-    late_control.set(meta::control::NodeControl::service(identity.cluster_id, multi.clone()));
-    let _ = membership.set(Membership {
-        cluster_id: identity.cluster_id,
-        node: identity.node_id,
-        addresses: addresses.clone(),
-        meta: meta_client.clone(),
-    });
-    drop(wishes);
-    seams.spawn("reconcile", reconcile::run(meta_server.clone(), closing.clone()));
-    let meeting = Rendezvous {
-        cluster_id: identity.cluster_id,
-        node: identity.node_id,
-        targets: options.join,
-        client: meta_client.clone(),
-        seams: seams.clone(),
-    };
-    seams.spawn("rendezvous", meeting.run(closing.clone()));
-    let reporter = Reporter {
-        cluster_id: identity.cluster_id,
-        node: identity.node_id,
+    // 5. raft, the meta-group, transactions.
+    let parts = Parts {
+        store: store.clone(),
+        files,
+        join: options.join,
         addresses,
-        multi: multi.clone(),
-        descriptors: Arc::new(Shards(registry.clone())),
-        client: meta_client.clone(),
+        services,
+        raft: RaftOptions::default(),
+        closing: closing.clone(),
         seams: seams.clone(),
     };
-    seams.spawn("reporter", reporter.run(closing.clone()));
-    seams.spawn("remember map", remember(meta_client.clone(), files, seams.clone(), closing.clone()));
+    let Assembled { multi, meta, database } = assembly::assemble(place, parts).await?;
+    drop(wishes);
 
-    // 7. Transactions over the shards of this node and of the others.
-    let (oracle, directory) = (meta_client.clone(), meta_client.clone());
-    let shards = ShardServer::start(registry, births, multi.clone(), oracle.clone(), seams.clone());
-    late_shards.set(ShardService::new(shards.clone()).into_service());
-    adopt_orphans(&multi, shards.registry().clone(), meta_client.clone(), seams.clone());
-    let coordinator = CoordinatorOptions::default();
-    let database: Arc<dyn Database> =
-        Arc::new(Cluster::new(shards, oracle, directory, seams.clone(), coordinator));
-
-    // 8. SQL. It takes the port over when the catalog is there.
+    // 6. SQL. It takes the port over when the catalog is there.
     let sql_options =
         sql::server::ServerOptions { connections_max: options.max_connections, ..Default::default() };
     let sql = sql::server::Server::new(database.clone(), sql_options, seams.clone());
     let serving = serve_sql(sql.clone(), readiness.clone(), sql_starts, sql_port_back, seams.clone());
-    let probing = readiness::watch(readiness.clone(), meta_client, database, seams.clone(), stop.clone());
+    let probing = readiness::watch(readiness.clone(), meta, database, seams.clone(), stop.clone());
     let sql_stop = stop.clone();
     seams.spawn("sql", async move {
         tokio::select! {
@@ -206,7 +122,7 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
         probing.await;
     });
 
-    // 9. Until told to stop; then in the opposite order.
+    // 7. Until told to stop; then in the opposite order.
     stop.cancelled().await;
     readiness.not_ready("the node is shutting down");
     let down = async {
@@ -277,66 +193,4 @@ fn advertised(
         sql: address(&options.advertise_sql, sql)?,
         http: address(&options.advertise_http, http)?,
     })
-}
-
-/// Who means what by a group's commands.
-struct Factory {
-    meta: Arc<MetaReplica>,
-    shards: ShardFactory,
-}
-
-impl StateMachineFactory for Factory {
-    fn open(
-        &self,
-        group: GroupId,
-        replica: ReplicaId,
-        engine: Arc<Engine>,
-    ) -> Result<Arc<dyn StateMachine>, Fatal> {
-        match group {
-            META_GROUP => self.meta.open(engine).map_err(Fatal::new),
-            _ => self.shards.open(group, replica, engine),
-        }
-    }
-
-    fn expected(&self, engine: &Arc<Engine>) -> Result<Vec<Expected>, Fatal> {
-        self.shards.expected(engine)
-    }
-}
-
-/// What is reported to the meta-group.
-struct Shards(Arc<Registry>);
-
-impl Descriptors for Shards {
-    fn descriptor(&self, group: GroupId) -> Option<ShardDescriptor> {
-        self.0.get(group)?.descriptor().map(|descriptor| (*descriptor).clone())
-    }
-}
-
-/// The other nodes, as of the last run. A file that doesn't read is as good as none: the join list is left.
-fn remembered(files: &LocalFiles) -> Option<pb::ClusterMap> {
-    let encoded = files.cluster_map().ok().flatten()?;
-    pb::ClusterMap::decode(&encoded[..]).ok()
-}
-
-/// Keeps the file of [`remembered`] up to date.
-async fn remember(client: Arc<MetaClient>, files: LocalFiles, seams: Seams, stop: CancellationToken) {
-    let mut written = Vec::new();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = seams.sleep(REMEMBER_EVERY) => {}
-        }
-        let mut map = client.remembered_map();
-        // Who lives is not worth remembering.
-        map.nodes.iter_mut().for_each(|node| node.alive = true);
-        let encoded = map.encode_to_vec();
-        if encoded != written && !map.nodes.is_empty() {
-            let (files, bytes) = (files.clone(), encoded.clone());
-            match tokio::task::spawn_blocking(move || files.remember_cluster_map(&bytes)).await {
-                Ok(Ok(())) => written = encoded,
-                Ok(Err(failure)) => warn!("{failure}"),
-                Err(_) => return,
-            }
-        }
-    }
 }

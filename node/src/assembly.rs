@@ -1,0 +1,248 @@
+//! A node without its ports, and without SQL: raft, the meta-group and transactions, put together.
+//!
+//! There is one assembly and two users: [`crate::server`], and the simulator, whose nodes differ in their seams only.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures::Stream;
+use meta::control::NodeControl;
+use meta::reporter::{Descriptors, Reporter};
+use meta::server::MetaService;
+use meta::{MetaClient, MetaReplica, MetaServer, reconcile};
+use prost::Message;
+use proto::admin::node_control_server::NodeControlServer;
+use proto::meta as pb;
+use proto::meta::meta_server::MetaServer as MetaRpc;
+use proto::raft::raft_server::RaftServer;
+use proto::shard::shard_server::ShardServer as ShardRpc;
+use raft::{Expected, Fatal, MultiRaft, RaftOptions, StateMachine, StateMachineFactory};
+use storage::ids::{GroupId, META_GROUP, ReplicaId};
+use storage::seam::Seams;
+use storage::{Engine, Store};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+use tracing::warn;
+use txn::api::Database;
+use txn::{Cluster, CoordinatorOptions, Registry, ShardDescriptor, ShardFactory, ShardServer, ShardService};
+
+use crate::adopt::adopt_orphans;
+use crate::bootstrap::{self, Place, Rooms};
+use crate::exit::Failure;
+use crate::local::LocalFiles;
+use crate::rendezvous::Rendezvous;
+use crate::service::admin::{Admin, InitWish, Membership};
+use crate::service::late::Late;
+use crate::service::readiness::Readiness;
+
+/// How often a changed map is written to the store.
+const REMEMBER_EVERY: Duration = Duration::from_millis(100);
+
+/// What answers other nodes. It is served before there is anything behind it.
+#[derive(Clone)]
+pub struct Services {
+    readiness: Arc<Readiness>,
+    membership: Arc<OnceLock<Membership>>,
+    raft: Late<RaftServer<raft::Endpoint>>,
+    meta: Late<MetaRpc<MetaService>>,
+    control: Late<NodeControlServer<NodeControl>>,
+    shards: Late<ShardRpc<ShardService>>,
+}
+
+impl Services {
+    /// With nothing behind them.
+    pub fn new(readiness: Arc<Readiness>) -> Self {
+        let membership = Arc::new(OnceLock::new());
+        let (raft, meta, control, shards) = (Late::new(), Late::new(), Late::new(), Late::new());
+        Self { readiness, membership, raft, meta, control, shards }
+    }
+
+    /// Serves connections until `closing` is cancelled. `wish` takes requests to initialise.
+    pub async fn serve<C>(
+        self,
+        incoming: impl Stream<Item = std::io::Result<C>>,
+        wish: mpsc::Sender<InitWish>,
+        closing: CancellationToken,
+    ) -> Result<(), tonic::transport::Error>
+    where
+        C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
+        tonic::transport::Server::builder()
+            .tcp_nodelay(true)
+            .http2_adaptive_window(Some(true))
+            .add_service(Admin::service(self.membership, self.readiness, wish))
+            .add_service(self.raft)
+            .add_service(self.meta)
+            .add_service(self.control)
+            .add_service(self.shards)
+            .serve_with_incoming_shutdown(incoming, closing.cancelled_owned())
+            .await
+    }
+}
+
+/// What a node is made from.
+pub struct Parts {
+    /// Its store, which has an identity.
+    pub store: Arc<Store>,
+    /// Its own files.
+    pub files: LocalFiles,
+    /// Whom it was told to join.
+    pub join: Vec<String>,
+    /// Where it is reached.
+    pub addresses: pb::Addresses,
+    /// What it answers others with.
+    pub services: Services,
+    /// How its groups behave.
+    pub raft: RaftOptions,
+    /// Ends what runs in the background.
+    pub closing: CancellationToken,
+    /// Time, tasks, randomness, the network.
+    pub seams: Seams,
+}
+
+/// What is made.
+pub struct Assembled {
+    /// The replicas.
+    pub multi: Arc<MultiRaft>,
+    /// The way to the meta-group.
+    pub meta: Arc<MetaClient>,
+    /// The cluster's rows.
+    pub database: Arc<dyn Database>,
+}
+
+/// Puts a node together and has it take part.
+pub async fn assemble(place: Place, parts: Parts) -> Result<Assembled, Failure> {
+    let Parts { store, files, join, addresses, services, raft, closing, seams } = parts;
+    let identity = place.identity;
+
+    // 1. raft, with the meta-group's and the shards' state machines.
+    let meta_client = MetaClient::new(join.clone(), seams.clone());
+    if let Some(map) = place.map.or_else(|| remembered(&files)) {
+        meta_client.learn_map(map);
+    }
+    let meta_replica = MetaReplica::new();
+    let (registry, births) = Registry::new(identity.node_id);
+    let factory =
+        Factory { meta: meta_replica.clone(), shards: ShardFactory::new(registry.clone(), seams.clone()) };
+    let book = meta_client.clone();
+    let multi = MultiRaft::start(raft, store.clone(), Arc::new(factory), book, seams.clone());
+    let multi = multi.await.map_err(Failure::other)?;
+    services.raft.set(multi.service());
+
+    // 2. The meta-group: service, client, placement, heartbeat.
+    let meta_server = MetaServer::new(identity.node_id, meta_replica, multi.clone(), seams.clone());
+    meta_client.attach(meta_server.clone());
+    if let Some(founding) = place.founding {
+        let rooms = Rooms {
+            files: &files,
+            addresses: &addresses,
+            multi: &multi,
+            meta: &meta_server,
+            engine: &store.engine(),
+            seams: &seams,
+        };
+        bootstrap::carry_out(founding, identity.cluster_id, rooms).await?;
+    }
+    services.meta.set(meta_server.service());
+    services.control.set(NodeControl::service(identity.cluster_id, multi.clone()));
+    let _ = services.membership.set(Membership {
+        cluster_id: identity.cluster_id,
+        node: identity.node_id,
+        addresses: addresses.clone(),
+        meta: meta_client.clone(),
+    });
+    seams.spawn("reconcile", reconcile::run(meta_server.clone(), closing.clone()));
+    let meeting = Rendezvous {
+        cluster_id: identity.cluster_id,
+        node: identity.node_id,
+        targets: join,
+        client: meta_client.clone(),
+        seams: seams.clone(),
+    };
+    seams.spawn("rendezvous", meeting.run(closing.clone()));
+    let reporter = Reporter {
+        cluster_id: identity.cluster_id,
+        node: identity.node_id,
+        addresses,
+        multi: multi.clone(),
+        descriptors: Arc::new(Shards(registry.clone())),
+        client: meta_client.clone(),
+        seams: seams.clone(),
+    };
+    seams.spawn("reporter", reporter.run(closing.clone()));
+    seams.spawn("remember map", remember(meta_client.clone(), files, seams.clone(), closing));
+
+    // 3. Transactions over the shards of this node and of the others.
+    let (oracle, directory) = (meta_client.clone(), meta_client.clone());
+    let shards = ShardServer::start(registry, births, multi.clone(), oracle.clone(), seams.clone());
+    services.shards.set(ShardService::new(shards.clone()).into_service());
+    adopt_orphans(&multi, shards.registry().clone(), meta_client.clone(), seams.clone());
+    let coordinator = CoordinatorOptions::default();
+    let database: Arc<dyn Database> = Arc::new(Cluster::new(shards, oracle, directory, seams, coordinator));
+    Ok(Assembled { multi, meta: meta_client, database })
+}
+
+/// Who means what by a group's commands.
+struct Factory {
+    meta: Arc<MetaReplica>,
+    shards: ShardFactory,
+}
+
+impl StateMachineFactory for Factory {
+    fn open(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        engine: Arc<Engine>,
+    ) -> Result<Arc<dyn StateMachine>, Fatal> {
+        match group {
+            META_GROUP => self.meta.open(engine).map_err(Fatal::new),
+            _ => self.shards.open(group, replica, engine),
+        }
+    }
+
+    fn expected(&self, engine: &Arc<Engine>) -> Result<Vec<Expected>, Fatal> {
+        self.shards.expected(engine)
+    }
+}
+
+/// What is reported to the meta-group.
+struct Shards(Arc<Registry>);
+
+impl Descriptors for Shards {
+    fn descriptor(&self, group: GroupId) -> Option<ShardDescriptor> {
+        self.0.get(group)?.descriptor().map(|descriptor| (*descriptor).clone())
+    }
+}
+
+/// The other nodes, as of the last run. A file that doesn't read is as good as none: the join list is left.
+fn remembered(files: &LocalFiles) -> Option<pb::ClusterMap> {
+    let encoded = files.cluster_map().ok().flatten()?;
+    pb::ClusterMap::decode(&encoded[..]).ok()
+}
+
+/// Keeps the file of [`remembered`] up to date.
+async fn remember(client: Arc<MetaClient>, files: LocalFiles, seams: Seams, stop: CancellationToken) {
+    let mut written = Vec::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = seams.sleep(REMEMBER_EVERY) => {}
+        }
+        let mut map = client.remembered_map();
+        // Who lives is not worth remembering.
+        map.nodes.iter_mut().for_each(|node| node.alive = true);
+        let encoded = map.encode_to_vec();
+        if encoded != written && !map.nodes.is_empty() {
+            let (files, bytes) = (files.clone(), encoded.clone());
+            let remember = move || files.remember_cluster_map(&bytes);
+            match seams.blocking("remember-map", remember).await {
+                Ok(Ok(())) => written = encoded,
+                Ok(Err(failure)) => warn!("{failure}"),
+                Err(_) => return,
+            }
+        }
+    }
+}
