@@ -16,12 +16,13 @@
 //!   ([`links`]), the disk's through a library that is loaded into the nodes ([`fault::disk`]).
 //! - A *run* ([`run`]) puts them together and leaves a folder with everything that is needed to understand it.
 //!
-//! Nothing in here knows the product from inside: workloads and checkers could be pointed at PostgreSQL.
+//! Nothing of this knows the product from inside: workloads and checkers could be pointed at PostgreSQL. [`sim`] does: it runs the
+//! product's own rooms, without SQL, in a simulated machine, where a seed does the same thing again.
 //!
 //! A verdict has three values. *Invalid* means that no strictly serializable execution explains the history. *Unknown* means that the
 //! checker gave up or that too little happened. A verdict is about the history only: a clean one proves nothing about other runs.
 //!
-//! Start at [`run::run`].
+//! Start at [`run::run`], or at [`sim`].
 
 pub mod checker;
 pub mod cluster;
@@ -30,4 +31,5 @@ pub mod history;
 pub mod links;
 pub mod report;
 pub mod run;
+pub mod sim;
 pub mod workload;

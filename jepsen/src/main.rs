@@ -1,6 +1,9 @@
-//! The command line: `jepsen run`, `jepsen check`, `jepsen list`.
+//! The command line: `jepsen run`, `jepsen sim`, `jepsen check`, `jepsen list`.
 //!
 //! Exit status: 0 if every checker is satisfied, 1 if one found an anomaly, 2 if the verdict is unknown or the harness failed.
+
+mod interpose;
+mod simulator;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +28,8 @@ struct Arguments {
 enum Command {
     /// Start a cluster, run a workload on it, break it, and check the history
     Run(Run),
+    /// Run a cluster in one process, in simulated time: what a seed does, it does again
+    Sim(simulator::Sim),
     /// Check a history that was written before, by this or by Jepsen
     Check {
         /// An EDN file, or JSON by lines if it ends in .json
@@ -109,11 +114,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     millis.map(Duration::from_millis).ok_or_else(|| format!("{text} is too long"))
 }
 
-#[tokio::main]
 #[allow(clippy::print_stderr, reason = "what went wrong is for the terminal")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let done = match Arguments::parse().command {
-        Command::Run(arguments) => run_all(arguments).await,
+        Command::Run(arguments) => run_real(arguments),
+        Command::Sim(arguments) => simulator::run(&arguments),
         Command::Check { history, checker, json } => check(&history, &checker, json),
         Command::List => {
             list();
@@ -168,6 +173,11 @@ fn check(path: &std::path::Path, names: &[String], as_json: bool) -> Result<Vali
         }
     }
     Ok(worst)
+}
+
+#[tokio::main]
+async fn run_real(arguments: Run) -> Result<Validity> {
+    run_all(arguments).await
 }
 
 #[allow(clippy::print_stdout, reason = "the verdict is what the command is for")]

@@ -1,0 +1,59 @@
+//! The deterministic simulator: a cluster in one thread, whose whole run follows from a seed.
+//!
+//! ```text
+//!   seed ──▶ plan (nodes, workload, clocks, faults)
+//!              │
+//!              ▼
+//!   Simulation ── runs nodes, moves time, strikes ──▶ history ──▶ checker ──▶ verdict
+//!     │ world   events, order, trace                     ▲
+//!     │ host    clocks, random bytes, idleness           │ clients (tasks of the nodes)
+//!     │ net     connections over links that fail         │
+//!     │ disk    the log, with syncs that take time       │
+//!     └ node    the product: raft, meta, txn, as `node::assembly` puts them together
+//! ```
+//!
+//! # What is simulated
+//!
+//! - **Time.** Nothing waits. When no task of any node has anything to do, the clock moves to the next event or timer. Each node's
+//!   monotonic clock runs at a rate of its own, within what leases allow for; wall clocks differ, and jump.
+//! - **The network**, below tonic: HTTP/2 is real, what carries it is not ([`net`]).
+//! - **The log's disk**: a [`storage::LogEngine`] with syncs that take time, and crashes that lose what was not synced ([`disk`]).
+//! - **Randomness**, of the seams and of the operating system; so hash maps iterate in the same order, too.
+//! - **The scheduler**: one current-thread runtime per node, polled in an order drawn from the seed.
+//! - **Clients**, which call `txn::api::Database` at a node; SQL is left out.
+//!
+//! # What is not
+//!
+//! The state is a real RocksDB in a directory (on tmpfs, if there is one); its own threads run in real time, and nothing that a
+//! run sees depends on when. A crash copies the files as they are, so that torn *files* are not simulated, nor is damage of any kind:
+//! `storage`'s own tests and `jepsen run` with its disk faults do that. `storage::raft_log`'s RocksDB is replaced. Work that the product
+//! gives to threads happens in one go, after as long as a disk takes; threads don't race.
+//!
+//! # How it stays deterministic
+//!
+//! Tokio, hyper, openraft and the standard library look at the clock and draw random bytes below our seams. The program `jepsen`
+//! therefore defines `clock_gettime`, `getrandom` and `epoll_wait` itself; see [`host`]. What is left, counters and caches in statics,
+//! starts afresh with each process: so a seed is a process of its own ([`explore`]). Two runs are compared by the hash of all
+//! that happened ([`world::World::note`]): every piece of data that arrives, with its content, every sync, call, answer, fault.
+//!
+//! # Caveats
+//!
+//! Pieces of the network are never lost for good or forged, only late or cut off with their connection, as over TCP. Timers of tokio have
+//! its resolution of a millisecond. A node's clients stand still while the node is paused, so that what a client sees of a pause is
+//! seen by those of the other nodes.
+
+mod client;
+pub mod disk;
+pub mod explore;
+pub mod host;
+pub mod net;
+pub mod node;
+pub mod plan;
+mod replicas;
+pub mod run;
+mod strike;
+pub mod workload;
+pub mod world;
+
+pub use explore::explore;
+pub use run::{Options, Outcome, panicked, simulate};

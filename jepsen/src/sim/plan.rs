@@ -1,0 +1,234 @@
+//! What a seed stands for: the cluster's shape, and which faults hit whom and when.
+
+use std::fmt;
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::host::Lens;
+use super::world::{Place, Purpose, generator};
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1_000 * MS;
+/// Clocks of different nodes run at rates that differ by less than a tenth.
+const DRIFT_PPM_MAX: i64 = 40_000;
+/// … and with [`Defect::RacingClocks`] by far more.
+const DRIFT_PPM_BROKEN: i64 = 700_000;
+
+/// Something that the simulated machine does and may not, to see whether it is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Defect {
+    /// Syncs are acknowledged before anything is durable.
+    LyingDisks,
+    /// Clocks run at rates that leases don't allow for.
+    RacingClocks,
+}
+
+impl Defect {
+    /// All of them, by name.
+    pub const ALL: [(&'static str, Defect); 2] =
+        [("lying-disks", Defect::LyingDisks), ("racing-clocks", Defect::RacingClocks)];
+}
+
+/// Whom a fault hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// A node, by its place.
+    Node(Place),
+    /// The leader of the meta-group, when it comes to it.
+    MetaLeader,
+    /// A leader of a shard.
+    ShardLeader,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Who::Node(place) => write!(f, "node {}", place + 1),
+            Who::MetaLeader => f.write_str("the meta-group's leader"),
+            Who::ShardLeader => f.write_str("a shard's leader"),
+        }
+    }
+}
+
+/// What is done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Deed {
+    /// So many nodes, beginning with one, die, and start again at the end. With `power`, their disks lose what was not synced.
+    Crash {
+        /// The first.
+        who: Who,
+        /// And the next ones.
+        count: usize,
+        /// Not only the processes.
+        power: bool,
+    },
+    /// It stands still, and doesn't know.
+    Pause(Who),
+    /// Nothing comes through from it, or to it.
+    Isolate {
+        /// Which.
+        who: Who,
+        /// What it sends.
+        outgoing: bool,
+        /// What is sent to it.
+        incoming: bool,
+    },
+    /// Two halves don't hear each other: which places are in the first.
+    Halves(Vec<Place>),
+    /// All that it sends takes longer, and some of it is lost at first.
+    Slow {
+        /// Which.
+        who: Who,
+        /// By up to this.
+        slow_ns: u64,
+        /// Of a thousand pieces.
+        lost_permille: u64,
+    },
+    /// Its connections are reset.
+    Reset(Who),
+    /// Its syncs take longer.
+    Stall {
+        /// Which.
+        who: Who,
+        /// By this.
+        stall_ns: u64,
+    },
+    /// Its wall clock jumps, and back at the end.
+    WallJump {
+        /// Which.
+        who: Who,
+        /// By this.
+        ms: i64,
+    },
+}
+
+/// A fault: from when, for how long, what.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    /// Since clients began to work.
+    pub at_ns: u64,
+    /// Its duration.
+    pub for_ns: u64,
+    /// What.
+    pub deed: Deed,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (at, end) = (self.at_ns as f64 / 1e9, (self.at_ns + self.for_ns) as f64 / 1e9);
+        write!(f, "{at:.3}–{end:.3} s: ")?;
+        match &self.deed {
+            Deed::Crash { who, count, power } => {
+                write!(f, "{} of {count} from {who} on", if *power { "power failure" } else { "kill" })
+            }
+            Deed::Pause(who) => write!(f, "pause of {who}"),
+            Deed::Isolate { who, outgoing, incoming } => {
+                let what = match (outgoing, incoming) {
+                    (true, true) => "isolation",
+                    (true, false) => "deaf ears for what comes",
+                    _ => "silence towards",
+                };
+                write!(f, "{what} {} {who}", if *outgoing && !*incoming { "from" } else { "of" })
+            }
+            Deed::Halves(first) => write!(f, "partition of {:?} from the rest", first),
+            Deed::Slow { who, slow_ns, lost_permille } => {
+                write!(f, "{who} sends up to {} ms late, {lost_permille} ‰ lost", slow_ns / MS)
+            }
+            Deed::Reset(who) => write!(f, "connections of {who} reset"),
+            Deed::Stall { who, stall_ns } => write!(f, "syncs of {who} take {} ms longer", stall_ns / MS),
+            Deed::WallJump { who, ms } => write!(f, "wall clock of {who} ahead by {ms} ms"),
+        }
+    }
+}
+
+/// All that is settled before the start.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How many nodes.
+    pub nodes: usize,
+    /// Which workload.
+    pub workload: &'static str,
+    /// Their clocks.
+    pub lenses: Vec<Lens>,
+    /// Log entries that are kept though they are flushed: few make snapshots frequent.
+    pub keep_entries: u64,
+    /// Between flushes.
+    pub checkpoint_ns: u64,
+    /// Where the rows are cut into shards.
+    pub splits: usize,
+    /// The mean pause of a client between calls.
+    pub pause_ns: u64,
+    /// In the order of their beginnings.
+    pub faults: Vec<Fault>,
+}
+
+impl Plan {
+    /// Of a seed, for clients that work for so long.
+    pub fn draw(seed: u64, workloads: &[&'static str], work_ns: u64, defect: Option<Defect>) -> Self {
+        let rng = &mut generator(seed, Purpose::Plan);
+        let nodes = if rng.random_ratio(1, 6) { 5 } else { 3 };
+        let workload = workloads[rng.random_range(0..workloads.len())];
+        let drift_max = match (defect, rng.random_bool(0.5)) {
+            (Some(Defect::RacingClocks), _) => DRIFT_PPM_BROKEN,
+            (_, true) => DRIFT_PPM_MAX,
+            (_, false) => 0,
+        };
+        let lenses = (0..nodes)
+            .map(|_| Lens {
+                drift_ppm: rng.random_range(-drift_max..=drift_max),
+                wall_ahead_ms: rng.random_range(-2_000..=2_000),
+            })
+            .collect();
+        let keep_entries = if rng.random_bool(0.5) { rng.random_range(5..60) } else { 10_000 };
+        let checkpoint_ns = rng.random_range(500 * MS..5 * SECOND);
+        let splits = rng.random_range(0..4);
+        let pause_ns = rng.random_range(80 * MS..300 * MS);
+        let mut faults: Vec<Fault> =
+            (0..rng.random_range(0..6)).map(|_| fault(rng, nodes, work_ns)).collect();
+        faults.sort_by_key(|fault| fault.at_ns);
+        Self { nodes, workload, lenses, keep_entries, checkpoint_ns, splits, pause_ns, faults }
+    }
+}
+
+fn fault(rng: &mut StdRng, nodes: usize, work_ns: u64) -> Fault {
+    let who = match rng.random_range(0..4) {
+        0 => Who::MetaLeader,
+        1 => Who::ShardLeader,
+        _ => Who::Node(rng.random_range(0..nodes)),
+    };
+    let deed = match rng.random_range(0..20) {
+        0..6 => {
+            let count = match rng.random_range(0..6) {
+                0 => nodes,
+                1 => nodes / 2 + 1,
+                _ => 1,
+            };
+            Deed::Crash { who, count, power: rng.random_bool(0.7) }
+        }
+        6..9 => Deed::Pause(who),
+        9..12 => {
+            let both = rng.random_bool(0.5);
+            let outgoing = rng.random_bool(0.5);
+            Deed::Isolate { who, outgoing: both || outgoing, incoming: both || !outgoing }
+        }
+        12..14 => {
+            let mut places: Vec<Place> = (0..nodes).collect();
+            for n in (1..nodes).rev() {
+                places.swap(n, rng.random_range(0..=n));
+            }
+            places.truncate(nodes / 2);
+            Deed::Halves(places)
+        }
+        14..16 => Deed::Slow {
+            who,
+            slow_ns: rng.random_range(20 * MS..400 * MS),
+            lost_permille: if rng.random_bool(0.5) { rng.random_range(20..300) } else { 0 },
+        },
+        16 => Deed::Reset(who),
+        17 | 18 => Deed::Stall { who, stall_ns: rng.random_range(50 * MS..2 * SECOND) },
+        _ => Deed::WallJump { who, ms: rng.random_range(-600_000..600_000) },
+    };
+    let for_ns = rng.random_range(200 * MS..3 * SECOND);
+    Fault { at_ns: rng.random_range(0..work_ns), for_ns, deed }
+}

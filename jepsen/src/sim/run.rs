@@ -1,0 +1,356 @@
+//! One simulation from beginning to end.
+
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::client::{Client, Phase, Record};
+use super::disk::{Disk, Manners};
+use super::host;
+use super::net::Net;
+use super::node::{Shared, SimNode, raft_options};
+use super::plan::{Defect, Fault, Plan};
+use super::replicas;
+use super::strike::Strikes;
+use super::workload::{self, Workload, key};
+use super::world::{Place, Purpose, World, generator_of};
+use crate::checker::{self, Validity, Verdict};
+use crate::history::{History, Op};
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1_000 * MS;
+/// How long a cluster may take to form.
+const FORM_MAX_NS: u64 = 60 * SECOND;
+/// How long it may take, when everything is whole again, until the last calls have succeeded.
+const RECOVER_MAX_NS: u64 = 60 * SECOND;
+/// At the end, after the last calls: for replicas to become equal.
+const SETTLE_NS: u64 = 2 * SECOND;
+/// Clients of each node.
+const CLIENTS: u64 = 3;
+
+/// The first panic of this process. Tokio catches those of tasks; a node's process would have ended.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// To be called by the panic hook: the simulation ends with this failure.
+pub fn panicked(message: String) {
+    PANIC.lock().get_or_insert(message);
+}
+
+/// What is to be simulated.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The seed.
+    pub seed: u64,
+    /// Workloads to choose from.
+    pub workloads: Vec<&'static str>,
+    /// How long clients work.
+    pub work_ns: u64,
+    /// At most so many calls.
+    pub calls_max: u64,
+    /// Of the plan's faults, those with these numbers; `None`: all.
+    pub faults: Option<Vec<usize>>,
+    /// What the machine does wrong.
+    pub defect: Option<Defect>,
+    /// Where the nodes' state is kept; emptied at the end.
+    pub dir: PathBuf,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What was done, in the plan's numbering.
+    pub faults: Vec<(usize, Fault)>,
+    /// The workload's name.
+    pub workload: &'static str,
+    /// Calls of clients.
+    pub calls: u64,
+    /// What is wrong, if anything; one line.
+    pub failure: Option<String>,
+    /// What checkers said.
+    pub verdicts: Vec<Verdict>,
+    /// The history.
+    pub history: Vec<Op>,
+    /// Simulated time.
+    pub simulated_ns: u64,
+    /// Hash and number of everything that happened.
+    pub digest: (u64, u64),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.simulated_ns as f64 / 1e9;
+        writeln!(f, "{}: {} calls in {seconds:.1} simulated seconds", self.workload, self.calls)?;
+        for (number, fault) in &self.faults {
+            writeln!(f, "  fault {number}, {fault}")?;
+        }
+        for verdict in &self.verdicts {
+            writeln!(f, "{verdict}")?;
+        }
+        writeln!(f, "trace {:016x} of {} events", self.digest.0, self.digest.1)?;
+        match &self.failure {
+            None => write!(f, "nothing is wrong"),
+            Some(failure) => write!(f, "FAILED: {failure}"),
+        }
+    }
+}
+
+/// Runs a simulation on this thread, which must be fresh: nothing on it may have drawn random numbers.
+pub fn simulate(options: &Options, trace: Option<Box<dyn Write + Send>>) -> Result<Outcome> {
+    host::begin(options.seed ^ ((Purpose::System as u64) << 56));
+    ensure!(host::works(), "this program is not linked for simulations");
+    let mut simulation = Simulation::new(options, trace)?;
+    let failure = match simulation.run() {
+        Ok(()) => None,
+        Err(error) => Some(format!("{error:#}")),
+    };
+    let outcome = simulation.finish(failure);
+    // Nodes whose objects hold each other keep their files open; that ends with the process.
+    let _ = std::fs::remove_dir_all(&options.dir);
+    outcome
+}
+
+/// A cluster and what is done to it.
+pub(super) struct Simulation {
+    options: Options,
+    pub plan: Plan,
+    pub world: Arc<World>,
+    pub net: Arc<Net>,
+    pub nodes: Vec<SimNode>,
+    pub record: Arc<Record>,
+    workload: Arc<dyn Workload>,
+    checker: &'static str,
+    phase: watch::Sender<Phase>,
+    starts: u64,
+}
+
+impl Simulation {
+    fn new(options: &Options, trace: Option<Box<dyn Write + Send>>) -> Result<Self> {
+        let plan = Plan::draw(options.seed, &options.workloads, options.work_ns, options.defect);
+        let entry = workload::find(plan.workload).context("a workload that is not there")?;
+        let seed = options.seed;
+        let world = World::new(seed, plan.nodes, trace);
+        let net = Net::new(seed, plan.nodes, world.clone());
+        let shared = Arc::new(Shared {
+            seed,
+            world: world.clone(),
+            net: net.clone(),
+            nodes: plan.nodes,
+            raft: raft_options(plan.keep_entries, plan.checkpoint_ns),
+        });
+        let manners = Manners { stall_ns: 0, lies: options.defect == Some(Defect::LyingDisks) };
+        let nodes = (0..plan.nodes).map(|place| {
+            let dir = options.dir.join(format!("n{}", place + 1));
+            let disk = Disk::new(seed, place, dir, manners, world.clone());
+            SimNode::new(shared.clone(), place, disk, plan.lenses[place])
+        });
+        let record = Record::new(world.clone(), options.calls_max);
+        Ok(Self {
+            options: options.clone(),
+            nodes: nodes.collect(),
+            record,
+            workload: (entry.make)(),
+            checker: entry.checker,
+            phase: watch::Sender::new(Phase::Wait),
+            starts: 0,
+            plan,
+            world,
+            net,
+        })
+    }
+
+    fn run(&mut self) -> Result<()> {
+        for place in 0..self.nodes.len() {
+            self.start(place)?;
+        }
+        self.form()?;
+        let (began, workload) = (Arc::new(Mutex::new(false)), self.workload.clone());
+        let done = began.clone();
+        self.in_node(0, |client| async move {
+            while workload.setup(&client.database).await.is_err() {
+                client.seams.sleep(std::time::Duration::from_millis(50)).await;
+            }
+            *done.lock() = true;
+        });
+        self.run_until(FORM_MAX_NS, |_| *began.lock()).context("the first rows are never written")?;
+
+        self.enter(Phase::Work);
+        let end = host::now_ns() + self.options.work_ns;
+        let mut strikes = Strikes::new(&self.plan.faults, self.options.faults.as_deref());
+        loop {
+            let next = strikes.next().map_or(end, |at| at.min(end));
+            self.advance_to(next)?;
+            if host::now_ns() >= end {
+                break;
+            }
+            strikes.strike(self)?;
+        }
+        self.enter(Phase::Rest);
+        strikes.undo_all(self)?;
+        self.recover()
+    }
+
+    /// Waits until the nodes have found each other, and every group has as many voters as it shall.
+    fn form(&mut self) -> Result<()> {
+        let all_up = |nodes: &[SimNode]| nodes.iter().all(|node| node.look(|s| s.up.is_some()) == Some(true));
+        self.run_until(FORM_MAX_NS, all_up).context("the cluster does not form")?;
+        let splits = self.plan.splits as u32;
+        let keys: Vec<_> = (0..splits).map(|n| key(n * self.workload.rows() / splits.max(1))).collect();
+        let (formed, voters) = (Arc::new(Mutex::new(false)), self.nodes.len());
+        let done = formed.clone();
+        let meta = self.nodes[0].look(|s| s.up.as_ref().map(|up| up.meta.clone())).flatten();
+        let meta = meta.context("the first node is gone")?;
+        self.in_node(0, |client| async move {
+            while client.database.split(&keys, true).await.is_err() {
+                client.seams.sleep(std::time::Duration::from_millis(50)).await;
+            }
+            loop {
+                let settled = meta.describe().await.is_ok_and(|cluster| {
+                    let full = |group: &proto::meta::GroupStatus| {
+                        group.replicas.iter().filter(|replica| !replica.learner).count() == voters
+                    };
+                    cluster.groups.iter().all(full)
+                });
+                if settled {
+                    *done.lock() = true;
+                    return;
+                }
+                client.seams.sleep(std::time::Duration::from_millis(50)).await;
+            }
+        });
+        self.run_until(FORM_MAX_NS, |_| *formed.lock()).context("not every group becomes full")
+    }
+
+    /// Everything is whole: the last calls must succeed, and no replica may have stopped.
+    fn recover(&mut self) -> Result<()> {
+        let last = Arc::new(Mutex::new(0));
+        let count = self.nodes.len();
+        let all_up = |nodes: &[SimNode]| nodes.iter().all(|node| node.look(|s| s.up.is_some()) == Some(true));
+        self.run_until(RECOVER_MAX_NS, all_up).context("not every node comes back")?;
+        // The last calls are to see what all others did.
+        let record = self.record.clone();
+        self.run_until(RECOVER_MAX_NS, |_| record.is_quiet()).context("calls never end")?;
+        for place in 0..count {
+            let done = last.clone();
+            self.in_node(place, |client| async move {
+                client.last().await;
+                *done.lock() += 1;
+            });
+        }
+        self.run_until(RECOVER_MAX_NS, |_| *last.lock() == count)
+            .context("the cluster does not recover: the last calls never succeed")?;
+        let limit = host::now_ns() + RECOVER_MAX_NS;
+        loop {
+            let settled = host::now_ns() + SETTLE_NS;
+            self.advance_to(settled)?;
+            match replicas::compare(&self.nodes)? {
+                None => return Ok(()),
+                Some(behind) if host::now_ns() > limit => bail!("{behind}"),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Runs `task` in a node with a client of its own.
+    fn in_node<F: Future<Output = ()> + Send + 'static>(&self, place: Place, task: impl FnOnce(Client) -> F) {
+        let node = &self.nodes[place];
+        let parts = node.look(|s| s.up.as_ref().map(|up| up.database.clone())).flatten();
+        if let (Some(database), Some(seams)) = (parts, node.seams()) {
+            let (workload, record) = (self.workload.clone(), self.record.clone());
+            node.spawn(task(Client { workload, record, database, seams }));
+        }
+    }
+
+    pub fn start(&mut self, place: Place) -> Result<()> {
+        let (workload, record, phase) = (self.workload.clone(), self.record.clone(), self.phase.subscribe());
+        let (seed, pause_ns) = (self.options.seed, self.plan.pause_ns);
+        self.starts += 1;
+        let first = self.starts * CLIENTS;
+        self.nodes[place].start(move |assembled, seams| {
+            for worker in first..first + CLIENTS {
+                let (workload, record, seams) = (workload.clone(), record.clone(), seams.clone());
+                let database = assembled.database.clone();
+                let client = Client { workload, record, database, seams: seams.clone() };
+                let rng = generator_of(seed, Purpose::Clients, worker);
+                seams.spawn("client", client.work(phase.clone(), rng, pause_ns));
+            }
+        })
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase.send_replace(phase);
+        (0..self.nodes.len()).for_each(|place| self.world.touch(place));
+    }
+
+    /// Lets time go on until then.
+    pub fn advance_to(&mut self, until_ns: u64) -> Result<()> {
+        while self.step(until_ns)? {}
+        Ok(())
+    }
+
+    fn run_until(&mut self, limit_ns: u64, done: impl Fn(&[SimNode]) -> bool) -> Result<()> {
+        let until = host::now_ns() + limit_ns;
+        while !done(&self.nodes) {
+            if !self.step(until)? {
+                bail!("not within {} s", limit_ns / SECOND);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs what can run, then moves to the next moment at which something happens; false if that is `until_ns` or later.
+    fn step(&mut self, until_ns: u64) -> Result<bool> {
+        while let Some(place) = self.world.next_due(|place| self.nodes[place].runs()) {
+            self.nodes[place].run();
+            if let Some(message) = PANIC.lock().take() {
+                bail!("node {} panics: {message}", place + 1);
+            }
+            let failure = self.nodes[place].look(|status| status.failure.clone()).flatten();
+            if let Some(failure) = failure {
+                bail!("node {} does not start: {failure}", place + 1);
+            }
+        }
+        let timers = self.nodes.iter().filter_map(SimNode::due_at);
+        let next = timers.chain(self.world.next_event()).min().unwrap_or(u64::MAX);
+        let next = next.max(host::now_ns());
+        if next >= until_ns {
+            host::advance_to(until_ns.max(host::now_ns()));
+            return Ok(false);
+        }
+        host::advance_to(next);
+        for (place, node) in self.nodes.iter().enumerate() {
+            if node.due_at().is_some_and(|at| at <= next) {
+                self.world.touch(place);
+            }
+        }
+        self.world.happen();
+        Ok(true)
+    }
+
+    fn finish(self, failure: Option<String>) -> Result<Outcome> {
+        let (history, defects) = self.record.take();
+        let checked = History::new(history.clone())?;
+        let mut verdicts = Vec::new();
+        for name in [self.checker, "progress"] {
+            let checker = checker::find(name).context("a checker that is not there")?;
+            verdicts.push((checker.check)(&checked));
+        }
+        let invalid = verdicts.iter().find(|verdict| verdict.validity == Validity::Invalid);
+        let anomalies = invalid.map(|verdict| format!("{}: {}", verdict.checker, verdict.names().join(", ")));
+        let failure = anomalies.or(failure).or_else(|| defects.first().cloned());
+        Ok(Outcome {
+            faults: Strikes::chosen(&self.plan.faults, self.options.faults.as_deref()),
+            workload: self.plan.workload,
+            calls: self.record.calls(),
+            failure,
+            verdicts,
+            history,
+            simulated_ns: host::now_ns(),
+            digest: self.world.digest(),
+        })
+    }
+}

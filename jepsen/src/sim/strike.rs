@@ -1,0 +1,171 @@
+//! Carries out faults, and undoes them.
+
+use anyhow::Result;
+use storage::ids::META_GROUP;
+
+use super::host;
+use super::plan::{Deed, Fault, Who};
+use super::run::Simulation;
+use super::world::Place;
+
+/// What is to be undone.
+enum Undo {
+    Start(Vec<Place>),
+    Resume(Place),
+    Heal(Vec<(Place, Place)>),
+    Quicken(Place),
+    Unstall(Place),
+    WallBack(Place, i64),
+}
+
+/// Faults of a plan that are still to come, and those under way.
+pub(super) struct Strikes {
+    began: u64,
+    /// The next one last.
+    coming: Vec<(usize, Fault)>,
+    underway: Vec<(u64, Undo)>,
+}
+
+impl Strikes {
+    /// The faults with the numbers in `only`, or all. Time counts from now on.
+    pub fn new(faults: &[Fault], only: Option<&[usize]>) -> Self {
+        let mut coming = Self::chosen(faults, only);
+        coming.reverse();
+        Self { began: host::now_ns(), coming, underway: Vec::new() }
+    }
+
+    /// The faults with the numbers in `only`, or all.
+    pub fn chosen(faults: &[Fault], only: Option<&[usize]>) -> Vec<(usize, Fault)> {
+        let numbered = faults.iter().cloned().enumerate();
+        numbered.filter(|(number, _)| only.is_none_or(|only| only.contains(number))).collect()
+    }
+
+    /// When there is something to do next.
+    pub fn next(&self) -> Option<u64> {
+        let coming = self.coming.last().map(|(_, fault)| self.began + fault.at_ns);
+        self.underway.iter().map(|(at, _)| *at).chain(coming).min()
+    }
+
+    /// Does what is due.
+    pub fn strike(&mut self, simulation: &mut Simulation) -> Result<()> {
+        let now = host::now_ns();
+        while let Some(n) = self.underway.iter().position(|(at, _)| *at <= now) {
+            let (_, undo) = self.underway.remove(n);
+            undo_one(simulation, undo)?;
+        }
+        while let Some((number, fault)) = self.coming.pop_if(|(_, fault)| self.began + fault.at_ns <= now) {
+            simulation.world.note("fault", &[number as u64], || fault.to_string());
+            simulation.record.nemesis(&format!("{number}: {fault}"));
+            if let Some(undo) = strike_one(simulation, &fault.deed)? {
+                self.underway.push((now + fault.for_ns, undo));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything whole.
+    pub fn undo_all(&mut self, simulation: &mut Simulation) -> Result<()> {
+        simulation.record.nemesis("everything is made whole");
+        for (_, undo) in std::mem::take(&mut self.underway) {
+            undo_one(simulation, undo)?;
+        }
+        Ok(())
+    }
+}
+
+fn strike_one(simulation: &mut Simulation, deed: &Deed) -> Result<Option<Undo>> {
+    let count = simulation.nodes.len();
+    let others = |place: Place| (0..count).filter(move |other| *other != place);
+    Ok(match deed {
+        Deed::Crash { who, count: crashing, power } => {
+            let first = find(simulation, *who);
+            let hit: Vec<Place> = (0..*crashing).map(|n| (first + n) % count).collect();
+            let hit: Vec<Place> = hit.into_iter().filter(|n| simulation.nodes[*n].lives()).collect();
+            for place in &hit {
+                simulation.nodes[*place].crash(*power)?;
+            }
+            Some(Undo::Start(hit))
+        }
+        Deed::Pause(who) => {
+            let place = find(simulation, *who);
+            simulation.nodes[place].paused = true;
+            Some(Undo::Resume(place))
+        }
+        Deed::Isolate { who, outgoing, incoming } => {
+            let place = find(simulation, *who);
+            let out = others(place).filter(|_| *outgoing).map(|other| (place, other));
+            let into = others(place).filter(|_| *incoming).map(|other| (other, place));
+            Some(cut(simulation, out.chain(into).collect()))
+        }
+        Deed::Halves(first) => {
+            let crosses = |a: &Place, b: &Place| first.contains(a) != first.contains(b);
+            let pairs = (0..count).flat_map(|a| (0..count).map(move |b| (a, b)));
+            let pairs = pairs.filter(|(a, b)| crosses(a, b)).collect();
+            Some(cut(simulation, pairs))
+        }
+        Deed::Slow { who, slow_ns, lost_permille } => {
+            let place = find(simulation, *who);
+            others(place).for_each(|other| simulation.net.impair(place, other, *slow_ns, *lost_permille));
+            Some(Undo::Quicken(place))
+        }
+        Deed::Reset(who) => {
+            let place = find(simulation, *who);
+            others(place).for_each(|other| simulation.net.reset(place, other));
+            None
+        }
+        Deed::Stall { who, stall_ns } => {
+            let place = find(simulation, *who);
+            simulation.nodes[place].disk.stall(*stall_ns);
+            Some(Undo::Unstall(place))
+        }
+        Deed::WallJump { who, ms } => {
+            let place = find(simulation, *who);
+            simulation.nodes[place].lens.wall_ahead_ms += ms;
+            Some(Undo::WallBack(place, *ms))
+        }
+    })
+}
+
+fn cut(simulation: &Simulation, pairs: Vec<(Place, Place)>) -> Undo {
+    pairs.iter().for_each(|(from, to)| simulation.net.cut(*from, *to));
+    Undo::Heal(pairs)
+}
+
+fn undo_one(simulation: &mut Simulation, undo: Undo) -> Result<()> {
+    match undo {
+        Undo::Start(places) => {
+            for place in places {
+                if !simulation.nodes[place].lives() {
+                    simulation.start(place)?;
+                }
+            }
+        }
+        Undo::Resume(place) => {
+            simulation.nodes[place].paused = false;
+            simulation.world.touch(place);
+        }
+        Undo::Heal(pairs) => pairs.iter().for_each(|(from, to)| simulation.net.heal(*from, *to)),
+        Undo::Quicken(place) => {
+            (0..simulation.nodes.len()).for_each(|other| simulation.net.impair(place, other, 0, 0));
+        }
+        Undo::Unstall(place) => simulation.nodes[place].disk.stall(0),
+        Undo::WallBack(place, ms) => simulation.nodes[place].lens.wall_ahead_ms -= ms,
+    }
+    Ok(())
+}
+
+/// Whom a fault hits, now that it comes to it. If nobody leads, the first node.
+fn find(simulation: &Simulation, who: Who) -> Place {
+    let leads = |meta: bool| {
+        simulation.nodes.iter().position(|node| {
+            let groups = node.look(|status| status.up.as_ref().map(|up| up.multi.groups())).flatten();
+            let groups = groups.unwrap_or_default();
+            groups.iter().any(|group| (group.id() == META_GROUP) == meta && group.leads().is_some())
+        })
+    };
+    match who {
+        Who::Node(place) => place,
+        Who::MetaLeader => leads(true).unwrap_or(0),
+        Who::ShardLeader => leads(false).unwrap_or(0),
+    }
+}

@@ -1,0 +1,229 @@
+//! The command `jepsen sim`.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use jepsen::checker::Validity;
+use jepsen::history::{edn, json};
+use jepsen::sim::explore::{self, Exploration, Report};
+use jepsen::sim::plan::Defect;
+use jepsen::sim::{Options, Outcome, panicked, simulate, workload};
+
+/// Seeds between two lines of progress.
+const PROGRESS_EVERY: u64 = 50;
+
+#[derive(Args)]
+pub struct Sim {
+    /// Runs one seed, and tells of it
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// Runs so many seeds, until one fails
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first of them
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Seeds at a time [default: one per processor]
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Goes on after a failure, and lists them all
+    #[arg(long)]
+    keep_going: bool,
+    /// Workloads to choose from: bank, list-append, register
+    #[arg(long, value_delimiter = ',')]
+    workload: Vec<String>,
+    /// How long clients work, in simulated time
+    #[arg(long, default_value = "6s", value_parser = crate::duration)]
+    time: Duration,
+    /// Of the faults that the seed stands for, those with these numbers; or `none`
+    #[arg(long, value_name = "0,2,…")]
+    faults: Option<String>,
+    /// So many calls of clients at most
+    #[arg(long, default_value_t = 1_000_000)]
+    calls: u64,
+    /// Lets the simulated machine do something that it may not: lying-disks, racing-clocks
+    #[arg(long)]
+    broken: Option<String>,
+    /// Writes everything that happens to a file (of one seed)
+    #[arg(long)]
+    trace: Option<PathBuf>,
+    /// Writes the history to a file (of one seed): EDN, or JSON by lines if it ends in .json
+    #[arg(long)]
+    history: Option<PathBuf>,
+    /// Prints one line of JSON for each seed
+    #[arg(long)]
+    json: bool,
+    /// In this process
+    #[arg(long, hide = true)]
+    here: bool,
+}
+
+#[allow(clippy::print_stdout, reason = "the verdict is what the command is for")]
+pub fn run(sim: &Sim) -> Result<Validity> {
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    match sim.seed {
+        Some(seed) if sim.here => here(sim, seed),
+        Some(seed) => {
+            let mut command = explore::here(seed, &sim.arguments())?;
+            if sim.json {
+                command.arg("--json");
+            }
+            for (name, path) in [("--trace", &sim.trace), ("--history", &sim.history)] {
+                if let Some(path) = path {
+                    command.arg(name).arg(path);
+                }
+            }
+            let status = command.as_std_mut().status().context("running the seed")?;
+            Ok(if status.success() { Validity::Valid } else { Validity::Invalid })
+        }
+        None => build(runtime)?.block_on(many(sim)),
+    }
+}
+
+fn build(mut builder: tokio::runtime::Builder) -> Result<tokio::runtime::Runtime> {
+    builder.enable_all().build().context("making a runtime")
+}
+
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the verdict is what the command is for")]
+async fn many(sim: &Sim) -> Result<Validity> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let what = Exploration {
+        first: sim.from,
+        count: sim.seeds,
+        jobs: sim.jobs.unwrap_or(processors),
+        arguments: sim.arguments(),
+        keep_going: sim.keep_going,
+    };
+    let found = explore::explore(&what, |found| {
+        if found.runs.is_multiple_of(PROGRESS_EVERY) {
+            eprintln!("{found}");
+        }
+    })
+    .await?;
+    println!("{found}");
+    for (failure, command) in &found.failures {
+        println!("FAILED: {failure}\n  {command}");
+    }
+    Ok(if found.failures.is_empty() { Validity::Valid } else { Validity::Invalid })
+}
+
+#[allow(clippy::print_stdout, reason = "the verdict is what the command is for")]
+#[allow(clippy::disallowed_methods, reason = "a simulation needs a fresh thread of its own")]
+fn here(sim: &Sim, seed: u64) -> Result<Validity> {
+    let options = sim.options(seed)?;
+    let trace: Option<Box<dyn Write + Send>> = match &sim.trace {
+        Some(path) => {
+            let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
+            Some(Box::new(BufWriter::new(file)))
+        }
+        None => None,
+    };
+    report_panics();
+    let dir = options.dir.clone();
+    let simulation = std::thread::Builder::new()
+        .name("simulation".to_owned())
+        .stack_size(64 << 20)
+        .spawn(move || simulate(&options, trace))
+        .context("starting the simulation's thread")?;
+    let outcome = simulation.join().ok().context("the simulation panicked")??;
+    let _ = std::fs::remove_dir_all(dir);
+    if let Some(path) = &sim.history {
+        write_history(path, &outcome)?;
+    }
+    if sim.json {
+        println!("{}", Report::line(seed, &outcome));
+    } else {
+        println!("seed {seed}, {outcome}");
+    }
+    std::io::stdout().flush().context("printing")?;
+    // Nodes that crashed have left databases open, whose threads need not be waited for.
+    exit_now(if outcome.failure.is_none() { 0 } else { 1 })
+}
+
+fn write_history(path: &std::path::Path, outcome: &Outcome) -> Result<()> {
+    let mut text = String::new();
+    for op in &outcome.history {
+        if path.extension().is_some_and(|extension| extension == "json") {
+            text += &json::write(op).to_string();
+        } else {
+            edn::write(&mut text, op).context("writing an operation")?;
+        }
+        text.push('\n');
+    }
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// A panic is a finding: it would end a node's process, and ends the simulation.
+#[allow(clippy::print_stderr, reason = "what went wrong is for the terminal")]
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("{panic}\n{}", std::backtrace::Backtrace::capture());
+        panicked(panic.to_string().replace('\n', " "));
+    }));
+}
+
+#[allow(unsafe_code, reason = "exit without destructors")]
+fn exit_now(status: i32) -> ! {
+    // SAFETY: it ends the process, whatever its state.
+    unsafe { libc::_exit(status) }
+}
+
+impl Sim {
+    /// What is the same for every seed, as arguments.
+    fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec!["--time".to_owned(), format!("{}ms", self.time.as_millis())];
+        let mut add = |name: &str, value: &str| arguments.extend([name.to_owned(), value.to_owned()]);
+        if !self.workload.is_empty() {
+            add("--workload", &self.workload.join(","));
+        }
+        if let Some(broken) = &self.broken {
+            add("--broken", broken);
+        }
+        if let Some(faults) = &self.faults {
+            add("--faults", faults);
+        }
+        if self.calls < 1_000_000 {
+            add("--calls", &self.calls.to_string());
+        }
+        arguments
+    }
+
+    fn options(&self, seed: u64) -> Result<Options> {
+        let mut workloads = Vec::new();
+        for name in &self.workload {
+            let entry = workload::find(name).with_context(|| format!("there is no workload '{name}'"))?;
+            workloads.push(entry.name);
+        }
+        if workloads.is_empty() {
+            workloads = workload::ALL.iter().map(|entry| entry.name).collect();
+        }
+        let defect = match &self.broken {
+            None => None,
+            Some(name) => {
+                let known = Defect::ALL.iter().find(|(known, _)| known == name);
+                Some(known.with_context(|| format!("there is no defect '{name}'"))?.1)
+            }
+        };
+        let faults = match self.faults.as_deref() {
+            None => None,
+            Some("none") => Some(Vec::new()),
+            Some(list) => match list.split(',').map(str::parse).collect() {
+                Ok(numbers) => Some(numbers),
+                Err(_) => bail!("'{list}' is no list of numbers"),
+            },
+        };
+        Ok(Options {
+            seed,
+            workloads,
+            work_ns: self.time.as_nanos() as u64,
+            calls_max: self.calls,
+            faults,
+            defect,
+            dir: explore::scratch()?,
+        })
+    }
+}
