@@ -106,13 +106,18 @@ async fn take(
         if left.is_zero() {
             return Ok(Taken::NotYet);
         }
-        tokio::select! {
-            // Dropped with the leadership's table: the next poll finds the new leader.
-            _ = granted => {}
+        let woken = tokio::select! {
+            woken = granted => woken.is_ok(),
             () = seams.sleep(left) => return Ok(Taken::NotYet),
-        }
+        };
+        // Dropped with the leadership's table: the next poll finds the new leader.
         if cx.shard.leadership().is_none_or(|now| now.term != cx.leadership.term) {
             return Err(Refusal::NotLeader(None));
+        }
+        // Another poll of the same transaction has taken its place, or the transaction has ended: this one is left over from
+        // a connection that broke. Asking again would take the place back, and the two of them would go round for ever.
+        if !woken {
+            return Ok(Taken::NotYet);
         }
     }
 }
