@@ -52,7 +52,7 @@ id!(
 /// The meta-group.
 pub const META_GROUP: GroupId = GroupId(1);
 
-/// A transaction's identity: random, 128 bits.
+/// A transaction's identity: its gateway's id in the upper 32 bits, 96 random ones below.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TxnId(pub u128);
 
@@ -64,7 +64,8 @@ impl fmt::Display for TxnId {
 
 impl fmt::Debug for TxnId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "x{:08x}", (self.0 >> 96) as u32)
+        // The upper bits are its gateway's.
+        write!(f, "x{:08x}", self.0 as u32)
     }
 }
 

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use storage::ids::{Epoch, GroupId, KeyRange, NodeId, Timestamp, TxnId};
 
-use crate::{Error, LockMode};
+use crate::{Error, LockMode, SessionId};
 
 /// A key in the cluster's one keyspace.
 pub type Key = Bytes;
@@ -34,6 +35,8 @@ pub struct BeginOptions {
     pub isolation: Isolation,
     /// Refuses writes.
     pub read_only: bool,
+    /// The session that it belongs to: its waits count as the session's.
+    pub session: Option<SessionId>,
 }
 
 /// What must hold of a key for a write to be allowed; checked under latches when the transaction commits.
@@ -204,6 +207,69 @@ pub trait Transaction: Send + Sync + 'static {
     async fn rollback(&self);
 }
 
+/// The advisory locks of one session, at the leader of their shard.
+///
+/// They guard nothing in the database. What is promised: when [`SessionLocks::confirm`] returns `Ok`, the session held all of
+/// them at a moment since it was called, and has held them without a gap since they were granted. Locks can be lost (their
+/// shard has no leader for too long, or this node is cut off from it); then all of them are lost for good.
+#[async_trait]
+pub trait SessionLocks: Send + Sync + 'static {
+    /// Takes a lock, or strengthens one that is held. Only [`LockMode::Share`] and [`LockMode::Update`]. False: another session
+    /// has it, and waiting was not wanted. All keys of a session must lie in one shard.
+    async fn lock(&self, key: &Key, mode: LockMode, wait: LockWait) -> Result<bool, Error>;
+
+    /// Lets locks go, or weakens them. Cannot fail: what can't be told to the leader now is told it later.
+    async fn lower(&self, locks: Vec<(Key, Option<LockMode>)>);
+
+    /// Lets all locks go.
+    async fn release(&self);
+
+    /// Waits until it is certain that the locks are held. [`Error::LocksLost`] if they aren't any more.
+    async fn confirm(&self) -> Result<(), Error>;
+
+    /// Whether the locks are lost.
+    fn is_lost(&self) -> bool;
+
+    /// Completes when the locks are lost.
+    fn lost(&self) -> BoxFuture<'static, ()>;
+}
+
+/// One lock or wait.
+#[derive(Clone, Debug)]
+pub struct LockInfo {
+    /// What is locked: a row, or an advisory lock.
+    pub key: Key,
+    /// Who has it, or wants it: a transaction; of an advisory lock, a session.
+    pub owner: TxnId,
+    /// The session, where it is known.
+    pub session: Option<SessionId>,
+    /// How strongly.
+    pub mode: LockMode,
+    /// It is held, not waited for.
+    pub granted: bool,
+    /// For how long.
+    pub age: Duration,
+}
+
+/// What a node knows of one of its sessions, or of a transaction of one.
+#[derive(Clone, Debug)]
+pub struct Activity {
+    /// The session.
+    pub session: SessionId,
+    /// The transaction that was asked about, or that is open.
+    pub txn: Option<TxnId>,
+    /// The statement that runs or ran last, cut.
+    pub statement: String,
+    /// What the client calls itself.
+    pub application: String,
+}
+
+/// Who knows a node's sessions.
+pub trait Witness: Send + Sync + 'static {
+    /// What is known of these sessions and transactions, in order.
+    fn describe(&self, ids: &[TxnId]) -> Vec<Option<Activity>>;
+}
+
 /// The cluster, seen from one node.
 #[async_trait]
 pub trait Database: Send + Sync + 'static {
@@ -230,6 +296,21 @@ pub trait Database: Send + Sync + 'static {
 
     /// The nodes of the cluster: id, SQL address, whether it is alive.
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Error>;
+
+    /// A name for a session of this node.
+    fn session(&self, pid: i32) -> SessionId;
+
+    /// The advisory locks of a session: none yet.
+    fn session_locks(&self, session: SessionId) -> Arc<dyn SessionLocks>;
+
+    /// The locks in all shards that overlap `range`, at most `rows_max` of each. Shards that can't be asked now are left out.
+    async fn locks(&self, range: &KeyRange, rows_max: u32) -> Result<Vec<LockInfo>, Error>;
+
+    /// What the nodes know of sessions or transactions, in order. Nodes that can't be asked now know nothing.
+    async fn describe(&self, ids: &[TxnId]) -> Vec<Option<Activity>>;
+
+    /// Says who knows this node's sessions.
+    fn set_witness(&self, witness: Arc<dyn Witness>);
 
     /// How long a request to the cluster may take before it fails with [`Error::Unavailable`].
     fn request_timeout(&self) -> Duration {

@@ -45,6 +45,9 @@ pub enum Error {
         /// The key that it waited for.
         key: Bytes,
     },
+    /// A session's advisory locks are gone: others may hold them.
+    #[error("the session's advisory locks are lost: {0}")]
+    LocksLost(String),
     /// The statement was planned against another version of the table: load the catalog and plan again.
     #[error("the schema under prefix {} has changed", prefix.escape_ascii())]
     FenceMismatch {

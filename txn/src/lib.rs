@@ -62,6 +62,7 @@
 //! * *A gateway dies*: its transactions' intents stay. Whoever meets one asks the primary; a transaction that has been
 //!   silent for [`shard::LAPSE`] is aborted there, by a record which also refuses the coordinator, should it only have
 //!   been slow. Decided ones are settled by whoever meets them, and by a sweep at the primary's leader.
+//! * *Advisory locks* are kept across changes of their leader, or lost with a word (`command/advisory.rs`, `coordinator/advisory.rs`).
 //! * *The oracle is away*: commits and snapshots wait; reads of the latest go on.
 //!
 //! # Caveats
@@ -95,6 +96,7 @@ pub mod server;
 pub mod shard;
 mod spans;
 pub mod transport;
+mod who;
 mod wire;
 
 pub use cluster::{Directory, Oracle};
@@ -107,3 +109,4 @@ pub use transport::ShardService;
 
 pub use error::{Error, Remedy};
 pub use lock::{Edge, LockMode};
+pub use who::{SessionId, node_of};

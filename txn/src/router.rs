@@ -35,6 +35,8 @@ const ATTEMPT_MIN: Duration = Duration::from_millis(600);
 /// The same for requests that replicate something: to send those twice is costly, and never gets an overloaded shard
 /// out of trouble. (A leader that is really gone is noticed by its stream.)
 const ATTEMPT_MIN_WRITE: Duration = Duration::from_millis(2_500);
+/// The same for what keeps a lease: it is answered at once, and worth something for a short time only.
+const ATTEMPT_MIN_LEASE: Duration = Duration::from_millis(250);
 const ATTEMPT_MAX: Duration = Duration::from_secs(5);
 
 /// What happens if a request reaches its shard twice.
@@ -247,6 +249,17 @@ impl Router {
         }
     }
 
+    /// Asks a node, whatever it leads.
+    pub async fn ask_node(&self, node: NodeId, ask: Ask, time: Duration) -> Result<Answer, Error> {
+        let timeout_ms = time.as_millis().try_into().unwrap_or(u32::MAX);
+        let request = pb::Request { timeout_ms, body: Some(ask), ..pb::Request::default() };
+        match self.attempt(node, request, time).await {
+            Ok(Answer::Failure(failure)) => Err(error_of(failure)),
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(Error::Unavailable(format!("{node} has not answered"))),
+        }
+    }
+
     /// Asks the leader of `shard`.
     pub async fn ask(
         &self,
@@ -270,6 +283,8 @@ impl Router {
         let mut pause = BACKOFF_MIN;
         let mut patience = match ask {
             Ask::Read(_) | Ask::Scan(_) | Ask::Validate(_) | Ask::Push(_) | Ask::Outcome(_) => ATTEMPT_MIN,
+            Ask::LockAdvisory(_) => ATTEMPT_MIN,
+            Ask::KeepAdvisory(_) | Ask::AssertAdvisory(_) => ATTEMPT_MIN_LEASE,
             _ => ATTEMPT_MIN_WRITE,
         };
         let mut candidates = Candidates::new(self, shard);

@@ -2,7 +2,7 @@
 //! evaluate them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use proto::shard as pb;
@@ -13,10 +13,12 @@ use storage::ids::{GroupId, NodeId, ReplicaId, TxnId};
 use storage::seam::Seams;
 use tokio::sync::mpsc;
 
+use crate::api::Witness;
 use crate::command::{Context, Outcome, Refusal};
 use crate::descriptor::{ShardDescriptor, replicas_to_pb};
 use crate::lock::Edge;
-use crate::shard::Registry;
+use crate::shard::{Leadership, Registry};
+use crate::wire::{activity_to_pb, parse_txn};
 use crate::{Error, Oracle};
 
 /// How often the descriptors of led shards are compared with their groups' members.
@@ -28,12 +30,16 @@ const LOCK_SWEEP_EVERY: Duration = Duration::from_millis(200);
 /// How many descriptors an answer to a misrouted request brings along, at most.
 const LEARNED_MAX: usize = 64;
 
+/// How many sessions or transactions one request may ask about.
+const DESCRIBED_MAX: usize = 4096;
+
 /// Serves the shards of this node.
 pub struct ShardServer {
     registry: Arc<Registry>,
     multi: Arc<MultiRaft>,
     oracle: Arc<dyn Oracle>,
     seams: Seams,
+    witness: OnceLock<Arc<dyn Witness>>,
 }
 
 impl ShardServer {
@@ -46,7 +52,8 @@ impl ShardServer {
         oracle: Arc<dyn Oracle>,
         seams: Seams,
     ) -> Arc<Self> {
-        let server = Arc::new(Self { registry, multi, oracle, seams });
+        let witness = OnceLock::new();
+        let server = Arc::new(Self { registry, multi, oracle, seams, witness });
         server.seams.spawn("shard-births", deliver(Arc::downgrade(&server), births));
         server.seams.spawn("lock-lapses", sweep_locks(Arc::downgrade(&server)));
         server.seams.spawn("shard-members", follow_members(Arc::downgrade(&server)));
@@ -104,6 +111,9 @@ impl ShardServer {
 
     async fn evaluate(&self, request: pb::Request) -> Outcome {
         let ask = request.body.ok_or_else(|| Error::Invalid("an empty request".to_owned()))?;
+        if let Ask::Describe(ask) = ask {
+            return self.describe(&ask);
+        }
         let id = GroupId(request.group);
         let (Some(shard), Some(group)) = (self.registry.get(id), self.multi.group(id)) else {
             return Err(Refusal::NotLeader(None));
@@ -121,6 +131,23 @@ impl ShardServer {
         let context =
             Context { server: self, shard, group, leadership, descriptor, epoch: request.epoch, deadline };
         context.evaluate(ask).await
+    }
+
+    /// Who knows this node's sessions.
+    pub fn set_witness(&self, witness: Arc<dyn Witness>) {
+        // (The first one stays.)
+        let _ = self.witness.set(witness);
+    }
+
+    /// What is known of some of this node's sessions and transactions.
+    fn describe(&self, ask: &pb::Describe) -> Outcome {
+        let ids: Vec<TxnId> =
+            ask.ids.iter().take(DESCRIBED_MAX).map(|id| parse_txn(id)).collect::<Result<_, _>>()?;
+        let list = match self.witness.get() {
+            Some(witness) => witness.describe(&ids).into_iter().map(activity_to_pb).collect(),
+            None => Vec::new(),
+        };
+        Ok(Answer::Descriptions(pb::Descriptions { list }))
     }
 
     fn refuse(&self, refusal: Refusal) -> Answer {
@@ -216,7 +243,9 @@ async fn sweep_locks(server: std::sync::Weak<ShardServer>) {
         };
         let now = server.seams.clock.now();
         for shard in server.registry.all() {
-            let lapsed = shard.leadership().map_or(0, |leadership| leadership.locks.sweep(now));
+            let lapsed = shard.leadership().map_or(0, |leadership| {
+                leadership.lock_tables().into_iter().map(|table| table.sweep(now)).sum::<usize>()
+            });
             if lapsed > 0 {
                 tracing::info!(group = %shard.group(), lapsed, "the locks of silent gateways' transactions are gone");
             }
@@ -232,7 +261,8 @@ impl ShardServer {
     pub fn lock_edges(&self, age: Duration) -> Vec<Edge> {
         let now = self.seams.clock.now();
         let leading = self.registry.all().into_iter().filter_map(|shard| shard.leadership());
-        leading.flat_map(|leadership| leadership.locks.edges(age, now)).collect()
+        let edges = |l: Arc<Leadership>| l.lock_tables().map(|table| table.edges(age, now)).concat();
+        leading.flat_map(edges).collect()
     }
 
     /// Ends the waiting of a deadlock's victim, if it waits here.
@@ -241,7 +271,7 @@ impl ShardServer {
             .all()
             .iter()
             .filter_map(|shard| shard.leadership())
-            .for_each(|l| l.locks.sacrifice(txn));
+            .for_each(|l| l.lock_tables().into_iter().for_each(|table| table.sacrifice(txn)));
     }
 
     /// Whether this node leads the shard right before `child`, or one before that of the same split.
@@ -277,6 +307,10 @@ pub fn failure_of(error: Error) -> pb::Failure {
         Error::SnapshotTooOld { at, safe_point } => {
             (failure.at, failure.safe_point) = (at.0, safe_point.0);
             pb::FailureKind::FailureSnapshotTooOld
+        }
+        Error::LocksLost(message) => {
+            failure.message = message;
+            pb::FailureKind::FailureLocksLost
         }
         Error::FenceMismatch { prefix } => {
             failure.key = prefix;
@@ -325,6 +359,7 @@ pub fn error_of(failure: pb::Failure) -> Error {
         pb::FailureKind::FailureAlreadyExists => Error::AlreadyExists { key: failure.key },
         pb::FailureKind::FailureLocked => Error::Locked { key: failure.key, timed_out: false },
         pb::FailureKind::FailureDeadlock => Error::Deadlock { key: failure.key },
+        pb::FailureKind::FailureLocksLost => Error::LocksLost(message),
         pb::FailureKind::FailureFenceMismatch => Error::FenceMismatch { prefix: failure.key },
         pb::FailureKind::FailureSnapshotTooOld => Error::SnapshotTooOld {
             at: storage::ids::Timestamp(failure.at),

@@ -5,6 +5,8 @@ use proto::shard as pb;
 use storage::ids::{Timestamp, TxnId};
 
 use crate::Error;
+use crate::api::Activity;
+use crate::who::SessionId;
 
 /// A transaction's id as 16 bytes.
 pub fn txn_bytes(txn: TxnId) -> Bytes {
@@ -24,6 +26,27 @@ pub fn parse_txn_opt(bytes: &[u8]) -> Result<Option<TxnId>, Error> {
         true => Ok(None),
         false => parse_txn(bytes).map(Some),
     }
+}
+
+/// What is known of a session or a transaction, as a message; an empty one if nothing is.
+pub fn activity_to_pb(activity: Option<Activity>) -> pb::Description {
+    let Some(activity) = activity else { return pb::Description::default() };
+    pb::Description {
+        session: txn_bytes(activity.session.as_owner()),
+        txn: activity.txn.map(txn_bytes).unwrap_or_default(),
+        statement: activity.statement,
+        application: activity.application,
+    }
+}
+
+/// The same from a message.
+pub fn activity_from_pb(description: pb::Description) -> Option<Activity> {
+    Some(Activity {
+        session: SessionId(parse_txn(&description.session).ok()?.0),
+        txn: parse_txn(&description.txn).ok(),
+        statement: description.statement,
+        application: description.application,
+    })
 }
 
 /// What became of a transaction.

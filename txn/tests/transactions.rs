@@ -58,7 +58,7 @@ async fn one_shard_then_two() {
             assert_eq!(db.shards(&KeyRange::all()).await.unwrap().len(), 2);
         }
         for isolation in [Isolation::Serializable, Isolation::Snapshot] {
-            let options = BeginOptions { isolation, read_only: false };
+            let options = BeginOptions { isolation, ..BeginOptions::default() };
             let (first, second) = (db.begin(options.clone()), db.begin(options));
             first.get(&[bytes("a"), bytes("z")], &[]).await.unwrap();
             second.get(&[bytes("a")], &[]).await.unwrap();

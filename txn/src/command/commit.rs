@@ -53,7 +53,7 @@ pub async fn commit(cx: &Context<'_>, request: pb::Commit) -> Outcome {
     let checked = checked.and_then(|()| cx.in_the_way_of_fences(&view, txn, &request.writes));
     // What was found may be the past of a deposed leader; a proposal would notice, an error would not.
     cx.confirm().await?;
-    checked?;
+    checked.map_err(|refusal| cx.with_rival(&view.snapshot, refusal))?;
 
     let at = cx.server.oracle().timestamp().await?;
     if !sabotage::is(Sabotage::OracleGoesBack) {

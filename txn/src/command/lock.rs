@@ -20,8 +20,9 @@ use super::read::evaluate;
 use super::{Context, Fates, Outcome, Refusal};
 use crate::Error;
 use crate::latch::{Mode, Span};
-use crate::lock::{Asked, LockMode};
-use crate::wire::parse_txn;
+use crate::lock::{Asked, Claimant, LockMode};
+use crate::who::SessionId;
+use crate::wire::{parse_txn, parse_txn_opt, txn_bytes};
 
 /// How long a poll waits for a lock. (Shorter than what a router grants an attempt.)
 const POLL_MAX: Duration = Duration::from_millis(400);
@@ -30,6 +31,8 @@ const KEYS_MAX: usize = 4096;
 
 pub async fn lock_rows(cx: &Context<'_>, request: pb::LockRows) -> Outcome {
     let txn = parse_txn(&request.txn)?;
+    let session = parse_txn_opt(&request.session)?.map(|id| SessionId(id.0));
+    let who = Claimant { owner: txn, session, started: Timestamp(request.started) };
     let mode = LockMode::from_pb(request.strength())?;
     if request.keys.len() > KEYS_MAX {
         return Err(Error::Invalid(format!("more than {KEYS_MAX} rows to be locked at once")).into());
@@ -40,10 +43,10 @@ pub async fn lock_rows(cx: &Context<'_>, request: pb::LockRows) -> Outcome {
     let until = cx.deadline.min(cx.server.seams().clock.now() + POLL_MAX);
     let mut skipped = Vec::new();
     for (index, key) in request.keys.iter().enumerate() {
-        match take(cx, txn, &request, key, mode, until).await? {
+        match take(cx, who, &request, key, mode, until).await? {
             Taken::Held => {}
             Taken::Skipped => skipped.push(index as u32),
-            Taken::NotYet => return Ok(Answer::Waiting(pb::Waiting { key: key.clone() })),
+            Taken::NotYet => return Ok(Answer::Waiting(pb::Waiting { key: key.clone(), too_early: false })),
         }
     }
     // Only now, when nobody else who locks can change them any more.
@@ -60,14 +63,16 @@ pub async fn lock_rows(cx: &Context<'_>, request: pb::LockRows) -> Outcome {
     let held = request.keys.iter().enumerate().filter(|(index, _)| !skipped.contains(&(*index as u32)));
     let changed = match request.at {
         0 => None,
-        _ => changed_since(&view.snapshot, at, held.map(|(_, key)| key))?,
+        _ => changed_since(cx, &view.snapshot, at, held.map(|(_, key)| key))?,
     };
     let values = match changed {
         Some(_) => Ok(Vec::new()),
         None => evaluate(&view.snapshot, Some(txn), at, &Fates::default(), &fences, &request.keys),
     };
     cx.confirm().await?;
-    Ok(Answer::Locked(pb::Locked { at: at.0, values: values?, skipped, changed }))
+    let (changed, changed_by) = changed.map_or((None, None), |(key, rival)| (Some(key), rival));
+    let changed_by = changed_by.map(txn_bytes).unwrap_or_default();
+    Ok(Answer::Locked(pb::Locked { at: at.0, values: values?, skipped, changed, changed_by }))
 }
 
 enum Taken {
@@ -78,7 +83,7 @@ enum Taken {
 
 async fn take(
     cx: &Context<'_>,
-    txn: TxnId,
+    who: Claimant,
     request: &pb::LockRows,
     key: &Bytes,
     mode: LockMode,
@@ -89,7 +94,7 @@ async fn take(
     loop {
         let now = seams.clock.now();
         let locks = &cx.leadership.locks;
-        let granted = match locks.ask(txn, Timestamp(request.started), key, mode, wait, now) {
+        let granted = match locks.ask(who, key, mode, wait, now) {
             Asked::Granted => return Ok(Taken::Held),
             Asked::Wait(granted) => granted,
             Asked::Busy(_) if request.policy() == pb::LockPolicy::LockSkip => return Ok(Taken::Skipped),
@@ -122,17 +127,18 @@ async fn take(
     }
 }
 
-/// The first of `keys` of which there is a version above `at`.
+/// The first of `keys` of which there is a version above `at`, and whose it is, if that is remembered.
 fn changed_since<'k>(
+    cx: &Context<'_>,
     snapshot: &Snapshot,
     at: Timestamp,
     keys: impl Iterator<Item = &'k Bytes>,
-) -> Result<Option<Bytes>, Refusal> {
+) -> Result<Option<(Bytes, Option<TxnId>)>, Refusal> {
     let mut points = mvcc::PointReader::new(snapshot);
     for key in keys {
         let newest = points.get_with(key, Timestamp::MAX, |when, _| when)?;
-        if newest.is_some_and(|when| when > at) {
-            return Ok(Some(key.clone()));
+        if let Some(when) = newest.filter(|when| *when > at) {
+            return Ok(Some((key.clone(), cx.writer(when))));
         }
     }
     Ok(None)
@@ -150,15 +156,17 @@ pub fn keep_locks(cx: &Context<'_>, request: pb::KeepLocks) -> Outcome {
 }
 
 pub async fn list_locks(cx: &Context<'_>, request: pb::ListLocks) -> Outcome {
-    let listed = cx.leadership.locks.list(request.rows_max as usize, cx.server.seams().clock.now());
+    let (now, rows_max) = (cx.server.seams().clock.now(), request.rows_max as usize);
+    let listed = cx.leadership.lock_tables().into_iter().flat_map(|table| table.list(rows_max, now));
     let lock = |l: crate::lock::Listed| pb::ListedLock {
         key: l.key,
-        txn: crate::wire::txn_bytes(l.txn),
+        txn: txn_bytes(l.txn),
         strength: l.mode.to_pb().into(),
         granted: l.granted,
         age_ms: l.age.as_millis() as u64,
+        session: l.session.map(|session| txn_bytes(session.as_owner())).unwrap_or_default(),
     };
-    let locks = listed.into_iter().map(lock).collect();
+    let locks = listed.take(rows_max).map(lock).collect();
     cx.confirm().await?;
     Ok(Answer::Locks(pb::LockList { locks }))
 }

@@ -20,6 +20,7 @@
 //! * **A commit timestamp is drawn under the latches.** So it is above every timestamp at which the written keys have
 //!   been read, and above every commit that was acknowledged before any such read began.
 
+mod advisory;
 mod clear;
 mod collect;
 mod commit;
@@ -52,7 +53,7 @@ use proto::shard::command::Effect;
 use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
 use raft::{Group, ProposeError};
-use storage::Snapshot;
+use storage::{Snapshot, mvcc};
 use storage::ids::{KeyRange, NodeId, Timestamp, TxnId};
 use storage::sabotage::{self, Sabotage};
 use tokio::sync::oneshot;
@@ -145,6 +146,11 @@ impl Context<'_> {
             Ask::ListLocks(r) => lock::list_locks(self, r).await,
             Ask::Probe(r) => probe::probe(self, r).await,
             Ask::Collect(r) => collect::collect(self, r).await,
+            Ask::LockAdvisory(r) => advisory::lock(self, r).await,
+            Ask::UnlockAdvisory(r) => advisory::unlock(self, r).await,
+            Ask::KeepAdvisory(r) => advisory::keep(self, r).await,
+            Ask::AssertAdvisory(r) => advisory::assert(self, r).await,
+            Ask::Describe(_) => Err(Error::Invalid("a shard knows no sessions".to_owned()).into()),
         }
     }
 
@@ -155,6 +161,20 @@ impl Context<'_> {
             Some(now) if now.epoch == self.descriptor.epoch => Ok(View { snapshot }),
             _ => Err(Refusal::WrongShard),
         }
+    }
+
+    /// Who committed at a timestamp, as far as this replica remembers.
+    pub fn writer(&self, at: Timestamp) -> Option<TxnId> {
+        self.shard.recent().lock().writer(at)
+    }
+
+    /// Names the rival of a conflict, if this replica remembers whose the newest version of the key is.
+    pub fn with_rival(&self, snapshot: &Snapshot, refusal: Refusal) -> Refusal {
+        let Refusal::Failed(Error::Conflict { key, rival: None }) = refusal else { return refusal };
+        let newest = mvcc::PointReader::new(snapshot).get_with(&key, Timestamp::MAX, |when, _| when);
+        // (What can't be read now is not worth another error.)
+        let rival = newest.ok().flatten().and_then(|when| self.writer(when));
+        Refusal::Failed(Error::Conflict { key, rival })
     }
 
     /// Takes latches.

@@ -38,7 +38,8 @@ pub async fn validate(cx: &Context<'_>, request: pb::Validate) -> Outcome {
     let read_at = Timestamp(request.read_at);
     debug_assert!(read_at <= at, "T1: reads later than the commit that they are validated for");
     for range in &reads {
-        check_range(&view.snapshot, txn, read_at, at, &fates, range, &mut unknown)?;
+        check_range(&view.snapshot, txn, read_at, at, &fates, range, &mut unknown)
+            .map_err(|refusal| cx.with_rival(&view.snapshot, refusal))?;
     }
     cx.confirm().await?;
     match unknown.is_empty() {

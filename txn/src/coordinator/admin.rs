@@ -1,21 +1,29 @@
-//! Splitting and clearing.
+//! Splitting, clearing, and looking around.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use proto::shard as pb;
 use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
-use storage::ids::{GroupId, KeyRange};
+use storage::ids::{GroupId, KeyRange, NodeId, TxnId};
 
 use super::core::{Core, unexpected};
-use crate::Error;
-use crate::api::Key;
+use crate::api::{Activity, Key, LockInfo};
 use crate::descriptor::{ShardDescriptor, range_to_pb};
 use crate::router::{Repeat, RouteError};
+use crate::who::{SessionId, node_of};
+use crate::wire::{activity_from_pb, parse_txn, txn_bytes};
+use crate::{Error, LockMode};
 
 /// Points at which one request cuts a shard, at most.
 const POINTS_MAX: usize = 64;
+/// How long a shard or a node may take to say what is known there.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Shards asked at once.
+const LOOK_PARALLEL: usize = 32;
 
 /// Makes each key the start of a shard.
 pub async fn split(core: &Arc<Core>, keys: &[Key], spread: bool) -> Result<(), Error> {
@@ -124,4 +132,64 @@ pub async fn clear_range(core: &Arc<Core>, range: &KeyRange) -> Result<(), Error
         }
     }
     Ok(())
+}
+
+/// The locks in all shards that overlap `range`. Shards that can't be asked now are left out: it is for looking.
+pub async fn locks(core: &Arc<Core>, range: &KeyRange, rows_max: u32) -> Result<Vec<LockInfo>, Error> {
+    let shards = core.router.route_all(range, core.deadline()).await?;
+    let mut all = Vec::new();
+    for some in shards.chunks(LOOK_PARALLEL) {
+        let asks = some.iter().map(|shard| {
+            let ask = Ask::ListLocks(pb::ListLocks { rows_max });
+            core.router.ask(shard, ask, Repeat::Harmless, core.seams.clock.now() + LOOK_TIMEOUT)
+        });
+        for answer in join_all(asks).await {
+            match answer {
+                Ok(Answer::Locks(list)) => {
+                    for lock in list.locks {
+                        all.push(lock_info(lock)?);
+                    }
+                }
+                Ok(_) => return Err(unexpected()),
+                Err(error) => tracing::debug!(?error, "a shard does not tell its locks"),
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn lock_info(lock: pb::ListedLock) -> Result<LockInfo, Error> {
+    Ok(LockInfo {
+        mode: LockMode::from_pb(lock.strength())?,
+        owner: parse_txn(&lock.txn)?,
+        session: parse_txn(&lock.session).ok().map(|id| SessionId(id.0)),
+        key: lock.key,
+        granted: lock.granted,
+        age: Duration::from_millis(lock.age_ms),
+    })
+}
+
+/// What the nodes know of their sessions and transactions, in the order of `ids`.
+pub async fn describe(core: &Arc<Core>, ids: &[TxnId]) -> Vec<Option<Activity>> {
+    let mut by_node: HashMap<NodeId, Vec<usize>> = HashMap::new();
+    for (index, id) in ids.iter().enumerate() {
+        by_node.entry(node_of(*id)).or_default().push(index);
+    }
+    let asks = by_node.iter().map(|(node, indexes)| async move {
+        let ask = pb::Describe { ids: indexes.iter().map(|index| txn_bytes(ids[*index])).collect() };
+        (indexes, core.router.ask_node(*node, Ask::Describe(ask), LOOK_TIMEOUT).await)
+    });
+    let mut known: Vec<Option<Activity>> = vec![None; ids.len()];
+    for (indexes, answer) in join_all(asks).await {
+        match answer {
+            Ok(Answer::Descriptions(found)) => {
+                for (index, description) in indexes.iter().zip(found.list) {
+                    known[*index] = activity_from_pb(description);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "a node does not tell of its sessions"),
+        }
+    }
+    known
 }

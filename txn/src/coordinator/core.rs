@@ -13,6 +13,7 @@ use storage::seam::Seams;
 use tokio::sync::Semaphore;
 
 use super::CoordinatorOptions;
+use super::advisory::Sessions;
 use super::collect::Open;
 use super::locks::Held;
 use crate::api::{Fence, Key, ScanPage, Value};
@@ -43,6 +44,8 @@ pub struct Core {
     pub held: Held,
     /// This node's transactions.
     pub open: Open,
+    /// This node's sessions that hold advisory locks.
+    pub sessions: Sessions,
     background: Arc<Semaphore>,
 }
 
@@ -87,6 +90,7 @@ impl Core {
             options,
             held: Held::default(),
             open: Open::default(),
+            sessions: Sessions::default(),
             background,
         })
     }

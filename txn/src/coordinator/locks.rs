@@ -20,7 +20,7 @@ use crate::Error;
 use crate::api::{Fence, Key, LockWait, LockedRow, Locking, Transaction};
 use crate::descriptor::ShardDescriptor;
 use crate::router::{Repeat, RouteError};
-use crate::wire::txn_bytes;
+use crate::wire::{parse_txn, txn_bytes};
 
 /// Rows in one request.
 const LOCK_KEYS_MAX: usize = 1_000;
@@ -32,6 +32,8 @@ const KEEP_MAX: usize = 10_000;
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 /// Waits shorter than this are not. (Longer than a report counts: so all waits of a circle existed at the same moment.)
 const REPORT_AGE: Duration = Duration::from_millis(300);
+/// A wait of this length is worth a line in the log (PostgreSQL's `deadlock_timeout`, with `log_lock_waits`).
+const LONG_WAIT: Duration = Duration::from_secs(1);
 /// How often a lock's row may be found to have changed before the transaction gives up.
 const MOVES_MAX: usize = 16;
 
@@ -55,8 +57,8 @@ impl Held {
 /// What a round of asking came to.
 enum Round {
     Rows(Timestamp, Vec<LockedRow>),
-    /// A row is newer than the snapshot.
-    Changed(Key),
+    /// A row is newer than the snapshot; who has changed it, if that is remembered.
+    Changed(Key, Option<TxnId>),
 }
 
 impl Txn {
@@ -85,10 +87,10 @@ impl Txn {
                 }
                 // A snapshot was drawn meanwhile, and the rows are not as of it.
                 Some(Round::Rows(..)) => {}
-                Some(Round::Changed(key)) => {
+                Some(Round::Changed(key, rival)) => {
                     moves += 1;
                     if moves > MOVES_MAX || !self.refresh().await? {
-                        return Err(Error::Conflict { key, rival: None });
+                        return Err(Error::Conflict { key, rival });
                     }
                 }
             }
@@ -115,6 +117,7 @@ impl Txn {
             LockWait::Skip => pb::LockPolicy::LockSkip,
         };
         let waiting_since = self.core.seams.clock.now();
+        let mut wait = Wait { txn: self.id, since: waiting_since, core: &self.core, key: None };
         let mut pause = Duration::from_millis(2);
         loop {
             let ask = pb::LockRows {
@@ -125,12 +128,14 @@ impl Txn {
                 strength: how.mode.to_pb().into(),
                 policy: policy.into(),
                 fences: fences_to_pb(fences),
+                session: self.options.session.map(|s| txn_bytes(s.as_owner())).unwrap_or_default(),
             };
             // Each poll has time of its own: how long a lock is held nobody knows.
             let patience = self.core.deadline();
             match self.core.router.ask(shard, Ask::LockRows(ask), Repeat::Harmless, patience).await {
                 Ok(Answer::Locked(locked)) => return round(keys, locked).map(Some),
                 Ok(Answer::Waiting(waiting)) => {
+                    wait.key = Some(waiting.key.clone());
                     if deadline.is_some_and(|deadline| self.core.seams.clock.now() >= deadline) {
                         return Err(Error::Locked { key: waiting.key, timed_out: true });
                     }
@@ -153,7 +158,7 @@ impl Txn {
 
 fn round(keys: &[Key], locked: pb::Locked) -> Result<Round, Error> {
     if let Some(key) = locked.changed {
-        return Ok(Round::Changed(key));
+        return Ok(Round::Changed(key, parse_txn(&locked.changed_by).ok()));
     }
     if locked.values.len() != keys.len() {
         return Err(unexpected());
@@ -166,6 +171,26 @@ fn round(keys: &[Key], locked: pb::Locked) -> Result<Round, Error> {
         }
     }
     Ok(Round::Rows(Timestamp(locked.at), rows))
+}
+
+/// A wait for a lock, which is counted, and said when it was long, when it is over.
+struct Wait<'a> {
+    txn: TxnId,
+    since: Instant,
+    core: &'a Core,
+    /// Absent: there was none.
+    key: Option<Key>,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let Some(key) = &self.key else { return };
+        let waited = self.core.seams.clock.now().saturating_duration_since(self.since);
+        metrics::histogram!("flotilla_lock_wait_seconds").record(waited.as_secs_f64());
+        if waited >= LONG_WAIT {
+            tracing::info!(txn = ?self.txn, ?waited, key = %key.escape_ascii(), "a long wait for a row lock is over");
+        }
+    }
 }
 
 impl Core {

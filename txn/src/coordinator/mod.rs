@@ -18,6 +18,7 @@
 //! Where everything that was read is written, too, several shards take one round as well: `async_commit.rs`.
 
 mod admin;
+mod advisory;
 mod async_commit;
 mod buffer;
 mod collect;
@@ -32,13 +33,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use storage::ids::{KeyRange, Timestamp};
+use storage::ids::{KeyRange, Timestamp, TxnId};
 use storage::seam::Seams;
 
-use crate::api::{BeginOptions, Database, Fence, Key, NodeInfo, ShardInfo, Transaction, Value};
+use crate::api::{
+    Activity, BeginOptions, Database, Fence, Key, LockInfo, NodeInfo, SessionLocks, ShardInfo, Transaction,
+    Value, Witness,
+};
 use crate::router::Router;
 use crate::server::ShardServer;
-use crate::{Directory, Error, Oracle};
+use crate::{Directory, Error, Oracle, SessionId};
 
 use self::core::Core;
 use self::txn::Txn;
@@ -89,6 +93,7 @@ impl Cluster {
         core.seams.spawn("hold back", collect::hold_back(Arc::downgrade(&core)));
         core.seams.spawn("collect", collect::run(Arc::downgrade(&core), server));
         core.seams.spawn("keep locks", locks::keep_locks(Arc::downgrade(&core)));
+        core.seams.spawn("keep sessions", advisory::keep_sessions(Arc::downgrade(&core)));
         core.seams.spawn("watch waits", locks::watch_waits(Arc::downgrade(&core)));
         Self { core }
     }
@@ -140,6 +145,26 @@ impl Database for Cluster {
 
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Error> {
         self.core.directory.nodes().await
+    }
+
+    fn session(&self, pid: i32) -> SessionId {
+        SessionId::new(self.core.router.server().me(), pid, &self.core.seams)
+    }
+
+    fn session_locks(&self, session: SessionId) -> Arc<dyn SessionLocks> {
+        advisory::Session::new(self.core.clone(), session)
+    }
+
+    async fn locks(&self, range: &KeyRange, rows_max: u32) -> Result<Vec<LockInfo>, Error> {
+        admin::locks(&self.core, range, rows_max).await
+    }
+
+    async fn describe(&self, ids: &[TxnId]) -> Vec<Option<Activity>> {
+        admin::describe(&self.core, ids).await
+    }
+
+    fn set_witness(&self, witness: Arc<dyn Witness>) {
+        self.core.router.server().set_witness(witness);
     }
 
     fn request_timeout(&self) -> Duration {

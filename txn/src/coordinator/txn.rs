@@ -85,7 +85,7 @@ pub struct Txn {
 impl Txn {
     /// A transaction that has not yet done anything.
     pub fn begin(core: Arc<Core>, options: BeginOptions) -> Arc<Self> {
-        let id = TxnId(core.seams.random_u128());
+        let id = crate::who::new_txn(core.router.server().me(), &core.seams);
         let state = State {
             phase: Phase::Active,
             read_at: None,

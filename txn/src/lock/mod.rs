@@ -14,7 +14,11 @@
 //!
 //! Bounds: past [`ROWS_MAX`] rows no more locks are kept (they are granted and forgotten, which is safe), past
 //! [`WAITERS_MAX`] waiters nobody may wait.
+//!
+//! Advisory locks are kept in a table of the same kind, which is *strict* (`advisory.rs`): there is no commit that would check
+//! anything, so nothing is forgotten, and a new leader waits for those who hold locks from its predecessor.
 
+mod advisory;
 mod mode;
 #[cfg(test)]
 mod tests;
@@ -30,8 +34,13 @@ use tokio::sync::oneshot;
 
 pub use mode::LockMode;
 
+use crate::who::SessionId;
+
 /// A gateway that has been silent for so long has lost its locks.
 pub const LOCK_LAPSE: Duration = Duration::from_millis(1_800);
+/// For how long after it sent a message that was answered with "you hold them" a gateway may claim that its session holds
+/// advisory locks. Less than [`LOCK_LAPSE`], after which others may get them.
+pub const LEASE: Duration = Duration::from_millis(1_650);
 /// Rows locked in one shard, about.
 const ROWS_MAX: usize = 200_000;
 /// Waiters in one shard.
@@ -52,7 +61,18 @@ pub enum Asked {
     Full,
 }
 
-/// Someone waits for someone.
+/// Who asks for a lock.
+#[derive(Clone, Copy, Debug)]
+pub struct Claimant {
+    /// The owner of the lock: a transaction, or a session.
+    pub owner: TxnId,
+    /// The session that the owner belongs to. All owners of one session wait as one.
+    pub session: Option<SessionId>,
+    /// When the transaction began.
+    pub started: Timestamp,
+}
+
+/// Someone waits for someone. Who belongs to a session is named by that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Edge {
     /// Who waits.
@@ -76,6 +96,8 @@ pub struct Listed {
     pub granted: bool,
     /// For how long.
     pub age: Duration,
+    /// The owner's session.
+    pub session: Option<SessionId>,
 }
 
 #[derive(Debug)]
@@ -105,7 +127,10 @@ struct Owner {
     keys: HashSet<Bytes>,
     heard: Instant,
     started: Timestamp,
+    session: Option<SessionId>,
     victim: bool,
+    /// Tells it from one that had the same name before, and was silent for too long.
+    stamp: u64,
 }
 
 #[derive(Debug, Default)]
@@ -113,12 +138,15 @@ struct Inner {
     rows: HashMap<Bytes, Row>,
     owners: HashMap<TxnId, Owner>,
     waiters: usize,
+    stamps: u64,
 }
 
 /// The locks of one shard, while this node leads it.
 #[derive(Debug, Default)]
 pub struct LockTable {
     inner: Mutex<Inner>,
+    /// Nothing is granted and forgotten.
+    strict: bool,
 }
 
 impl Row {
@@ -175,34 +203,19 @@ fn wake(waiter: Waiter) {
 
 impl LockTable {
     /// Asks for a row. Repeating it changes nothing but the strength: a waiter keeps its place.
-    pub fn ask(
-        &self,
-        txn: TxnId,
-        started: Timestamp,
-        key: &Bytes,
-        mode: LockMode,
-        wait: bool,
-        now: Instant,
-    ) -> Asked {
+    pub fn ask(&self, who: Claimant, key: &Bytes, mode: LockMode, wait: bool, now: Instant) -> Asked {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let full = inner.rows.len() >= ROWS_MAX;
-        let owner = inner.owners.entry(txn).or_insert_with(|| Owner {
-            keys: HashSet::new(),
-            heard: now,
-            started,
-            victim: false,
-        });
-        owner.heard = now;
-        if owner.started == Timestamp::ZERO {
-            owner.started = started;
-        }
+        let txn = who.owner;
+        let owner = owner_of(&mut inner.owners, &mut inner.stamps, who, now);
         if std::mem::take(&mut owner.victim) {
             inner.leave_queues(txn, now);
             return Asked::Deadlock;
         }
         let row = match inner.rows.entry(key.clone()) {
             Entry::Occupied(row) => row.into_mut(),
+            Entry::Vacant(_) if full && self.strict => return Asked::Full,
             Entry::Vacant(_) if full => return Asked::Granted,
             Entry::Vacant(row) => row.insert(Row::default()),
         };
@@ -284,8 +297,9 @@ impl LockTable {
                 let before = row.queue.iter().take(place).map(|w| (w.txn, w.mode, w.since));
                 for (holder, mode, since) in holders.chain(before) {
                     let settled = now.saturating_duration_since(since) >= age;
-                    if holder != waiter.txn && mode.conflicts(waiter.mode) && settled {
-                        edges.insert(Edge { waiter: waiter.txn, started, holder });
+                    let (waiter_as, holder_as) = (inner.waits_as(waiter.txn), inner.waits_as(holder));
+                    if holder_as != waiter_as && mode.conflicts(waiter.mode) && settled {
+                        edges.insert(Edge { waiter: waiter_as, started, holder: holder_as });
                     }
                 }
             }
@@ -293,19 +307,23 @@ impl LockTable {
         edges.into_iter().collect()
     }
 
-    /// Ends a transaction's waiting: it learns that it was the victim of a deadlock.
-    pub fn sacrifice(&self, txn: TxnId) {
+    /// Ends the waiting of a transaction, or of a session: it learns that it was the victim of a deadlock.
+    pub fn sacrifice(&self, victim: TxnId) {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        let Some(owner) = inner.owners.get_mut(&txn) else { return };
-        for key in &owner.keys {
-            let waiters = inner.rows.get_mut(key).into_iter().flat_map(|row| row.queue.iter_mut());
-            for waiter in waiters.filter(|waiter| waiter.txn == txn) {
-                // (Not if it waits no longer: what was reported may be past.)
-                owner.victim = true;
-                if let Some(wake) = waiter.wake.take() {
-                    // Its poll is over: the next one is told.
-                    let _ = wake.send(());
+        let concerned = |(txn, owner): &(&TxnId, &mut Owner)| {
+            **txn == victim || owner.session.is_some_and(|session| session.as_owner() == victim)
+        };
+        for (txn, owner) in inner.owners.iter_mut().filter(concerned) {
+            for key in &owner.keys {
+                let waiters = inner.rows.get_mut(key).into_iter().flat_map(|row| row.queue.iter_mut());
+                for waiter in waiters.filter(|waiter| waiter.txn == *txn) {
+                    // (Not if it waits no longer: what was reported may be past.)
+                    owner.victim = true;
+                    if let Some(wake) = waiter.wake.take() {
+                        // Its poll is over: the next one is told.
+                        let _ = wake.send(());
+                    }
                 }
             }
         }
@@ -323,7 +341,8 @@ impl LockTable {
                     return listed;
                 }
                 let age = now.saturating_duration_since(since);
-                listed.push(Listed { key: key.clone(), txn, mode, granted, age });
+                let session = inner.owners.get(&txn).and_then(|owner| owner.session);
+                listed.push(Listed { key: key.clone(), txn, mode, granted, age, session });
             }
         }
         listed
@@ -331,6 +350,12 @@ impl LockTable {
 }
 
 impl Inner {
+    /// As whom an owner waits, and is waited for.
+    fn waits_as(&self, owner: TxnId) -> TxnId {
+        let session = self.owners.get(&owner).and_then(|owner| owner.session);
+        session.map_or(owner, SessionId::as_owner)
+    }
+
     fn release(&mut self, txn: TxnId, now: Instant) {
         let Some(owner) = self.owners.remove(&txn) else { return };
         for key in owner.keys {
@@ -359,6 +384,31 @@ impl Inner {
             row.holders.iter().any(|holder| holder.txn == txn)
         });
     }
+}
+
+/// The owner, of whom was just heard.
+fn owner_of<'o>(
+    owners: &'o mut HashMap<TxnId, Owner>,
+    stamps: &mut u64,
+    who: Claimant,
+    now: Instant,
+) -> &'o mut Owner {
+    let owner = owners.entry(who.owner).or_insert_with(|| {
+        *stamps += 1;
+        Owner {
+            keys: HashSet::new(),
+            heard: now,
+            started: who.started,
+            session: who.session,
+            victim: false,
+            stamp: *stamps,
+        }
+    });
+    owner.heard = now;
+    if owner.started == Timestamp::ZERO {
+        owner.started = who.started;
+    }
+    owner
 }
 
 fn remove_waiter(row: &mut Row, txn: TxnId) -> usize {

@@ -1,6 +1,10 @@
 use super::*;
 use LockMode::{KeyShare, NoKeyUpdate, Share, Update};
 
+fn claimant(txn: u128) -> Claimant {
+    Claimant { owner: TxnId(txn), session: None, started: Timestamp(txn as u64) }
+}
+
 struct Bench {
     table: LockTable,
     now: Instant,
@@ -13,7 +17,7 @@ impl Bench {
 
     fn ask(&self, txn: u128, key: &'static str, mode: LockMode) -> Asked {
         let key = Bytes::from_static(key.as_bytes());
-        self.table.ask(TxnId(txn), Timestamp(txn as u64), &key, mode, true, self.now)
+        self.table.ask(claimant(txn), &key, mode, true, self.now)
     }
 
     #[track_caller]
@@ -138,6 +142,64 @@ fn a_silent_gateway_loses_its_locks() {
     assert_eq!(bench.table.sweep(bench.now), 1);
     assert!(waiter.try_recv().is_ok());
     let key = Bytes::from_static(b"b");
-    let asked = bench.table.ask(TxnId(4), Timestamp(4), &key, KeyShare, false, bench.now);
+    let asked = bench.table.ask(claimant(4), &key, KeyShare, false, bench.now);
     assert!(matches!(asked, Asked::Busy(TxnId(2))));
+}
+
+#[test]
+fn advisory_locks_are_asserted_lowered_and_kept_by_their_stamp() {
+    let table = LockTable::strict();
+    let mut now = storage::seam::Seams::real().clock.now();
+    let session =
+        |n: u128| Claimant { owner: TxnId(n), session: Some(SessionId(n)), started: Timestamp::ZERO };
+    let key = |name: &'static str| Bytes::from_static(name.as_bytes());
+    let asks = |n, name, mode, now| table.ask(session(n), &key(name), mode, true, now);
+    assert!(matches!(asks(1, "a", Update, now), Asked::Granted));
+    assert!(matches!(asks(1, "b", Share, now), Asked::Granted));
+    let stamp = table.stamp(TxnId(1)).unwrap();
+    assert!(table.affirm(TxnId(1), stamp, now) && !table.affirm(TxnId(1), stamp + 1, now));
+    // Weakened, then given back.
+    let Asked::Wait(mut waiter) = asks(2, "a", Share, now) else { panic!("granted") };
+    table.lower(TxnId(1), &key("a"), Some(Share), now);
+    assert!(waiter.try_recv().is_ok());
+    table.lower(TxnId(1), &key("a"), None, now);
+    assert!(matches!(asks(3, "b", Update, now), Asked::Wait(_)));
+    // Exactly these: "b" is not among them.
+    assert_eq!(table.assert(session(1), &[(key("c"), Update)], now), Some(stamp));
+    assert!(matches!(asks(3, "b", Update, now), Asked::Granted));
+    // Another one has it.
+    assert_eq!(table.assert(session(1), &[(key("c"), Update), (key("b"), Share)], now), None);
+    assert!(matches!(asks(2, "c", Update, now), Asked::Granted), "nothing is left of it");
+    // Silent for too long: it is another one when it comes back.
+    let stamp = table.stamp(TxnId(3)).unwrap();
+    now += LOCK_LAPSE + Duration::from_millis(1);
+    assert_eq!(table.sweep(now), 2);
+    assert!(!table.affirm(TxnId(3), stamp, now));
+    assert!(matches!(asks(3, "b", Update, now), Asked::Granted));
+    assert!(!table.affirm(TxnId(3), stamp, now));
+}
+
+#[test]
+fn owners_of_one_session_wait_as_one() {
+    let (rows, advisory) = (LockTable::default(), LockTable::strict());
+    let now = storage::seam::Seams::real().clock.now();
+    let key = Bytes::from_static(b"a");
+    let of = |owner: u128, session: u128| Claimant {
+        owner: TxnId(owner),
+        session: Some(SessionId(session)),
+        started: Timestamp(owner as u64),
+    };
+    // Session 1 has the advisory lock and wants the row; session 2 has the row (by its transaction) and wants the lock.
+    assert!(matches!(advisory.ask(of(1, 1), &key, Update, true, now), Asked::Granted));
+    assert!(matches!(rows.ask(of(20, 2), &key, Update, true, now), Asked::Granted));
+    let Asked::Wait(mut victim) = rows.ask(of(10, 1), &key, Update, true, now) else { panic!("granted") };
+    let Asked::Wait(_other) = advisory.ask(of(2, 2), &key, Update, true, now) else { panic!("granted") };
+    let edges = [&rows, &advisory].map(|table| table.edges(Duration::ZERO, now)).concat();
+    let edges: Vec<_> = edges.iter().map(|edge| (edge.waiter.0, edge.holder.0)).collect();
+    assert_eq!(edges, [(1, 2), (2, 1)]);
+    for table in [&rows, &advisory] {
+        table.sacrifice(TxnId(1));
+    }
+    assert!(victim.try_recv().is_ok());
+    assert!(matches!(rows.ask(of(10, 1), &key, Update, true, now), Asked::Deadlock));
 }

@@ -41,7 +41,7 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
             }
             // Memory only, and nothing that is applied depends on it.
             shard.garbage.lock().wrote(c.writes.len(), at);
-            shard.recent.lock().add(parse_txn(&c.txn).map_err(Fatal::new)?, at);
+            shard.remember(parse_txn(&c.txn).map_err(Fatal::new)?, at);
         }
         Effect::PutIntents(c) => {
             let txn = parse_txn(&c.txn).map_err(Fatal::new)?;
@@ -70,10 +70,12 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
             let snapshot = shard.engine.snapshot();
             settle_key(&snapshot, batch, txn, Timestamp(record.at), &c.primary)?;
             shard.garbage.lock().wrote(1, Timestamp(record.at));
+            shard.remember(txn, Timestamp(record.at));
         }
         Effect::Settle(c) => {
             let txn = parse_txn(&c.txn).map_err(Fatal::new)?;
             let at = Timestamp(c.committed_at);
+            shard.remember(txn, at);
             let snapshot = shard.engine.snapshot();
             for key in &c.keys {
                 settle_key(&snapshot, batch, txn, at, key)?;

@@ -7,6 +7,8 @@
 //!   covered by the *floor*, a timestamp drawn after this leadership began. Whoever was pushed by an earlier leader
 //!   was pushed to a timestamp that existed then, so below the floor, and no primary commits at or below the floor;
 //! * **row locks**: the commits of those who had them are checked like anyone's;
+//! * **advisory locks**: those who hold them tell the new leader, which grants none to others before
+//!   (`command/advisory.rs`);
 //! * **heartbeats**: everyone gets a fresh period of grace.
 
 use std::collections::HashMap;
@@ -62,6 +64,8 @@ pub struct Leadership {
     pub latches: Arc<Latches>,
     /// Row locks.
     pub locks: LockTable,
+    /// Advisory locks.
+    pub advisory: LockTable,
     began: Instant,
     floor: OnceCell<Timestamp>,
     /// Undecided transactions whose primary lies here, as far as they were heard of.
@@ -75,10 +79,21 @@ impl Leadership {
             term,
             latches: Arc::default(),
             locks: LockTable::default(),
+            advisory: LockTable::strict(),
             began: now,
             floor: OnceCell::new(),
             live: Mutex::default(),
         }
+    }
+
+    /// For how long it has lasted.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.began)
+    }
+
+    /// All locks.
+    pub fn lock_tables(&self) -> [&LockTable; 2] {
+        [&self.locks, &self.advisory]
     }
 
     /// The floor; drawn at the first call.

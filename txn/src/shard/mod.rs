@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use raft::{Expected, Fatal, Role, StateMachine, StateMachineFactory};
-use storage::ids::{GroupId, KeyRange, NodeId, ReplicaId, Timestamp};
+use storage::ids::{GroupId, KeyRange, NodeId, ReplicaId, Timestamp, TxnId};
 use storage::seam::Seams;
 use storage::{Cf, Engine};
 use tokio::sync::{mpsc, watch};
@@ -82,6 +82,13 @@ impl Shard {
     /// What is known of the shard's garbage.
     pub fn garbage(&self) -> &Mutex<Garbage> {
         &self.garbage
+    }
+
+    /// A commit is applied. Memory only, and nothing that is applied depends on it.
+    fn remember(&self, txn: TxnId, at: Timestamp) {
+        if at != Timestamp::ZERO {
+            self.recent.lock().add(txn, at);
+        }
     }
 
     fn set_descriptor(&self, descriptor: ShardDescriptor) {

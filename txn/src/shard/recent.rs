@@ -1,5 +1,6 @@
-//! One-shard commits that were applied lately, by transaction: every replica remembers them, so that after a failover the
-//! new leader can tell a gateway whose answer was lost that its commit happened.
+//! Commits that were applied lately, by transaction: every replica remembers them, so that after a failover the
+//! new leader can tell a gateway whose answer was lost that its one-shard commit happened; and so that whoever conflicts with a
+//! version can be told whose it is.
 //!
 //! Not finding one means nothing: it may never have been proposed, or be older than this memory. So the answer is "yes,
 //! at this timestamp" or "unknown", and nobody may take the latter for a no.
@@ -30,6 +31,11 @@ impl Recent {
         {
             self.at.remove(&oldest);
         }
+    }
+
+    /// Who committed at a timestamp, if it is remembered. (Looks at all of them: for conflicts only.)
+    pub fn writer(&self, at: Timestamp) -> Option<TxnId> {
+        self.order.iter().rev().find(|txn| self.at.get(txn) == Some(&at)).copied()
     }
 
     /// When the transaction committed, if it is remembered.
