@@ -270,6 +270,10 @@ impl From<txn::Error> for SqlError {
             }
             E::Locked { .. } => (SqlState::LOCK_NOT_AVAILABLE, "could not obtain lock on row".into()),
             E::Deadlock { .. } => (SqlState::DEADLOCK_DETECTED, "deadlock detected".into()),
+            E::LocksLost(_) => (
+                SqlState::ADMIN_SHUTDOWN,
+                "terminating connection because its advisory locks are lost".into(),
+            ),
             E::Ambiguous(_) => (SqlState::STATEMENT_COMPLETION_UNKNOWN, Cow::Owned(error.to_string())),
             E::Unavailable(_) => (SqlState::CANNOT_CONNECT_NOW, Cow::Owned(error.to_string())),
             E::TooLarge(_) => (SqlState::PROGRAM_LIMIT_EXCEEDED, Cow::Owned(error.to_string())),
@@ -288,6 +292,10 @@ impl From<txn::Error> for SqlError {
                      (see flotilla admin settings).",
                 );
             }
+            E::Ambiguous(_) => {
+                out = out.hint("The transaction may have been committed, or not. Look before you try again.");
+            }
+            E::LocksLost(why) => out = out.detail(format!("The locks' leader cannot vouch for them: {why}.")),
             E::Aborted(why) => {
                 out = out.detail(why.clone()).hint("The transaction might succeed if retried.")
             }

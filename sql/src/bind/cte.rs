@@ -192,6 +192,7 @@ fn check_step(plan: &Plan, id: usize, misplaced: &dyn Fn(&str) -> SqlError) -> R
         | Plan::Window { input, .. }
         | Plan::Distinct { input }
         | Plan::DistinctOn { input, .. } => check_step(input, id, misplaced),
+        Plan::LockRows(_) => Err(SqlError::unsupported("a locking clause in a recursive query")),
         Plan::Sort { input, .. } | Plan::Limit { input, .. } if below(input) => {
             Err(SqlError::unsupported("ORDER BY or LIMIT in a recursive query"))
         }

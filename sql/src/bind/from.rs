@@ -2,6 +2,7 @@
 
 use sqlparser::ast::{self, JoinConstraint, JoinOperator, Spanned, TableFactor, TableWithJoins};
 
+use super::locking::Lockable;
 use super::operator::and;
 use super::scope::{Named, Relation, Scope, fold, fold_part, table_name};
 use super::{Binder, Clause, LevelKind, function, no_such_table, place, refuse};
@@ -92,7 +93,8 @@ impl Binder<'_> {
                     .hint(format!("For example, FROM ({example}) [AS] foo."))
                     .at(at));
                 };
-                let plan = self.query(subquery, LevelKind::Derived)?;
+                let lock = self.locked_as(&fold(&alias.name), Lockable::Subquery)?;
+                let plan = self.locked_subquery(subquery, lock)?;
                 let mut scope = Scope::of(&fold(&alias.name), None, plan.columns());
                 self.rename(&mut scope, alias)?;
                 Ok((plan, scope))
@@ -105,6 +107,7 @@ impl Binder<'_> {
             TableFactor::NestedJoin { table_with_joins, alias } => {
                 let (plan, scope) = self.table_with_joins(table_with_joins)?;
                 let Some(alias) = alias else { return Ok((plan, scope)) };
+                self.locked_as(&fold(&alias.name), Lockable::Other("a join"))?;
                 let relation = Relation {
                     schema: None,
                     name: fold(&alias.name),
@@ -140,9 +143,12 @@ impl Binder<'_> {
         let (schema, table) = table_name(name).map_err(|e| e.at(position))?;
         let shown = alias.map_or_else(|| table.clone(), |a| fold(&a.name));
         let (plan, qualified, stored) = if let Some(plan) = self.cte(schema.as_deref(), &table) {
+            self.locked_as(&shown, Lockable::Other("a WITH query"))?;
             (plan?, None, None)
         } else if let Some(found) = self.catalog.table(schema.as_deref(), &table) {
-            let plan = Plan::Scan(scan_of(&found, false));
+            let mut scan = scan_of(&found, false);
+            scan.lock = self.locked_as(&shown, Lockable::Table)?;
+            let plan = Plan::Scan(scan);
             (plan, Some(found.schema.clone()), Some(found))
         } else if let Some((schema, columns)) = self.catalog.virtual_table(schema.as_deref(), &table) {
             let columns =
@@ -193,8 +199,11 @@ impl Binder<'_> {
                 _ => return Err(SqlError::unsupported("this argument of a function in FROM").at(position)),
             }
         }
-        if call.name != "generate_series" || !(2..=3).contains(&call.args.len()) {
-            return Err(SqlError::unsupported(format!("the function {} in FROM", call.name)).at(position));
+        if call.name != "generate_series" {
+            return self.scalar_in_from(&call, alias);
+        }
+        if !(2..=3).contains(&call.args.len()) {
+            return Err(SqlError::unsupported("this call of generate_series in FROM").at(position));
         }
         let plan = self.in_level(LevelKind::Derived, |this| {
             this.level().clause = Clause::From;
@@ -203,9 +212,40 @@ impl Binder<'_> {
         })?;
         let Plan::Series { args, mut columns } = plan else { return Err(SqlError::internal("a series")) };
         let shown = alias.map_or_else(|| "generate_series".into(), |a| fold(&a.name));
+        self.locked_as(&shown, Lockable::Other("a function"))?;
         // The column of a function that returns one value is called like the alias.
         columns[0].name = shown.clone();
         let plan = Plan::Series { args, columns };
+        let mut scope = Scope::of(&shown, None, plan.columns());
+        if let Some(alias) = alias {
+            self.rename(&mut scope, alias)?;
+        }
+        Ok((plan, scope))
+    }
+
+    /// `FROM f(…)` of a function that returns one value: one row.
+    fn scalar_in_from(
+        &mut self,
+        call: &function::Call<'_>,
+        alias: Option<&ast::TableAlias>,
+    ) -> Result<(Plan, Scope)> {
+        let at = call.position;
+        if crate::function::functions(&call.name).is_empty() {
+            return Err(SqlError::unsupported(format!("the function {} in FROM", call.name)).at(at));
+        }
+        let value = self.in_level(LevelKind::Derived, |this| {
+            this.level().clause = Clause::From;
+            let args = this.exprs(&call.args)?;
+            let positions: Vec<Option<u32>> = call.args.iter().map(|a| this.position(*a)).collect();
+            this.function_call(&call.name, args, &positions).map_err(|e| e.at(at))
+        })?;
+        if !value.is_local() {
+            return Err(SqlError::unsupported("a subquery in a function in FROM").at(at));
+        }
+        let shown = alias.map_or_else(|| call.name.clone(), |a| fold(&a.name));
+        self.locked_as(&shown, Lockable::Other("a function"))?;
+        let columns = vec![OutputColumn { name: shown.clone(), ty: value.ty(), origin: None }];
+        let plan = Plan::Values { rows: vec![vec![value]], columns };
         let mut scope = Scope::of(&shown, None, plan.columns());
         if let Some(alias) = alias {
             self.rename(&mut scope, alias)?;
@@ -373,7 +413,7 @@ pub(super) fn scan_of(table: &std::sync::Arc<crate::catalog::TableDescriptor>, w
             origin: None,
         });
     }
-    TableScan { table: table.clone(), columns, with_key, filters: Vec::new() }
+    TableScan { table: table.clone(), columns, with_key, filters: Vec::new(), lock: None }
 }
 
 /// Two scopes side by side.

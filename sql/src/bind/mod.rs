@@ -39,6 +39,7 @@ mod function;
 mod index;
 mod insert;
 mod literal;
+mod lock_tokens;
 mod locking;
 mod operator;
 mod params;
@@ -71,8 +72,10 @@ use crate::catalog::{CatalogReader, TableDescriptor};
 use crate::error::{Result, SqlError, SqlState};
 use crate::eval::Env;
 use crate::function::EvalContext;
-use crate::ir::{AggregateCall, Expr, OutputColumn, Plan, Statement, WindowCall};
+use crate::ir::{AggregateCall, Expr, OutputColumn, Plan, RowLock, Statement, WindowCall};
+
 use crate::types::{ColumnType, Datum, Type};
+pub(crate) use locking::shown as shown_lock;
 
 use parse::Tree;
 use scope::Scope;
@@ -326,6 +329,10 @@ struct Binder<'a> {
     /// The CTEs that can be seen, innermost last.
     ctes: Vec<cte::Visible>,
     next_cte: usize,
+    /// The locking clauses of the queries that are being bound, innermost last.
+    locking: Vec<locking::Locking>,
+    /// How the subquery in FROM that is about to be bound is locked by the query around it.
+    inherited: Option<RowLock>,
     /// How deep in the syntax tree we are.
     depth: usize,
     cacheable: bool,
@@ -346,6 +353,8 @@ impl<'a> Binder<'a> {
             levels: Vec::new(),
             ctes: Vec::new(),
             next_cte: 0,
+            locking: Vec::new(),
+            inherited: None,
             depth: 0,
             cacheable: true,
         }
@@ -385,11 +394,7 @@ impl<'a> Binder<'a> {
 
     fn tree(&mut self, tree: &ast::Statement) -> Result<Statement> {
         match tree {
-            ast::Statement::Query(query) if !query.locks.is_empty() => self.select_locked(query),
-            ast::Statement::Query(query) => {
-                let plan = self.query(query, LevelKind::Root)?;
-                Ok(Statement::Query(plan))
-            }
+            ast::Statement::Query(query) => self.query_statement(query),
             ast::Statement::Insert(insert) => self.insert(insert),
             ast::Statement::Update(update) => self.update(update),
             ast::Statement::Delete(delete) => self.delete(delete),

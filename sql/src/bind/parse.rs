@@ -136,6 +136,7 @@ pub fn parse(sql: &str) -> Result<Vec<ParsedStatement>> {
         }
         let significant: Vec<TokenWithSpan> =
             part.iter().filter(|t| !matches!(t.token, Token::Whitespace(_) | Token::EOF)).cloned().collect();
+        let significant = super::lock_tokens::readable(significant);
         let height = height(&significant);
         if height > HEIGHT_MAX {
             return Err(too_deep());

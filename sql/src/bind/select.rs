@@ -47,22 +47,18 @@ impl Binder<'_> {
             format_clause,
             pipe_operators,
         } = query;
-        if let Some(lock) = locks.first() {
-            let what = match lock.lock_type {
-                ast::LockType::Update => "FOR UPDATE",
-                ast::LockType::Share => "FOR SHARE",
-            };
-            return Err(SqlError::unsupported(what));
-        }
         refuse(for_clause.is_some(), "FOR XML and FOR JSON")?;
         refuse(settings.is_some(), "SETTINGS")?;
         refuse(format_clause.is_some(), "FORMAT")?;
         refuse(!pipe_operators.is_empty(), "a pipe operator")?;
+        let inherited = self.inherited.take();
         let ctes = match with {
             Some(with) => self.with(with, kind)?,
             None => Vec::new(),
         };
-        let plan = self.body(body, order_by.as_ref(), kind, resolve)?;
+        self.enter_locking(locks, inherited)?;
+        let plan = self.body(body, order_by.as_ref(), kind, resolve);
+        let plan = self.leave_locking(body, plan)?;
         let plan = self.limit(plan, limit_clause.as_ref(), fetch.as_ref(), kind)?;
         Ok(match ctes.is_empty() {
             true => plan,

@@ -138,6 +138,8 @@ pub(super) fn eval_context() -> EvalContext {
         user: "user".into(),
         database: "db".into(),
         schema: "public".into(),
+        pid: 1,
+        performer: None,
         seams: txn::seam::Seams::real(),
     }
 }

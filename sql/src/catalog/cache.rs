@@ -95,7 +95,7 @@ impl Catalog {
     pub async fn refresh(&self, database: &str) -> Result<Arc<CatalogImage>> {
         let image = self
             .attempt(
-                BeginOptions { read_only: true, isolation: Isolation::Snapshot },
+                BeginOptions { read_only: true, isolation: Isolation::Snapshot, ..Default::default() },
                 |transaction| async move { CatalogImage::load(&*transaction, database).await },
             )
             .await;

@@ -91,7 +91,7 @@ impl Catalog {
 
     /// Clears what has been garbage for long enough.
     pub(crate) async fn sweep(&self, seen: &mut Seen) -> Result<()> {
-        let options = BeginOptions { isolation: Isolation::Snapshot, read_only: true };
+        let options = BeginOptions { isolation: Isolation::Snapshot, read_only: true, ..Default::default() };
         let notes =
             self.attempt(options, |transaction| async move {
                 scan_all(&*transaction, layout::garbage_range()).await

@@ -5,6 +5,8 @@
 //! index entries   db:u32 table:u32 (index:u32 | TOP) indexed columns      (of UNIQUE constraints; the value is the row's key
 //!                                                                         without its `db table`)
 //! catalog rows    1:u32  kind:u32  …                    (see the functions below)
+//! advisory locks  db:u32 0:u32 (1 bigint | 2 int int)   nothing is stored there: the keys are locked, no more. No table has the
+//!                                                       id 0, and shards are cut at tables, so all of a database's are in one shard
 //! ```
 //!
 //! All integers are big-endian. The top bit of the storage id and of the bucket is always set: shards keep a table's
@@ -19,6 +21,7 @@ use txn::api::{Fence, Key};
 use txn::ids::KeyRange;
 
 use super::TableDescriptor;
+use crate::function::effect::AdvisoryKey;
 use crate::ir::Sharding;
 
 /// The system database, which holds the catalog.
@@ -168,6 +171,39 @@ pub fn parse_table_key(key: &[u8]) -> Option<(u32, u32)> {
     (database > SYSTEM_DATABASE).then_some((database, table))
 }
 
+/// The key by which an advisory lock is taken.
+pub fn advisory_key(database: u32, key: AdvisoryKey) -> Key {
+    let mut out = BytesMut::with_capacity(17);
+    out.put_u32(database);
+    out.put_u32(0);
+    match key {
+        AdvisoryKey::One(n) => {
+            out.put_u8(1);
+            out.put_i64(n);
+        }
+        AdvisoryKey::Two(a, b) => {
+            out.put_u8(2);
+            out.put_i32(a);
+            out.put_i32(b);
+        }
+    }
+    out.freeze()
+}
+
+/// The database and the key of an advisory lock.
+pub fn parse_advisory_key(key: &[u8]) -> Option<(u32, AdvisoryKey)> {
+    let (database, rest) = key.split_first_chunk::<4>()?;
+    let rest = rest.strip_prefix(&[0; 4])?;
+    let (kind, rest) = rest.split_first()?;
+    let value = i64::from_be_bytes(rest.try_into().ok()?);
+    let key = match kind {
+        1 => AdvisoryKey::One(value),
+        2 => AdvisoryKey::Two((value >> 32) as i32, value as i32),
+        _ => return None,
+    };
+    Some((u32::from_be_bytes(*database), key))
+}
+
 /// The key of the row that an index entry of the table with this prefix leads to.
 pub fn row_of_entry(prefix: &[u8], value: &[u8]) -> Key {
     let mut key = BytesMut::with_capacity(prefix.len() + value.len());
@@ -278,6 +314,17 @@ mod tests {
             counts[bucket_of(&i.to_be_bytes(), 8) as usize] += 1;
         }
         assert!(counts.iter().all(|&n| n > 800 && n < 1200), "{counts:?}");
+    }
+
+    #[test]
+    fn advisory_keys_are_told_apart_and_read_back() {
+        use AdvisoryKey::{One, Two};
+        let all = [One(0), One(1), One(-1), One(i64::MIN), Two(0, 0), Two(0, 1), Two(-7, i32::MAX)];
+        for key in all {
+            assert_eq!(parse_advisory_key(&advisory_key(9, key)), Some((9, key)));
+            assert!(database_range(9).contains(&advisory_key(9, key)));
+        }
+        assert!(advisory_key(9, One(i64::MAX)) < advisory_key(9, Two(0, 0)));
     }
 
     const BUCKETS_OF_0_TO_7: [u16; 8] = [1, 3, 3, 4, 6, 3, 6, 1];

@@ -15,9 +15,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::constraint::row_bytes;
+use super::effect::{self, Filter, Project};
 use super::scan::{Points, TableReader};
 use super::write::out_of_memory;
-use super::{Row, RowStream, Rows, StatementContext, canceled, spans};
+use super::{Row, RowStream, Rows, StatementContext, spans};
 use crate::catalog::virtual_table;
 use crate::error::{Result, SqlError, SqlState};
 use crate::eval::{self, Env};
@@ -140,33 +141,24 @@ pub async fn run(plan: &Plan, ctx: &Arc<StatementContext>, points: Points) -> Re
 
 async fn build(plan: &Plan, ctx: &Arc<StatementContext>, demand: Demand) -> Result<Box<dyn RowStream>> {
     Ok(match plan {
-        Plan::Values { rows, .. } => {
-            let env = env(ctx);
-            let rows = rows
-                .iter()
-                .map(|row| row.iter().map(|e| eval::eval(e, &[], &env)).collect())
-                .collect::<Result<_>>()?;
-            Box::new(Rows::new(rows))
-        }
+        Plan::Values { rows, .. } => Box::new(effect::values(rows, ctx).await?),
         Plan::VirtualScan { name, .. } => {
             Box::new(Rows::new(virtual_table::rows(&name.0, &name.1, ctx).await?))
         }
         Plan::Scan(scan) => table(scan, ctx, demand)?,
-        Plan::Filter { input, predicate } => Box::new(Filter {
-            input: Box::pin(build(input, ctx, Demand { rows_max: None, ..demand })).await?,
-            predicates: vec![predicate.clone()],
-            ctx: Arc::clone(ctx),
-        }),
-        Plan::Project { input, exprs, .. } => Box::new(Project {
-            input: Box::pin(build(input, ctx, demand)).await?,
-            exprs: exprs.clone(),
-            ctx: Arc::clone(ctx),
-        }),
+        Plan::Filter { input, .. } => {
+            let input = Box::pin(build(input, ctx, Demand { rows_max: None, ..demand })).await?;
+            above(plan, input, ctx).await?
+        }
+        Plan::Project { input, .. } => {
+            let input = Box::pin(build(input, ctx, demand)).await?;
+            above(plan, input, ctx).await?
+        }
         Plan::Sort { input, keys } => match order_of_scan(input, keys) {
             Some(reverse) => Box::pin(build(input, ctx, Demand { reverse, ..demand })).await?,
             None => {
-                let rows = Box::pin(build(input, ctx, Demand { rows_max: None, ..demand })).await?;
-                Box::new(Rows::new(sorted(rows, keys, ctx).await?))
+                let input = Box::pin(build(input, ctx, Demand { rows_max: None, ..demand })).await?;
+                above(plan, input, ctx).await?
             }
         },
         Plan::Limit { input, limit, offset } => {
@@ -181,6 +173,25 @@ async fn build(plan: &Plan, ctx: &Arc<StatementContext>, demand: Demand) -> Resu
             Box::new(Limit { input, skip, take: take.unwrap_or(usize::MAX) })
         }
         _ => return Err(SqlError::internal("a plan that is not direct was run directly")),
+    })
+}
+
+/// The topmost node of a plan over what is below it, wherever that runs.
+pub async fn above(
+    plan: &Plan,
+    input: Box<dyn RowStream>,
+    ctx: &Arc<StatementContext>,
+) -> Result<Box<dyn RowStream>> {
+    Ok(match plan {
+        Plan::Filter { predicate, .. } => Box::new(Filter::new(input, vec![predicate.clone()], ctx)),
+        Plan::Project { exprs, .. } => Box::new(Project::new(input, exprs, ctx)),
+        Plan::Sort { keys, .. } => Box::new(Rows::new(sorted(input, keys, ctx).await?)),
+        Plan::Limit { limit, offset, .. } => {
+            let skip = count(offset.as_ref(), "OFFSET", ctx)?.unwrap_or(0);
+            let take = count(limit.as_ref(), "LIMIT", ctx)?.unwrap_or(usize::MAX);
+            Box::new(Limit { input, skip, take })
+        }
+        _ => return Err(SqlError::internal("a node that doesn't stand above a direct plan")),
     })
 }
 
@@ -207,7 +218,7 @@ fn table(scan: &TableScan, ctx: &Arc<StatementContext>, demand: Demand) -> Resul
         return Ok(Box::new(Table(reader)));
     }
     let input = Box::new(Table(reader));
-    Ok(Box::new(Filter { input, predicates: scan.filters.clone(), ctx: Arc::clone(ctx) }))
+    Ok(Box::new(Filter::new(input, scan.filters.clone(), ctx)))
 }
 
 /// LIMIT or OFFSET; NULL is none.
@@ -268,53 +279,6 @@ struct Table(TableReader);
 impl RowStream for Table {
     async fn next(&mut self) -> Result<Option<Vec<Row>>> {
         self.0.next().await
-    }
-}
-
-struct Filter {
-    input: Box<dyn RowStream>,
-    predicates: Vec<Expr>,
-    ctx: Arc<StatementContext>,
-}
-
-#[async_trait]
-impl RowStream for Filter {
-    async fn next(&mut self) -> Result<Option<Vec<Row>>> {
-        while let Some(batch) = self.input.next().await? {
-            if self.ctx.cancel.is_cancelled() {
-                return Err(canceled());
-            }
-            let env = env(&self.ctx);
-            let mut out = Vec::with_capacity(batch.len());
-            'rows: for row in batch {
-                for predicate in &self.predicates {
-                    if !eval::eval_bool(predicate, &row, &env)? {
-                        continue 'rows;
-                    }
-                }
-                out.push(row);
-            }
-            if !out.is_empty() {
-                return Ok(Some(out));
-            }
-        }
-        Ok(None)
-    }
-}
-
-struct Project {
-    input: Box<dyn RowStream>,
-    exprs: Vec<Expr>,
-    ctx: Arc<StatementContext>,
-}
-
-#[async_trait]
-impl RowStream for Project {
-    async fn next(&mut self) -> Result<Option<Vec<Row>>> {
-        let Some(batch) = self.input.next().await? else { return Ok(None) };
-        let env = env(&self.ctx);
-        let project = |row: Row| self.exprs.iter().map(|e| eval::eval(e, &row, &env)).collect();
-        batch.into_iter().map(project).collect::<Result<_>>().map(Some)
     }
 }
 

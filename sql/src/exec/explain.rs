@@ -13,7 +13,9 @@ use crate::types::{ColumnType, Datum, Type};
 pub async fn run(statement: &Statement, analyze: bool, ctx: Arc<StatementContext>) -> Result<Outcome> {
     let mut lines = Vec::new();
     match statement {
-        Statement::Query(plan) => query_lines(plan, &ctx, &mut lines, 0).await?,
+        Statement::Query(plan) | Statement::QueryLocked { plan, .. } => {
+            query_lines(plan, &ctx, &mut lines, 0).await?;
+        }
         Statement::SelectLocked(select) => {
             lines.push(format!("Lock rows of {}", select.table.name));
             query_lines(&select.source, &ctx, &mut lines, 1).await?;

@@ -126,7 +126,7 @@ impl<'a> KeyOf<'a> {
     }
 
     /// PostgreSQL's `Key (a, b)=(1, 2)`.
-    fn describe(&self, table: &TableDescriptor) -> String {
+    pub fn describe(&self, table: &TableDescriptor) -> String {
         let columns = self.columns.iter().map(|&c| &table.columns[c]);
         let names: Vec<&str> = columns.clone().map(|c| c.name.as_str()).collect();
         let texts: Vec<String> = columns.zip(&self.values).map(|(c, v)| display(v, c.ty)).collect();

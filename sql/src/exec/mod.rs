@@ -9,6 +9,7 @@ mod copy_in;
 mod copy_out;
 mod ddl;
 mod direct;
+mod effect;
 mod explain;
 mod insert;
 pub mod key;
@@ -37,6 +38,7 @@ use crate::types::Datum;
 
 pub use copy_in::CopyIn;
 pub use copy_out::CopyOut;
+pub use direct::count;
 
 /// A row.
 pub type Row = Vec<Datum>;
@@ -144,6 +146,11 @@ pub async fn execute(statement: &Statement, ctx: Arc<StatementContext>) -> Resul
             tag: "SELECT ",
         }),
         Statement::SelectLocked(select) => locked::run(select, ctx).await,
+        Statement::QueryLocked { plan, .. } => Ok(Outcome::Rows {
+            columns: plan.columns().to_vec(),
+            rows: query::rows(plan, &ctx).await?,
+            tag: "SELECT ",
+        }),
         Statement::Insert(insert) => insert::run(insert, ctx).await,
         Statement::Update(update) => update::update(update, ctx).await,
         Statement::Delete(delete) => update::delete(delete, ctx).await,

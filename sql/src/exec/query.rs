@@ -5,7 +5,7 @@ use std::sync::Arc;
 use txn::LockMode;
 
 use super::scan::Points;
-use super::{RowStream, StatementContext, direct};
+use super::{RowStream, StatementContext, direct, effect};
 use crate::error::Result;
 use crate::flow;
 use crate::ir::Plan;
@@ -33,6 +33,8 @@ pub async fn for_change(
 async fn run(plan: &Plan, ctx: &Arc<StatementContext>, points: Points) -> Result<Box<dyn RowStream>> {
     if direct::applies(plan) {
         direct::run(plan, ctx, points).await
+    } else if plan.has_effect() {
+        Box::pin(effect::run(plan, ctx)).await
     } else {
         flow::run(plan, Arc::clone(ctx)).await
     }

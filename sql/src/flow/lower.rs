@@ -26,7 +26,7 @@ use super::recursive::{Recursion, Shared, SharedScan};
 use super::stream::{Rows, from_datafusion};
 use super::subquery::Memo;
 use super::types::{schema_of_columns, types_of};
-use super::{aggregate, expr, join, recursive, rewrite, scan, series, set_op, subquery, window};
+use super::{aggregate, expr, join, lock, recursive, rewrite, scan, series, set_op, subquery, window};
 use crate::error::{Result, SqlError, SqlState};
 use crate::exec::{RowStream, StatementContext};
 use crate::ir::{Expr, OutputColumn, Plan, SetOp, SortKey, walk};
@@ -129,6 +129,7 @@ impl Lowering {
                     aggregate::lower(self, input, group_by, aggregates, columns).await
                 }
                 Plan::Window { input, calls, columns } => window::lower(self, input, calls, columns).await,
+                Plan::LockRows(node) => lock::lower(self, node).await,
                 Plan::Sort { input, keys } => self.sort(input, keys, fetch).await,
                 Plan::Limit { input, limit, offset } => {
                     self.limit(input, limit.as_ref(), offset.as_ref(), fetch).await

@@ -29,6 +29,7 @@
 mod aggregate;
 mod expr;
 mod join;
+mod lock;
 mod lower;
 mod operator;
 mod recursive;

@@ -354,6 +354,7 @@ fn decorrelate(plan: &Plan) -> Option<(Plan, Vec<Expr>, Vec<Expr>)> {
                 columns: scan.columns.clone(),
                 with_key: scan.with_key,
                 filters: own,
+                lock: scan.lock,
             });
             Some((core, outer, exprs))
         }

@@ -20,6 +20,7 @@ static FUNCTIONS: &[&[Function]] = &[
     super::to_char::FUNCTIONS,
     super::to_char_number::FUNCTIONS,
     super::system::FUNCTIONS,
+    super::advisory::FUNCTIONS,
 ];
 
 /// The families' operators.

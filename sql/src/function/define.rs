@@ -10,7 +10,16 @@ use crate::types::{Datum, Interval, Numeric, Type};
 
 /// An immutable, strict function.
 pub(super) const fn f(name: &'static str, args: &'static [Type], returns: Type, kernel: Kernel) -> Function {
-    Function { name, args, variadic: None, returns, strict: true, volatility: Volatility::Immutable, kernel }
+    Function {
+        name,
+        args,
+        variadic: None,
+        returns,
+        strict: true,
+        volatility: Volatility::Immutable,
+        effect: false,
+        kernel,
+    }
 }
 
 impl Function {
@@ -24,6 +33,12 @@ impl Function {
     pub(super) const fn volatile(mut self) -> Self {
         self.volatility = Volatility::Volatile;
         self
+    }
+
+    /// Changes something, or waits: see [`super::effect`].
+    pub(super) const fn effect(mut self) -> Self {
+        self.effect = true;
+        self.volatile()
     }
 
     /// Is called with NULLs, too.

@@ -3,6 +3,7 @@
 //! Each scalar function is a *kernel*: a plain Rust function over [`Datum`]s with PostgreSQL's semantics. The row
 //! evaluator calls kernels directly; the DataFusion lowering wraps the same kernels. Nothing else computes values.
 
+mod advisory;
 mod aggregate;
 mod arithmetic;
 mod bytes;
@@ -11,6 +12,7 @@ mod catalogue;
 mod comparison;
 mod datetime;
 mod define;
+pub mod effect;
 mod extract;
 mod interval;
 mod math;
@@ -48,6 +50,10 @@ pub struct EvalContext {
     pub database: std::sync::Arc<str>,
     /// The first schema of the search path.
     pub schema: std::sync::Arc<str>,
+    /// The session's number, as in BackendKeyData.
+    pub pid: i32,
+    /// Who carries out what functions want done; none where there is no session.
+    pub performer: Option<std::sync::Arc<dyn effect::Performer>>,
     /// Clock and randomness (`clock_timestamp()`, `random()`, `gen_random_uuid()`).
     pub seams: txn::seam::Seams,
 }
@@ -80,6 +86,8 @@ pub struct Function {
     pub strict: bool,
     /// See [`Volatility`].
     pub volatility: Volatility,
+    /// Calling it changes something, or takes time: see [`effect`].
+    pub effect: bool,
     /// The body.
     pub kernel: Kernel,
 }

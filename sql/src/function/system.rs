@@ -42,14 +42,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         Ok(Datum::Uuid(*uuid::Builder::from_random_bytes(random).as_uuid().as_bytes()))
     })
     .volatile(),
-    f("pg_sleep", &[Type::Float8], Type::Void, |_, a| {
-        // A kernel can't wait without holding up its thread.
-        match a.float8(0)? {
-            seconds if seconds <= 0.0 => Ok(Datum::text("")),
-            _ => Err(crate::error::SqlError::unsupported("pg_sleep")),
-        }
-    })
-    .volatile(),
+    f("pg_backend_pid", &[], Type::Int4, |c, _| Ok(Datum::Int4(c.pid))).stable(),
     // Every type, function and operator there is stands in pg_catalog.
     f("pg_type_is_visible", &[Type::Oid], Type::Bool, |_, _| Ok(Datum::Bool(true))).stable(),
     f("pg_function_is_visible", &[Type::Oid], Type::Bool, |_, _| Ok(Datum::Bool(true))).stable(),

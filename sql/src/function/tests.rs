@@ -39,6 +39,8 @@ fn context() -> EvalContext {
         user: "u".into(),
         database: "db".into(),
         schema: "public".into(),
+        pid: 1,
+        performer: None,
         seams: txn::seam::Seams::real(),
     }
 }

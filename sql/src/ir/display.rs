@@ -7,8 +7,9 @@ use std::fmt::Write;
 
 use super::{
     AggregateCall, CallKind, Ddl, Expr, FrameBound, FrameUnits, JoinKind, OnConflict, OutputColumn, Plan,
-    Returning, SetOp, SortKey, Statement, SubqueryKind, WindowCall, WindowFunctionRef,
+    Returning, Rivals, SetOp, SortKey, Statement, SubqueryKind, WindowCall, WindowFunctionRef,
 };
+use crate::bind::shown_lock;
 use crate::types::{ColumnType, Datum, TimeZone, Type, format_type, io};
 
 impl Statement {
@@ -50,7 +51,7 @@ impl Text {
 
     fn statement(&mut self, statement: &Statement, depth: usize) {
         match statement {
-            Statement::Query(plan) => self.plan(plan, depth),
+            Statement::Query(plan) | Statement::QueryLocked { plan, .. } => self.plan(plan, depth),
             Statement::SelectLocked(select) => {
                 self.line(
                     depth,
@@ -326,6 +327,19 @@ impl Text {
                 }
                 self.line(depth, &line);
                 self.plan(input, depth + 1);
+            }
+            Plan::LockRows(node) => {
+                let targets = node.targets.iter().map(|target| {
+                    let rivals = match target.lock.rivals {
+                        Rivals::Wait => "",
+                        Rivals::Fail => " nowait",
+                        Rivals::Skip => " skip locked",
+                    };
+                    format!("{} {}{rivals}", target.table.name, shown_lock(target.lock.mode))
+                });
+                let targets: Vec<String> = targets.collect();
+                self.line(depth, &format!("LockRows [{}]", targets.join(", ")));
+                self.plan(&node.input, depth + 1);
             }
             Plan::Distinct { input } => {
                 self.line(depth, "Distinct");

@@ -16,6 +16,8 @@ pub use expr::{
     AggregateCall, CallKind, Expr, FrameBound, FrameUnits, SubqueryKind, WindowCall, WindowFrame,
     WindowFunctionRef,
 };
-pub use plan::{Cte, JoinKind, OutputColumn, Plan, SetOp, SortKey, TableScan};
+pub use plan::{
+    Cte, JoinKind, LockRows, LockTarget, OutputColumn, Plan, Rivals, RowLock, SetOp, SortKey, TableScan,
+};
 pub use statement::*;
 pub use walk::lift;

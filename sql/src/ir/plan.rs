@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use txn::LockMode;
+
 use super::{AggregateCall, Expr, WindowCall};
 use crate::catalog::TableDescriptor;
 use crate::types::ColumnType;
@@ -28,6 +30,54 @@ pub struct TableScan {
     pub with_key: bool,
     /// Conjuncts over `columns`; the executor turns those on key columns into key ranges and checks the rest.
     pub filters: Vec<Expr>,
+    /// While a query is bound: its rows are to be locked like this. The keys are then put out, and a [`LockRows`] takes them.
+    pub lock: Option<RowLock>,
+}
+
+/// How rows are locked by a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowLock {
+    /// How strongly.
+    pub mode: LockMode,
+    /// What to do about rows that others have locked.
+    pub rivals: Rivals,
+}
+
+/// NOWAIT, SKIP LOCKED.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rivals {
+    /// Wait for them.
+    Wait,
+    /// NOWAIT
+    Fail,
+    /// SKIP LOCKED
+    Skip,
+}
+
+/// One table whose rows are locked.
+#[derive(Clone, Debug)]
+pub struct LockTarget {
+    /// The table.
+    pub table: Arc<TableDescriptor>,
+    /// The column of the input with the row's storage key.
+    pub key: usize,
+    /// How.
+    pub lock: RowLock,
+}
+
+/// FOR UPDATE and the like: puts the rows of the input out when they are locked.
+#[derive(Clone, Debug)]
+pub struct LockRows {
+    /// `columns`, followed by the keys.
+    pub input: Box<Plan>,
+    /// What is locked.
+    pub targets: Vec<LockTarget>,
+    /// What is put out.
+    pub columns: Vec<OutputColumn>,
+    /// The LIMIT above: no more rows are locked than it asks for.
+    pub limit: Option<Expr>,
+    /// Its OFFSET.
+    pub offset: Option<Expr>,
 }
 
 /// How two inputs are joined.
@@ -187,6 +237,8 @@ pub enum Plan {
         /// OFFSET.
         offset: Option<Expr>,
     },
+    /// Row locks.
+    LockRows(LockRows),
     /// DISTINCT over all columns.
     Distinct {
         /// The input.
@@ -228,6 +280,7 @@ impl Plan {
             | Plan::Window { columns, .. }
             | Plan::SetOp { columns, .. } => columns,
             Plan::Scan(scan) => &scan.columns,
+            Plan::LockRows(node) => &node.columns,
             Plan::With { body, .. } => body.columns(),
             Plan::Filter { input, .. }
             | Plan::Sort { input, .. }

@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use txn::LockMode;
 
-use super::{Expr, OutputColumn, Plan};
+use super::{Expr, OutputColumn, Plan, Rivals};
 use crate::catalog::TableDescriptor;
 use crate::types::{ColumnType, Type};
 
@@ -13,8 +13,15 @@ use crate::types::{ColumnType, Type};
 pub enum Statement {
     /// SELECT, VALUES, TABLE.
     Query(Plan),
-    /// SELECT … FOR UPDATE, FOR SHARE.
+    /// SELECT … FOR UPDATE, FOR SHARE … over one table.
     SelectLocked(SelectLocked),
+    /// Any other query that locks rows, anywhere in it.
+    QueryLocked {
+        /// The query.
+        plan: Plan,
+        /// The strongest of its locks.
+        mode: LockMode,
+    },
     /// INSERT.
     Insert(Insert),
     /// UPDATE.
@@ -43,7 +50,7 @@ impl Statement {
             [OutputColumn { name: "QUERY PLAN".into(), ty: ColumnType::plain(Type::Text), origin: None }]
         });
         match self {
-            Statement::Query(plan) => Some(plan.columns()),
+            Statement::Query(plan) | Statement::QueryLocked { plan, .. } => Some(plan.columns()),
             Statement::SelectLocked(select) => Some(&select.columns),
             Statement::Insert(Insert { returning: r, .. })
             | Statement::Update(Update { returning: r, .. })
@@ -71,17 +78,6 @@ pub struct SelectLocked {
     pub mode: LockMode,
     /// NOWAIT, SKIP LOCKED.
     pub rivals: Rivals,
-}
-
-/// What to do about rows that others have locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rivals {
-    /// Wait for them.
-    Wait,
-    /// NOWAIT
-    Fail,
-    /// SKIP LOCKED
-    Skip,
 }
 
 /// INSERT INTO table …

@@ -19,7 +19,7 @@ use super::output::{Format, Output};
 use super::startup::{self, Opening};
 use crate::error::{Result, SqlError, SqlState};
 use crate::server::{Admission, Shared};
-use crate::session::{Response, Rows, Session};
+use crate::session::{Notice, Response, Rows, Session};
 
 /// How long a client may take over the handshake (PostgreSQL's `authentication_timeout`).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -128,7 +128,10 @@ where
         loop {
             let idle_limit = self.session.idle_limit();
             let stopping = self.session.stopping();
+            let doomed = self.session.doomed();
             let message = tokio::select! {
+                biased;
+                error = doomed => return Err(End::Fatal(error)),
                 message = self.reader.message() => message,
                 () = stopping => return Err(End::Fatal(SqlError::new(
                     SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command"))),
@@ -252,7 +255,7 @@ where
                     Err(error) => return Ok(Err(self.session.with_cancel_reason(error))),
                 }
                 match self.session.finish_rows(rows).await {
-                    Ok(tag) => self.output.complete(&tag),
+                    Ok(tag) => return Ok(self.complete(&tag, Vec::new()).await),
                     Err(error) => return Ok(Err(self.session.with_cancel_reason(error))),
                 }
             }
@@ -260,16 +263,23 @@ where
                 for (name, value) in self.session.take_changed_parameters() {
                     self.output.parameter(name, &value);
                 }
-                for notice in notices {
-                    self.output.notice(notice.severity, notice.state.0, &notice.message);
-                }
-                self.output.complete(&tag);
+                return Ok(self.complete(&tag, notices).await);
             }
             Response::CopyIn(sink) => return self.copy_in(*sink).await,
             Response::CopyOut(copy) => return self.copy_out(copy).await,
             Response::Empty => self.output.empty_query(),
         }
         Ok(Ok(()))
+    }
+
+    /// A statement is done.
+    pub(super) async fn complete(&mut self, tag: &str, notices: Vec<Notice>) -> Result<()> {
+        for notice in self.session.take_notices().into_iter().chain(notices) {
+            self.output.notice(notice.severity, notice.state.0, &notice.message);
+        }
+        self.session.confirm().await?;
+        self.output.complete(tag);
+        Ok(())
     }
 
     /// Sends up to `rows_max` rows; returns whether the stream is exhausted. While rows are computed or written, the

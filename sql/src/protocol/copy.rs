@@ -45,8 +45,7 @@ where
                 CopyMessage::Ignored => continue,
                 CopyMessage::Done(_) => match self.session.finish_copy(run).await {
                     Ok(tag) => {
-                        self.output.complete(&tag);
-                        return Ok(Ok(()));
+                        return Ok(self.complete(&tag, Vec::new()).await);
                     }
                     Err(error) => return Ok(Err(error)),
                 },
@@ -96,8 +95,7 @@ where
         match self.session.finish_copy_out(run).await {
             Ok(tag) => {
                 self.output.copy_done();
-                self.output.complete(&tag);
-                Ok(Ok(()))
+                Ok(self.complete(&tag, Vec::new()).await)
             }
             Err(error) => Ok(Err(error)),
         }

@@ -107,7 +107,7 @@ where
         };
         match self.send_rows(&mut rows, &formats, rows_max).await? {
             Ok(true) => match self.session.finish_portal(&name, rows).await {
-                Ok(tag) => self.output.complete(&tag),
+                Ok(tag) => return Ok(self.complete(&tag, Vec::new()).await),
                 Err(error) => return Ok(Err(error)),
             },
             Ok(false) => {

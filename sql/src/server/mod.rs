@@ -1,5 +1,7 @@
 //! The SQL server of a node: accepts connections, bounds their number, and lets them be cancelled.
 
+mod activity;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -14,6 +16,8 @@ use txn::seam::Seams;
 use crate::catalog::Catalog;
 use crate::error::{Result, SqlError, SqlState};
 use crate::protocol::connection;
+
+pub use activity::SessionActivity;
 
 /// Beyond this many connections over the limit, further ones are closed without a word: even refusing costs memory.
 const REFUSALS_MAX: usize = 1024;
@@ -62,6 +66,7 @@ pub struct Shared {
 struct SessionEntry {
     secret: i32,
     cancel: Arc<CancelSlot>,
+    activity: Arc<SessionActivity>,
 }
 
 /// Why a statement was cancelled.
@@ -126,6 +131,8 @@ pub struct Ticket {
     pub secret: i32,
     /// What is running.
     pub cancel: Arc<CancelSlot>,
+    /// The same for others to see.
+    pub activity: Arc<SessionActivity>,
 }
 
 impl Drop for Ticket {
@@ -180,8 +187,9 @@ impl Shared {
                 break pid;
             }
         };
-        sessions.insert(pid, SessionEntry { secret, cancel: cancel.clone() });
-        Admission::Admitted(Ticket { shared: self.clone(), pid, secret, cancel })
+        let activity = Arc::new(SessionActivity::default());
+        sessions.insert(pid, SessionEntry { secret, cancel: cancel.clone(), activity: activity.clone() });
+        Admission::Admitted(Ticket { shared: self.clone(), pid, secret, cancel, activity })
     }
 }
 
@@ -206,7 +214,9 @@ impl Server {
             open: AtomicUsize::new(0),
             ready: AtomicBool::new(false),
         };
-        Self { shared: Arc::new(shared) }
+        let shared = Arc::new(shared);
+        shared.database.set_witness(Arc::new(activity::Sessions(Arc::downgrade(&shared))));
+        Self { shared }
     }
 
     /// Writes the catalog's first rows if they are missing (see [`Catalog::bootstrap`]), and begins to

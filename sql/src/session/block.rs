@@ -52,9 +52,15 @@ struct Savepoint {
     settings: Settings,
     kept: Option<Settings>,
     read_only: bool,
+    advisory: usize,
 }
 
 impl Session {
+    /// How this session's transactions begin.
+    pub(super) fn begin_options(&self, read_only: bool) -> BeginOptions {
+        BeginOptions { read_only, session: Some(self.advisory.session()), ..Default::default() }
+    }
+
     /// Opens an implicit block if none is open: the next statements up to the Sync belong together.
     pub fn begin_implicit(&mut self) {
         // Opened lazily by the first statement that needs it; see `block`.
@@ -104,7 +110,7 @@ impl Session {
     async fn open_block(&mut self, explicit: bool, modes: TransactionModes) -> Result<()> {
         let default = self.modes();
         let read_only = modes.read_only.or(default.read_only).unwrap_or(false);
-        let options = BeginOptions { read_only, ..Default::default() };
+        let options = self.begin_options(read_only);
         self.state = State::Open(Block {
             transaction: self.shared.database.begin(options),
             catalog: self.shared.catalog.begin(&self.database).await?,
@@ -167,7 +173,8 @@ impl Session {
             }
             // Nothing has been read or written through the old one.
             if !block.used && !nested {
-                let options = BeginOptions { read_only, ..Default::default() };
+                let session = Some(self.advisory.session());
+                let options = BeginOptions { read_only, session, ..Default::default() };
                 block.transaction = self.shared.database.begin(options);
             }
             block.read_only = read_only;
@@ -200,7 +207,15 @@ impl Session {
             State::Idle => Ok(("COMMIT", Some("there is no transaction in progress"))),
             State::Open(block) => {
                 self.portals.clear();
-                match finish(&block.transaction, &block.catalog).await {
+                let result = match self.advisory.confirm().await {
+                    Ok(()) => finish(&block.transaction, &block.catalog).await,
+                    Err(lost) => {
+                        block.transaction.rollback().await;
+                        Err(lost)
+                    }
+                };
+                self.advisory.end_transaction().await;
+                match result {
                     Ok(()) => {
                         if let Some(kept) = block.kept {
                             self.restore_settings(kept);
@@ -209,7 +224,7 @@ impl Session {
                     }
                     Err(error) => {
                         self.restore_settings(block.settings);
-                        Err(error)
+                        Err(self.with_rival(error).await)
                     }
                 }
             }
@@ -234,6 +249,7 @@ impl Session {
     async fn roll_back(&mut self, block: Block) {
         self.portals.clear();
         block.transaction.rollback().await;
+        self.advisory.end_transaction().await;
         self.restore_settings(block.settings);
     }
 
@@ -272,6 +288,8 @@ impl Session {
             }
             State::Idle => {
                 self.portals.retain(|_, portal| !portal.started());
+                // Those of statements that were transactions of their own.
+                self.advisory.end_transaction().await;
                 Ok(())
             }
             _ => Ok(()),
@@ -280,7 +298,7 @@ impl Session {
 
     /// SAVEPOINT.
     pub(super) fn savepoint(&mut self, name: String) -> Result<()> {
-        let settings = self.settings.clone();
+        let (settings, advisory) = (self.settings.clone(), self.advisory.mark());
         let block = self.explicit_block("SAVEPOINT")?;
         if block.savepoints.len() >= SAVEPOINTS_MAX {
             return Err(SqlError::new(
@@ -290,7 +308,7 @@ impl Session {
         }
         let (writes, catalog) = (block.transaction.savepoint(), block.catalog.mark());
         let (kept, read_only) = (block.kept.clone(), block.read_only);
-        block.savepoints.push(Savepoint { name, writes, catalog, settings, kept, read_only });
+        block.savepoints.push(Savepoint { name, writes, catalog, settings, kept, read_only, advisory });
         Ok(())
     }
 
@@ -318,6 +336,7 @@ impl Session {
                 let settings = point.settings.clone();
                 block.kept.clone_from(&point.kept);
                 block.read_only = point.read_only;
+                self.advisory.rollback_to(point.advisory).await;
                 let undone = block.transaction.rollback_to(point.writes).await;
                 block.savepoints.truncate(at + 1);
                 undone.map(|()| settings).map_err(SqlError::from)

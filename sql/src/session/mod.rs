@@ -12,7 +12,9 @@
 //!
 //! Start at [`Session::run_simple`] and [`Session::execute_portal`].
 
+mod advisory;
 mod block;
+mod conflict;
 mod portal;
 mod run;
 mod settings;
@@ -31,10 +33,13 @@ use crate::function::EvalContext;
 use crate::server::{CancelReason, Shared, Ticket};
 use crate::types::TimeZone;
 
+use advisory::Advisory;
 use block::State;
 pub use portal::{Portal, PortalRun, Prepared};
-pub use run::{CopyInRun, CopyOutRun, Response, Rows};
+pub use run::{CopyInRun, CopyOutRun, Notice, Response, Rows};
 pub use settings::Settings;
+
+pub(crate) use advisory::describe as describe_advisory;
 
 /// Prepared statements and portals that a session may keep, each.
 const KEPT_MAX: usize = 10_000;
@@ -57,6 +62,7 @@ pub struct Session {
     statements: HashMap<String, Arc<Prepared>>,
     portals: HashMap<String, Portal>,
     statement_time: i64,
+    advisory: Arc<Advisory>,
 }
 
 impl Session {
@@ -83,6 +89,8 @@ impl Session {
             }
             shared.catalog.refresh(&database).await?;
         }
+        let database_id = shared.catalog.image(&database).await?.database().id;
+        let advisory = Advisory::new(shared.database.clone(), database_id, ticket.pid);
         let mut settings = Settings::new(&user);
         for (name, value) in parameters {
             match name.as_str() {
@@ -105,6 +113,7 @@ impl Session {
             statements: HashMap::new(),
             portals: HashMap::new(),
             statement_time: 0,
+            advisory,
         })
     }
 
@@ -112,6 +121,7 @@ impl Session {
     pub async fn close(&mut self) {
         self.portals.clear();
         self.abandon_block().await;
+        self.advisory.close().await;
     }
 
     /// The settings.
@@ -177,6 +187,22 @@ impl Session {
         }
     }
 
+    /// Completes when the session must end because it has lost its advisory locks.
+    pub fn doomed(&self) -> impl Future<Output = SqlError> + Send + use<> {
+        self.advisory.doomed()
+    }
+
+    /// A statement is done, and its client is to be told so: only if the session holds its advisory locks.
+    pub fn confirm(&self) -> impl Future<Output = Result<()>> + Send + use<> {
+        let advisory = Arc::clone(&self.advisory);
+        async move { advisory.confirm().await }
+    }
+
+    /// Warnings of the statement that has run.
+    pub fn take_notices(&self) -> Vec<Notice> {
+        self.advisory.take_notices()
+    }
+
     /// The error of the statement that was cancelled.
     pub fn cancel_reason(&self) -> SqlError {
         match self.ticket.cancel.reason() {
@@ -233,6 +259,8 @@ impl Session {
             user: self.user.clone(),
             database: self.database.clone(),
             schema: schema.into(),
+            pid: self.ticket.pid,
+            performer: None,
             seams: self.shared.seams.clone(),
         }
     }

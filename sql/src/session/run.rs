@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use txn::LockMode;
-use txn::api::{BeginOptions, Transaction};
+use txn::api::Transaction;
 
 use super::Session;
 use super::block::{State, finish, in_failed_block};
@@ -18,7 +18,8 @@ use crate::bind::{self, Bindable, Bound, ParamTypes, ParsedStatement};
 use crate::catalog::{CatalogView, TransactionCatalog};
 use crate::error::{Result, SqlError, SqlState};
 use crate::exec::{self, CopyIn, CopyOut, Outcome, Row, RowStream, StatementContext};
-use crate::ir::{Ddl, OutputColumn, Statement};
+use crate::function::EvalContext;
+use crate::ir::{Ddl, OutputColumn, SelectLocked, Statement};
 use crate::types::{Datum, Type};
 
 /// How often a statement of its own is run before its conflict is the client's.
@@ -190,15 +191,20 @@ impl Session {
     pub(super) async fn run(&mut self, runnable: &Runnable<'_>, alone: bool) -> Result<Response> {
         let cancel = self.arm();
         metrics::counter!("flotilla_sql_statements_total").increment(1);
+        let application = self.settings.get("application_name");
+        self.ticket.activity.running(self.advisory.session(), runnable.statement.text(), application);
         let result = match (&self.state, alone) {
             (State::Failed(_), _) => Err(in_failed_block()),
             (State::Idle, true) => self.run_alone(runnable, &cancel).await,
             _ => self.run_in_block(runnable, &cancel).await,
         };
-        if result.is_err() {
-            metrics::counter!("flotilla_sql_statement_errors_total").increment(1);
+        match result {
+            Ok(response) => Ok(response),
+            Err(error) => {
+                metrics::counter!("flotilla_sql_statement_errors_total").increment(1);
+                Err(self.with_rival(error).await)
+            }
         }
-        result
     }
 
     /// Runs a statement in a transaction of its own, again after a conflict: nothing has been sent to the client yet,
@@ -206,17 +212,20 @@ impl Session {
     async fn run_alone(&mut self, runnable: &Runnable<'_>, cancel: &CancellationToken) -> Result<Response> {
         let read_only = self.default_read_only();
         let (mut attempt, mut looked_again) = (0, false);
+        let effects = self.advisory.effects();
         loop {
             attempt += 1;
             let catalog = self.shared.catalog.begin(&self.database).await?;
-            let options = BeginOptions { read_only, ..Default::default() };
-            let transaction = self.shared.database.begin(options);
+            let transaction = self.shared.database.begin(self.begin_options(read_only));
             let result = self.attempt_again(runnable, &transaction, &catalog, true, cancel).await;
             let error = match result {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
             transaction.rollback().await;
+            if self.advisory.effects() != effects {
+                return Err(error);
+            }
             if is_unknown_name(&error) && !looked_again {
                 // Another node may have made it since the catalog was last read.
                 looked_again = true;
@@ -246,6 +255,7 @@ impl Session {
         cancel: &CancellationToken,
     ) -> Result<Response> {
         let mut looked_again = false;
+        let effects = self.advisory.effects();
         loop {
             let block = self.block().await?;
             let (transaction, catalog, first) =
@@ -258,7 +268,7 @@ impl Session {
             };
             let stale =
                 matches!(error.source, Some(txn::Error::FenceMismatch { .. })) || is_unknown_name(&error);
-            if !stale || looked_again {
+            if !stale || looked_again || self.advisory.effects() != effects {
                 return Err(error);
             }
             looked_again = true;
@@ -267,7 +277,7 @@ impl Session {
                 // Nothing has been read at the old snapshot that the client could have seen.
                 catalog.refresh().await?;
                 let read_only = self.block().await?.read_only;
-                let fresh = self.shared.database.begin(BeginOptions { read_only, ..Default::default() });
+                let fresh = self.shared.database.begin(self.begin_options(read_only));
                 transaction.rollback().await;
                 self.block().await?.transaction = fresh;
             } else {
@@ -287,6 +297,7 @@ impl Session {
         cancel: &CancellationToken,
     ) -> Result<Response> {
         let mark = transaction.savepoint();
+        let effects = self.advisory.effects();
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -295,6 +306,9 @@ impl Session {
                 Err(error) if matches!(error.source, Some(txn::Error::Conflict { .. })) => error,
                 result => return result,
             };
+            if self.advisory.effects() != effects {
+                return Err(error);
+            }
             // (A transaction that has ended, or has sent its writes already, cannot.)
             if attempt >= STATEMENT_ATTEMPTS_MAX || !transaction.retry_statement(mark).await.unwrap_or(false)
             {
@@ -337,18 +351,22 @@ impl Session {
             }
             block.used = true;
         }
-        if is_write(&bound.statement) {
+        let writes = is_write(&bound.statement);
+        self.ticket.activity.transaction(transaction.id(), writes);
+        if writes {
             transaction.begin_statement();
         }
         let zone = self.settings.time_zone().clone();
+        let lock_timeout = self.settings.duration("lock_timeout");
+        let performer = self.advisory.performer(&self.shared.seams, lock_timeout, cancel);
         let context = Arc::new(StatementContext {
             database: self.shared.database.clone(),
             transaction: transaction.clone(),
             catalog: view,
-            eval: self.eval_context(&zone),
+            eval: EvalContext { performer: Some(performer), ..self.eval_context(&zone) },
             params: runnable.params.clone(),
             cancel: cancel.clone(),
-            lock_timeout: self.settings.duration("lock_timeout"),
+            lock_timeout,
             memory_bytes_max: self.shared.options.statement_memory_bytes_max,
             auto_commit: alone,
         });
@@ -366,6 +384,7 @@ impl Session {
             _ => false,
         };
         if let (true, Some((transaction, catalog))) = (finished, owner) {
+            self.advisory.confirm().await?;
             finish(&transaction, &catalog).await?;
         }
         Ok(response)
@@ -552,10 +571,14 @@ fn is_unknown_name(error: &SqlError) -> bool {
 fn changes(statement: &Statement) -> Option<&'static str> {
     match statement {
         Statement::Insert(_) => Some("INSERT"),
-        Statement::SelectLocked(select) => Some(match select.mode {
-            LockMode::Update => "SELECT FOR UPDATE",
-            _ => "SELECT FOR SHARE",
-        }),
+        Statement::SelectLocked(SelectLocked { mode, .. }) | Statement::QueryLocked { mode, .. } => {
+            Some(match mode {
+                LockMode::Update => "SELECT FOR UPDATE",
+                LockMode::NoKeyUpdate => "SELECT FOR NO KEY UPDATE",
+                LockMode::Share => "SELECT FOR SHARE",
+                LockMode::KeyShare => "SELECT FOR KEY SHARE",
+            })
+        }
         Statement::Update(_) => Some("UPDATE"),
         Statement::Delete(_) => Some("DELETE"),
         Statement::CopyFrom(_) => Some("COPY FROM"),
@@ -577,6 +600,10 @@ fn notice_state(message: &str) -> SqlState {
 fn is_write(statement: &Statement) -> bool {
     matches!(
         statement,
-        Statement::Update(_) | Statement::Delete(_) | Statement::Insert(_) | Statement::SelectLocked(_)
+        Statement::Update(_)
+            | Statement::Delete(_)
+            | Statement::Insert(_)
+            | Statement::SelectLocked(_)
+            | Statement::QueryLocked { .. }
     )
 }

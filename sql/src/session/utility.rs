@@ -250,6 +250,7 @@ impl Session {
                 self.statements.clear();
                 self.portals.clear();
                 self.change(None, None, false)?;
+                self.advisory.unlock_all().await;
                 Ok(Response::tag("DISCARD ALL"))
             }
             Utility::Discard(what) => Ok(Response::tag(format!("DISCARD {what}"))),

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use txn::Error;
 use txn::api::{
-    BeginOptions, Database, Expect, Fence, Key, LockedRow, Locking, NodeInfo, ScanPage, ScanRequest,
-    ShardInfo, Transaction, Value, Write,
+    Activity, BeginOptions, Database, Expect, Fence, Key, LockInfo, LockWait, LockedRow, Locking, NodeInfo,
+    ScanPage, ScanRequest, SessionLocks, ShardInfo, Transaction, Value, Witness, Write,
 };
 use txn::ids::{Epoch, GroupId, KeyRange, NodeId, Timestamp, TxnId};
+use txn::{Error, SessionId};
 
 /// Rows of a page, at most.
 const PAGE_ROWS_MAX: usize = 100;
@@ -252,6 +252,32 @@ impl Transaction for MemoryTransaction {
     }
 }
 
+/// Advisory locks of the only session there is.
+struct NoRivals;
+
+#[async_trait]
+impl SessionLocks for NoRivals {
+    async fn lock(&self, _: &Key, _: txn::LockMode, _: LockWait) -> Result<bool, Error> {
+        Ok(true)
+    }
+
+    async fn lower(&self, _: Vec<(Key, Option<txn::LockMode>)>) {}
+
+    async fn release(&self) {}
+
+    async fn confirm(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn is_lost(&self) -> bool {
+        false
+    }
+
+    fn lost(&self) -> futures::future::BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
 #[async_trait]
 impl Database for MemoryDatabase {
     fn begin(&self, options: BeginOptions) -> Arc<dyn Transaction> {
@@ -298,6 +324,24 @@ impl Database for MemoryDatabase {
     async fn timestamp(&self) -> Result<Timestamp, Error> {
         Ok(Timestamp(self.state.lock().now))
     }
+
+    fn session(&self, pid: i32) -> SessionId {
+        SessionId(pid as u128)
+    }
+
+    fn session_locks(&self, _: SessionId) -> Arc<dyn SessionLocks> {
+        Arc::new(NoRivals)
+    }
+
+    async fn locks(&self, _: &KeyRange, _: u32) -> Result<Vec<LockInfo>, Error> {
+        Ok(Vec::new())
+    }
+
+    async fn describe(&self, ids: &[TxnId]) -> Vec<Option<Activity>> {
+        vec![None; ids.len()]
+    }
+
+    fn set_witness(&self, _: Arc<dyn Witness>) {}
 
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Error> {
         Ok(vec![NodeInfo {

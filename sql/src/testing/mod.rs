@@ -94,6 +94,8 @@ pub fn eval_context() -> EvalContext {
         user: "tester".into(),
         database: "postgres".into(),
         schema: "public".into(),
+        pid: 1,
+        performer: None,
         seams: Seams::real(),
     }
 }

@@ -199,6 +199,10 @@ impl Binder<'_> {
         }
         let limit = self.row_count(limit, Clause::Limit, kind)?;
         let offset = self.row_count(offset, Clause::Offset, kind)?;
+        let mut plan = plan;
+        if let Plan::LockRows(node) = &mut plan {
+            (node.limit, node.offset) = (limit.clone(), offset.clone());
+        }
         Ok(match (&limit, &offset) {
             (None, None) => plan,
             _ => Plan::Limit { input: Box::new(plan), limit, offset },

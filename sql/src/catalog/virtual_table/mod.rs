@@ -6,6 +6,7 @@
 
 mod cluster;
 mod information_schema;
+mod locks;
 mod pg_catalog;
 mod pg_fixed;
 
@@ -36,6 +37,7 @@ struct Source<'a> {
     search_path: &'a [String],
     shards: Vec<ShardInfo>,
     nodes: Vec<NodeInfo>,
+    locks: locks::Locks,
 }
 
 impl VirtualTable {
@@ -47,7 +49,9 @@ impl VirtualTable {
 
 /// All system views.
 pub fn all() -> impl Iterator<Item = &'static VirtualTable> {
-    pg_catalog::TABLES.iter().chain(pg_fixed::TABLES).chain(information_schema::TABLES).chain(cluster::TABLES)
+    static LOCKS: &[VirtualTable] = &[locks::PG_LOCKS, locks::FLOTILLA];
+    let postgres = pg_catalog::TABLES.iter().chain(pg_fixed::TABLES).chain(information_schema::TABLES);
+    postgres.chain(cluster::TABLES).chain(LOCKS)
 }
 
 /// A system view by name; without a schema, `pg_catalog` is searched.
@@ -68,7 +72,11 @@ pub async fn rows(schema: &str, name: &str, ctx: &StatementContext) -> Result<Ve
         search_path: ctx.catalog.search_path(),
         shards: Vec::new(),
         nodes: Vec::new(),
+        locks: locks::Locks::default(),
     };
+    if matches!(table.name, "locks" | "pg_locks") {
+        source.locks = locks::Locks::load(ctx).await?;
+    }
     if matches!((table.schema, table.name), (cluster::SCHEMA, "nodes" | "shards")) {
         source.shards = ctx.database.shards(&KeyRange::all()).await?;
         source.nodes = ctx.database.nodes().await?;

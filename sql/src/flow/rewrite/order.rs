@@ -148,6 +148,7 @@ pub(in crate::flow) fn rows(plan: &Plan) -> f64 {
         Plan::Join { left, right, .. } => rows(left).max(rows(right)),
         Plan::Aggregate { group_by, .. } if group_by.is_empty() => 1.0,
         Plan::Aggregate { input, .. } => rows(input) * 0.1,
+        Plan::LockRows(node) => rows(&node.input),
         Plan::Distinct { input } | Plan::DistinctOn { input, .. } => rows(input) * 0.5,
         Plan::Limit { input, limit, .. } => constant(limit).map_or(rows(input), |n| rows(input).min(n)),
         Plan::SetOp { op: SetOp::Union, left, right, .. } => rows(left) + rows(right),

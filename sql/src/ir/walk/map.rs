@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::with_stack;
 use crate::ir::{
-    AggregateCall, Cte, Expr, FrameBound, Plan, SortKey, SubqueryKind, TableScan, WindowCall, WindowFrame,
+    AggregateCall, Cte, Expr, FrameBound, LockRows, Plan, SortKey, SubqueryKind, TableScan, WindowCall,
+    WindowFrame,
 };
 
 /// Rebuilds an expression from its operands ([`Expr::operands`]), which `f` maps.
@@ -82,6 +83,7 @@ fn map_parts_of(
             columns: scan.columns.clone(),
             with_key: scan.with_key,
             filters: scan.filters.iter().map(on_expr).collect(),
+            lock: scan.lock,
         }),
         Plan::VirtualScan { .. } | Plan::CteScan { .. } => plan.clone(),
         Plan::Series { args, columns } => {
@@ -139,6 +141,13 @@ fn map_parts_of(
             input: Box::new(on_plan(input)),
         },
         Plan::Distinct { input } => Plan::Distinct { input: Box::new(on_plan(input)) },
+        Plan::LockRows(node) => Plan::LockRows(LockRows {
+            input: Box::new(on_plan(&node.input)),
+            targets: node.targets.clone(),
+            columns: node.columns.clone(),
+            limit: node.limit.as_ref().map(&mut *on_expr),
+            offset: node.offset.as_ref().map(on_expr),
+        }),
         Plan::DistinctOn { input, keys } => {
             Plan::DistinctOn { keys: keys.iter().map(on_expr).collect(), input: Box::new(on_plan(input)) }
         }

@@ -12,7 +12,7 @@ mod cte;
 mod map;
 mod outer;
 
-use super::{Expr, FrameBound, Plan, SubqueryKind};
+use super::{Expr, FrameBound, LockRows, Plan, SubqueryKind};
 use crate::function::Volatility;
 
 pub use cte::{cte_references, has_free_cte, reads_cte};
@@ -102,6 +102,11 @@ macro_rules! exprs {
                 offset.$iter().for_each($f);
             }
             Plan::DistinctOn { keys, .. } => keys.$iter().for_each($f),
+            Plan::LockRows(node) => {
+                let LockRows { limit, offset, .. } = node;
+                limit.$iter().for_each(&mut *$f);
+                offset.$iter().for_each($f);
+            }
             Plan::VirtualScan { .. }
             | Plan::CteScan { .. }
             | Plan::With { .. }
@@ -138,6 +143,7 @@ macro_rules! inputs {
             | Plan::Limit { input, .. }
             | Plan::Distinct { input }
             | Plan::DistinctOn { input, .. } => $f(input),
+            Plan::LockRows(node) => $f($($borrow)+ *node.input),
             Plan::Join { left, right, .. } | Plan::SetOp { left, right, .. } => {
                 $f(left);
                 $f(right);
@@ -176,6 +182,11 @@ impl Expr {
     /// Whether its own row is all that it looks at: no subquery, nothing of an enclosing query.
     pub fn is_local(&self) -> bool {
         !self.any(&mut |e| matches!(e, Expr::Subquery { .. } | Expr::Outer { .. }))
+    }
+
+    /// Whether evaluating it changes something, or waits.
+    pub fn has_effect(&self) -> bool {
+        self.any(&mut |e| matches!(e, Expr::Call { function, .. } if function.effect))
     }
 
     /// Whether evaluating it twice, or not at all, can be noticed.
@@ -218,6 +229,17 @@ impl Plan {
         });
         self.inputs(&mut |input| found = found || input.any(test));
         found
+    }
+}
+
+impl Plan {
+    /// Whether something is changed, or waited for, when it is run.
+    pub fn has_effect(&self) -> bool {
+        self.any(&mut |plan| {
+            let mut found = false;
+            plan.exprs(&mut |expr| found = found || expr.has_effect());
+            found
+        })
     }
 }
 
