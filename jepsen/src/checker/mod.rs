@@ -10,6 +10,7 @@ pub mod counter;
 pub mod linear;
 pub mod long_fork;
 pub mod monotonic;
+pub mod mutex;
 pub mod progress;
 pub mod sequential;
 pub mod set;
@@ -181,6 +182,7 @@ pub const ALL: &[Checker] = &[
         about: "of inserts that exclude each other, one succeeds, and its row stays",
         check: write_skew::check,
     },
+    Checker { name: "mutex", about: "no lock is held by two at a time", check: mutex::check },
     Checker {
         name: "availability",
         about: "after a fault of a minority no gap without an answer exceeds 1.5 s",

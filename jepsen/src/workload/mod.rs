@@ -5,6 +5,7 @@
 //!
 //! To add one: a file here, a line in [`ALL`].
 
+mod advisory;
 mod append;
 mod bank;
 mod comments;
@@ -168,6 +169,12 @@ pub const ALL: &[Entry] = &[
         about: "locks taken and released by conditional updates: mutual exclusion",
         checkers: &["linear"],
         make: || Arc::new(lock::Lock::default()),
+    },
+    Entry {
+        name: "advisory",
+        about: "advisory locks of sessions and transactions: mutual exclusion, for as long as the holder is told that it holds",
+        checkers: &["mutex"],
+        make: || Arc::new(advisory::Advisory::default()),
     },
     Entry {
         name: "ddl",
