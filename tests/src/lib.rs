@@ -136,6 +136,16 @@ impl Cluster {
         bail!("{sql} gave no row")
     }
 
+    /// The node that leads the first shard of the database `postgres`. (Nodes are numbered as they join: their ids may be others.)
+    pub async fn leader(&self) -> Result<usize> {
+        let sql = "SELECT n.sql_address FROM flotilla.shards s JOIN flotilla.nodes n ON n.node_id = s.leader
+                   WHERE s.database_name = 'postgres' ORDER BY s.start_key LIMIT 1";
+        let address = self.value(1, sql).await?;
+        let port = address.rsplit(':').next().and_then(|port| port.parse().ok());
+        let leader = (1..=self.nodes).find(|n| Some(self.sql_port(*n)) == port);
+        leader.with_context(|| format!("no node serves at {address}"))
+    }
+
     /// Runs pgbench against node `n`.
     pub fn pgbench(&self, n: usize, args: &[&str]) -> Result<String> {
         let output = Command::new("pgbench")
