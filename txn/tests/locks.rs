@@ -145,3 +145,50 @@ async fn a_lock_is_kept_for_as_long_as_its_gateway_lives() {
     lock(&other, "a").await.unwrap();
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_are_free_when_the_end_of_their_transaction_is_known() {
+    let cluster = TestCluster::start(3).await;
+    let db = cluster.database(1);
+    db.split(&[bytes("m")], false).await.unwrap();
+    let nowait = Locking { mode: LockMode::Update, wait: LockWait::Never };
+    for round in 0..12 {
+        let (first, second) = (begin(&db), begin(&cluster.database(2)));
+        first.lock(&[bytes("a"), bytes("z")], UPDATE, &[]).await.unwrap();
+        match round % 3 {
+            0 => {
+                first.commit().await.unwrap();
+            }
+            1 => first.rollback().await,
+            // Of two shards with locks one is written to.
+            _ => {
+                put(&first, "a", round).await;
+                first.commit().await.unwrap();
+            }
+        }
+        second.lock(&[bytes("a"), bytes("z")], nowait, &[]).await.unwrap();
+        second.rollback().await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conflict_names_who_has_written() {
+    let cluster = TestCluster::start(1).await;
+    let db = cluster.database(0);
+    db.split(&[bytes("m")], false).await.unwrap();
+    for keys in [vec!["a"], vec!["a", "z"]] {
+        let (reader, writer) = (begin(&db), begin(&db));
+        reader.get(&[bytes("a")], &[]).await.unwrap();
+        for key in &keys {
+            put(&writer, key, 1).await;
+        }
+        writer.commit().await.unwrap();
+        put(&reader, "b", 2).await;
+        match reader.commit().await {
+            Err(Error::Conflict { rival, .. }) => assert_eq!(rival, Some(writer.id())),
+            other => panic!("{other:?}"),
+        }
+    }
+    cluster.stop().await;
+}

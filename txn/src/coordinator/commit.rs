@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 use proto::shard as pb;
 use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
-use storage::ids::{GroupId, KeyRange, Timestamp, TxnId};
+use storage::ids::{KeyRange, Timestamp, TxnId};
 
 use super::async_commit::AsyncCommit;
 use super::buffer::{Buffered, Writes};
@@ -123,7 +123,8 @@ impl Txn {
             };
             match self.core.router.ask(&shard, Ask::Commit(ask), Repeat::Never, plan.deadline).await {
                 Ok(Answer::Done(at)) => {
-                    self.unlock_elsewhere(shard.group);
+                    // It has let the locks there go.
+                    self.core.held.forget(self.id, shard.group);
                     return Ok(Some(Timestamp(at)));
                 }
                 // Undecided transactions have written what this one has read: a timestamp is needed to tell who is first.
@@ -147,17 +148,6 @@ impl Txn {
                 Ok(_) | Err(RouteError::Pushed) => return Err(unexpected()),
             }
         }
-    }
-
-    /// The commit in one shard has let the locks there go; there may be others.
-    fn unlock_elsewhere(&self, group: GroupId) {
-        let mut held = self.core.held.take(self.id);
-        held.remove(&group);
-        if held.is_empty() {
-            return;
-        }
-        let (core, id) = (self.core.clone(), self.id);
-        self.core.seams.spawn("unlock", async move { core.unlock_in(id, held).await });
     }
 
     /// The answer to a one-shard commit was lost. Whoever leads now may remember that it was applied.

@@ -13,6 +13,7 @@ use proto::shard as pb;
 use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
 use storage::ids::{GroupId, Timestamp, TxnId};
+use tokio::sync::oneshot;
 
 use super::core::{Core, fences_to_pb, unexpected};
 use super::txn::Txn;
@@ -34,6 +35,8 @@ const REPORT_EVERY: Duration = Duration::from_millis(200);
 const REPORT_AGE: Duration = Duration::from_millis(300);
 /// A wait of this length is worth a line in the log (PostgreSQL's `deadlock_timeout`, with `log_lock_waits`).
 const LONG_WAIT: Duration = Duration::from_secs(1);
+/// How long the end of a transaction waits for its locks to go.
+const UNLOCK_PATIENCE: Duration = Duration::from_millis(500);
 /// How often a lock's row may be found to have changed before the transaction gives up.
 const MOVES_MAX: usize = 16;
 
@@ -46,6 +49,13 @@ pub struct Held {
 impl Held {
     fn note(&self, txn: TxnId, group: GroupId, key: &Key) {
         self.by_txn.lock().entry(txn).or_default().entry(group).or_insert_with(|| key.clone());
+    }
+
+    /// The transaction holds nothing in this shard any more.
+    pub fn forget(&self, txn: TxnId, group: GroupId) {
+        if let Some(groups) = self.by_txn.lock().get_mut(&txn) {
+            groups.remove(&group);
+        }
     }
 
     /// The transaction has ended; where it may hold locks.
@@ -194,14 +204,29 @@ impl Drop for Wait<'_> {
 }
 
 impl Core {
-    /// Lets all locks of a transaction go, in the background.
-    pub(super) fn unlock(self: &Arc<Self>, txn: TxnId) {
+    /// Lets all locks of a transaction go, in the background; the receiver tells when they are gone.
+    pub(super) fn unlock(self: &Arc<Self>, txn: TxnId) -> Option<oneshot::Receiver<()>> {
         let held = self.held.take(txn);
         if held.is_empty() {
-            return;
+            return None;
         }
         let core = self.clone();
-        self.seams.spawn("unlock", async move { core.unlock_in(txn, held).await });
+        let (sender, receiver) = oneshot::channel();
+        self.seams.spawn("unlock", async move {
+            core.unlock_in(txn, held).await;
+            // Whoever waited for it may have lost patience.
+            let _ = sender.send(());
+        });
+        Some(receiver)
+    }
+
+    /// Waits a moment until locks are gone: whoever hears that the transaction has ended shall find its rows free.
+    pub(super) async fn until_gone(&self, gone: Option<oneshot::Receiver<()>>) {
+        let Some(gone) = gone else { return };
+        tokio::select! {
+            _ = gone => {}
+            () = self.seams.sleep(UNLOCK_PATIENCE) => {}
+        }
     }
 
     /// Lets a transaction's locks go in some shards.

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use proto::shard as pb;
 use proto::shard::request::Body as Ask;
 use storage::ids::{KeyRange, Timestamp, TxnId};
+use tokio::sync::oneshot;
 
 use super::buffer::{Buffer, Writes, overlay};
 use super::core::{Core, PAGE_BYTES};
@@ -223,17 +224,18 @@ impl Txn {
         });
     }
 
-    /// Ends the transaction without a commit: removes what it has sent, in the background.
-    pub(super) fn abandon(&self) {
+    /// Ends the transaction without a commit: removes what it has sent, in the background. The receiver tells when its locks are
+    /// gone.
+    pub(super) fn abandon(&self) -> Option<oneshot::Receiver<()>> {
         let (sent, primary, undecided) = {
             let mut state = self.state.lock();
             state.phase = Phase::Ended;
             state.buffer = Buffer::default();
             (std::mem::take(&mut state.sent), state.primary.clone(), state.undecided)
         };
-        self.core.unlock(self.id);
+        let unlocked = self.core.unlock(self.id);
         let (Some(primary), false) = (primary, sent.is_empty()) else {
-            return;
+            return unlocked;
         };
         let (core, id, sending) = (self.core.clone(), self.id, self.sending.clone());
         let strays = self.strays.clone();
@@ -259,6 +261,7 @@ impl Txn {
             }
             core.finish(id, primary, fate, sent, !strays).await;
         });
+        unlocked
     }
 }
 
@@ -493,6 +496,7 @@ impl Transaction for Txn {
             state.phase = Phase::Ended;
         }
         let result = self.run_commit().await;
+        let mut gone = None;
         if let Err(error) = &result {
             let why = match error {
                 Error::Conflict { .. } => "conflict",
@@ -504,13 +508,16 @@ impl Transaction for Txn {
                 _ => "other",
             };
             metrics::counter!("flotilla_txn_failed_commits_total", "why" => why).increment(1);
-            self.abandon();
+            gone = self.abandon();
         }
+        // (Where intents are left to be settled, the locks go after them.)
+        self.core.until_gone(gone.or_else(|| self.core.unlock(self.id))).await;
         result
     }
 
     async fn rollback(&self) {
-        self.abandon();
+        let gone = self.abandon();
+        self.core.until_gone(gone).await;
     }
 }
 
@@ -553,7 +560,8 @@ impl Txn {
 impl Drop for Txn {
     fn drop(&mut self) {
         self.core.open.remove(self.id);
-        self.abandon();
+        // Nobody waits.
+        let _ = self.abandon();
     }
 }
 
