@@ -55,10 +55,16 @@ async fn settled(cx: &Context<'_>, key: &Bytes) -> Result<(), Refusal> {
     cx.view().map(|_| ())
 }
 
+/// A table's stamp as gateways see it, and back: that of another shard, whose term may be the same, never means anything here.
+fn sealed(cx: &Context<'_>, stamp: u64) -> u64 {
+    stamp ^ cx.descriptor.group.0.rotate_right(24)
+}
+
 /// How the session is known from now on.
 fn held(cx: &Context<'_>, stamp: u64, now: Instant) -> Answer {
     let age_ms = cx.leadership.age(now).as_millis() as u64;
-    Answer::AdvisoryHeld(pb::AdvisoryHeld { term: cx.leadership.term.0, stamp, age_ms })
+    let (term, stamp) = (cx.leadership.term.0, sealed(cx, stamp));
+    Answer::AdvisoryHeld(pb::AdvisoryHeld { term, stamp, age_ms })
 }
 
 pub async fn lock(cx: &Context<'_>, request: pb::LockAdvisory) -> Outcome {
@@ -98,14 +104,17 @@ pub async fn lock(cx: &Context<'_>, request: pb::LockAdvisory) -> Outcome {
             }
         };
         let left = until.saturating_duration_since(now);
-        tokio::select! {
-            _ = granted => {}
-            () = cx.server.seams().sleep(left) => {
-                return Ok(Answer::Waiting(pb::Waiting { key, too_early: false }));
-            }
-        }
+        let woken = tokio::select! {
+            woken = granted => woken.is_ok(),
+            () = cx.server.seams().sleep(left) => false,
+        };
         if cx.shard.leadership().is_none_or(|now| now.term != cx.leadership.term) {
             return Err(Refusal::NotLeader(None));
+        }
+        // Time is over; or another poll has taken its place, or the session waits no longer, and this one is left over: it must
+        // not ask again.
+        if !woken {
+            return Ok(Answer::Waiting(pb::Waiting { key, too_early: false }));
         }
     }
 }
@@ -134,7 +143,7 @@ pub async fn keep(cx: &Context<'_>, request: pb::KeepAdvisory) -> Outcome {
     for (index, known) in request.sessions.iter().enumerate() {
         let owner: TxnId = parse_txn(&known.session)?;
         let same_term = known.term == cx.leadership.term.0;
-        if !same_term || !cx.leadership.advisory.affirm(owner, known.stamp, now) {
+        if !same_term || !cx.leadership.advisory.affirm(owner, sealed(cx, known.stamp), now) {
             unknown.push(index as u32);
         }
     }
@@ -158,7 +167,8 @@ pub async fn assert(cx: &Context<'_>, request: pb::AssertAdvisory) -> Outcome {
     };
     settled(cx, first).await?;
     let (table, now) = (&cx.leadership.advisory, cx.server.seams().clock.now());
-    let same = known.term == cx.leadership.term.0 && table.affirm(session.as_owner(), known.stamp, now);
+    let same =
+        known.term == cx.leadership.term.0 && table.affirm(session.as_owner(), sealed(cx, known.stamp), now);
     if !same && cx.leadership.age(now) > LOCK_LAPSE {
         // Others may have held them meanwhile.
         cx.confirm().await?;

@@ -53,9 +53,9 @@ use proto::shard::command::Effect;
 use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
 use raft::{Group, ProposeError};
-use storage::{Snapshot, mvcc};
 use storage::ids::{KeyRange, NodeId, Timestamp, TxnId};
 use storage::sabotage::{self, Sabotage};
+use storage::{Snapshot, mvcc};
 use tokio::sync::oneshot;
 
 use crate::descriptor::ShardDescriptor;

@@ -80,6 +80,9 @@ pub struct Session {
     this: Weak<Session>,
 }
 
+/// A session, as a leader knows it.
+type Kept = (Arc<Session>, Registration);
+
 /// The sessions of a node that have, or may have, locks.
 #[derive(Default)]
 pub struct Sessions(Mutex<HashMap<SessionId, Weak<Session>>>);
@@ -209,6 +212,8 @@ impl Session {
         let _asking = self.asking.lock().await;
         let mode = self.held.lock().locks.get(key).copied();
         self.tell(vec![(key.clone(), mode)], false).await;
+        // A poll that is still on its way may bring it back into the queue.
+        self.held.lock().dirty = true;
     }
 
     /// Tells the leader what is held of some locks; `all`: and nothing else.
@@ -408,7 +413,7 @@ impl Core {
     /// One round of saying that sessions live.
     fn keep_sessions(self: &Arc<Self>) {
         let now = self.seams.clock.now();
-        let mut by_group: HashMap<GroupId, (Key, Vec<(Arc<Session>, Registration)>)> = HashMap::new();
+        let mut by_group: HashMap<GroupId, (Key, Vec<Kept>)> = HashMap::new();
         let sessions: Vec<Arc<Session>> = self.sessions.0.lock().values().filter_map(Weak::upgrade).collect();
         for session in sessions {
             let (known, key, dirty, confirmed) = {
@@ -437,8 +442,8 @@ impl Core {
     }
 }
 
-async fn keep_some(core: Arc<Core>, key: Key, sessions: Vec<(Arc<Session>, Registration)>) {
-    let registration = |(session, known): &(Arc<Session>, Registration)| pb::Registration {
+async fn keep_some(core: Arc<Core>, key: Key, sessions: Vec<Kept>) {
+    let registration = |(session, known): &Kept| pb::Registration {
         session: txn_bytes(session.id.as_owner()),
         term: known.term,
         stamp: known.stamp,
