@@ -35,7 +35,7 @@ WITH next AS (SELECT id FROM jobs WHERE id < 3) SELECT * FROM next ORDER BY id F
 WITH next AS (SELECT id FROM jobs WHERE id < 3) SELECT * FROM next FOR UPDATE OF next;
 UPDATE jobs SET state = 'taken' WHERE id = (SELECT id FROM jobs WHERE state = 'new' ORDER BY id FOR UPDATE SKIP LOCKED LIMIT 1) RETURNING id, state;
 UPDATE jobs SET state = 'taken' WHERE id IN (SELECT id FROM jobs WHERE state = 'new' ORDER BY id LIMIT 2 FOR UPDATE SKIP LOCKED);
-WITH next AS (SELECT id FROM jobs WHERE state = 'new' ORDER BY id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) UPDATE jobs SET state = 'taken' FROM next WHERE jobs.id = next.id RETURNING jobs.id;
+UPDATE jobs SET state = 'taken' FROM (SELECT id FROM jobs WHERE state = 'new' ORDER BY id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) next WHERE jobs.id = next.id RETURNING jobs.id;
 DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE state = 'taken' ORDER BY id FOR UPDATE LIMIT 2);
 SELECT count(*), string_agg(state, ',' ORDER BY id) FROM jobs;
 INSERT INTO owners SELECT id + 100, 'job' || id FROM jobs WHERE id = 12 FOR UPDATE;

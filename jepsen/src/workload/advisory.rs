@@ -13,6 +13,7 @@ use rand::rngs::StdRng;
 
 use super::{Answer, Failure, Invocation, Session, Workload};
 use crate::history::{Clock, Value};
+use crate::run::sleep;
 
 const LOCKS: i64 = 3;
 /// The longest stay, but for the last statement.
@@ -103,7 +104,7 @@ impl Workload for Advisory {
                 if last {
                     break;
                 }
-                tokio::time::sleep(PAUSE).await;
+                sleep(PAUSE).await;
             }
             Ok(Value::Vector(vec![lock.clone(), from.into(), until.into()]))
         }

@@ -97,7 +97,7 @@ impl Locking {
     /// `42P01` for a name in OF that nothing in FROM has.
     fn check_found(&self) -> Result<()> {
         for clause in &self.0 {
-            for (name, _) in clause.of.iter().flatten().filter(|(_, seen)| !seen) {
+            if let Some((name, _)) = clause.of.iter().flatten().find(|(_, seen)| !seen) {
                 let mode = shown(clause.lock.mode);
                 let message = format!("relation \"{name}\" in {mode} clause not found in FROM clause");
                 return Err(SqlError::new(SqlState::UNDEFINED_TABLE, message).at(clause.position));
@@ -201,7 +201,8 @@ impl Binder<'_> {
             return Ok(input);
         }
         let (limit, offset) = (None, None);
-        Ok(Plan::LockRows(LockRows { input: Box::new(input), targets, columns, limit, offset }))
+        let node = LockRows { input: Box::new(input), targets, columns, limit, offset };
+        Ok(Plan::LockRows(Box::new(node)))
     }
 
     /// A query that is a statement, as a whole: those that lock rows of one table, row by row, have a way of their own.
@@ -223,7 +224,7 @@ impl Binder<'_> {
         match (&node.targets[..], is_chain(&node.input)) {
             ([target], true) if target.key == node.columns.len() => {
                 let (table, lock) = (target.table.clone(), target.lock);
-                let LockRows { input, columns, .. } = node;
+                let LockRows { input, columns, .. } = *node;
                 let (mode, rivals) = (lock.mode, lock.rivals);
                 Ok(Statement::SelectLocked(SelectLocked {
                     table,
@@ -302,7 +303,7 @@ fn check_body(body: &SetExpr, plan: &Plan, mode: LockMode) -> Result<()> {
         below = match below {
             Plan::Aggregate { .. } => return Err(refused(mode, "aggregate functions")),
             Plan::Window { .. } => return Err(refused(mode, "window functions")),
-            Plan::Project { input, .. } | Plan::Sort { input, .. } | Plan::Filter { input, .. } => input,
+            Plan::Project { input, .. } | Plan::Sort { input, .. } | Plan::Filter { input, .. } => &**input,
             Plan::Join { right, .. } if matches!(**right, Plan::Series { .. }) && select.from.is_empty() => {
                 return Err(refused(mode, "set-returning functions in the target list"));
             }

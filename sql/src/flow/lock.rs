@@ -122,10 +122,10 @@ impl Locker {
         let mut stays = vec![true; batch.num_rows()];
         for target in &self.targets {
             let keys = ColumnReader::new(batch.column(target.key_at), Type::Bytea)?;
-            let (mut asked, mut at) = (Vec::new(), Vec::new());
+            let (mut asked, mut at): (Vec<Key>, Vec<usize>) = Default::default();
             for (row, _) in stays.iter().enumerate().filter(|(_, stays)| **stays) {
                 if let Datum::Bytea(key) = keys.get(row)? {
-                    asked.push(Key::from(key));
+                    asked.push(key);
                     at.push(row);
                 }
             }

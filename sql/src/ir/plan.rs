@@ -238,7 +238,7 @@ pub enum Plan {
         offset: Option<Expr>,
     },
     /// Row locks.
-    LockRows(LockRows),
+    LockRows(Box<LockRows>),
     /// DISTINCT over all columns.
     Distinct {
         /// The input.

@@ -141,13 +141,13 @@ fn map_parts_of(
             input: Box::new(on_plan(input)),
         },
         Plan::Distinct { input } => Plan::Distinct { input: Box::new(on_plan(input)) },
-        Plan::LockRows(node) => Plan::LockRows(LockRows {
+        Plan::LockRows(node) => Plan::LockRows(Box::new(LockRows {
             input: Box::new(on_plan(&node.input)),
             targets: node.targets.clone(),
             columns: node.columns.clone(),
             limit: node.limit.as_ref().map(&mut *on_expr),
             offset: node.offset.as_ref().map(on_expr),
-        }),
+        })),
         Plan::DistinctOn { input, keys } => {
             Plan::DistinctOn { keys: keys.iter().map(on_expr).collect(), input: Box::new(on_plan(input)) }
         }

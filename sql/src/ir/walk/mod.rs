@@ -12,7 +12,7 @@ mod cte;
 mod map;
 mod outer;
 
-use super::{Expr, FrameBound, LockRows, Plan, SubqueryKind};
+use super::{Expr, FrameBound, Plan, SubqueryKind};
 use crate::function::Volatility;
 
 pub use cte::{cte_references, has_free_cte, reads_cte};
@@ -103,9 +103,8 @@ macro_rules! exprs {
             }
             Plan::DistinctOn { keys, .. } => keys.$iter().for_each($f),
             Plan::LockRows(node) => {
-                let LockRows { limit, offset, .. } = node;
-                limit.$iter().for_each(&mut *$f);
-                offset.$iter().for_each($f);
+                node.limit.$iter().for_each(&mut *$f);
+                node.offset.$iter().for_each($f);
             }
             Plan::VirtualScan { .. }
             | Plan::CteScan { .. }
