@@ -44,7 +44,8 @@
 //!
 //! # Caveats
 //!
-//! Replicas of a dead node are not moved elsewhere yet, and nodes can't be removed. Reports carry all groups a node leads,
+//! Placement plans more than can be carried out yet ([`reconcile`] says what): replicas of a dead node are not moved
+//! elsewhere, and nodes can't be removed. Reports carry all groups a node leads,
 //! which is meant for hundreds of groups a node, not for tens of thousands.
 //!
 //! Start reading at [`server::MetaServer`].
@@ -55,6 +56,7 @@ pub mod control;
 pub mod deadlock;
 mod error;
 pub mod machine;
+mod meter;
 pub mod oracle;
 pub mod placement;
 pub mod reconcile;

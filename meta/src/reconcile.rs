@@ -21,7 +21,7 @@ use tonic::transport::Channel;
 use tracing::{debug, info};
 
 use crate::Error;
-use crate::placement::{self, Description, Operation};
+use crate::placement::{self, Bands, Capabilities, Description, Duty, Health, Operation, Plan, Policy};
 use crate::rpc::{Channels, within};
 use crate::server::{DEAD_AFTER, MetaServer, Soft};
 use crate::settings::Settings;
@@ -79,7 +79,8 @@ pub async fn run(server: Arc<MetaServer>, stop: CancellationToken) {
 fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
     let planned = server.with_soft(|soft, now| {
         soft.forget_settled(now);
-        let operations = placement::plan(&describe_cluster(server, soft, now));
+        let plan = placement::plan(&describe_cluster(server, soft, now), &policy());
+        let operations: Vec<Operation> = plan.operations().cloned().collect();
         for operation in &operations {
             soft.operations.insert(operation.group(), Underway::Running);
         }
@@ -130,54 +131,97 @@ impl Soft {
 }
 
 /// What would be done now.
-pub(crate) fn describe(server: &MetaServer) -> Result<Vec<Operation>, Error> {
-    server.with_soft(|soft, now| placement::plan(&describe_cluster(server, soft, now)))
+pub(crate) fn describe(server: &MetaServer) -> Result<Plan, Error> {
+    server.with_soft(|soft, now| placement::plan(&describe_cluster(server, soft, now), &policy()))
+}
+
+/// What this version can carry out: groups grow, leaders move. Replicas are not replaced yet (what a removed one leaves
+/// on its node is not cleaned up), and splits are made by command only. Leaders are spread by number; by load they will
+/// be when hot shards are split, too.
+fn policy() -> Policy {
+    let can = Capabilities { grow: true, transfer: true, ..Capabilities::NONE };
+    let bands = Bands { led_load: f64::INFINITY, ..Bands::default() };
+    // New groups are small, and a node that joins shall have its replicas within seconds.
+    Policy { can, bands, moves_per_node_max: 64, ..Policy::default() }
 }
 
 fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -> Description {
     server.replica.read(|state| {
-        let factor = Settings::new(state.settings()).replication_factor();
-        let nodes = state.nodes().keys().map(|id| (*id, soft.alive(*id, now))).collect();
+        let replicas = Settings::new(state.settings()).replication_factor();
+        let nodes: Vec<NodeId> = state.nodes().keys().copied().collect();
         let shards = state.shards().iter().map(|(id, shard)| (*id, shard.descriptor.as_ref()));
-        let groups = std::iter::once((META_GROUP, None)).chain(shards).map(|(id, descriptor)| {
-            let reported = soft.groups.get(&id);
-            let replica = |r: &pb::ReplicaProgress| {
-                let (node, voter) = (NodeId(r.node), !r.learner);
-                let caught_up = r.reachable && r.lag <= LAG_MAX;
-                (ReplicaId(r.replica), placement::Replica { node, voter, caught_up })
-            };
-            let group = placement::Group {
-                family: descriptor.and_then(family),
-                leader: reported.map(|r| r.by),
-                replicas: reported
-                    .map(|r| r.report.replicas.iter().map(replica).collect())
-                    .unwrap_or_default(),
-                busy: soft.operations.contains_key(&id),
-                restless: reported.is_some_and(|r| r.report.term > YOUNG_TERM && now - r.since < REST),
-            };
-            (id, group)
-        });
-        let groups: BTreeMap<_, _> = groups.collect();
+        let mut shards: Vec<_> = shards.collect();
+        shards.sort_by_key(|(id, descriptor)| (descriptor.map(|d| &d.start), *id));
+        let groups = std::iter::once((META_GROUP, None)).chain(shards);
+        let groups: Vec<_> = groups.map(|(id, d)| describe_group(id, d, soft, now)).collect();
         // A leader of the meta-group that is new to it waits for what the others report; and while leaders move, who
         // leads how much is not known: moving more of them by half the truth would never come to rest.
         let fresh = now - soft.since < DEAD_AFTER;
-        let unheard = state.nodes().keys().any(|id| !soft.last_seen.contains_key(id));
-        let unknown = fresh && (unheard || groups.values().any(|g| g.leader.is_none()));
+        let unheard = nodes.iter().any(|id| !soft.last_seen.contains_key(id));
+        let unknown = fresh && (unheard || groups.iter().any(|g| g.leader.is_none()));
         let moving = soft.between_leaders.values().any(|since| now - *since < DEAD_AFTER);
         // A node that has gone is likely to come back. Until then leaders stay where elections have put them.
         let silent = |id: &NodeId| now - soft.last_seen.get(id).copied().unwrap_or(soft.since);
-        let awaited = state.nodes().keys().any(|id| !soft.alive(*id, now) && silent(id) < AWAITED);
-        let incomplete = unknown || moving || awaited || !soft.operations.is_empty();
-        Description { replication_factor: factor, nodes, groups, incomplete }
+        let awaited = nodes.iter().any(|id| !soft.alive(*id, now) && silent(id) < AWAITED);
+        Description {
+            nodes: nodes.into_iter().map(|id| describe_node(id, soft, now)).collect(),
+            groups,
+            rules: vec![placement::Rule { replicas, ..placement::Rule::default() }],
+            incomplete: unknown || moving || awaited || !soft.operations.is_empty(),
+            salt: (now - soft.since).as_secs(),
+        }
     })
+}
+
+fn describe_node(id: NodeId, soft: &Soft, now: Instant) -> placement::Node {
+    let heard = soft.last_seen.get(&id).copied().unwrap_or(soft.since);
+    // A node of which it is not known where it stands is given nothing: its first report is awaited.
+    let facts = soft.facts.get(&id);
+    let health = match facts.is_some() && soft.alive(id, now) {
+        true => Health::Live,
+        false => Health::Down(now - heard),
+    };
+    let facts = facts.cloned().unwrap_or_default();
+    placement::Node {
+        id,
+        health,
+        duty: Duty::Serving,
+        // The node has checked it; from another version, what isn't understood is as good as not said.
+        locality: facts.locality.parse().unwrap_or_default(),
+        capacity_bytes: facts.capacity_bytes,
+        used_bytes: facts.used_bytes,
+    }
+}
+
+fn describe_group(
+    id: GroupId,
+    descriptor: Option<&proto::common::ShardDescriptor>,
+    soft: &Soft,
+    now: Instant,
+) -> placement::Group {
+    let mut group = placement::Group::new(id);
+    group.family = descriptor.and_then(family);
+    group.busy = soft.operations.contains_key(&id);
+    let Some(reported) = soft.groups.get(&id) else { return group };
+    let replica = |r: &pb::ReplicaProgress| placement::Replica {
+        voter: !r.learner,
+        caught_up: r.reachable && r.lag <= LAG_MAX,
+        ..placement::Replica::voter(ReplicaId(r.replica), NodeId(r.node))
+    };
+    group.leader = Some(reported.by);
+    group.replicas = reported.report.replicas.iter().map(replica).collect();
+    group.restless = reported.report.term > YOUNG_TERM && now - reported.since < REST;
+    let load = reported.report.load.unwrap_or_default();
+    group.bytes = load.bytes;
+    group.load = placement::Load { reads: load.reads_per_second, writes: load.writes_per_second };
+    group
 }
 
 /// The table (database and table id, four bytes each) that a shard begins in. A shard that begins at a database's start
 /// is spread against nothing in particular.
-fn family(descriptor: &proto::common::ShardDescriptor) -> Option<bytes::Bytes> {
-    const TABLE_PREFIX: usize = 8;
-    let start = &descriptor.start;
-    (start.len() >= TABLE_PREFIX).then(|| start.slice(..TABLE_PREFIX))
+fn family(descriptor: &proto::common::ShardDescriptor) -> Option<placement::Family> {
+    let prefix = descriptor.start.first_chunk()?;
+    Some(placement::Family(u64::from_be_bytes(*prefix)))
 }
 
 async fn execute(server: &Arc<MetaServer>, channels: &Channels, operation: &Operation) -> Result<(), Error> {
@@ -196,7 +240,7 @@ async fn execute(server: &Arc<MetaServer>, channels: &Channels, operation: &Oper
             let add = rpc::AddLearnerRequest { group: group.0, replica, node: node.0 };
             within(&server.seams, OPERATION_LIMIT, to_leader.add_learner(add)).await?;
         }
-        Operation::Promote { voters, .. } => {
+        Operation::ChangeVoters { voters, .. } => {
             let replicas = voters.iter().map(|r| r.0).collect();
             let change = rpc::ChangeVotersRequest { group: group.0, replicas };
             within(&server.seams, OPERATION_LIMIT, to_leader.change_voters(change)).await?;
@@ -204,6 +248,9 @@ async fn execute(server: &Arc<MetaServer>, channels: &Channels, operation: &Oper
         Operation::TransferLeader { replica, .. } => {
             let transfer = rpc::TransferLeaderRequest { group: group.0, replica: replica.0 };
             within(&server.seams, OPERATION_LIMIT, to_leader.transfer_leader(transfer)).await?;
+        }
+        Operation::RemoveReplica { .. } | Operation::Split { .. } | Operation::Merge { .. } => {
+            return Err(Error::Rejected(format!("{operation}: this version plans no such thing")));
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 use txn::ShardDescriptor;
 
+use crate::meter::Meter;
 use crate::{Error, MetaClient};
 
 /// How often changes are looked for.
@@ -20,10 +21,17 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// A replica that its leader hasn't heard of for so long counts as unreachable.
 const SILENT_MAX: Duration = Duration::from_millis(1_000);
 
-/// Who knows the descriptors of the shards on this node.
-pub trait Descriptors: Send + Sync + 'static {
+/// Who knows the shards on this node, and the node.
+pub trait Local: Send + Sync + 'static {
     /// The descriptor of a shard that has a replica here.
     fn descriptor(&self, group: GroupId) -> Option<ShardDescriptor>;
+    /// About how much of the disk a shard takes. May block on the disk for a moment.
+    fn bytes(&self, group: GroupId) -> Option<u64>;
+    /// How many requests the shard's leader has served here since it was opened: those that only read, and those that
+    /// write.
+    fn requests(&self, group: GroupId) -> (u64, u64);
+    /// Where the node stands, and its disk.
+    fn facts(&self) -> pb::NodeFacts;
 }
 
 /// What a report is made of.
@@ -37,7 +45,7 @@ pub struct Reporter {
     /// Its groups.
     pub multi: Arc<MultiRaft>,
     /// Its shards.
-    pub descriptors: Arc<dyn Descriptors>,
+    pub local: Arc<dyn Local>,
     /// The way to the leader.
     pub client: Arc<MetaClient>,
     /// The clock.
@@ -49,16 +57,19 @@ impl Reporter {
     pub async fn run(self, stop: CancellationToken) {
         let mut last_sent: Option<Instant> = None;
         let mut last_shape = Vec::new();
+        let mut meter = Meter::default();
         loop {
-            let groups = self.led();
+            let mut groups = self.led();
             let shape = shape(&groups);
             let due = last_sent.is_none_or(|at| self.seams.clock.now() - at >= REPORT_EVERY);
             if due || shape != last_shape {
+                meter.measure(&*self.local, self.seams.clock.now(), &mut groups);
                 let request = pb::ReportRequest {
                     cluster_id: self.cluster_id.to_be_bytes().to_vec().into(),
                     node: self.node.0,
                     addresses: Some(self.addresses.clone()),
                     groups,
+                    facts: Some(self.local.facts()),
                     // The client fills in what it knows itself.
                     ..Default::default()
                 };
@@ -114,8 +125,9 @@ impl Reporter {
         Some(pb::GroupReport {
             group: status.group.0,
             term: term.0,
-            descriptor: self.descriptors.descriptor(status.group).map(|d| (&d).into()),
+            descriptor: self.local.descriptor(status.group).map(|d| (&d).into()),
             replicas: voters.chain(learners).collect(),
+            load: None,
         })
     }
 }

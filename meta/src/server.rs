@@ -38,6 +38,8 @@ pub(crate) struct Soft {
     /// When this node began to lead: until [`DEAD_AFTER`] later, everybody counts as alive.
     pub(crate) since: Instant,
     pub(crate) last_seen: HashMap<NodeId, Instant>,
+    /// What nodes last said of themselves.
+    pub(crate) facts: HashMap<NodeId, pb::NodeFacts>,
     pub(crate) groups: BTreeMap<GroupId, Reported>,
     /// Groups whose leader stopped leading, and whose next one has not reported yet: since when.
     pub(crate) between_leaders: HashMap<GroupId, Instant>,
@@ -59,9 +61,9 @@ pub(crate) struct Reported {
 
 impl Soft {
     fn new(term: Term, since: Instant) -> Self {
-        let (last_seen, groups, between_leaders, operations) = Default::default();
+        let (last_seen, facts, groups, between_leaders, operations) = Default::default();
         let (waits, safe_point) = Default::default();
-        Self { term, since, last_seen, groups, between_leaders, operations, waits, safe_point }
+        Self { term, since, last_seen, facts, groups, between_leaders, operations, waits, safe_point }
     }
 
     pub(crate) fn alive(&self, node: NodeId, now: Instant) -> bool {
@@ -238,7 +240,12 @@ impl MetaServer {
             self.propose(Command::UpdateNode(command)).await?;
         }
         self.publish(changed).await?;
-        let news = self.with_soft(|soft, now| soft.take_report(node, now, request.groups))?;
+        let facts = request.facts.unwrap_or_default();
+        let news = self.with_soft(|soft, now| {
+            // Who was not heard of before is only now known well enough to be given anything.
+            let new = soft.facts.insert(node, facts).is_none();
+            soft.take_report(node, now, request.groups) || new
+        })?;
         if let Some(members) = self.changed_members() {
             self.propose(Command::UpdateMembers(pb::UpdateMembers { members: Some(members) })).await?;
         }
@@ -359,7 +366,7 @@ impl MetaServer {
     /// Everything an operator may want to see.
     pub fn describe(&self) -> Result<pb::DescribeResponse, Error> {
         self.lead()?;
-        let planned = crate::reconcile::describe(self)?.iter().map(ToString::to_string).collect();
+        let planned = crate::reconcile::describe(self)?.steps.iter().map(ToString::to_string).collect();
         self.with_soft(|soft, now| {
             self.replica.read(|state| {
                 let mut groups = Vec::new();
@@ -372,6 +379,7 @@ impl MetaServer {
                         leader_node: reported.filter(|r| soft.alive(r.by, now)).map_or(0, |r| r.by.0),
                         term: reported.map_or(0, |r| r.report.term),
                         replicas: reported.map(|r| r.report.replicas.clone()).unwrap_or_default(),
+                        load: reported.and_then(|r| r.report.load),
                     });
                 }
                 let node = |(id, node): (&NodeId, &pb::Node)| pb::NodeStatus {
@@ -382,6 +390,7 @@ impl MetaServer {
                     replicas: groups.iter().filter(|g| g.replicas.iter().any(|r| r.node == id.0)).count()
                         as u64,
                     leaders: groups.iter().filter(|g| g.leader_node == id.0).count() as u64,
+                    facts: soft.facts.get(id).cloned(),
                 };
                 pb::DescribeResponse {
                     cluster_id: state.cluster().cluster_id.clone(),

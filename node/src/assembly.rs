@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use meta::control::NodeControl;
-use meta::reporter::{Descriptors, Reporter};
+use meta::reporter::{Local, Reporter};
 use meta::server::MetaService;
 use meta::{MetaClient, MetaReplica, MetaServer, reconcile};
 use prost::Message;
@@ -19,7 +19,7 @@ use proto::shard::shard_server::ShardServer as ShardRpc;
 use raft::{Expected, Fatal, MultiRaft, RaftOptions, StateMachine, StateMachineFactory};
 use storage::ids::{GroupId, META_GROUP, ReplicaId};
 use storage::seam::Seams;
-use storage::{Engine, Store};
+use storage::{Cf, Engine, Store};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -82,6 +82,9 @@ impl Services {
     }
 }
 
+/// What a node knows of itself, asked at each report.
+pub type Facts = Arc<dyn Fn() -> pb::NodeFacts + Send + Sync>;
+
 /// What a node is made from.
 pub struct Parts {
     /// Its store, which has an identity.
@@ -92,6 +95,8 @@ pub struct Parts {
     pub join: Vec<String>,
     /// Where it is reached.
     pub addresses: pb::Addresses,
+    /// Where it stands, and its disk.
+    pub facts: Facts,
     /// What it answers others with.
     pub services: Services,
     /// How its groups behave.
@@ -114,7 +119,7 @@ pub struct Assembled {
 
 /// Puts a node together and has it take part.
 pub async fn assemble(place: Place, parts: Parts) -> Result<Assembled, Failure> {
-    let Parts { store, files, join, addresses, services, raft, closing, seams } = parts;
+    let Parts { store, files, join, addresses, facts, services, raft, closing, seams } = parts;
     let identity = place.identity;
 
     // 1. raft, with the meta-group's and the shards' state machines.
@@ -167,7 +172,7 @@ pub async fn assemble(place: Place, parts: Parts) -> Result<Assembled, Failure> 
         node: identity.node_id,
         addresses,
         multi: multi.clone(),
-        descriptors: Arc::new(Shards(registry.clone())),
+        local: Arc::new(Reported { registry: registry.clone(), facts }),
         client: meta_client.clone(),
         seams: seams.clone(),
     };
@@ -209,11 +214,29 @@ impl StateMachineFactory for Factory {
 }
 
 /// What is reported to the meta-group.
-struct Shards(Arc<Registry>);
+struct Reported {
+    registry: Arc<Registry>,
+    facts: Facts,
+}
 
-impl Descriptors for Shards {
+impl Local for Reported {
     fn descriptor(&self, group: GroupId) -> Option<ShardDescriptor> {
-        self.0.get(group)?.descriptor().map(|descriptor| (*descriptor).clone())
+        self.registry.get(group)?.descriptor().map(|descriptor| (*descriptor).clone())
+    }
+
+    fn bytes(&self, group: GroupId) -> Option<u64> {
+        let shard = self.registry.get(group)?;
+        let range = shard.descriptor()?.range.clone();
+        let families = [Cf::Data, Cf::Intents];
+        Some(families.map(|family| shard.engine().approximate_bytes(family, &range)).iter().sum())
+    }
+
+    fn requests(&self, group: GroupId) -> (u64, u64) {
+        self.registry.get(group).map_or((0, 0), |shard| shard.traffic().counted())
+    }
+
+    fn facts(&self) -> pb::NodeFacts {
+        (self.facts)()
     }
 }
 

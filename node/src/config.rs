@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use meta::placement::{Locality, LocalityError};
 use serde::Deserialize;
 
 use crate::exit::Failure;
@@ -58,6 +59,10 @@ pub struct Settings {
     #[serde(alias = "advertise_http")]
     pub advertise_http: Option<String>,
 
+    /// Where the node stands: region=…,zone=…,rack=…, each of which may be left out. Replicas are kept apart
+    #[arg(long, value_name = "TIER=NAME,…")]
+    pub locality: Option<String>,
+
     /// At most this many SQL connections at a time [default: 1000]
     #[arg(long, value_name = "N")]
     #[serde(alias = "max_connections")]
@@ -93,6 +98,8 @@ pub struct ServerOptions {
     pub advertise_http: Option<String>,
     /// Whom to ask.
     pub join: Vec<String>,
+    /// Where the node stands.
+    pub locality: Locality,
     /// SQL connections.
     pub max_connections: usize,
     /// Initialise a cluster of one, if the store belongs to none.
@@ -110,6 +117,7 @@ impl Settings {
         let or = |flag: Option<String>, file: Option<String>, default: &str| {
             flag.or(file).unwrap_or_else(|| default.to_owned())
         };
+        let locality = self.locality.or(file.locality).unwrap_or_default();
         let options = ServerOptions {
             store: self
                 .store
@@ -122,6 +130,9 @@ impl Settings {
             advertise_rpc: self.advertise_rpc.or(file.advertise_rpc),
             advertise_http: self.advertise_http.or(file.advertise_http),
             join: if self.join.is_empty() { file.join } else { self.join },
+            locality: locality
+                .parse()
+                .map_err(|error: LocalityError| Failure::Usage(format!("--locality: {error}")))?,
             max_connections: self.max_connections.or(file.max_connections).unwrap_or(1_000),
             single_node,
         };

@@ -30,6 +30,7 @@ pub mod assembly;
 pub mod bootstrap;
 pub mod cli;
 pub mod config;
+mod disk;
 pub mod exit;
 pub mod local;
 pub mod rendezvous;

@@ -26,6 +26,11 @@ impl LocalFiles {
         Self { dir: dir.to_owned() }
     }
 
+    /// The directory.
+    pub fn dir(&self) -> PathBuf {
+        self.dir.clone()
+    }
+
     /// The store's own identity; `fresh` is used, and kept, if there is none yet.
     pub fn instance(&self, fresh: u128) -> Result<u128, Failure> {
         const NAME: &str = "INSTANCE";

@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 use crate::assembly::{self, Assembled, Parts, Services};
 use crate::bootstrap::{self, Seeker};
 use crate::config::ServerOptions;
+use crate::disk;
 use crate::exit::Failure;
 use crate::local::LocalFiles;
 use crate::service::readiness::{self, Readiness};
@@ -94,11 +95,17 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
     readiness.not_ready("the node is joining its groups");
 
     // 5. raft, the meta-group, transactions.
+    let (locality, store_dir) = (options.locality.to_string(), files.dir());
+    let facts = move || {
+        let (capacity_bytes, used_bytes) = disk::usage(&store_dir).unwrap_or_default();
+        pb::NodeFacts { locality: locality.clone(), capacity_bytes, used_bytes }
+    };
     let parts = Parts {
         store: store.clone(),
         files,
         join: options.join,
         addresses,
+        facts: Arc::new(facts),
         services,
         raft: RaftOptions::default(),
         closing: closing.clone(),

@@ -126,6 +126,7 @@ impl ShardServer {
             };
             return Err(Refusal::NotLeader(leader));
         };
+        shard.traffic().count(&ask);
         let timeout = Duration::from_millis(request.timeout_ms.into());
         let deadline = self.seams.clock.now() + timeout;
         let context =

@@ -244,6 +244,8 @@ async fn boot(
         files,
         join,
         addresses,
+        // A disk would say something else each time.
+        facts: Arc::new(proto::meta::NodeFacts::default),
         services,
         raft: shared.raft.clone(),
         closing,

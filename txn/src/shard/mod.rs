@@ -8,6 +8,7 @@ mod apply;
 mod garbage;
 mod leadership;
 mod recent;
+mod traffic;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 pub use garbage::Garbage;
 pub use leadership::{LAPSE, Leadership, Pushed};
 pub use recent::Recent;
+pub use traffic::Traffic;
 
 use crate::descriptor::ShardDescriptor;
 use crate::{Error, keys};
@@ -45,6 +47,7 @@ pub struct Shard {
     recent: Mutex<Recent>,
     safe_point: AtomicU64,
     garbage: Mutex<Garbage>,
+    traffic: Traffic,
     registry: Arc<Registry>,
 }
 
@@ -89,6 +92,11 @@ impl Shard {
         if at != Timestamp::ZERO {
             self.recent.lock().add(txn, at);
         }
+    }
+
+    /// What it has been asked while it led.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     fn set_descriptor(&self, descriptor: ShardDescriptor) {
@@ -294,6 +302,7 @@ impl StateMachineFactory for ShardFactory {
             recent: Mutex::default(),
             safe_point: AtomicU64::new(0),
             garbage: Mutex::default(),
+            traffic: Traffic::default(),
             registry: self.registry.clone(),
         });
         shard.load()?;

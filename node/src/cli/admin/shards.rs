@@ -12,6 +12,7 @@ pub fn print(cluster: &DescribeResponse, as_json: bool) -> String {
             let replica = |r: &ReplicaProgress| {
                 json!({"replica": r.replica, "node": r.node, "voter": !r.learner, "lag": r.lag, "reachable": r.reachable})
             };
+            let load = group.load.unwrap_or_default();
             json!({
                 "group": group.group,
                 "start": group.descriptor.as_ref().map(|d| hex::encode(&d.start)),
@@ -22,6 +23,9 @@ pub fn print(cluster: &DescribeResponse, as_json: bool) -> String {
                 "leader": (group.leader_node != 0).then_some(group.leader_node),
                 "term": group.term,
                 "replicas": group.replicas.iter().map(replica).collect::<Vec<_>>(),
+                "bytes": load.bytes,
+                "reads_per_second": load.reads_per_second,
+                "writes_per_second": load.writes_per_second,
             })
         });
         return super::pretty(&shards.collect());
