@@ -25,6 +25,8 @@ use super::world::{Place, Purpose, World, generator_of};
 
 /// Of so many syncs, one takes much longer.
 const SLOW_ONE_IN: u32 = 100;
+/// Of so many syncs, a disk that lies carries out one.
+const LIES: u32 = 100;
 const US: u64 = 1_000;
 
 #[derive(Clone, Debug, Default)]
@@ -89,7 +91,7 @@ impl Op {
 pub struct Manners {
     /// Every sync takes this much longer.
     pub stall_ns: u64,
-    /// Syncs are acknowledged before anything is durable: a defect, to see whether it is found.
+    /// Most syncs are acknowledged and not carried out: a defect, to see whether it is found.
     pub lies: bool,
 }
 
@@ -212,24 +214,21 @@ impl SimLog {
     /// Makes durable what arrives, for ever.
     pub async fn write(self: Arc<Self>) {
         loop {
-            let mut done = std::mem::take(&mut *self.waiting.lock());
+            let done = std::mem::take(&mut *self.waiting.lock());
             if done.is_empty() {
                 self.arrived.notified().await;
                 continue;
             }
-            let (ready, lies) = {
-                let inner = self.disk.inner.lock();
-                (inner.volatile.len(), inner.manners.lies)
-            };
-            if lies {
-                done.drain(..).for_each(|done| done(Ok(())));
-            }
+            let ready = self.disk.inner.lock().volatile.len();
             let latency = self.disk.latency_ns();
             self.disk.world.sleep(self.disk.place, latency).await;
             {
                 let inner = &mut *self.disk.inner.lock();
-                for (group, op) in inner.volatile.drain(..ready) {
-                    op.apply(group, &mut inner.durable);
+                // A disk that lies does so most of the time.
+                if !inner.manners.lies || inner.random.random_ratio(1, LIES) {
+                    for (group, op) in inner.volatile.drain(..ready) {
+                        op.apply(group, &mut inner.durable);
+                    }
                 }
             }
             let numbers = [self.disk.place as u64, ready as u64];
