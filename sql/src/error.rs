@@ -53,6 +53,7 @@ states! {
     READ_ONLY_SQL_TRANSACTION = "25006";
     NO_ACTIVE_SQL_TRANSACTION = "25P01";
     IDLE_IN_TRANSACTION_SESSION_TIMEOUT = "25P03";
+    TRANSACTION_TIMEOUT = "25P04";
     INVALID_SAVEPOINT_SPECIFICATION = "3B001";
     IN_FAILED_SQL_TRANSACTION = "25P02";
     INVALID_SQL_STATEMENT_NAME = "26000";
@@ -106,6 +107,7 @@ states! {
     QUERY_CANCELED = "57014";
     ADMIN_SHUTDOWN = "57P01";
     CANNOT_CONNECT_NOW = "57P03";
+    IDLE_SESSION_TIMEOUT = "57P05";
     DEPENDENT_OBJECTS_STILL_EXIST = "2BP01";
     INTERNAL_ERROR = "XX000";
     DATA_CORRUPTED = "XX001";
@@ -262,6 +264,13 @@ impl From<txn::Error> for SqlError {
                 "could not serialize access due to concurrent update".into(),
             ),
             E::SnapshotTooOld { .. } => (SqlState::SNAPSHOT_TOO_OLD, "snapshot too old".into()),
+            E::Changed { deleted, .. } => (
+                SqlState::SERIALIZATION_FAILURE,
+                match deleted {
+                    true => "could not serialize access due to concurrent delete".into(),
+                    false => "could not serialize access due to concurrent update".into(),
+                },
+            ),
             E::AlreadyExists { .. } => {
                 (SqlState::UNIQUE_VIOLATION, "duplicate key value violates unique constraint".into())
             }
@@ -283,7 +292,7 @@ impl From<txn::Error> for SqlError {
         };
         let mut out = SqlError::new(state, message);
         match &error {
-            E::Conflict { .. } => {
+            E::Conflict { .. } | E::Changed { .. } => {
                 out = out.detail(error.to_string()).hint("The transaction might succeed if retried.");
             }
             E::SnapshotTooOld { .. } => {

@@ -18,14 +18,18 @@ pub type Key = Bytes;
 /// A row's value.
 pub type Value = Bytes;
 
-/// How much of the world a transaction is isolated from.
+/// How much of the world a transaction is isolated from. At every level no row is lost: what a transaction has locked, or read
+/// to write it, is checked by its commit to be unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Isolation {
     /// Strict serializability: reads are validated at commit.
     #[default]
     Serializable,
-    /// Snapshot isolation: only write conflicts are checked.
+    /// Snapshot isolation: one snapshot, which does not move once it was used by a statement that is over. Whoever
+    /// locks a row that has changed since fails; the first one to update a row wins.
     Snapshot,
+    /// Each statement ([`Transaction::statement`]) has a snapshot of its own. Locking reads a row at the latest.
+    ReadCommitted,
 }
 
 /// How a transaction is begun.
@@ -37,6 +41,8 @@ pub struct BeginOptions {
     pub read_only: bool,
     /// The session that it belongs to: its waits count as the session's.
     pub session: Option<SessionId>,
+    /// Reads as of this moment, in the past. Such a transaction is read-only.
+    pub as_of: Option<Timestamp>,
 }
 
 /// What must hold of a key for a write to be allowed; checked under latches when the transaction commits.
@@ -178,9 +184,39 @@ pub trait Transaction: Send + Sync + 'static {
     /// commit checks everything all the same.
     ///
     /// A row that has changed since the snapshot moves the snapshot, if nothing else that was read has changed; otherwise
-    /// this is [`Error::Conflict`], and [`Transaction::retry_statement`] may help. [`Error::Deadlock`] if transactions wait
-    /// in a circle and this one was chosen to be ended.
+    /// this is [`Error::Conflict`] ([`Error::Changed`] under `Snapshot`), and [`Transaction::retry_statement`] may help.
+    /// Under `ReadCommitted` the rows are read at the latest, and it is for the caller to look at them again.
+    /// [`Error::Deadlock`] if transactions wait in a circle and this one was chosen to be ended.
     async fn lock(&self, keys: &[Key], how: Locking, fences: &[Fence]) -> Result<Vec<LockedRow>, Error>;
+
+    /// Locks keys under which rows are to be inserted, and tells what stands there at the latest, whatever the snapshot.
+    /// Not for `Serializable`, where the snapshot decides.
+    async fn lock_latest(
+        &self,
+        keys: &[Key],
+        how: Locking,
+        fences: &[Fence],
+    ) -> Result<Vec<LockedRow>, Error> {
+        self.lock(keys, how, fences).await
+    }
+
+    /// The transaction as its next statement sees it: under `ReadCommitted` with a snapshot of its own, which it keeps for as
+    /// long as rows are taken from it. `None`: the transaction itself. `strict`: what the statement reads is validated at
+    /// commit, whatever the level (schema changes).
+    fn statement(&self, strict: bool) -> Option<Arc<dyn Transaction>> {
+        let _ = strict;
+        None
+    }
+
+    /// The isolation level.
+    fn isolation(&self) -> Isolation {
+        Isolation::Serializable
+    }
+
+    /// Whether a commit is under way whose outcome could not be known if it were given up now.
+    fn in_doubt(&self) -> bool {
+        false
+    }
 
     /// A statement begins that may have to be run again: what has been read up to here is remembered.
     fn begin_statement(&self);
@@ -196,11 +232,19 @@ pub trait Transaction: Send + Sync + 'static {
     /// A mark in the transaction's writes, to roll back to.
     fn savepoint(&self) -> u64;
 
-    /// Undoes the writes since the mark. Fails with [`Error::Unsupported`] if some of them were sent early.
+    /// From now on it must be possible to go back to this mark and later ones, even if writes are sent early; `None`: to none
+    /// (a statement's own mark may then be lost with an early flush).
+    fn keep_marks(&self, since: Option<u64>) {
+        let _ = since;
+    }
+
+    /// Undoes the writes since the mark; locks are kept. Fails with [`Error::Unsupported`] if some of them were sent early
+    /// and the mark was not kept.
     async fn rollback_to(&self, savepoint: u64) -> Result<(), Error>;
 
     /// Commits; the timestamp is that of the commit (for a transaction without writes, of its snapshot).
-    /// [`Error::Ambiguous`] when the outcome cannot be known.
+    /// [`Error::Ambiguous`] when the outcome cannot be known. The future may be dropped: unless the transaction is
+    /// [`Transaction::in_doubt`] then, it has had no effect and never will.
     async fn commit(&self) -> Result<Timestamp, Error>;
 
     /// Rolls back. Cannot fail: what can't be reached now is cleaned up by whoever meets it.

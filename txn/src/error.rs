@@ -25,6 +25,14 @@ pub enum Error {
         /// The rival, where it is known.
         rival: Option<TxnId>,
     },
+    /// Under snapshot isolation: the row has changed since the transaction's snapshot.
+    #[error("the row under key {} has been {} since the transaction's snapshot", key.escape_ascii(), if *deleted { "deleted" } else { "changed" })]
+    Changed {
+        /// The key.
+        key: Bytes,
+        /// It is gone; otherwise there is a newer version.
+        deleted: bool,
+    },
     /// A write demanded that no row stands under the key, and one does.
     #[error("a row already stands under key {}", key.escape_ascii())]
     AlreadyExists {
@@ -93,6 +101,7 @@ impl Error {
     pub fn remedy(&self) -> Remedy {
         match self {
             Error::Conflict { .. }
+            | Error::Changed { .. }
             | Error::FenceMismatch { .. }
             | Error::Deadlock { .. }
             | Error::Aborted(_)

@@ -67,7 +67,8 @@
 //!
 //! # Caveats
 //!
-//! * Snapshot isolation does not validate reads; its fences are validated all the same. (SQL does not ask for it yet.)
+//! * Below `Serializable` reads are not validated, but for those of schema changes (`coordinator/reading.rs`): what was locked
+//!   or written is, each row since the moment it was read. Fences are validated at every level.
 //! * Commits draw under latches, so a hot key pays the oracle's round trip once per commit.
 //! * Evaluation reads RocksDB on the runtime's own threads. Pages are bounded, disks are assumed to be quick.
 //! * A large transaction's intents leave tombstones in their column family until compaction; wide ranges with few rows

@@ -37,6 +37,9 @@ pub async fn commit(cx: &Context<'_>, request: pb::Commit) -> Outcome {
     for range in &reads {
         cx.must_hold(range)?;
     }
+    if let Some(waiting) = claimed(cx, txn, &request.writes) {
+        return Ok(waiting);
+    }
     let fences = cx.fences(&request.fences);
     let mut spans = Vec::with_capacity(request.writes.len() + reads.len() + fences.len());
     spans.extend(request.writes.iter().map(|w| (Span::Key(w.key.clone()), Mode::Exclusive)));
@@ -68,6 +71,14 @@ pub async fn commit(cx: &Context<'_>, request: pb::Commit) -> Outcome {
     // It is over, and so are its locks here.
     cx.leadership.locks.release(txn, cx.server.seams().clock.now());
     Ok(Answer::Done(at.0))
+}
+
+/// Whoever inserts without a lock waits for those who have locked the key to insert a row there, or to delete one: the gateway
+/// takes the lock first, and comes again. (Should the lock be lost, whoever commits first has the key.)
+pub fn claimed(cx: &Context<'_>, txn: TxnId, writes: &[pb::Write]) -> Option<Answer> {
+    let locks = &cx.leadership.locks;
+    let claimed = writes.iter().find(|write| write.absent && locks.is_claimed(txn, &write.key));
+    claimed.map(|write| Answer::Waiting(pb::Waiting { key: write.key.clone() }))
 }
 
 /// A read range as it is latched; most are single keys.

@@ -65,14 +65,15 @@ pub async fn lock_rows(cx: &Context<'_>, request: pb::LockRows) -> Outcome {
         0 => None,
         _ => changed_since(cx, &view.snapshot, at, held.map(|(_, key)| key))?,
     };
-    let values = match changed {
+    let values = match &changed {
         Some(_) => Ok(Vec::new()),
         None => evaluate(&view.snapshot, Some(txn), at, &Fates::default(), &fences, &request.keys),
     };
     cx.confirm().await?;
-    let (changed, changed_by) = changed.map_or((None, None), |(key, rival)| (Some(key), rival));
+    let deleted = changed.as_ref().is_some_and(|(_, _, deleted)| *deleted);
+    let (changed, changed_by) = changed.map_or((None, None), |(key, rival, _)| (Some(key), rival));
     let changed_by = changed_by.map(txn_bytes).unwrap_or_default();
-    Ok(Answer::Locked(pb::Locked { at: at.0, values: values?, skipped, changed, changed_by }))
+    Ok(Answer::Locked(pb::Locked { at: at.0, values: values?, skipped, changed, changed_by, deleted }))
 }
 
 enum Taken {
@@ -127,18 +128,18 @@ async fn take(
     }
 }
 
-/// The first of `keys` of which there is a version above `at`, and whose it is, if that is remembered.
+/// The first of `keys` of which there is a version above `at`, whose it is, if that is remembered, and whether it is a deletion.
 fn changed_since<'k>(
     cx: &Context<'_>,
     snapshot: &Snapshot,
     at: Timestamp,
     keys: impl Iterator<Item = &'k Bytes>,
-) -> Result<Option<(Bytes, Option<TxnId>)>, Refusal> {
+) -> Result<Option<(Bytes, Option<TxnId>, bool)>, Refusal> {
     let mut points = mvcc::PointReader::new(snapshot);
     for key in keys {
-        let newest = points.get_with(key, Timestamp::MAX, |when, _| when)?;
-        if let Some(when) = newest.filter(|when| *when > at) {
-            return Ok(Some((key.clone(), cx.writer(when))));
+        let newest = points.get_with(key, Timestamp::MAX, |when, value| (when, value.is_none()))?;
+        if let Some((when, deleted)) = newest.filter(|(when, _)| *when > at) {
+            return Ok(Some((key.clone(), cx.writer(when), deleted)));
         }
     }
     Ok(None)

@@ -13,6 +13,7 @@ use proto::shard::response::Body as Answer;
 use storage::ids::Timestamp;
 use storage::intents;
 
+use super::commit::claimed;
 use super::decide::{ended, load_record};
 use super::intents::context;
 use super::rules::{self, WriteCheck};
@@ -27,6 +28,9 @@ pub async fn prewrite(cx: &Context<'_>, request: pb::Prewrite) -> Outcome {
     }
     for write in &request.writes {
         cx.must_hold_key(&write.key)?;
+    }
+    if let Some(waiting) = claimed(cx, txn, &request.writes) {
+        return Ok(waiting);
     }
     let fences = cx.fences(&request.fences);
     let mut spans = Vec::with_capacity(request.writes.len() + fences.len());

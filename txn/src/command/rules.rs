@@ -107,7 +107,8 @@ pub enum WriteCheck {
 /// Whether `writes` may be made by `own`, as far as the keys themselves are concerned:
 ///
 /// * no other transaction's intent lies under the key (who laid it must be decided first);
-/// * `unchanged_since`: no version is newer (first committer wins; snapshot isolation, and fences);
+/// * `unchanged_since`: no version is newer (below `Serializable`: the first one to write wins, and a lost lock is found out;
+///   and fences);
 /// * `absent`: no row stands there at the latest. The transaction's own intent counts as the latest, if it is of an
 ///   earlier round: one of this round is this very write, which was sent twice.
 pub fn check_writes(
@@ -147,11 +148,12 @@ pub fn check_writes(
         let Some((ts, exists)) = newest else {
             continue;
         };
-        if write.unchanged_since != 0 && ts.0 > write.unchanged_since {
-            return Err(Error::Conflict { key: write.key.clone(), rival: None }.into());
-        }
+        // A duplicate is one whenever it was made: that is what the client is told.
         if write.absent && exists {
             return Err(Error::AlreadyExists { key: write.key.clone() }.into());
+        }
+        if write.unchanged_since != 0 && ts.0 > write.unchanged_since {
+            return Err(Error::Conflict { key: write.key.clone(), rival: None }.into());
         }
     }
     Ok(match blocked.is_empty() {

@@ -36,7 +36,7 @@ use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
 use storage::ids::{KeyRange, Timestamp, TxnId};
 
-use super::commit::Plan;
+use super::commit::{Plan, write_to_pb};
 use super::core::{Core, unexpected};
 use super::txn::Txn;
 use crate::Error;
@@ -66,8 +66,8 @@ impl Txn {
     pub(super) fn as_async_commit(&self, plan: &Plan) -> Option<AsyncCommit> {
         let allowed = self.core.directory.commits_asynchronously();
         let small = (1..=KEYS_MAX).contains(&plan.writes.len());
-        let covered = !self.is_serializable()
-            || plan.reads.ranges().all(|range| {
+        let covered =
+            plan.checks.iter().flat_map(|(_, reads)| reads.ranges()).all(|range| {
                 storage::keys::as_point(&range).is_some() && plan.writes.contains_key(&range.start)
             });
         if !allowed || !small || !covered || !plan.set_fences.is_empty() {
@@ -79,15 +79,19 @@ impl Txn {
     /// Commits asynchronously. The client may be answered when this returns.
     pub(super) async fn commit_async(&self, plan: &Plan, commit: &AsyncCommit) -> Result<Timestamp, Error> {
         let mut writes: Vec<pb::Write> =
-            plan.writes.iter().map(|(key, write)| self.write_to_pb(plan, key, write)).collect();
-        if self.is_serializable() {
-            // What was read is validated where it is written.
-            for write in writes.iter_mut().filter(|write| plan.reads.covers(&write.key)) {
-                write.unchanged_since = plan.read_at.unwrap_or(Timestamp::ZERO).0;
+            plan.writes.iter().map(|(key, write)| write_to_pb(key, write)).collect();
+        // What was read is validated where it is written.
+        for (since, reads) in &plan.checks {
+            for write in writes.iter_mut().filter(|write| reads.covers(&write.key)) {
+                write.unchanged_since = match write.unchanged_since {
+                    0 => since.0,
+                    own => own.min(since.0),
+                };
             }
         }
         // From here on it may commit, even if this future is dropped: whoever cleans up asks.
         self.state.lock().undecided = true;
+        self.doubt.store(true, Ordering::Release);
         let laid = self.lay_intents_with(plan, writes, Some(commit)).await;
         let primary = self.state.lock().primary.clone();
         let primary = primary.ok_or_else(|| Error::Internal("nothing to commit".to_owned()))?;
@@ -100,6 +104,7 @@ impl Txn {
                     Ok(Fate::Committed(at)) => at,
                     Ok(_) => {
                         self.state.lock().undecided = false;
+                        self.doubt.store(false, Ordering::Release);
                         return Err(error);
                     }
                     Err(unknown) => return Err(Error::Ambiguous(format!("{error}; then {unknown}"))),

@@ -1,5 +1,7 @@
 //! Committing.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,13 +15,13 @@ use storage::ids::{KeyRange, Timestamp, TxnId};
 use super::async_commit::AsyncCommit;
 use super::buffer::{Buffered, Writes};
 use super::core::{Core, fences_to_pb, unexpected};
-use super::txn::Txn;
-use crate::api::{Fence, Key};
+use super::txn::{State, Txn};
+use crate::api::{Fence, Key, LockWait, Locking};
 use crate::descriptor::{ShardDescriptor, range_to_pb};
 use crate::router::{Repeat, RouteError};
 use crate::spans::SpanSet;
 use crate::wire::{Fate, txn_bytes};
-use crate::{Error, keys, shard};
+use crate::{Error, LockMode, keys, shard};
 
 /// Writes in one request that lays intents.
 const PREWRITE_ROWS: usize = 4096;
@@ -41,9 +43,13 @@ pub(super) struct Plan {
     pub writes: Writes,
     bytes: usize,
     pub set_fences: Vec<(Key, Option<u64>)>,
-    pub reads: SpanSet,
+    /// What must not have changed, and since when. (Rows that are written say so themselves.)
+    pub checks: Vec<(Timestamp, SpanSet)>,
     fences: Vec<Fence>,
-    pub read_at: Option<Timestamp>,
+    /// The oldest snapshot that a change of schema was planned under.
+    planned_at: Option<Timestamp>,
+    /// For whoever fights over a key.
+    started: Timestamp,
     deadline: Instant,
 }
 
@@ -63,15 +69,16 @@ impl Txn {
                 writes: state.buffer.take(),
                 bytes,
                 set_fences,
-                reads: std::mem::take(&mut state.reads),
+                planned_at: state.strict.iter().chain([&self.reading]).filter_map(|r| r.at()).min(),
+                checks: self.checks(&state),
                 fences: state.fences.drain().collect(),
-                read_at: state.read_at,
+                started: state.started.unwrap_or(Timestamp::MAX),
                 deadline: self.core.deadline(),
             };
             (plan, !state.sent.is_empty())
         };
         if plan.writes.is_empty() && plan.set_fences.is_empty() && !sent_early {
-            return Ok(plan.read_at.unwrap_or(Timestamp::ZERO));
+            return Ok(self.reading.at().unwrap_or(Timestamp::ZERO));
         }
         if !sent_early && let Some(at) = self.commit_in_one_shard(&plan).await? {
             metrics::counter!("flotilla_txn_commits_total", "way" => "one_shard").increment(1);
@@ -88,6 +95,29 @@ impl Txn {
         Ok(at)
     }
 
+    /// What the commit has to find unchanged, beside the rows that it writes: all reads of a serializable transaction; of others
+    /// those of its schema changes, and the rows that it has locked, which must not have changed behind a lost lock.
+    fn checks(&self, state: &State) -> Vec<(Timestamp, SpanSet)> {
+        let readings = state.strict.iter().chain([&self.reading]);
+        let mut checks: BTreeMap<Timestamp, SpanSet> = BTreeMap::new();
+        for (since, reads) in readings.filter_map(|reading| reading.take()) {
+            match checks.entry(since) {
+                Entry::Vacant(entry) => _ = entry.insert(reads),
+                Entry::Occupied(mut entry) => {
+                    reads.ranges().for_each(|range| entry.get_mut().add_range(&range))
+                }
+            }
+        }
+        if !self.is_serializable() {
+            let unwritten = |key: &Key| !state.buffer.writes().contains_key(key);
+            for (key, locked) in state.locked.iter().filter(|(key, l)| l.excludes_writers() && unwritten(key))
+            {
+                checks.entry(locked.since).or_default().add_key(key);
+            }
+        }
+        checks.into_iter().collect()
+    }
+
     /// `None`: not all of it lies in one shard, or it is better done with intents.
     async fn commit_in_one_shard(&self, plan: &Plan) -> Result<Option<Timestamp>, Error> {
         if plan.bytes > ONE_SHARD_BYTES_MAX {
@@ -97,31 +127,39 @@ impl Txn {
         let Some(first) = first else {
             return Ok(None);
         };
-        let reads: Vec<pb::Range> = match self.is_serializable() {
-            true => plan.reads.ranges().map(|range| range_to_pb(&range)).collect(),
-            false => Vec::new(),
+        let (read_at, reads): (Timestamp, Vec<pb::Range>) = match &plan.checks[..] {
+            [] => (Timestamp::ZERO, Vec::new()),
+            [(since, reads)] => (*since, reads.ranges().map(|range| range_to_pb(&range)).collect()),
+            _ => return Ok(None),
         };
         let mut pause = Duration::from_millis(2);
         let waiting_since = self.core.seams.clock.now();
+        let mut deadline = plan.deadline;
         loop {
-            let shard = self.core.router.route(first, plan.deadline).await?;
+            let shard = self.core.router.route(first, deadline).await?;
             if !self.fits(plan, &shard) {
                 return Ok(None);
             }
             let mut writes: Vec<pb::Write> =
-                plan.writes.iter().map(|(key, write)| self.write_to_pb(plan, key, write)).collect();
+                plan.writes.iter().map(|(key, write)| write_to_pb(key, write)).collect();
             for (prefix, version) in &plan.set_fences {
-                writes.push(fence_write(&shard, prefix, *version, plan.read_at));
+                writes.push(fence_write(&shard, prefix, *version, plan.planned_at));
             }
             let ask = pb::Commit {
                 txn: txn_bytes(self.id),
-                read_at: plan.read_at.unwrap_or(Timestamp::ZERO).0,
+                read_at: read_at.0,
                 writes,
                 reads: reads.clone(),
                 fences: fences_to_pb(&plan.fences),
                 exact_epoch: !plan.set_fences.is_empty(),
             };
-            match self.core.router.ask(&shard, Ask::Commit(ask), Repeat::Never, plan.deadline).await {
+            self.doubt.store(true, Ordering::Release);
+            let answer = self.core.router.ask(&shard, Ask::Commit(ask), Repeat::Never, deadline).await;
+            // Any other answer says that it was not proposed.
+            if !matches!(answer, Ok(Answer::Done(_)) | Err(RouteError::Failed(Error::Ambiguous(_)))) {
+                self.doubt.store(false, Ordering::Release);
+            }
+            match answer {
                 Ok(Answer::Done(at)) => {
                     // It has let the locks there go.
                     self.core.held.forget(self.id, shard.group);
@@ -130,17 +168,17 @@ impl Txn {
                 // Undecided transactions have written what this one has read: a timestamp is needed to tell who is first.
                 Ok(Answer::Blocked(blocked)) if blocked.in_reads => return Ok(None),
                 Ok(Answer::Blocked(blocked)) => {
-                    let own = (plan.read_at.unwrap_or(Timestamp::MAX), self.id);
-                    let clear = self.core.clear_the_way(
-                        own,
-                        blocked.intents,
-                        waiting_since,
-                        &mut pause,
-                        plan.deadline,
-                    );
+                    let own = (plan.started, self.id);
+                    let clear =
+                        self.core.clear_the_way(own, blocked.intents, waiting_since, &mut pause, deadline);
                     clear.await?;
                 }
-                Err(RouteError::Moved) => self.core.router.pause_before(&mut pause, plan.deadline).await?,
+                Ok(Answer::Waiting(waiting)) => {
+                    self.claim(waiting.key).await?;
+                    // The waiting has had time of its own.
+                    deadline = self.core.deadline();
+                }
+                Err(RouteError::Moved) => self.core.router.pause_before(&mut pause, deadline).await?,
                 Err(RouteError::Failed(error @ Error::Ambiguous(_))) => {
                     return self.find_out(first, error).await.map(Some);
                 }
@@ -148,6 +186,13 @@ impl Txn {
                 Ok(_) | Err(RouteError::Pushed) => return Err(unexpected()),
             }
         }
+    }
+
+    /// Somebody has locked a key to insert a row there: waits for him, as if the key had been locked before.
+    async fn claim(&self, key: Key) -> Result<(), Error> {
+        let how = Locking { mode: LockMode::Update, wait: LockWait::For(None) };
+        // Not a read: that nothing stands under the key is for the commit to find out.
+        self.lock_sorted(&self.reading, &[key], how, &[], true).await.map(|_| ())
     }
 
     /// The answer to a one-shard commit was lost. Whoever leads now may remember that it was applied.
@@ -164,39 +209,29 @@ impl Txn {
     fn fits(&self, plan: &Plan, shard: &ShardDescriptor) -> bool {
         let ends = [plan.writes.keys().next(), plan.writes.keys().next_back()];
         let writes = ends.into_iter().flatten().all(|key| shard.range.contains(key));
-        let reads =
-            !self.is_serializable() || plan.reads.hull().is_none_or(|hull| shard.range.contains_range(&hull));
+        let hulls = plan.checks.iter().filter_map(|(_, reads)| reads.hull());
+        let reads = hulls.into_iter().all(|hull| shard.range.contains_range(&hull));
         let fences = plan.set_fences.iter().all(|(p, _)| shard.range.contains_range(&KeyRange::prefix(p)));
         writes && reads && fences
     }
 
-    pub(super) fn write_to_pb(&self, plan: &Plan, key: &Key, write: &Buffered) -> pb::Write {
-        // Serializable: what was read is validated, and what was not read may be overwritten whatever stands there.
-        // Snapshot isolation: the first one to write a key after the snapshot wins.
-        let unchanged_since = match self.is_serializable() {
-            true => 0,
-            false => plan.read_at.map_or(0, |at| at.0),
-        };
-        let (key, value, absent) = (key.clone(), write.value.clone(), write.absent);
-        pb::Write { key, value, absent, unchanged_since, ..pb::Write::default() }
-    }
-
     /// Sends a part of the writes before the commit. Called with `sending` held.
     pub(super) async fn send_early(&self, writes: &Writes) -> Result<(), Error> {
-        let (read_at, fences) = {
+        let (started, fences) = {
             let state = self.state.lock();
-            (state.read_at, state.fences.iter().cloned().collect())
+            (state.started.unwrap_or(Timestamp::MAX), state.fences.iter().cloned().collect())
         };
         let plan = Plan {
             writes: Writes::new(),
             bytes: 0,
             set_fences: Vec::new(),
-            reads: SpanSet::default(),
+            checks: Vec::new(),
             fences,
-            read_at,
+            planned_at: None,
+            started,
             deadline: self.core.deadline(),
         };
-        let writes = writes.iter().map(|(key, write)| self.write_to_pb(&plan, key, write)).collect();
+        let writes = writes.iter().map(|(key, write)| write_to_pb(key, write)).collect();
         self.lay_intents(&plan, writes).await
     }
 
@@ -276,7 +311,7 @@ impl Txn {
                 _ => chunk.writes.iter().for_each(|write| state.sent.add_key(&write.key)),
             }
         }
-        let deadline = laying.plan.deadline.max(self.core.deadline());
+        let mut deadline = laying.plan.deadline.max(self.core.deadline());
         let mut pause = Duration::from_millis(2);
         let waiting_since = self.core.seams.clock.now();
         let mut todo = vec![chunk];
@@ -295,6 +330,11 @@ impl Txn {
                     self.core
                         .clear_the_way(own, blocked.intents, waiting_since, &mut pause, deadline)
                         .await?;
+                    todo.push(chunk);
+                }
+                Ok(Answer::Waiting(waiting)) => {
+                    self.claim(waiting.key).await?;
+                    deadline = self.core.deadline();
                     todo.push(chunk);
                 }
                 Err(RouteError::Moved) => {
@@ -340,7 +380,7 @@ impl Txn {
         let waiting_since = self.core.seams.clock.now();
         'again: loop {
             for shard in self.core.router.route_all(&KeyRange::prefix(prefix), plan.deadline).await? {
-                let write = fence_write(&shard, prefix, version, plan.read_at);
+                let write = fence_write(&shard, prefix, version, plan.planned_at);
                 let primary = self.choose_primary(&write.key);
                 self.state.lock().sent.add_key(&write.key);
                 let (started, round) = (self.started().await?, self.next_round());
@@ -367,7 +407,7 @@ impl Txn {
     }
 
     async fn commit_over_intents(&self, plan: &Plan) -> Result<Timestamp, Error> {
-        let writes = plan.writes.iter().map(|(key, write)| self.write_to_pb(plan, key, write)).collect();
+        let writes = plan.writes.iter().map(|(key, write)| write_to_pb(key, write)).collect();
         self.lay_intents(plan, writes).await?;
         for (prefix, version) in &plan.set_fences {
             self.lay_fence(plan, prefix, *version).await?;
@@ -392,19 +432,24 @@ impl Txn {
 
     /// All intents lie. Finds the timestamp, validates what was read, and has the primary committed.
     async fn decide(&self, plan: &Plan, primary: &Key, spans: Vec<pb::Range>) -> Result<Timestamp, Error> {
-        let reads: Vec<KeyRange> = match self.is_serializable() {
-            true => plan.reads.ranges().collect(),
-            false => Vec::new(),
-        };
+        let checks: Vec<(Timestamp, Vec<KeyRange>)> =
+            plan.checks.iter().map(|(since, reads)| (*since, reads.ranges().collect())).collect();
         // Laying them may have taken long.
         let deadline = plan.deadline.max(self.core.deadline());
         loop {
             // With nothing to validate, the leader may as well draw it, under the latch.
             let mut at = Timestamp::ZERO;
-            if !reads.is_empty() || !plan.fences.is_empty() {
+            if !checks.is_empty() || !plan.fences.is_empty() {
                 at = self.core.oracle.timestamp().await?;
-                let read_at = plan.read_at.unwrap_or(Timestamp::ZERO);
-                self.core.validate(self.id, &reads, &plan.fences, read_at, at, deadline).await?;
+                let (mut since, mut reads): (_, &[KeyRange]) = (Timestamp::ZERO, &[]);
+                let mut rest = checks.iter();
+                if let Some((first, ranges)) = rest.next() {
+                    (since, reads) = (*first, ranges);
+                }
+                self.core.validate(self.id, reads, &plan.fences, since, at, deadline).await?;
+                for (since, reads) in rest {
+                    self.core.validate(self.id, reads, &[], *since, at, deadline).await?;
+                }
             }
             let ask = pb::CommitPrimary {
                 txn: txn_bytes(self.id),
@@ -417,6 +462,7 @@ impl Txn {
             self.state.lock().undecided = true;
             let mut sent = self.strays.send();
             let (router, ask) = (&self.core.router, Ask::CommitPrimary(ask));
+            self.doubt.store(true, Ordering::Release);
             let answer =
                 router.ask_key_noting(primary, ask, Repeat::Harmless, deadline, &mut sent.lost).await;
             sent.answered();
@@ -424,6 +470,7 @@ impl Txn {
                 Ok(Answer::Done(at)) => return Ok(Timestamp(at)),
                 Err(RouteError::Pushed) => {
                     self.state.lock().undecided = false;
+                    self.doubt.store(false, Ordering::Release);
                     // Someone has read past it. From now on readers wait for a moment.
                     let stage = pb::Push {
                         txn: txn_bytes(self.id),
@@ -437,6 +484,7 @@ impl Txn {
                 }
                 Err(RouteError::Failed(error @ Error::Aborted(_))) => {
                     self.state.lock().undecided = false;
+                    self.doubt.store(false, Ordering::Release);
                     return Err(error);
                 }
                 // It may have been proposed. Cleaning up finds out, and settles the intents accordingly.
@@ -521,12 +569,18 @@ impl Core {
     }
 }
 
+pub(super) fn write_to_pb(key: &Key, write: &Buffered) -> pb::Write {
+    let Buffered { value, absent, since } = write;
+    let (key, value) = (key.clone(), value.clone());
+    pb::Write { key, value, absent: *absent, unchanged_since: since.0, ..pb::Write::default() }
+}
+
 /// The write that sets a fence in `shard`.
 fn fence_write(
     shard: &ShardDescriptor,
     prefix: &Key,
     version: Option<u64>,
-    read_at: Option<Timestamp>,
+    planned_at: Option<Timestamp>,
 ) -> pb::Write {
     pb::Write {
         key: keys::fence(&shard.range.start, prefix),
@@ -534,6 +588,6 @@ fn fence_write(
         absent: false,
         fence_of: prefix.clone(),
         // Two schema changes of one table: the first one wins.
-        unchanged_since: read_at.map_or(0, |at| at.0),
+        unchanged_since: planned_at.map_or(0, |at| at.0),
     }
 }

@@ -3,7 +3,7 @@
 //! Locks are asked for by long polls: whoever leads the shard keeps the place in the queue between two of them. So a change of
 //! leader, a lock timeout and a cancelled statement are all seen here within one poll.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,12 +16,13 @@ use storage::ids::{GroupId, Timestamp, TxnId};
 use tokio::sync::oneshot;
 
 use super::core::{Core, fences_to_pb, unexpected};
-use super::txn::Txn;
-use crate::Error;
-use crate::api::{Fence, Key, LockWait, LockedRow, Locking, Transaction};
+use super::reading::Reading;
+use super::txn::{LockedKey, Txn};
+use crate::api::{Fence, Isolation, Key, LockWait, LockedRow, Locking, Value};
 use crate::descriptor::ShardDescriptor;
 use crate::router::{Repeat, RouteError};
 use crate::wire::{parse_txn, txn_bytes};
+use crate::{Error, LockMode};
 
 /// Rows in one request.
 const LOCK_KEYS_MAX: usize = 1_000;
@@ -37,6 +38,10 @@ const REPORT_AGE: Duration = Duration::from_millis(300);
 const LONG_WAIT: Duration = Duration::from_secs(1);
 /// How long the end of a transaction waits for its locks to go.
 const UNLOCK_PATIENCE: Duration = Duration::from_millis(500);
+/// Values of locked rows that are kept, so that a statement which locks its rows needn't read them, too.
+const LOCKED_VALUES_MAX: usize = 1_000;
+/// Rows that a transaction below `Serializable` may lock: it has to remember them all.
+const LOCKED_ROWS_MAX: usize = 1_000_000;
 /// How often a lock's row may be found to have changed before the transaction gives up.
 const MOVES_MAX: usize = 16;
 
@@ -67,17 +72,117 @@ impl Held {
 /// What a round of asking came to.
 enum Round {
     Rows(Timestamp, Vec<LockedRow>),
-    /// A row is newer than the snapshot; who has changed it, if that is remembered.
-    Changed(Key, Option<TxnId>),
+    /// A row is newer than the snapshot; who has changed it, if that is remembered, and whether it is gone.
+    Changed(Key, Option<TxnId>, bool),
 }
 
 impl Txn {
-    /// Locks keys, which are in key order and without duplicates, and reads them.
-    pub(super) async fn lock_sorted(
+    /// Locks and reads: as of the snapshot, or at the latest.
+    pub(super) async fn lock_at(
         &self,
+        reading: &Reading,
         keys: &[Key],
         how: Locking,
         fences: &[Fence],
+        latest: bool,
+    ) -> Result<Vec<LockedRow>, Error> {
+        let latest = latest || self.options.isolation == Isolation::ReadCommitted;
+        let fences = {
+            let mut state = self.state.lock();
+            self.check(&state, false)?;
+            if state.locked.len() + keys.len() > LOCKED_ROWS_MAX {
+                let why = format!("more than {LOCKED_ROWS_MAX} rows locked by one transaction");
+                return Err(Error::TooLarge(why));
+            }
+            self.use_fences(&mut state, fences, false)?
+        };
+        // In key order: transactions that lock the same rows then queue instead of blocking each other.
+        let sorted: Vec<Key> = keys.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+        // What a statement has locked by reading it is locked again before it is changed: that costs no message. Own writes are
+        // looked up before the shards are asked: what is on its way now will be there by then, or still here.
+        let (ask, own): (Vec<Key>, Vec<Option<Option<Value>>>) = {
+            let state = self.state.lock();
+            let held = |locked: &LockedKey| locked.mode >= how.mode && locked.value.is_some();
+            let (upper, lower) = Self::layers(&state);
+            let own =
+                |key: &Key| upper.get(key).or_else(|| lower.as_ref()?.get(key)).map(|w| w.value.clone());
+            let ask = sorted.iter().filter(|key| !state.locked.get(*key).is_some_and(held));
+            (ask.cloned().collect(), sorted.iter().map(own).collect())
+        };
+        let mut asked = self.lock_sorted(reading, &ask, how, &fences, latest).await?.into_iter();
+        let state = self.state.lock();
+        let mut next = ask.iter().peekable();
+        let mut found = Vec::with_capacity(sorted.len());
+        for key in &sorted {
+            let row = match next.next_if_eq(&key) {
+                Some(_) => asked.next(),
+                None => state.locked.get(key).and_then(|l| l.value.clone()).map(LockedRow::Held),
+            };
+            // The snapshot has moved in a way that took the values along.
+            found.push(row.ok_or_else(|| Error::Conflict { key: key.clone(), rival: None })?);
+        }
+        for (row, own) in found.iter_mut().zip(own) {
+            if let (LockedRow::Held(value), Some(own)) = (row, own) {
+                *value = own;
+            }
+        }
+        drop(state);
+        let row = |key: &Key| sorted.binary_search(key).ok().and_then(|at| found.get(at).cloned());
+        let missing = || Error::Internal("a row was not locked".to_owned());
+        keys.iter().map(|key| row(key).ok_or_else(missing)).collect()
+    }
+
+    /// Rows were locked and read as of `at`, which becomes the snapshot, if there is none. False: the snapshot is another.
+    pub(super) fn read_as_of(
+        &self,
+        reading: &Reading,
+        at: Timestamp,
+        mode: LockMode,
+        keys: &[Key],
+        rows: &[LockedRow],
+    ) -> bool {
+        if reading.at_or(at) != at {
+            return false;
+        }
+        for (key, row) in keys.iter().zip(rows) {
+            if matches!(row, LockedRow::Held(_)) {
+                reading.add_key(key);
+            }
+        }
+        self.note_locked(at, mode, keys, rows);
+        true
+    }
+
+    /// Rows were locked and read as of `at`.
+    pub(super) fn note_locked(&self, at: Timestamp, mode: LockMode, keys: &[Key], rows: &[LockedRow]) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        state.started.get_or_insert(at);
+        for (key, row) in keys.iter().zip(rows) {
+            let LockedRow::Held(value) = row else { continue };
+            let few = state.locked.len() < LOCKED_VALUES_MAX;
+            if !few && self.is_serializable() && !state.locked.contains_key(key) {
+                continue;
+            }
+            let since = match state.locked.get(key) {
+                // Held all the while, one hopes: the commit will tell.
+                Some(before) if before.excludes_writers() => before.since,
+                _ => at,
+            };
+            let value = few.then(|| value.clone());
+            let mode = state.locked.get(key).map_or(mode, |before| before.mode.max(mode));
+            state.locked.insert(key.clone(), LockedKey { mode, since, value });
+        }
+    }
+
+    /// Locks keys, which are in key order and without duplicates, and reads them as of the snapshot, or at the latest.
+    pub(super) async fn lock_sorted(
+        &self,
+        reading: &Reading,
+        keys: &[Key],
+        how: Locking,
+        fences: &[Fence],
+        latest: bool,
     ) -> Result<Vec<LockedRow>, Error> {
         let deadline = match how.wait {
             LockWait::For(Some(limit)) => Some(self.core.seams.clock.now() + limit),
@@ -89,18 +194,25 @@ impl Txn {
             let rest = &keys[rows.len()..];
             let shard = self.core.router.route(&rest[0], self.core.deadline()).await?;
             let here = rest.iter().take(LOCK_KEYS_MAX).take_while(|key| shard.range.contains(key)).count();
-            let at = self.snapshot_if_any();
+            let at = if latest { None } else { reading.at() };
             match self.lock_in_shard(&shard, &rest[..here.max(1)], at, how, fences, deadline).await? {
                 None => {}
-                Some(Round::Rows(at, found)) if self.read_as_of(at, how.mode, rest, &found) => {
+                Some(Round::Rows(at, found)) if latest => {
+                    self.note_locked(at, how.mode, rest, &found);
+                    rows.extend(found);
+                }
+                Some(Round::Rows(at, found)) if self.read_as_of(reading, at, how.mode, rest, &found) => {
                     rows.extend(found)
                 }
                 // A snapshot was drawn meanwhile, and the rows are not as of it.
                 Some(Round::Rows(..)) => {}
-                Some(Round::Changed(key, rival)) => {
+                Some(Round::Changed(key, rival, deleted)) => {
                     moves += 1;
-                    if moves > MOVES_MAX || !self.refresh().await? {
-                        return Err(Error::Conflict { key, rival });
+                    if moves > MOVES_MAX || !self.refresh_at(reading).await? {
+                        return Err(match self.is_serializable() {
+                            true => Error::Conflict { key, rival },
+                            false => Error::Changed { key, deleted },
+                        });
                     }
                 }
             }
@@ -168,7 +280,7 @@ impl Txn {
 
 fn round(keys: &[Key], locked: pb::Locked) -> Result<Round, Error> {
     if let Some(key) = locked.changed {
-        return Ok(Round::Changed(key, parse_txn(&locked.changed_by).ok()));
+        return Ok(Round::Changed(key, parse_txn(&locked.changed_by).ok(), locked.deleted));
     }
     if locked.values.len() != keys.len() {
         return Err(unexpected());

@@ -4,9 +4,11 @@
 //! * `sent` covers every key under which an intent of this transaction may lie, from before it is sent;
 //! * a write is in `buffer`, or in `flushing`, or an intent at its shard; it is in two of them only for a moment, and
 //!   with the same value, so that reading through all three in this order is always right;
-//! * `reads` covers everything that was read at `read_at` (of the shards; own writes aside).
+//! * what was read and is to be validated is covered by a [`Reading`] (of the shards; own writes aside);
+//! * below `Serializable`, every row that was locked is in `locked` with the moment since when it may not have changed.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
@@ -18,6 +20,7 @@ use tokio::sync::oneshot;
 
 use super::buffer::{Buffer, Writes, overlay};
 use super::core::{Core, PAGE_BYTES};
+use super::reading::{Move, Reading, Statement};
 use super::strays::Strays;
 use crate::api::{
     BeginOptions, Fence, Isolation, Key, LockedRow, Locking, ScanPage, ScanRequest, Transaction, Value, Write,
@@ -26,9 +29,6 @@ use crate::router::{Repeat, RouteError};
 use crate::spans::SpanSet;
 use crate::wire::{Fate, txn_bytes};
 use crate::{Error, LockMode};
-
-/// Values of locked rows that are kept, so that a statement which locks its rows needn't read them, too.
-const LOCKED_VALUES_MAX: usize = 1_000;
 
 /// Where a transaction is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,14 +41,15 @@ pub(super) enum Phase {
 
 pub(super) struct State {
     pub phase: Phase,
-    /// The snapshot; drawn at the first use.
-    pub read_at: Option<Timestamp>,
     pub buffer: Buffer,
     /// Writes on their way to the shards.
     pub flushing: Option<Arc<Writes>>,
     /// Counts beginnings and ends of flushes.
     pub flushes: u64,
-    pub reads: SpanSet,
+    /// Snapshots of strict statements, beside the transaction's own.
+    pub strict: Vec<Arc<Reading>>,
+    /// Snapshots of statements, some of which may still be read.
+    pub statements: Vec<Weak<Reading>>,
     pub fences: HashSet<Fence>,
     /// Where intents may lie.
     pub sent: SpanSet,
@@ -62,10 +63,25 @@ pub(super) struct State {
     pub rounds: u64,
     /// Its outcome is someone else's to find out: no rollback.
     pub undecided: bool,
-    /// What had been read when the statement began.
-    statement_reads: SpanSet,
-    /// Rows that were locked, how strongly, and their values as of the snapshot: `reads` covers them.
-    locked: HashMap<Key, (LockMode, Option<Value>)>,
+    /// Rows that were locked. (`Serializable`: some of them; they are reads as well.)
+    pub locked: HashMap<Key, LockedKey>,
+}
+
+/// A row that was locked.
+pub(super) struct LockedKey {
+    /// How strongly.
+    pub mode: LockMode,
+    /// As of when it was read under the lock; with a lock that excludes writers it has not changed since.
+    pub since: Timestamp,
+    /// What was read, or written since, for the first rows.
+    pub value: Option<Option<Value>>,
+}
+
+impl LockedKey {
+    /// Whether nobody else may change the row (a lock on the key alone lets others update the rest).
+    pub fn excludes_writers(&self) -> bool {
+        self.mode >= LockMode::Share
+    }
 }
 
 /// A transaction.
@@ -76,8 +92,10 @@ pub struct Txn {
     pub(super) state: Mutex<State>,
     /// Requests that lay intents or commit them.
     pub(super) strays: Arc<Strays>,
-    /// Held while the snapshot's timestamp is drawn.
-    drawing: tokio::sync::Mutex<()>,
+    /// The transaction's snapshot.
+    pub(super) reading: Arc<Reading>,
+    /// The commit has gone too far to be taken back by dropping it.
+    pub(super) doubt: AtomicBool,
     /// Held while intents are sent.
     pub(super) sending: Arc<tokio::sync::Mutex<()>>,
     pub(super) this: Weak<Txn>,
@@ -85,15 +103,16 @@ pub struct Txn {
 
 impl Txn {
     /// A transaction that has not yet done anything.
-    pub fn begin(core: Arc<Core>, options: BeginOptions) -> Arc<Self> {
+    pub fn begin(core: Arc<Core>, mut options: BeginOptions) -> Arc<Self> {
+        options.read_only |= options.as_of.is_some();
         let id = crate::who::new_txn(core.router.server().me(), &core.seams);
         let state = State {
             phase: Phase::Active,
-            read_at: None,
             buffer: Buffer::default(),
             flushing: None,
             flushes: 0,
-            reads: SpanSet::default(),
+            strict: Vec::new(),
+            statements: Vec::new(),
             fences: HashSet::new(),
             sent: SpanSet::default(),
             primary: None,
@@ -101,9 +120,9 @@ impl Txn {
             failed: None,
             rounds: 0,
             undecided: false,
-            statement_reads: SpanSet::default(),
             locked: HashMap::new(),
         };
+        let reading = Reading::new(options.isolation == Isolation::Serializable, options.as_of);
         Arc::new_cyclic(|this| {
             core.open.add(id, this.clone());
             Self {
@@ -112,7 +131,8 @@ impl Txn {
                 core,
                 state: Mutex::new(state),
                 strays: Arc::default(),
-                drawing: tokio::sync::Mutex::default(),
+                reading,
+                doubt: AtomicBool::new(false),
                 sending: Arc::default(),
                 this: this.clone(),
             }
@@ -120,7 +140,7 @@ impl Txn {
     }
 
     /// Refuses what must not be done in this state of the transaction.
-    fn check(&self, state: &State, writes: bool) -> Result<(), Error> {
+    pub(super) fn check(&self, state: &State, writes: bool) -> Result<(), Error> {
         if state.phase != Phase::Active {
             return Err(Error::Invalid("the transaction has ended".to_owned()));
         }
@@ -133,16 +153,23 @@ impl Txn {
         Ok(())
     }
 
-    /// Notes the fences of a statement. Returns those that the shards have to check; those that the transaction itself
-    /// has set are checked here.
-    fn use_fences(state: &mut State, fences: &[Fence]) -> Result<Vec<Fence>, Error> {
+    /// Notes the fences of a statement, for the commit. Returns those that the shards have to check; those that the
+    /// transaction itself has set are checked here.
+    pub(super) fn use_fences(
+        &self,
+        state: &mut State,
+        fences: &[Fence],
+        writes: bool,
+    ) -> Result<Vec<Fence>, Error> {
+        // With a snapshot for each statement, what was only read may have another schema by now.
+        let noted = writes || self.options.isolation != Isolation::ReadCommitted;
         let mut others = Vec::with_capacity(fences.len());
         for fence in fences {
             match state.buffer.fences().get(&fence.prefix) {
                 Some(own) if own.unwrap_or(0) == fence.version => {}
                 Some(_) => return Err(Error::FenceMismatch { prefix: fence.prefix.clone() }),
                 None => {
-                    if !state.fences.contains(fence) {
+                    if noted && !state.fences.contains(fence) {
                         state.fences.insert(fence.clone());
                     }
                     others.push(fence.clone());
@@ -152,44 +179,8 @@ impl Txn {
         Ok(others)
     }
 
-    /// Sends the buffer as intents, in the background, when it has become large. Waits if the last one is still being
-    /// sent: that bounds the memory.
-    async fn flush_if_large(&self) -> Result<(), Error> {
-        let large = |state: &State| state.buffer.bytes() >= self.core.options.flush_bytes;
-        if !large(&self.state.lock()) {
-            return Ok(());
-        }
-        let Some(this) = self.this.upgrade() else {
-            return Ok(());
-        };
-        let sending = self.sending.clone().lock_owned().await;
-        let writes = {
-            let mut state = self.state.lock();
-            self.check(&state, true)?;
-            if !large(&state) {
-                return Ok(());
-            }
-            let writes = Arc::new(state.buffer.take());
-            state.flushing = Some(writes.clone());
-            state.flushes += 1;
-            writes
-        };
-        self.core.seams.spawn("flush", async move {
-            let result = this.send_early(&writes).await;
-            let mut state = this.state.lock();
-            state.flushing = None;
-            state.flushes += 1;
-            if let Err(error) = result {
-                state.failed.get_or_insert(error);
-            }
-            drop(state);
-            drop(sending);
-        });
-        Ok(())
-    }
-
     /// The layers of own writes, the newer one first.
-    fn layers(state: &State) -> (&Writes, Option<Arc<Writes>>) {
+    pub(super) fn layers(state: &State) -> (&Writes, Option<Arc<Writes>>) {
         (state.buffer.writes(), state.flushing.clone())
     }
 
@@ -265,42 +256,46 @@ impl Txn {
     }
 }
 
-#[async_trait]
-impl Transaction for Txn {
-    fn id(&self) -> TxnId {
-        self.id
-    }
-
-    async fn read_timestamp(&self) -> Result<Timestamp, Error> {
-        if let Some(at) = self.state.lock().read_at {
+impl Txn {
+    /// A snapshot's timestamp, drawn if it has none.
+    pub(super) async fn draw(&self, reading: &Reading) -> Result<Timestamp, Error> {
+        if let Some(at) = reading.at() {
+            self.state.lock().started.get_or_insert(at);
             return Ok(at);
         }
-        let _drawing = self.drawing.lock().await;
-        if let Some(at) = self.state.lock().read_at {
+        let _drawing = reading.drawing.lock().await;
+        if let Some(at) = reading.at() {
             return Ok(at);
         }
         let at = self.core.oracle.timestamp().await?;
-        let mut state = self.state.lock();
-        state.read_at = Some(at);
-        state.started.get_or_insert(at);
+        let at = reading.at_or(at);
+        self.state.lock().started.get_or_insert(at);
         Ok(at)
     }
 
-    async fn get(&self, keys: &[Key], fences: &[Fence]) -> Result<Vec<Option<Value>>, Error> {
+    pub(super) async fn get_at(
+        &self,
+        reading: &Reading,
+        keys: &[Key],
+        fences: &[Fence],
+    ) -> Result<Vec<Option<Value>>, Error> {
         let mut values: Vec<Option<Value>> = vec![None; keys.len()];
         let (mut missing, fences, own) = {
             let mut state = self.state.lock();
             self.check(&state, false)?;
-            let fences = Self::use_fences(&mut state, fences)?;
+            let fences = self.use_fences(&mut state, fences, false)?;
             // Looked up before the shards are asked: what is on its way now will be there by then, or still here.
             let (upper, lower) = Self::layers(&state);
+            let snapshot = reading.at();
             let mut missing = Vec::new();
             for (index, key) in keys.iter().enumerate() {
                 match upper.get(key).or_else(|| lower.as_ref()?.get(key)) {
                     Some(write) => values[index] = write.value.clone(),
                     None => match state.locked.get(key) {
-                        Some((_, value)) => values[index] = value.clone(),
-                        None => missing.push(index),
+                        Some(LockedKey { since, value: Some(value), .. }) if Some(*since) == snapshot => {
+                            values[index] = value.clone();
+                        }
+                        _ => missing.push(index),
                     },
                 }
             }
@@ -309,45 +304,49 @@ impl Transaction for Txn {
         if missing.is_empty() {
             return Ok(values);
         }
-        let at = self.read_timestamp().await?;
+        let at = self.draw(reading).await?;
         let found = if missing.len() == keys.len() {
             self.core.read(own, at, keys, &fences).await?
         } else {
             let asked: Vec<Key> = missing.iter().map(|index| keys[*index].clone()).collect();
             self.core.read(own, at, &asked, &fences).await?
         };
-        let mut state = self.state.lock();
         for (index, value) in missing.drain(..).zip(found) {
-            state.reads.add_key(&keys[index]);
+            reading.add_key(&keys[index]);
             values[index] = value;
         }
         Ok(values)
     }
 
-    async fn scan(&self, request: ScanRequest, fences: &[Fence]) -> Result<ScanPage, Error> {
+    pub(super) async fn scan_at(
+        &self,
+        reading: &Reading,
+        request: ScanRequest,
+        fences: &[Fence],
+    ) -> Result<ScanPage, Error> {
         let ScanRequest { range, reverse, rows_max } = request;
         let rows_max = rows_max.max(1);
         let (fences, mut own, mut flushes) = {
             let mut state = self.state.lock();
             self.check(&state, false)?;
-            (Self::use_fences(&mut state, fences)?, self.own(&state), state.flushes)
+            (self.use_fences(&mut state, fences, false)?, self.own(&state), state.flushes)
         };
         if range.is_empty() {
             return Ok(ScanPage::default());
         }
-        let at = self.read_timestamp().await?;
+        let at = self.draw(reading).await?;
         let mut left = range;
         loop {
             let page = self.core.scan(own, at, &left, reverse, rows_max, &fences).await?;
             let mut covered = covered(&left, page.rest.as_ref(), reverse);
             let mut rest = page.rest;
-            let mut state = self.state.lock();
+            let state = self.state.lock();
             if state.flushes != flushes {
                 // Writes have moved from here to the shards meanwhile, and may have been missed in both places.
                 (own, flushes) = (self.own(&state), state.flushes);
                 continue;
             }
-            state.reads.add_range(&covered);
+            reading.add_range(&covered);
             let (upper, lower) = Self::layers(&state);
             let none = Writes::new();
             let layers = [upper, lower.as_deref().unwrap_or(&none)];
@@ -371,16 +370,154 @@ impl Transaction for Txn {
         }
     }
 
-    async fn write(&self, writes: Vec<Write>, fences: &[Fence]) -> Result<(), Error> {
+    pub(super) async fn write_at(
+        &self,
+        reading: &Reading,
+        writes: Vec<Write>,
+        fences: &[Fence],
+    ) -> Result<(), Error> {
         {
             let mut state = self.state.lock();
             self.check(&state, true)?;
-            Self::use_fences(&mut state, fences)?;
+            self.use_fences(&mut state, fences, true)?;
+            let snapshot = match self.is_serializable() {
+                // What was read is validated, and what was not read may be overwritten whatever stands there.
+                true => Timestamp::ZERO,
+                false => reading.at().unwrap_or(Timestamp::ZERO),
+            };
             for write in writes {
-                state.buffer.put(write)?;
+                let mut since = snapshot;
+                if let Some(locked) = state.locked.get_mut(&write.key) {
+                    if !self.is_serializable() && locked.excludes_writers() {
+                        since = locked.since;
+                    }
+                    // What is kept is what the transaction would read, also when the write has left the buffer.
+                    locked.value = locked.value.is_some().then(|| write.value.clone());
+                }
+                state.buffer.put(write, since)?;
             }
         }
         self.flush_if_large().await
+    }
+
+    pub(super) async fn retry_at(&self, reading: &Reading, savepoint: u64) -> Result<bool, Error> {
+        self.undo_to(savepoint).await?;
+        {
+            let mut state = self.state.lock();
+            if !reading.forget_statement() && self.options.isolation == Isolation::Snapshot {
+                return Ok(false);
+            }
+            // They are locked, but no read any more.
+            Self::forget_read_at(&mut state, reading.at());
+        }
+        self.refresh_at(reading).await
+    }
+
+    pub(super) async fn refresh_at(&self, reading: &Reading) -> Result<bool, Error> {
+        let fences = {
+            let state = self.state.lock();
+            self.check(&state, false)?;
+            state.fences.iter().cloned().collect::<Vec<_>>()
+        };
+        let before = reading.at();
+        let (from, reads) = match reading.move_now(self.options.isolation) {
+            Move::Done => {
+                // (`started` stays: the transaction doesn't get younger.)
+                Self::forget_read_at(&mut self.state.lock(), before);
+                return Ok(true);
+            }
+            Move::Never => return Ok(false),
+            Move::If(from, reads) => (from, reads),
+        };
+        let at = self.core.oracle.timestamp().await?;
+        match self.core.validate(self.id, &reads, &fences, from, at, self.core.deadline()).await {
+            Ok(()) => {}
+            Err(Error::Conflict { .. } | Error::FenceMismatch { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let moved = reading.move_to(from, reads, at);
+        if moved {
+            // They are reads, and have not changed.
+            self.state.lock().locked.values_mut().for_each(|locked| locked.since = at);
+        }
+        Ok(moved)
+    }
+
+    /// Locked rows that were read at a snapshot which is given up. (Others were read at the latest.)
+    fn forget_read_at(state: &mut State, snapshot: Option<Timestamp>) {
+        state.locked.retain(|_, locked| Some(locked.since) != snapshot);
+    }
+
+    /// The oldest snapshot that is in use.
+    pub(super) fn snapshot_if_any(&self) -> Option<Timestamp> {
+        let statements: Vec<_> = self.state.lock().statements.iter().filter_map(Weak::upgrade).collect();
+        statements.iter().chain([&self.reading]).filter_map(|reading| reading.at()).min()
+    }
+
+    /// When the transaction began, if that is known.
+    pub(super) fn started_if_known(&self) -> Timestamp {
+        self.state.lock().started.unwrap_or(Timestamp::ZERO)
+    }
+
+    /// The isolation level.
+    pub(super) fn is_serializable(&self) -> bool {
+        self.options.isolation == Isolation::Serializable
+    }
+}
+
+#[async_trait]
+impl Transaction for Txn {
+    fn id(&self) -> TxnId {
+        self.id
+    }
+
+    fn isolation(&self) -> Isolation {
+        self.options.isolation
+    }
+
+    fn in_doubt(&self) -> bool {
+        self.doubt.load(Ordering::Acquire)
+    }
+
+    fn statement(&self, strict: bool) -> Option<Arc<dyn Transaction>> {
+        match self.options.isolation {
+            Isolation::Serializable => None,
+            Isolation::Snapshot => {
+                if strict {
+                    self.reading.track();
+                }
+                None
+            }
+            // One moment in the past was asked for.
+            Isolation::ReadCommitted if self.options.as_of.is_some() => None,
+            Isolation::ReadCommitted => {
+                let reading = Reading::new(strict, None);
+                let mut state = self.state.lock();
+                state.statements.retain(|reading| reading.strong_count() > 0);
+                state.statements.push(Arc::downgrade(&reading));
+                if strict {
+                    state.strict.push(reading.clone());
+                }
+                drop(state);
+                Some(Statement::new(self.this.upgrade()?, reading))
+            }
+        }
+    }
+
+    async fn read_timestamp(&self) -> Result<Timestamp, Error> {
+        self.draw(&self.reading).await
+    }
+
+    async fn get(&self, keys: &[Key], fences: &[Fence]) -> Result<Vec<Option<Value>>, Error> {
+        self.get_at(&self.reading, keys, fences).await
+    }
+
+    async fn scan(&self, request: ScanRequest, fences: &[Fence]) -> Result<ScanPage, Error> {
+        self.scan_at(&self.reading, request, fences).await
+    }
+
+    async fn write(&self, writes: Vec<Write>, fences: &[Fence]) -> Result<(), Error> {
+        self.write_at(&self.reading, writes, fences).await
     }
 
     async fn write_fence(&self, prefix: Key, version: Option<u64>) -> Result<(), Error> {
@@ -391,100 +528,40 @@ impl Transaction for Txn {
     }
 
     async fn lock(&self, keys: &[Key], how: Locking, fences: &[Fence]) -> Result<Vec<LockedRow>, Error> {
-        let fences = {
-            let mut state = self.state.lock();
-            self.check(&state, false)?;
-            Self::use_fences(&mut state, fences)?
-        };
-        // In key order: transactions that lock the same rows then queue instead of blocking each other.
-        let sorted: Vec<Key> = keys.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
-        // What a statement has locked by reading it is locked again before it is changed: that costs no message.
-        let ask: Vec<Key> = {
-            let state = self.state.lock();
-            let held = |key: &Key| state.locked.get(key).is_some_and(|(mode, _)| *mode >= how.mode);
-            sorted.iter().filter(|key| !held(key)).cloned().collect()
-        };
-        let mut asked = self.lock_sorted(&ask, how, &fences).await?.into_iter();
-        let state = self.state.lock();
-        let mut next = ask.iter().peekable();
-        let mut found = Vec::with_capacity(sorted.len());
-        for key in &sorted {
-            let row = match next.next_if_eq(&key) {
-                Some(_) => asked.next(),
-                None => state.locked.get(key).map(|(_, value)| LockedRow::Held(value.clone())),
-            };
-            // The snapshot has moved in a way that took the values along.
-            found.push(row.ok_or_else(|| Error::Conflict { key: key.clone(), rival: None })?);
-        }
-        let (upper, lower) = Self::layers(&state);
-        for (key, row) in sorted.iter().zip(&mut found) {
-            let own = upper.get(key).or_else(|| lower.as_ref()?.get(key));
-            if let (LockedRow::Held(value), Some(write)) = (row, own) {
-                value.clone_from(&write.value);
-            }
-        }
-        drop(state);
-        let row = |key: &Key| sorted.binary_search(key).ok().and_then(|at| found.get(at).cloned());
-        let missing = || Error::Internal("a row was not locked".to_owned());
-        keys.iter().map(|key| row(key).ok_or_else(missing)).collect()
+        self.lock_at(&self.reading, keys, how, fences, false).await
+    }
+
+    async fn lock_latest(
+        &self,
+        keys: &[Key],
+        how: Locking,
+        fences: &[Fence],
+    ) -> Result<Vec<LockedRow>, Error> {
+        self.lock_at(&self.reading, keys, how, fences, !self.is_serializable()).await
     }
 
     fn begin_statement(&self) {
-        let mut state = self.state.lock();
-        state.statement_reads = state.reads.clone();
+        self.reading.begin_statement();
     }
 
     async fn retry_statement(&self, savepoint: u64) -> Result<bool, Error> {
-        {
-            let mut state = self.state.lock();
-            self.check(&state, false)?;
-            state.buffer.rollback_to(savepoint)?;
-            state.reads = state.statement_reads.clone();
-            // They are locked, but no read any more.
-            state.locked.clear();
-        }
-        self.refresh().await
+        self.retry_at(&self.reading, savepoint).await
     }
 
     async fn refresh(&self) -> Result<bool, Error> {
-        let (read_at, reads, fences) = {
-            let mut state = self.state.lock();
-            self.check(&state, false)?;
-            let Some(read_at) = state.read_at else {
-                return Ok(true);
-            };
-            if state.reads.is_empty() {
-                // Drawn again at the next use. (`started` stays: the transaction doesn't get younger.)
-                state.read_at = None;
-                state.locked.clear();
-                return Ok(true);
-            }
-            let reads: Vec<KeyRange> = state.reads.ranges().collect();
-            (read_at, reads, state.fences.iter().cloned().collect::<Vec<_>>())
-        };
-        let at = self.core.oracle.timestamp().await?;
-        match self.core.validate(self.id, &reads, &fences, read_at, at, self.core.deadline()).await {
-            Ok(()) => {}
-            Err(Error::Conflict { .. } | Error::FenceMismatch { .. }) => return Ok(false),
-            Err(error) => return Err(error),
-        }
-        let mut state = self.state.lock();
-        // A scan that ran meanwhile has read as of the old snapshot.
-        if state.reads.ranges().eq(reads) && state.read_at == Some(read_at) {
-            state.read_at = Some(at);
-            return Ok(true);
-        }
-        Ok(false)
+        self.refresh_at(&self.reading).await
     }
 
     fn savepoint(&self) -> u64 {
         self.state.lock().buffer.savepoint()
     }
 
+    fn keep_marks(&self, since: Option<u64>) {
+        self.state.lock().buffer.keep(since);
+    }
+
     async fn rollback_to(&self, savepoint: u64) -> Result<(), Error> {
-        let mut state = self.state.lock();
-        self.check(&state, false)?;
-        state.buffer.rollback_to(savepoint)
+        self.undo_to(savepoint).await
     }
 
     async fn commit(&self) -> Result<Timestamp, Error> {
@@ -518,42 +595,6 @@ impl Transaction for Txn {
     async fn rollback(&self) {
         let gone = self.abandon();
         self.core.until_gone(gone).await;
-    }
-}
-
-impl Txn {
-    /// The snapshot, if it was drawn.
-    pub(super) fn snapshot_if_any(&self) -> Option<Timestamp> {
-        self.state.lock().read_at
-    }
-
-    /// When the transaction began, if that is known.
-    pub(super) fn started_if_known(&self) -> Timestamp {
-        self.state.lock().started.unwrap_or(Timestamp::ZERO)
-    }
-
-    /// Rows were locked and read as of `at`, which becomes the snapshot, if there is none. False: the snapshot is another.
-    pub(super) fn read_as_of(&self, at: Timestamp, mode: LockMode, keys: &[Key], rows: &[LockedRow]) -> bool {
-        let mut state = self.state.lock();
-        let state = &mut *state;
-        state.started.get_or_insert(at);
-        if *state.read_at.get_or_insert(at) != at {
-            return false;
-        }
-        for (key, row) in keys.iter().zip(rows) {
-            if let LockedRow::Held(value) = row {
-                state.reads.add_key(key);
-                if state.locked.len() < LOCKED_VALUES_MAX {
-                    state.locked.insert(key.clone(), (mode, value.clone()));
-                }
-            }
-        }
-        true
-    }
-
-    /// The isolation level.
-    pub(super) fn is_serializable(&self) -> bool {
-        self.options.isolation == Isolation::Serializable
     }
 }
 

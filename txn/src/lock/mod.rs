@@ -255,6 +255,13 @@ impl LockTable {
         Asked::Wait(receiver)
     }
 
+    /// Whether another transaction is about to insert a row under the key, or to delete it.
+    pub fn is_claimed(&self, txn: TxnId, key: &[u8]) -> bool {
+        let inner = self.inner.lock();
+        let holders = inner.rows.get(key).map(|row| &row.holders);
+        holders.into_iter().flatten().any(|holder| holder.txn != txn && holder.mode == LockMode::Update)
+    }
+
     /// The transaction has ended, or gives up: all that it holds and waits for is let go.
     pub fn release(&self, txn: TxnId, now: Instant) {
         self.inner.lock().release(txn, now);
