@@ -64,8 +64,8 @@ use sqlparser::ast;
 pub use params::ParamTypes;
 pub use parse::{Bindable, parse};
 pub use utility::{
-    Arguments, FetchDirection, Isolation, ParsedStatement, Set, TableName, Transaction, TransactionModes,
-    Utility,
+    AlterDefaults, Arguments, FetchDirection, Isolation, NewValue, ParsedStatement, Role, Set, TableName,
+    Transaction, TransactionModes, Utility,
 };
 
 use crate::catalog::{CatalogReader, TableDescriptor};

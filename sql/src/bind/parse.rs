@@ -26,6 +26,8 @@ pub struct Bindable {
     /// `None` only while it is dropped.
     tree: Option<Box<Tree>>,
     height: usize,
+    /// AS OF SYSTEM TIME.
+    as_of: Option<String>,
 }
 
 /// A syntax tree.
@@ -61,7 +63,17 @@ pub(super) enum Tree {
 
 impl Bindable {
     pub(super) fn new(source: Source, span: std::ops::Range<usize>, tree: Tree, height: usize) -> Self {
-        Self { source, span, tree: Some(Box::new(tree)), height }
+        Self { source, span, tree: Some(Box::new(tree)), height, as_of: None }
+    }
+
+    pub(super) fn read_as_of(mut self, text: Option<String>) -> Self {
+        self.as_of = text;
+        self
+    }
+
+    /// The constant of AS OF SYSTEM TIME.
+    pub fn as_of(&self) -> Option<&str> {
+        self.as_of.as_deref()
     }
 
     pub(super) fn tree(&self) -> Result<&Tree> {
@@ -147,6 +159,7 @@ pub fn parse(sql: &str) -> Result<Vec<ParsedStatement>> {
             end: next.map(|t| t.span.start),
             height,
             tokens: significant,
+            as_of: None,
         };
         statements.push(with_stack_for(height, || utility::parse_statement(&mut cursor))?);
     }
@@ -160,7 +173,14 @@ pub(super) fn parse_expression(sql: &str) -> Result<(Source, ast::Expr)> {
     let tokens = Tokenizer::new(&dialect, sql)
         .tokenize_with_location()
         .map_err(|e| lexical_error(&source, &e.message, e.location))?;
-    let cursor = Cursor { height: height(&tokens), source: &source, dialect: &dialect, end: None, tokens };
+    let cursor = Cursor {
+        height: height(&tokens),
+        source: &source,
+        dialect: &dialect,
+        end: None,
+        tokens,
+        as_of: None,
+    };
     let mut parser = cursor.parser();
     let expr = parser.parse_expr().map_err(|e| cursor.error(e))?;
     cursor.expect_end(&parser)?;
@@ -175,6 +195,8 @@ pub(super) struct Cursor<'a> {
     end: Option<Location>,
     pub(super) height: usize,
     pub(super) tokens: Vec<TokenWithSpan>,
+    /// AS OF SYSTEM TIME, which is no longer among the tokens, and where the statement with it stands, in bytes.
+    pub(super) as_of: Option<(String, std::ops::Range<usize>)>,
 }
 
 impl<'a> Cursor<'a> {
@@ -192,12 +214,14 @@ impl<'a> Cursor<'a> {
             end: self.end,
             height: self.height,
             tokens: self.tokens.get(from..).unwrap_or_default().to_vec(),
+            as_of: None,
         }
     }
 
     /// The same statement with other tokens.
     pub(super) fn with_tokens(&self, tokens: Vec<TokenWithSpan>) -> Cursor<'a> {
-        Cursor { source: self.source, dialect: self.dialect, end: self.end, height: self.height, tokens }
+        let (source, dialect, end, height) = (self.source, self.dialect, self.end, self.height);
+        Cursor { source, dialect, end, height, tokens, as_of: self.as_of.clone() }
     }
 
     /// The statement's place in the text, in bytes.
@@ -209,7 +233,11 @@ impl<'a> Cursor<'a> {
     }
 
     pub(super) fn bindable(&self, tree: Tree) -> Bindable {
-        Bindable::new(self.source.clone(), self.span(), tree, self.height)
+        let (as_of, span) = match &self.as_of {
+            Some((text, span)) => (Some(text.clone()), span.clone()),
+            None => (None, self.span()),
+        };
+        Bindable::new(self.source.clone(), span, tree, self.height).read_as_of(as_of)
     }
 
     /// `42601` unless the parser has read everything.

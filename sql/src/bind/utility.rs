@@ -13,8 +13,8 @@ use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
 pub use command::{
-    Arguments, FetchDirection, Isolation, ParsedStatement, Set, TableName, Transaction, TransactionModes,
-    Utility,
+    AlterDefaults, Arguments, FetchDirection, Isolation, NewValue, ParsedStatement, Role, Set, TableName,
+    Transaction, TransactionModes, Utility,
 };
 pub(super) use copy::{CopyStatement, CopyWhat};
 
@@ -23,6 +23,10 @@ use super::scope::fold;
 use crate::error::{Result, SqlError, SqlState};
 
 pub(super) fn parse_statement(cursor: &mut Cursor<'_>) -> Result<ParsedStatement> {
+    if ["select", "with", "table", "values"].iter().any(|word| cursor.word_is(0, word)) {
+        let span = cursor.span();
+        cursor.as_of = transaction::take_as_of(&mut cursor.tokens).map(|text| (text, span));
+    }
     let mut reader = Reader { cursor, parser: cursor.parser() };
     let Some(Token::Word(first)) = cursor.tokens.first().map(|t| &t.token) else {
         return match cursor.tokens.first() {
@@ -74,6 +78,17 @@ pub(super) fn parse_statement(cursor: &mut Cursor<'_>) -> Result<ParsedStatement
             let tree = Tree::CreateTableAs { names, statement };
             return Ok(ParsedStatement::Bindable(cursor.bindable(tree)));
         }
+        "alter" if ["system", "role", "user", "database"].iter().any(|kind| cursor.word_is(1, kind)) => {
+            match reader.alter_defaults()? {
+                Some(alter) => ParsedStatement::Utility(Utility::AlterDefaults(alter)),
+                None => {
+                    let other = Reader { cursor, parser: cursor.parser() };
+                    return Err(other
+                        .unsupported_kind()
+                        .unwrap_or_else(|| SqlError::unsupported("ALTER SYSTEM")));
+                }
+            }
+        }
         "alter" if cursor.word_is(1, "table") && reader.is_split() => {
             ParsedStatement::Bindable(reader.split_at()?)
         }
@@ -120,12 +135,14 @@ impl Reader<'_, '_> {
         }
     }
 
+    /// Whether the `n`th token from here is this word.
+    fn is_word(&self, n: usize, word: &str) -> bool {
+        is_word(&self.parser.peek_nth_token_ref(n).token, word)
+    }
+
     /// Consumes the words if all of them are next.
     fn words(&mut self, words: &[&str]) -> bool {
-        let all = words.iter().enumerate().all(|(n, word)| match &self.parser.peek_nth_token_ref(n).token {
-            Token::Word(w) => w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word),
-            _ => false,
-        });
+        let all = words.iter().enumerate().all(|(n, word)| self.is_word(n, word));
         if all {
             self.skip(words.len());
         }
@@ -392,8 +409,14 @@ impl Reader<'_, '_> {
             return Err(SqlError::unsupported("EXPLAIN of this statement"));
         }
         let statement = self.nested()?;
-        Ok(ParsedStatement::Bindable(self.cursor.bindable(Tree::Explain { analyze, statement })))
+        let as_of = statement.as_of().map(str::to_owned);
+        let explain = self.cursor.bindable(Tree::Explain { analyze, statement });
+        Ok(ParsedStatement::Bindable(explain.read_as_of(as_of)))
     }
+}
+
+fn is_word(token: &Token, word: &str) -> bool {
+    matches!(token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word))
 }
 
 fn string_of(token: &TokenWithSpan) -> Option<String> {

@@ -165,7 +165,7 @@ impl Catalog {
     }
 
     /// Runs a small transaction of the catalog's own, again after a conflict.
-    pub(super) async fn attempt<T, F>(
+    pub(crate) async fn attempt<T, F>(
         &self,
         options: BeginOptions,
         body: impl Fn(Arc<dyn Transaction>) -> F + Send,

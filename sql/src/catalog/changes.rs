@@ -213,6 +213,9 @@ impl<'a> Changes<'a> {
             self.remove_table(&stored::decode_table(&row)?).await?;
         }
         let mut writes = vec![delete(key)];
+        for (key, _) in super::image::scan_all(self.transaction, layout::settings_range(database.id)).await? {
+            writes.push(delete(key));
+        }
         for (key, _) in super::image::scan_all(self.transaction, layout::schemas_range(database.id)).await? {
             writes.push(delete(key));
         }

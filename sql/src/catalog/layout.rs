@@ -48,6 +48,7 @@ enum Kind {
     TableNames = 4,
     Counter = 5,
     Garbage = 6,
+    Settings = 7,
 }
 
 fn catalog_prefix(kind: Kind) -> BytesMut {
@@ -132,6 +133,20 @@ pub fn garbage_key(range: &KeyRange) -> Key {
 /// All garbage.
 pub fn garbage_range() -> KeyRange {
     KeyRange::prefix(&catalog_prefix(Kind::Garbage))
+}
+
+/// `settings`: of all sessions, or by database (0: any) and role (none: any).
+pub fn settings_key(system: bool, database: u32, role: &str) -> Key {
+    let mut key = catalog_prefix(Kind::Settings);
+    key.put_u8(if system { 1 } else { 2 });
+    key.put_u32(database);
+    key.put_slice(role.as_bytes());
+    key.freeze()
+}
+
+/// The settings of a database's sessions.
+pub fn settings_range(database: u32) -> KeyRange {
+    KeyRange::prefix(&settings_key(false, database, ""))
 }
 
 /// What a catalog key is about, to explain a conflict on it.

@@ -20,6 +20,7 @@
 
 mod cache;
 mod changes;
+pub mod defaults;
 mod descriptor;
 pub(crate) mod garbage;
 mod image;

@@ -29,6 +29,8 @@ pub struct TransactionCatalog {
 
 #[derive(Clone)]
 struct State {
+    /// How long before it began the transaction's snapshot was.
+    back: Duration,
     image: Arc<CatalogImage>,
     /// Whether the transaction has changed the schema.
     changed: bool,
@@ -43,7 +45,11 @@ pub struct CatalogMark(State);
 impl TransactionCatalog {
     pub(super) fn new(catalog: Arc<Catalog>, image: Arc<CatalogImage>) -> Self {
         let begun = catalog.seams().clock.now();
-        Self { catalog, begun, state: Mutex::new(State { image, changed: false, tables: Vec::new() }) }
+        Self {
+            catalog,
+            begun,
+            state: Mutex::new(State { back: Duration::ZERO, image, changed: false, tables: Vec::new() }),
+        }
     }
 
     /// The node's catalog.
@@ -53,7 +59,12 @@ impl TransactionCatalog {
 
     /// How old the transaction is; its snapshot is no older.
     pub(super) fn age(&self) -> Duration {
-        self.catalog.seams().clock.now().saturating_duration_since(self.begun)
+        self.catalog.seams().clock.now().saturating_duration_since(self.begun) + self.state.lock().back
+    }
+
+    /// The transaction reads as of so long ago.
+    pub fn date_back(&self, by: Duration) {
+        self.state.lock().back = by;
     }
 
     /// The image that the next statement is bound against.

@@ -170,7 +170,19 @@ impl Upsert<'_> {
                 let locked = self.ctx.lock(keys, LockMode::Update, fences).await?;
                 Ok(locked.into_iter().map(LockedRow::value).collect())
             }
-            OnConflict::Nothing => Ok(self.ctx.transaction.get(keys, fences).await?),
+            OnConflict::Nothing => {
+                let mut values = self.ctx.transaction.get(keys, fences).await?;
+                let absent: Vec<usize> = (0..keys.len()).filter(|&at| values[at].is_none()).collect();
+                if !self.ctx.is_serializable() && !absent.is_empty() {
+                    // Somebody may be about to insert it, or may have since the snapshot.
+                    let wanted: Vec<Key> = absent.iter().map(|&at| keys[at].clone()).collect();
+                    let locked = self.ctx.lock(&wanted, LockMode::Update, fences).await?;
+                    for (at, locked) in absent.into_iter().zip(locked) {
+                        values[at] = locked.value();
+                    }
+                }
+                Ok(values)
+            }
         }
     }
 

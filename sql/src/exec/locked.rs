@@ -9,6 +9,7 @@ use txn::api::{Key, LockWait, LockedRow, Locking};
 
 use super::constraint::row_bytes;
 use super::direct::count;
+use super::recheck::{Recheck, is_by_key};
 use super::update::key_in;
 use super::write::out_of_memory;
 use super::{Outcome, Row, Rows, StatementContext, key, query, source};
@@ -30,7 +31,12 @@ pub async fn run(select: &SelectLocked, ctx: Arc<StatementContext>) -> Result<Ou
     let how = Locking { mode: select.mode, wait };
     let fences = ctx.fences(&select.table);
     // What is read by key is locked as it is read; no row of it is left out, so the limit doesn't matter.
-    let at_once = select.rivals == Rivals::Wait && select.limit.is_none() && source::is_plain(&select.source);
+    let recheck = Recheck::new(&select.source, &select.table, &ctx);
+    let by_key = match recheck {
+        Some(_) => is_by_key(&select.source),
+        None => source::is_plain(&select.source),
+    };
+    let at_once = select.rivals == Rivals::Wait && select.limit.is_none() && by_key;
     let mut input = match at_once {
         true => query::for_change(&select.source, select.mode, &ctx).await?,
         false => query::rows(&select.source, &ctx).await?,
@@ -48,9 +54,17 @@ pub async fn run(select: &SelectLocked, ctx: Arc<StatementContext>) -> Result<Ou
                 rows.iter().map(|row| key_in(row, select.columns.len())).collect::<Result<_>>()?;
             let locked = ctx.transaction.lock(&keys, how, &fences).await;
             let locked = locked.map_err(|error| key::explain(error, ctx.catalog.image()))?;
-            for (mut row, _) in
-                rows.into_iter().zip(locked).filter(|(_, locked)| *locked != LockedRow::Skipped)
-            {
+            for ((mut row, key), locked) in rows.into_iter().zip(&keys).zip(locked) {
+                if locked == LockedRow::Skipped {
+                    continue;
+                }
+                // (What was locked as it was read is the newest already.)
+                if let (Some(recheck), false) = (&recheck, at_once) {
+                    match recheck.now(key, &locked).await? {
+                        Some(now) => row = now,
+                        None => continue,
+                    }
+                }
                 if skip > 0 {
                     skip -= 1;
                     continue;

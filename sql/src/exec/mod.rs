@@ -15,6 +15,7 @@ mod insert;
 pub mod key;
 mod locked;
 mod query;
+mod recheck;
 mod rewrite;
 pub mod scan;
 mod source;
@@ -28,7 +29,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 use txn::LockMode;
-use txn::api::{Database, Fence, Key, LockWait, LockedRow, Locking, Transaction};
+use txn::api::{Database, Fence, Isolation, Key, LockWait, LockedRow, Locking, Transaction};
 
 use crate::catalog::{CatalogView, TableDescriptor};
 use crate::error::{Result, SqlError, SqlState};
@@ -126,6 +127,19 @@ impl StatementContext {
         let how = Locking { mode, wait: LockWait::For(self.lock_timeout) };
         let locked = self.transaction.lock(keys, how, fences).await;
         locked.map_err(|error| key::explain(error, self.catalog.image()))
+    }
+
+    /// Locks keys under which rows are to be inserted, or entries removed, and tells what stands there at the latest. Below
+    /// SERIALIZABLE only.
+    pub async fn lock_latest(&self, keys: &[Key], fences: &[Fence]) -> Result<Vec<LockedRow>> {
+        let how = Locking { mode: LockMode::Update, wait: LockWait::For(self.lock_timeout) };
+        let locked = self.transaction.lock_latest(keys, how, fences).await;
+        locked.map_err(|error| key::explain(error, self.catalog.image()))
+    }
+
+    /// Whether what is read is validated by the commit. Where it isn't, keys of new rows are locked.
+    pub fn is_serializable(&self) -> bool {
+        self.transaction.isolation() == Isolation::Serializable
     }
 
     /// The fences that reads and writes of a table carry: none for one that the transaction itself has changed.

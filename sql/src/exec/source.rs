@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use txn::LockMode;
+use txn::api::Isolation;
 
 use super::constraint::row_bytes;
 use super::insert::Collected;
+use super::recheck::is_by_key;
 use super::{Outcome, Row, RowStream, Rows, StatementContext, query};
 use crate::catalog::TableDescriptor;
 use crate::error::Result;
@@ -26,7 +28,12 @@ pub async fn stream(
     locked: Option<LockMode>,
     ctx: &Arc<StatementContext>,
 ) -> Result<Box<dyn RowStream>> {
-    let rows = match locked.filter(|_| is_plain(plan)) {
+    // With a snapshot for each statement, rows that don't meet the condition may not even be waited for.
+    let at_once = match ctx.transaction.isolation() {
+        Isolation::ReadCommitted => is_by_key(plan),
+        Isolation::Snapshot | Isolation::Serializable => is_plain(plan),
+    };
+    let rows = match locked.filter(|_| at_once) {
         Some(mode) => query::for_change(plan, mode, ctx).await?,
         None => query::rows(plan, ctx).await?,
     };

@@ -1,19 +1,21 @@
 //! UPDATE and DELETE.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use txn::LockMode;
-use txn::api::{Fence, Key};
+use txn::api::{Fence, Key, LockedRow};
 
 use super::key::{entries_of, key_of_row};
+use super::recheck::Recheck;
 use super::source::{self, Effects};
 use super::write::{RowWriter, out_of_memory};
 use super::{Outcome, Row, StatementContext};
 use crate::catalog::TableDescriptor;
 use crate::error::{Result, SqlError};
-use crate::ir::{Delete, Update};
+use crate::ir::{Delete, Plan, Update};
 use crate::types::Datum;
 
 /// Rows that one statement locks. What it changes beyond is left to the checks of its commit: a lock costs memory at the
@@ -52,29 +54,79 @@ pub fn key_in(row: &[Datum], at: usize) -> Result<Key> {
 }
 
 /// Locks the rows that a statement is about to change, before it changes them: rivals then wait instead of failing when they
-/// commit. (A row that has changed since it was read makes the statement run again.)
+/// commit. (A row that has changed since it was read makes the statement run again, or, in READ COMMITTED, is looked at again.)
 struct Locks<'a> {
     ctx: &'a StatementContext,
     fences: Vec<Fence>,
     key_at: usize,
     mode: LockMode,
     left: usize,
+    recheck: Option<Recheck<'a>>,
 }
 
 impl<'a> Locks<'a> {
-    fn new(table: &TableDescriptor, key_at: usize, mode: LockMode, ctx: &'a StatementContext) -> Self {
-        Self { ctx, fences: ctx.fences(table), key_at, mode, left: LOCKED_ROWS_MAX }
+    fn new(
+        source: &'a Plan,
+        table: &'a Arc<TableDescriptor>,
+        mode: LockMode,
+        ctx: &'a Arc<StatementContext>,
+    ) -> Self {
+        let recheck = Recheck::new(source, table, ctx);
+        let fences = ctx.fences(table);
+        Self { ctx, fences, key_at: table.columns.len(), mode, left: LOCKED_ROWS_MAX, recheck }
     }
 
-    async fn take(&mut self, rows: &[Row]) -> Result<()> {
+    /// What is to be run to find the rows.
+    fn source(&self, source: &'a Plan) -> Cow<'a, Plan> {
+        match &self.recheck {
+            Some(recheck) => Cow::Owned(recheck.widened()),
+            None => Cow::Borrowed(source),
+        }
+    }
+
+    /// Locks rows of the source. Returns those that are still to be changed, as they are now.
+    async fn take(&mut self, rows: Vec<Row>) -> Result<Vec<Row>> {
         let keys: Vec<Key> =
             rows.iter().take(self.left).map(|row| key_in(row, self.key_at)).collect::<Result<_>>()?;
         self.left -= keys.len();
-        if !keys.is_empty() {
-            self.ctx.lock(&keys, self.mode, &self.fences).await?;
+        let mut locked = match keys.is_empty() {
+            true => Vec::new(),
+            false => self.ctx.lock(&keys, self.mode, &self.fences).await?,
         }
-        Ok(())
+        .into_iter();
+        let Some(recheck) = &self.recheck else { return Ok(rows) };
+        let mut keys = keys.into_iter();
+        let mut out = Vec::with_capacity(rows.len());
+        for row in rows {
+            match (keys.next(), locked.next()) {
+                (Some(key), Some(locked)) => {
+                    let target: Row = row.iter().take(self.key_at).cloned().collect();
+                    out.extend(recheck.newest(row, &target, &key, &locked).await?);
+                }
+                // Beyond those that are locked.
+                _ => out.push(recheck.as_found(row)),
+            }
+        }
+        Ok(out)
     }
+}
+
+/// Locks the index entries that a statement removes: whoever inserts one of the same value waits to see whether it goes.
+async fn lock_entries(
+    table: &TableDescriptor,
+    rows: &[Row],
+    fences: &[Fence],
+    ctx: &StatementContext,
+) -> Result<()> {
+    if ctx.is_serializable() || table.unique.is_empty() {
+        return Ok(());
+    }
+    let entries: Vec<Key> =
+        rows.iter().flat_map(|row| entries_of(table, row)).take(LOCKED_ROWS_MAX).collect();
+    if !entries.is_empty() {
+        ctx.lock_latest(&entries, fences).await?;
+    }
+    Ok(())
 }
 
 /// Runs an UPDATE.
@@ -87,15 +139,15 @@ pub async fn update(update: &Update, ctx: Arc<StatementContext>) -> Result<Outco
     let moves = update.assigned.iter().any(in_key);
     let plain = source::is_plain(&update.source);
     let mode = if moves { LockMode::Update } else { LockMode::NoKeyUpdate };
-    let mut rows = source::stream(&update.source, table, !moves, Some(mode), &ctx).await?;
-    let mut locks = Locks::new(table, width, mode, &ctx);
+    let mut locks = Locks::new(&update.source, table, mode, &ctx);
+    let source = locks.source(&update.source);
+    let mut rows = source::stream(&source, table, !moves, Some(mode), &ctx).await?;
     let mut once = Once::new(plain, &ctx);
     let mut effects = Effects::new(update.returning.as_ref(), &ctx);
     let mut writer = RowWriter::new(table, &ctx)?;
     let mut moved = Moved { ctx: &ctx, removed: HashSet::new(), put: BTreeMap::new(), bytes: 0 };
     while let Some(batch) = rows.next().await? {
-        locks.take(&batch).await?;
-        for mut row in batch {
+        for mut row in locks.take(batch).await? {
             let key = key_in(&row, width)?;
             if !once.first(&key)? {
                 continue;
@@ -176,8 +228,19 @@ impl Moved<'_> {
     async fn write(self, table: &TableDescriptor, writer: &mut RowWriter) -> Result<()> {
         let new: Vec<Key> = self.put.keys().filter(|key| !self.removed.contains(*key)).cloned().collect();
         let fences = self.ctx.fences(table);
+        if !self.ctx.is_serializable() {
+            // Whoever inserts what is left here waits to see whether it goes.
+            let left: Vec<Key> = self.removed.iter().take(LOCKED_ROWS_MAX).cloned().collect();
+            self.ctx.lock_latest(&left, &fences).await?;
+        }
         for keys in new.chunks(1000) {
-            let there = self.ctx.transaction.get(keys, &fences).await?;
+            let there = match self.ctx.is_serializable() {
+                true => self.ctx.transaction.get(keys, &fences).await?,
+                false => {
+                    let locked = self.ctx.lock_latest(keys, &fences).await?;
+                    locked.into_iter().map(LockedRow::value).collect()
+                }
+            };
             if let Some((key, _)) = keys.iter().zip(there).find(|(_, value)| value.is_some()) {
                 return Err(writer.duplicate(key));
             }
@@ -198,13 +261,15 @@ impl Moved<'_> {
 pub async fn delete(delete: &Delete, ctx: Arc<StatementContext>) -> Result<Outcome> {
     let table = &delete.table;
     let width = table.columns.len();
-    let mut rows = source::stream(&delete.source, table, true, Some(LockMode::Update), &ctx).await?;
-    let mut locks = Locks::new(table, width, LockMode::Update, &ctx);
+    let mut locks = Locks::new(&delete.source, table, LockMode::Update, &ctx);
+    let source = locks.source(&delete.source);
+    let mut rows = source::stream(&source, table, true, Some(LockMode::Update), &ctx).await?;
     let mut once = Once::new(source::is_plain(&delete.source), &ctx);
     let mut effects = Effects::new(delete.returning.as_ref(), &ctx);
     let mut writer = RowWriter::new(table, &ctx)?;
     while let Some(batch) = rows.next().await? {
-        locks.take(&batch).await?;
+        let batch = locks.take(batch).await?;
+        lock_entries(table, &batch, &locks.fences, &ctx).await?;
         for mut row in batch {
             let key = key_in(&row, width)?;
             if !once.first(&key)? {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use txn::api::{Expect, Fence, Key, ScanRequest, Write};
+use txn::api::{Expect, Fence, Key, LockedRow, ScanRequest, Write};
 use txn::ids::KeyRange;
 
 use super::constraint::Constraints;
@@ -25,6 +25,9 @@ const KEY_BYTES_MAX: usize = 8192;
 /// what is to be validated at commit small.
 const BULK_AFTER_BATCHES: usize = 4;
 
+/// Keys that one statement locks to insert them; those beyond are left to the checks of the commit.
+const LOCKED_KEYS_MAX: usize = 10_000;
+
 /// How a new row's key is known to be new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Uniqueness {
@@ -33,8 +36,18 @@ enum Uniqueness {
     AtCommit,
     /// By reading through the transaction, before the batch is written.
     ByReading,
+    /// By locking the keys and reading what stands there at the latest, before the batch is written: below SERIALIZABLE, where
+    /// reading promises nothing. The commit demands it all the same, should a lock be lost.
+    ByLocking,
     /// Nobody else can reach the rows yet, so only the statement's own keys count.
     AmongOwn,
+}
+
+impl Uniqueness {
+    /// For statements that need to know at once.
+    fn now(ctx: &StatementContext) -> Self {
+        if ctx.is_serializable() { Uniqueness::ByReading } else { Uniqueness::ByLocking }
+    }
 }
 
 /// Writes rows of one table on behalf of one statement.
@@ -49,6 +62,8 @@ pub struct RowWriter {
     batch: Vec<Write>,
     batch_bytes: usize,
     batches: usize,
+    /// Keys that were locked.
+    claimed: usize,
     /// What the batch inserts for the primary key, and then for each UNIQUE constraint.
     claims: Vec<Claims>,
 }
@@ -75,7 +90,7 @@ impl RowWriter {
         constraints: Constraints,
         ctx: &Arc<StatementContext>,
     ) -> Self {
-        let uniqueness = if ctx.auto_commit { Uniqueness::AtCommit } else { Uniqueness::ByReading };
+        let uniqueness = if ctx.auto_commit { Uniqueness::AtCommit } else { Uniqueness::now(ctx) };
         Self {
             ctx: Arc::clone(ctx),
             table: Arc::clone(table),
@@ -87,6 +102,7 @@ impl RowWriter {
             batch: Vec::new(),
             batch_bytes: 0,
             batches: 0,
+            claimed: 0,
             claims: (0..=table.unique.len()).map(|_| Claims::default()).collect(),
         }
     }
@@ -101,7 +117,7 @@ impl RowWriter {
 
     /// For statements that also change rows: what is deleted in the same transaction must not count as there.
     pub fn by_reading(mut self) -> Self {
-        self.uniqueness = Uniqueness::ByReading;
+        self.uniqueness = Uniqueness::now(&self.ctx);
         self
     }
 
@@ -201,7 +217,7 @@ impl RowWriter {
             return Err(self.duplicate(&key));
         }
         let expect = match self.uniqueness {
-            Uniqueness::AtCommit => Expect::Absent,
+            Uniqueness::AtCommit | Uniqueness::ByLocking => Expect::Absent,
             Uniqueness::ByReading | Uniqueness::AmongOwn => Expect::Any,
         };
         self.push(Write { key, value: Some(value), expect }).await
@@ -286,9 +302,18 @@ impl RowWriter {
         let claims = &mut self.claims[constraint];
         let ascending = claims.greatest.as_ref().is_none_or(|greatest| *greatest < first);
         claims.greatest = claims.greatest.take().max(Some(last.clone()));
-        if self.uniqueness != Uniqueness::ByReading && ascending {
+        if matches!(self.uniqueness, Uniqueness::AtCommit | Uniqueness::AmongOwn) && ascending {
             // The keys are above all that the statement has inserted before; if there is more to fear, the commit sees to it.
             return Ok(());
+        }
+        if self.uniqueness == Uniqueness::ByLocking && self.claimed < LOCKED_KEYS_MAX {
+            self.claimed += keys.len();
+            let locked = self.ctx.lock_latest(&keys, &self.fences).await?;
+            let values = locked.into_iter().map(LockedRow::value);
+            return match keys.iter().zip(values).find(|(_, value)| value.is_some()) {
+                Some((key, _)) => Err(self.duplicate(key)),
+                None => Ok(()),
+            };
         }
         if self.batches >= BULK_AFTER_BATCHES {
             let range = KeyRange::new(first, KeyRange::point(&last).end);

@@ -46,6 +46,8 @@ pub(super) struct Connection<R, W> {
     pub(super) session: Session,
     /// An error in the extended protocol: everything up to the next Sync is skipped.
     pub(super) skip_to_sync: bool,
+    /// An error that ends the session.
+    fatal: Option<SqlError>,
 }
 
 /// Serves one connection to its end. Never panics on what the client sends; errors are the client's, so they end here.
@@ -84,7 +86,7 @@ where
             return;
         }
     };
-    let mut connection = Connection { reader, output, session, skip_to_sync: false };
+    let mut connection = Connection { reader, output, session, skip_to_sync: false, fatal: None };
     let end = connection.run().await;
     connection.session.close().await;
     if let End::Fatal(error) = end {
@@ -116,6 +118,7 @@ where
     }
 
     async fn ready(&mut self) -> Result<(), End> {
+        self.go_on()?;
         // Those that the end of an implicit transaction brought back.
         for (name, value) in self.session.take_changed_parameters() {
             self.output.parameter(name, &value);
@@ -144,7 +147,13 @@ where
                 Err(ReadError::Fatal(error)) => return Err(End::Fatal(error)),
                 Err(ReadError::Refused { kind, error }) => self.refused(kind, error).await?,
             }
+            self.go_on()?;
         }
+    }
+
+    /// Unless the session is to end.
+    fn go_on(&mut self) -> Result<(), End> {
+        self.fatal.take().map_or(Ok(()), |error| Err(End::Fatal(error)))
     }
 
     /// A message that could be skipped but not understood: an error of the statement it was part of.
@@ -163,7 +172,10 @@ where
     /// Sends an error, which aborts an open transaction.
     pub(super) fn fail(&mut self, error: &SqlError) {
         self.session.failed();
-        self.output.error(error, false);
+        match error.state {
+            SqlState::TRANSACTION_TIMEOUT => self.fatal = Some(error.clone()),
+            _ => self.output.error(error, false),
+        }
     }
 
     async fn message(&mut self, message: Message) -> Result<(), End> {
@@ -171,7 +183,7 @@ where
             Message::Sync(_) => {
                 self.skip_to_sync = false;
                 if let Err(error) = self.session.sync().await {
-                    self.output.error(&error, false);
+                    self.fail(&error);
                 }
                 self.ready().await
             }
@@ -224,7 +236,7 @@ where
             }
         }
         if let Err(error) = self.session.sync().await {
-            self.output.error(&error, false);
+            self.fail(&error);
         }
         self.ready().await
     }

@@ -76,6 +76,8 @@ pub enum CancelReason {
     User,
     /// `statement_timeout`.
     Timeout,
+    /// `transaction_timeout`, which ends the session.
+    TransactionTimeout,
     /// The node is shutting down.
     Shutdown,
 }

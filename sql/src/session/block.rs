@@ -1,8 +1,12 @@
 //! The transaction block: BEGIN to COMMIT, and the implicit one of a message batch.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+use txn::SessionId;
 use txn::api::{BeginOptions, Transaction};
+use txn::ids::Timestamp;
 
 use super::Session;
 use super::settings::Settings;
@@ -10,6 +14,8 @@ use crate::bind::{Isolation, TransactionModes};
 use crate::catalog::{CatalogMark, TransactionCatalog};
 use crate::error::{Result, SqlError, SqlState};
 
+/// How long a cancelled statement waits for a commit that can't be taken back.
+const COMMIT_GRACE: Duration = Duration::from_millis(300);
 /// Savepoints that a transaction may have open.
 const SAVEPOINTS_MAX: usize = 1_000;
 
@@ -32,17 +38,28 @@ pub(super) struct Block {
     /// A statement has run in it.
     pub used: bool,
     pub read_only: bool,
-    /// What was asked for. Every level is carried out as SERIALIZABLE, which the standard allows: no level permits more than
-    /// it asks.
     pub isolation: Isolation,
     pub deferrable: bool,
+    /// AS OF SYSTEM TIME: it reads the past.
+    pub as_of: Option<Timestamp>,
+    /// The constant that said so.
+    as_of_text: String,
     /// When it began: `now()`, in microseconds since 2000-01-01.
     pub began: i64,
+    /// The same, to measure how long it has lasted.
+    pub since: Instant,
     /// What SET is undone to by ROLLBACK.
     settings: Settings,
     /// What COMMIT leaves: as if SET LOCAL had not been said. `None`: it was not.
     kept: Option<Settings>,
     savepoints: Vec<Savepoint>,
+}
+
+impl Block {
+    /// Whatever is written from now on can be undone up to the first savepoint.
+    fn keep_marks(&self) {
+        self.transaction.keep_marks(self.savepoints.first().map(|point| point.writes));
+    }
 }
 
 struct Savepoint {
@@ -57,8 +74,13 @@ struct Savepoint {
 
 impl Session {
     /// How this session's transactions begin.
-    pub(super) fn begin_options(&self, read_only: bool) -> BeginOptions {
-        BeginOptions { read_only, session: Some(self.advisory.session()), ..Default::default() }
+    pub(super) fn begin_options(
+        &self,
+        isolation: Isolation,
+        read_only: bool,
+        as_of: Option<Timestamp>,
+    ) -> BeginOptions {
+        begin_options(isolation, read_only, as_of, self.advisory.session())
     }
 
     /// Opens an implicit block if none is open: the next statements up to the Sync belong together.
@@ -107,19 +129,30 @@ impl Session {
         }
     }
 
+    /// A statement runs in the open block.
+    pub(super) fn use_block(&mut self) {
+        if let State::Open(block) = &mut self.state {
+            block.used = true;
+        }
+    }
+
     async fn open_block(&mut self, explicit: bool, modes: TransactionModes) -> Result<()> {
         let default = self.modes();
         let read_only = modes.read_only.or(default.read_only).unwrap_or(false);
-        let options = self.begin_options(read_only);
+        let isolation = modes.isolation.or(default.isolation).unwrap_or(Isolation::Serializable);
+        let options = self.begin_options(isolation, read_only, None);
         self.state = State::Open(Block {
             transaction: self.shared.database.begin(options),
             catalog: self.shared.catalog.begin(&self.database).await?,
             explicit,
             used: false,
             read_only,
-            isolation: modes.isolation.or(default.isolation).unwrap_or(Isolation::Serializable),
+            isolation,
             deferrable: modes.deferrable.or(default.deferrable).unwrap_or(false),
+            as_of: None,
+            as_of_text: String::new(),
             began: self.now(),
+            since: self.shared.seams.clock.now(),
             settings: self.settings.clone(),
             kept: None,
             savepoints: Vec::new(),
@@ -142,6 +175,7 @@ impl Session {
 
     /// SET TRANSACTION in a block.
     pub(super) fn set_modes(&mut self, modes: TransactionModes) -> Result<()> {
+        let session = self.advisory.session();
         let State::Open(block) = &mut self.state else { return Ok(()) };
         let TransactionModes { isolation, read_only, deferrable } = modes;
         let refused = |message: &'static str| Err(SqlError::new(SqlState::ACTIVE_SQL_TRANSACTION, message));
@@ -154,6 +188,9 @@ impl Session {
                 return refused("SET TRANSACTION ISOLATION LEVEL must not be called in a subtransaction");
             }
             block.isolation = isolation;
+            // Nothing has been read or written through the old one.
+            block.transaction =
+                self.shared.database.begin(begin_options(isolation, block.read_only, block.as_of, session));
         }
         if let Some(deferrable) = deferrable.filter(|wanted| *wanted != block.deferrable) {
             if block.used {
@@ -165,6 +202,9 @@ impl Session {
             block.deferrable = deferrable;
         }
         if let Some(read_only) = read_only.filter(|wanted| *wanted != block.read_only) {
+            if block.as_of.is_some() {
+                return refused("a transaction that reads AS OF SYSTEM TIME is read-only");
+            }
             if !read_only && nested {
                 return refused("cannot set transaction read-write mode inside a read-only transaction");
             }
@@ -173,12 +213,32 @@ impl Session {
             }
             // Nothing has been read or written through the old one.
             if !block.used && !nested {
-                let session = Some(self.advisory.session());
-                let options = BeginOptions { read_only, session, ..Default::default() };
+                let options = begin_options(block.isolation, read_only, block.as_of, session);
                 block.transaction = self.shared.database.begin(options);
             }
             block.read_only = read_only;
         }
+        Ok(())
+    }
+
+    /// AS OF SYSTEM TIME: makes the open block read as of then, unless it does already.
+    pub(super) async fn read_block_as_of(&mut self, text: &str, at: Timestamp, ago: Duration) -> Result<()> {
+        let (database, session) = (self.shared.database.clone(), self.advisory.session());
+        let block = self.block().await?;
+        if block.as_of.is_some() && block.as_of_text == text {
+            return Ok(());
+        }
+        if block.used || !block.savepoints.is_empty() {
+            return Err(SqlError::new(
+                SqlState::ACTIVE_SQL_TRANSACTION,
+                "AS OF SYSTEM TIME must be said before any query of the transaction, and once for all of them",
+            ));
+        }
+        block.transaction = database.begin(begin_options(block.isolation, true, Some(at), session));
+        (block.as_of, block.as_of_text, block.read_only) = (Some(at), text.to_owned(), true);
+        block.catalog.date_back(ago);
+        let (transaction, catalog) = (block.transaction.clone(), block.catalog.clone());
+        catalog.reload(&*transaction).await?;
         Ok(())
     }
 
@@ -203,12 +263,13 @@ impl Session {
 
     /// COMMIT. Returns the tag: that of a failed block is ROLLBACK.
     pub(super) async fn commit(&mut self) -> Result<(&'static str, Option<&'static str>)> {
+        let cancel = self.arm();
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Idle => Ok(("COMMIT", Some("there is no transaction in progress"))),
             State::Open(block) => {
                 self.portals.clear();
                 let result = match self.advisory.confirm().await {
-                    Ok(()) => finish(&block.transaction, &block.catalog).await,
+                    Ok(()) => self.finish(&block.transaction, &block.catalog, &cancel).await,
                     Err(lost) => {
                         block.transaction.rollback().await;
                         Err(lost)
@@ -244,6 +305,40 @@ impl Session {
                 None
             }
         }
+    }
+
+    /// Commits, and tells the catalog. A cancellation takes effect as long as the commit can be taken back; after that its
+    /// outcome is unknown, and the client is told so.
+    pub(super) async fn finish(
+        &mut self,
+        transaction: &Arc<dyn Transaction>,
+        catalog: &TransactionCatalog,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        let mut committing = transaction.commit();
+        let result = tokio::select! {
+            biased;
+            result = &mut committing => result,
+            () = cancel.cancelled() => {
+                if !transaction.in_doubt() {
+                    drop(committing);
+                    transaction.rollback().await;
+                    return Err(self.cancel_reason());
+                }
+                // As a rule it is a matter of milliseconds.
+                tokio::select! {
+                    biased;
+                    result = &mut committing => result,
+                    () = self.shared.seams.sleep(COMMIT_GRACE) => {
+                        Err(txn::Error::Ambiguous(format!("{}, while it was under way", self.cancel_reason().message)))
+                    }
+                }
+            }
+        };
+        if matches!(result, Ok(_) | Err(txn::Error::Ambiguous(_))) {
+            catalog.committed();
+        }
+        result.map(|_| ()).map_err(|error| crate::exec::key::explain(error, &catalog.image()))
     }
 
     async fn roll_back(&mut self, block: Block) {
@@ -309,6 +404,7 @@ impl Session {
         let (writes, catalog) = (block.transaction.savepoint(), block.catalog.mark());
         let (kept, read_only) = (block.kept.clone(), block.read_only);
         block.savepoints.push(Savepoint { name, writes, catalog, settings, kept, read_only, advisory });
+        block.keep_marks();
         Ok(())
     }
 
@@ -317,6 +413,7 @@ impl Session {
         let block = self.explicit_block("RELEASE SAVEPOINT")?;
         let at = find(&block.savepoints, name)?;
         block.savepoints.truncate(at);
+        block.keep_marks();
         Ok(())
     }
 
@@ -339,6 +436,7 @@ impl Session {
                 self.advisory.rollback_to(point.advisory).await;
                 let undone = block.transaction.rollback_to(point.writes).await;
                 block.savepoints.truncate(at + 1);
+                block.keep_marks();
                 undone.map(|()| settings).map_err(SqlError::from)
             }
             Err(error) => Err(error),
@@ -365,13 +463,19 @@ impl Session {
     }
 }
 
-/// Commits, and tells the catalog.
-pub(super) async fn finish(transaction: &Arc<dyn Transaction>, catalog: &TransactionCatalog) -> Result<()> {
-    let result = transaction.commit().await;
-    if matches!(result, Ok(_) | Err(txn::Error::Ambiguous(_))) {
-        catalog.committed();
-    }
-    result.map(|_| ()).map_err(|error| crate::exec::key::explain(error, &catalog.image()))
+/// How a transaction with these characteristics is begun.
+fn begin_options(
+    isolation: Isolation,
+    read_only: bool,
+    as_of: Option<Timestamp>,
+    session: SessionId,
+) -> BeginOptions {
+    BeginOptions { isolation: isolation.level(), read_only, as_of, session: Some(session) }
+}
+
+/// The transaction as its next statement sees it. `strict`: the statement changes the schema.
+pub(super) fn statement_of(transaction: &Arc<dyn Transaction>, strict: bool) -> Arc<dyn Transaction> {
+    transaction.statement(strict).unwrap_or_else(|| transaction.clone())
 }
 
 fn find(savepoints: &[Savepoint], name: &str) -> Result<usize> {

@@ -15,6 +15,8 @@
 mod advisory;
 mod block;
 mod conflict;
+mod defaults;
+mod past;
 mod portal;
 mod run;
 mod settings;
@@ -22,7 +24,7 @@ mod utility;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgwire::messages::response::TransactionStatus;
 use tokio_util::sync::CancellationToken;
@@ -92,6 +94,7 @@ impl Session {
         let database_id = shared.catalog.image(&database).await?.database().id;
         let advisory = Advisory::new(shared.database.clone(), database_id, ticket.pid);
         let mut settings = Settings::new(&user);
+        defaults::apply(&shared, &mut settings, &database, &user).await?;
         for (name, value) in parameters {
             match name.as_str() {
                 "user" | "database" | "replication" => {}
@@ -168,23 +171,42 @@ impl Session {
         async move { seams.sleep(CLOSING_GRACE).await }
     }
 
-    /// Completes when the session has been idle in a transaction for too long.
+    /// Completes when the session has been idle for too long, or its transaction has lasted too long.
     pub fn idle_limit(&self) -> impl Future<Output = SqlError> + Send + use<> {
-        let limit = match self.state {
-            State::Idle => None,
-            _ => self.settings.duration("idle_in_transaction_session_timeout"),
+        let idle = match self.state {
+            State::Idle => self.settings.duration("idle_session_timeout").map(|limit| {
+                let why = "terminating connection due to idle-session timeout";
+                (limit, SqlError::new(SqlState::IDLE_SESSION_TIMEOUT, why))
+            }),
+            _ => self.settings.duration("idle_in_transaction_session_timeout").map(|limit| {
+                let why = "terminating connection due to idle-in-transaction timeout";
+                (limit, SqlError::new(SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT, why))
+            }),
         };
+        let transaction = match &self.state {
+            State::Idle => None,
+            State::Open(block) | State::Failed(block) => {
+                self.transaction_time_left(Some(block.since)).map(|left| (left, transaction_timeout()))
+            }
+        };
+        let first = idle.into_iter().chain(transaction).min_by_key(|(limit, _)| *limit);
         let seams = self.shared.seams.clone();
         async move {
-            match limit {
-                Some(limit) => seams.sleep(limit).await,
+            match first {
+                Some((limit, error)) => {
+                    seams.sleep(limit).await;
+                    error
+                }
                 None => std::future::pending().await,
             }
-            SqlError::new(
-                SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
-                "terminating connection due to idle-in-transaction timeout",
-            )
         }
+    }
+
+    /// What `transaction_timeout` leaves to a transaction that began then (or begins now).
+    fn transaction_time_left(&self, since: Option<Instant>) -> Option<Duration> {
+        let limit = self.settings.duration("transaction_timeout")?;
+        let lasted = since.map(|since| self.shared.seams.clock.now().saturating_duration_since(since));
+        Some(limit.saturating_sub(lasted.unwrap_or_default()))
     }
 
     /// Completes when the session must end because it has lost its advisory locks.
@@ -212,6 +234,7 @@ impl Session {
             CancelReason::Timeout => {
                 SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to statement timeout")
             }
+            CancelReason::TransactionTimeout => transaction_timeout(),
             CancelReason::Shutdown => {
                 SqlError::new(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
             }
@@ -223,14 +246,24 @@ impl Session {
         std::mem::take(&mut self.changed_parameters)
     }
 
-    /// A cancellation token for the next statement, with `statement_timeout` behind it.
+    /// A cancellation token for the next statement, with `statement_timeout` and `transaction_timeout` behind it.
     fn arm(&self) -> CancellationToken {
         let token = self.ticket.cancel.arm();
-        if let Some(limit) = self.settings.duration("statement_timeout") {
+        let since = match &self.state {
+            State::Idle => None,
+            State::Open(block) | State::Failed(block) => Some(block.since),
+        };
+        let statement =
+            self.settings.duration("statement_timeout").map(|limit| (limit, CancelReason::Timeout));
+        let transaction =
+            self.transaction_time_left(since).map(|left| (left, CancelReason::TransactionTimeout));
+        if let Some((limit, reason)) =
+            statement.into_iter().chain(transaction).min_by_key(|(limit, _)| *limit)
+        {
             let (seams, slot, armed) = (self.shared.seams.clone(), self.ticket.cancel.clone(), token.clone());
             self.shared.seams.spawn("statement timeout", async move {
                 tokio::select! {
-                    () = seams.sleep(limit) => slot.cancel_if(&armed, CancelReason::Timeout),
+                    () = seams.sleep(limit) => slot.cancel_if(&armed, reason),
                     // The statement's own end drops nothing here, so the timer of a finished statement runs out
                     // and finds its token unused.
                     () = armed.cancelled() => {}
@@ -266,15 +299,20 @@ impl Session {
     }
 }
 
+/// `25P04`
+fn transaction_timeout() -> SqlError {
+    SqlError::new(SqlState::TRANSACTION_TIMEOUT, "terminating connection due to transaction timeout")
+}
+
 /// `options=-c name=value --name=value`, as libpq's PGOPTIONS has it.
 fn apply_options(settings: &mut Settings, options: &str) -> Result<()> {
-    let mut words = options.split_ascii_whitespace();
+    let mut words = option_words(options).into_iter();
     while let Some(word) = words.next() {
-        let pair = match word {
+        let pair = match word.as_str() {
             "-c" => words.next(),
-            _ => word.strip_prefix("--").or_else(|| word.strip_prefix("-c")),
+            _ => word.strip_prefix("--").or_else(|| word.strip_prefix("-c")).map(str::to_owned),
         };
-        let Some((name, value)) = pair.and_then(|p| p.split_once('=')) else {
+        let Some((name, value)) = pair.as_deref().and_then(|p| p.split_once('=')) else {
             return Err(SqlError::new(
                 SqlState::SYNTAX_ERROR,
                 format!("invalid command-line argument for server process: {word}"),
@@ -283,4 +321,33 @@ fn apply_options(settings: &mut Settings, options: &str) -> Result<()> {
         settings.set(&name.replace('-', "_"), value)?;
     }
     Ok(())
+}
+
+/// Words between blanks; a backslash takes the next character as it is, blanks included.
+fn option_words(options: &str) -> Vec<String> {
+    let (mut words, mut word) = (Vec::new(), None::<String>);
+    let mut chars = options.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            c if c.is_ascii_whitespace() => words.extend(word.take()),
+            '\\' => word.get_or_insert_default().extend(chars.next()),
+            c => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_cut_at_blanks_that_are_not_escaped() {
+        let mut settings = Settings::new("me");
+        let options = r"-c default_transaction_isolation=read\ committed  --statement-timeout=5s";
+        apply_options(&mut settings, options).expect("options");
+        assert_eq!(settings.get("default_transaction_isolation"), "read committed");
+        assert_eq!(settings.get("statement_timeout"), "5000");
+    }
 }

@@ -12,9 +12,9 @@ use txn::LockMode;
 use txn::api::Transaction;
 
 use super::Session;
-use super::block::{State, finish, in_failed_block};
+use super::block::{State, in_failed_block, statement_of};
 use super::portal::{LastBound, Prepared};
-use crate::bind::{self, Bindable, Bound, ParamTypes, ParsedStatement};
+use crate::bind::{self, Bindable, Bound, Isolation, ParamTypes, ParsedStatement};
 use crate::catalog::{CatalogView, TransactionCatalog};
 use crate::error::{Result, SqlError, SqlState};
 use crate::exec::{self, CopyIn, CopyOut, Outcome, Row, RowStream, StatementContext};
@@ -196,7 +196,10 @@ impl Session {
         let result = match (&self.state, alone) {
             (State::Failed(_), _) => Err(in_failed_block()),
             (State::Idle, true) => self.run_alone(runnable, &cancel).await,
-            _ => self.run_in_block(runnable, &cancel).await,
+            _ => match self.read_as_of(runnable).await {
+                Ok(()) => self.run_in_block(runnable, &cancel).await,
+                Err(error) => Err(error),
+            },
         };
         match result {
             Ok(response) => Ok(response),
@@ -210,13 +213,24 @@ impl Session {
     /// Runs a statement in a transaction of its own, again after a conflict: nothing has been sent to the client yet,
     /// and the transaction of the failed attempt is known to have had no effect.
     async fn run_alone(&mut self, runnable: &Runnable<'_>, cancel: &CancellationToken) -> Result<Response> {
-        let read_only = self.default_read_only();
+        let modes = self.modes();
+        let isolation = modes.isolation.unwrap_or(Isolation::Serializable);
+        let past = match runnable.statement.as_of() {
+            Some(text) => Some(self.moment(text).await?),
+            None => None,
+        };
+        let read_only = past.is_some() || modes.read_only.unwrap_or(false);
+        let options = self.begin_options(isolation, read_only, past.map(|(at, _)| at));
         let (mut attempt, mut looked_again) = (0, false);
         let effects = self.advisory.effects();
         loop {
             attempt += 1;
             let catalog = self.shared.catalog.begin(&self.database).await?;
-            let transaction = self.shared.database.begin(self.begin_options(read_only));
+            let transaction = self.shared.database.begin(options.clone());
+            if let Some((_, ago)) = past {
+                catalog.date_back(ago);
+                catalog.reload(&*transaction).await?;
+            }
             let result = self.attempt_again(runnable, &transaction, &catalog, true, cancel).await;
             let error = match result {
                 Ok(response) => return Ok(response),
@@ -226,7 +240,7 @@ impl Session {
             if self.advisory.effects() != effects {
                 return Err(error);
             }
-            if is_unknown_name(&error) && !looked_again {
+            if is_unknown_name(&error) && !looked_again && past.is_none() {
                 // Another node may have made it since the catalog was last read.
                 looked_again = true;
                 catalog.refresh().await?;
@@ -236,7 +250,7 @@ impl Session {
                 return Err(error);
             }
             metrics::counter!("flotilla_sql_statement_retries_total").increment(1);
-            if matches!(error.source, Some(txn::Error::FenceMismatch { .. })) {
+            if matches!(error.source, Some(txn::Error::FenceMismatch { .. })) && past.is_none() {
                 catalog.refresh().await?;
             }
             let ceiling = (BACKOFF_MICROS << attempt.min(16)).min(BACKOFF_MICROS_MAX);
@@ -259,7 +273,7 @@ impl Session {
         loop {
             let block = self.block().await?;
             let (transaction, catalog, first) =
-                (block.transaction.clone(), block.catalog.clone(), !block.used);
+                (block.transaction.clone(), block.catalog.clone(), !block.used && block.as_of.is_none());
             let mark = transaction.savepoint();
             let result = self.attempt_again(runnable, &transaction, &catalog, false, cancel).await;
             let error = match result {
@@ -276,12 +290,13 @@ impl Session {
             if first {
                 // Nothing has been read at the old snapshot that the client could have seen.
                 catalog.refresh().await?;
-                let read_only = self.block().await?.read_only;
-                let fresh = self.shared.database.begin(self.begin_options(read_only));
+                let block = self.block().await?;
+                let (isolation, read_only) = (block.isolation, block.read_only);
+                let fresh = self.shared.database.begin(self.begin_options(isolation, read_only, None));
                 transaction.rollback().await;
                 self.block().await?.transaction = fresh;
             } else {
-                catalog.reload(&*transaction).await?;
+                catalog.reload(&*statement_of(&transaction, false)).await?;
             }
         }
     }
@@ -303,7 +318,7 @@ impl Session {
             attempt += 1;
             let result = self.attempt(runnable, transaction, catalog, alone, cancel).await;
             let error = match result {
-                Err(error) if matches!(error.source, Some(txn::Error::Conflict { .. })) => error,
+                Err(error) if is_conflict(&error) => error,
                 result => return result,
             };
             if self.advisory.effects() != effects {
@@ -333,7 +348,8 @@ impl Session {
     ) -> Result<Response> {
         let view = catalog.view(self.settings.search_path().into());
         let bound = self.bound(runnable, &view)?;
-        if self.read_only()
+        let past = runnable.statement.as_of().is_some();
+        if (self.read_only() || past)
             && let Some(verb) = changes(&bound.statement)
         {
             return Err(SqlError::new(
@@ -356,19 +372,20 @@ impl Session {
         if writes {
             transaction.begin_statement();
         }
+        let sees = statement_of(transaction, matches!(bound.statement, Statement::Ddl(_)));
         let zone = self.settings.time_zone().clone();
         let lock_timeout = self.settings.duration("lock_timeout");
         let performer = self.advisory.performer(&self.shared.seams, lock_timeout, cancel);
         let context = Arc::new(StatementContext {
             database: self.shared.database.clone(),
-            transaction: transaction.clone(),
+            transaction: sees,
             catalog: view,
             eval: EvalContext { performer: Some(performer), ..self.eval_context(&zone) },
             params: runnable.params.clone(),
             cancel: cancel.clone(),
             lock_timeout,
             memory_bytes_max: self.shared.options.statement_memory_bytes_max,
-            auto_commit: alone,
+            auto_commit: alone && !past,
         });
         let owner = alone.then(|| (transaction.clone(), catalog.clone()));
         let running = start(&bound.statement, context, owner.clone(), cancel);
@@ -376,8 +393,8 @@ impl Session {
             response = running => response.map_err(|error| self.with_cancel_reason(error))?,
             () = cancel.cancelled() => return Err(self.cancel_reason()),
         };
-        // What has an effect is committed before its client hears of it; never inside the select above, where
-        // cancelling would leave the outcome open.
+        // What has an effect is committed before its client hears of it; not inside the select above, where cancelling
+        // would leave the outcome open.
         let finished = match &response {
             Response::Rows(rows) => rows.owner.is_none(),
             Response::Done { .. } => true,
@@ -385,7 +402,7 @@ impl Session {
         };
         if let (true, Some((transaction, catalog))) = (finished, owner) {
             self.advisory.confirm().await?;
-            finish(&transaction, &catalog).await?;
+            self.finish(&transaction, &catalog, cancel).await?;
         }
         Ok(response)
     }
@@ -446,7 +463,7 @@ impl Session {
                     looked_again = true;
                     match &self.state {
                         State::Open(block) if block.used => {
-                            catalog.reload(&*block.transaction.clone()).await?;
+                            catalog.reload(&*statement_of(&block.transaction, false)).await?;
                         }
                         _ => {
                             catalog.refresh().await?;
@@ -467,7 +484,7 @@ impl Session {
     /// All rows have been sent: ends the transaction of a statement of its own, and gives the tag.
     pub async fn finish_rows(&mut self, rows: Rows) -> Result<String> {
         if let Some((transaction, catalog)) = rows.owner {
-            finish(&transaction, &catalog).await?;
+            self.finish(&transaction, &catalog, &rows.cancel).await?;
         }
         Ok(exec::tag(rows.tag, rows.count))
     }
@@ -476,7 +493,7 @@ impl Session {
     pub async fn finish_copy(&mut self, run: CopyInRun) -> Result<String> {
         let rows = run.sink.finish().await?;
         if let Some((transaction, catalog)) = run.owner {
-            finish(&transaction, &catalog).await?;
+            self.finish(&transaction, &catalog, &run.cancel).await?;
         }
         Ok(format!("COPY {rows}"))
     }
@@ -491,7 +508,7 @@ impl Session {
     /// COPY TO STDOUT is complete.
     pub async fn finish_copy_out(&mut self, run: CopyOutRun) -> Result<String> {
         if let Some((transaction, catalog)) = run.owner {
-            finish(&transaction, &catalog).await?;
+            self.finish(&transaction, &catalog, &run.cancel).await?;
         }
         Ok(format!("COPY {}", run.rows))
     }
@@ -553,10 +570,13 @@ async fn start(
 
 /// Conflicts and stale plans: the attempt is known to have had no effect, and another may succeed.
 fn is_retryable(error: &SqlError) -> bool {
-    matches!(
-        error.source,
-        Some(txn::Error::Conflict { .. } | txn::Error::FenceMismatch { .. } | txn::Error::Aborted(_))
-    )
+    is_conflict(error)
+        || matches!(error.source, Some(txn::Error::FenceMismatch { .. } | txn::Error::Aborted(_)))
+}
+
+/// Somebody else has written what the statement has read or wants to write.
+fn is_conflict(error: &SqlError) -> bool {
+    matches!(error.source, Some(txn::Error::Conflict { .. } | txn::Error::Changed { .. }))
 }
 
 /// The object may be newer than the catalog's image.

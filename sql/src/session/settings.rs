@@ -115,6 +115,13 @@ const PARAMETERS: &[Parameter] = &[
         false,
         "Sets the maximum allowed idle time between queries, when in a transaction.",
     ),
+    p(
+        "idle_session_timeout",
+        "0",
+        Kind::Millis,
+        false,
+        "Sets the maximum allowed idle time between queries, when not in a transaction.",
+    ),
     p("in_hot_standby", "off", Kind::ReadOnly, true, "Shows whether hot standby is currently active."),
     p("integer_datetimes", "on", Kind::ReadOnly, true, "Shows whether datetimes are integer based."),
     p(
@@ -170,6 +177,13 @@ const PARAMETERS: &[Parameter] = &[
         "Shows the current transaction's isolation level.",
     ),
     p("transaction_read_only", "off", Kind::Bool, false, "Shows the current transaction's read-only status."),
+    p(
+        "transaction_timeout",
+        "0",
+        Kind::Millis,
+        false,
+        "Sets the maximum allowed duration of any transaction within a session.",
+    ),
 ];
 
 fn index_of(name: &str) -> Option<usize> {
@@ -304,6 +318,14 @@ impl Settings {
     /// A parameter's text.
     pub fn get(&self, name: &str) -> &str {
         self.text(name)
+    }
+
+    /// A parameter's text, or that of one of the client's own.
+    pub fn get_any(&self, name: &str) -> Option<String> {
+        match index_of(name) {
+            Some(index) => Some(self.values[index].clone().into_owned()),
+            None => self.custom.get(&name.to_ascii_lowercase()).cloned(),
+        }
     }
 
     /// The session's time zone.

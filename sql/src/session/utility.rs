@@ -94,6 +94,16 @@ impl Session {
                 let warning = outside.then_some("SET TRANSACTION can only be used in transaction blocks");
                 Ok(done("SET", warning, SqlState::NO_ACTIVE_SQL_TRANSACTION))
             }
+            Transaction::AsOf(text, statement) => {
+                let (at, ago) = self.moment(text).await?;
+                let outside =
+                    matches!(**statement, Transaction::SetModes(_)) && self.is_outside(alone).await?;
+                let response = Box::pin(self.transaction(statement, alone)).await?;
+                if !outside {
+                    self.read_block_as_of(text, at, ago).await?;
+                }
+                Ok(response)
+            }
             Transaction::SetSessionModes(modes) => {
                 let flag = |on| if on { "on" } else { "off" };
                 let values = [
@@ -289,6 +299,7 @@ impl Session {
                 self.tables_exist(tables).await?;
                 Ok(Response::tag("ANALYZE"))
             }
+            Utility::AlterDefaults(alter) => self.alter_defaults(alter, alone).await,
             Utility::Checkpoint => Ok(Response::tag("CHECKPOINT")),
             // Nobody can have listened, so there is nothing to stop.
             Utility::Unlisten(_) => Ok(Response::tag("UNLISTEN")),
@@ -388,7 +399,7 @@ fn done(tag: &str, warning: Option<&'static str>, state: SqlState) -> Response {
 }
 
 /// `SET search_path = a, "B"`: each name is quoted where it must be.
-fn join(name: &str, values: &[String]) -> String {
+pub(super) fn join(name: &str, values: &[String]) -> String {
     let quote = name == "search_path";
     let one = |value: &String| {
         let plain = value.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');

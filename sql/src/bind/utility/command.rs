@@ -47,6 +47,8 @@ pub enum Transaction {
     SetModes(TransactionModes),
     /// SET SESSION CHARACTERISTICS AS TRANSACTION
     SetSessionModes(TransactionModes),
+    /// One of these that begin or shape a transaction, with AS OF SYSTEM TIME and its constant.
+    AsOf(String, Box<Transaction>),
 }
 
 /// What a transaction is asked to be; `None`: not said.
@@ -85,6 +87,15 @@ impl Isolation {
             Isolation::ReadCommitted => "read committed",
             Isolation::RepeatableRead => "repeatable read",
             Isolation::Serializable => "serializable",
+        }
+    }
+
+    /// How it is carried out. (READ UNCOMMITTED is READ COMMITTED, as in PostgreSQL.)
+    pub fn level(self) -> txn::api::Isolation {
+        match self {
+            Isolation::ReadUncommitted | Isolation::ReadCommitted => txn::api::Isolation::ReadCommitted,
+            Isolation::RepeatableRead => txn::api::Isolation::Snapshot,
+            Isolation::Serializable => txn::api::Isolation::Serializable,
         }
     }
 
@@ -186,6 +197,43 @@ pub enum Utility {
     },
     /// CHECKPOINT
     Checkpoint,
+    /// ALTER SYSTEM, ALTER ROLE, ALTER DATABASE: SET and RESET.
+    AlterDefaults(AlterDefaults),
+}
+
+/// What future sessions begin with.
+#[derive(Clone, Debug)]
+pub struct AlterDefaults {
+    /// `ALTER SYSTEM`, `ALTER ROLE` or `ALTER DATABASE`.
+    pub tag: &'static str,
+    /// IN DATABASE, or the database itself.
+    pub database: Option<String>,
+    /// The role; `None`: ALL (or none was named).
+    pub role: Option<Role>,
+    /// The setting's name in lower case; `None`: RESET ALL.
+    pub name: Option<String>,
+    /// What it becomes.
+    pub value: NewValue,
+}
+
+/// A role as a statement names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// By its name.
+    Named(String),
+    /// CURRENT_USER, SESSION_USER, CURRENT_ROLE
+    Current,
+}
+
+/// What a setting becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NewValue {
+    /// These values, as of SET.
+    Given(Vec<String>),
+    /// FROM CURRENT
+    Current,
+    /// TO DEFAULT, RESET
+    Default,
 }
 
 /// A table as a statement names it.

@@ -1,8 +1,11 @@
 //! Transaction control, SET and SHOW.
 
-use sqlparser::tokenizer::Token;
+use sqlparser::tokenizer::{Token, TokenWithSpan};
 
-use super::{Isolation, ParsedStatement, Reader, Set, Transaction, TransactionModes, string_of};
+use super::{
+    AlterDefaults, Isolation, NewValue, ParsedStatement, Reader, Role, Set, Transaction, TransactionModes,
+    is_word, string_of,
+};
 use crate::error::{Result, SqlError};
 
 impl Reader<'_, '_> {
@@ -11,11 +14,11 @@ impl Reader<'_, '_> {
         Ok(match keyword {
             "begin" => {
                 let _ = self.word("transaction") || self.word("work");
-                Transaction::Begin(self.modes()?)
+                self.shaped(Transaction::Begin)?
             }
             "start" => {
                 self.expect("transaction")?;
-                Transaction::Start(self.modes()?)
+                self.shaped(Transaction::Start)?
             }
             "commit" | "end" => {
                 if keyword == "commit" && self.word("prepared") {
@@ -50,10 +53,42 @@ impl Reader<'_, '_> {
         Ok(self.words(&["and", "chain"]))
     }
 
+    /// A statement with characteristics of a transaction, among which AS OF SYSTEM TIME may be.
+    fn shaped(&mut self, statement: fn(TransactionModes) -> Transaction) -> Result<Transaction> {
+        let mut modes = self.modes()?;
+        if !self.words(&AS_OF) {
+            return match self.parser.peek_token_ref().token {
+                Token::EOF => Ok(statement(modes)),
+                _ => Err(self.unexpected()),
+            };
+        }
+        let text = self.moment()?;
+        let more = self.modes()?;
+        modes.isolation = more.isolation.or(modes.isolation);
+        modes.read_only = more.read_only.or(modes.read_only);
+        modes.deferrable = more.deferrable.or(modes.deferrable);
+        match self.parser.peek_token_ref().token {
+            Token::EOF => Ok(Transaction::AsOf(text, Box::new(statement(modes)))),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// The constant behind AS OF SYSTEM TIME.
+    fn moment(&mut self) -> Result<String> {
+        let token = self.parser.peek_token();
+        let text = moment_in(&token).ok_or_else(|| self.unexpected())?;
+        self.skip(1);
+        Ok(text)
+    }
+
     pub(super) fn modes(&mut self) -> Result<TransactionModes> {
         let mut modes = TransactionModes::default();
         while self.parser.peek_token_ref().token != Token::EOF {
             self.comma();
+            let as_of = AS_OF.iter().enumerate().all(|(n, word)| self.is_word(n, word));
+            if as_of {
+                break;
+            }
             if self.words(&["isolation", "level"]) {
                 modes.isolation = Some(if self.word("serializable") {
                     Isolation::Serializable
@@ -95,7 +130,7 @@ impl Reader<'_, '_> {
             if self.word("snapshot") {
                 return Err(SqlError::unsupported("SET TRANSACTION SNAPSHOT"));
             }
-            return Ok(ParsedStatement::Transaction(Transaction::SetModes(self.modes()?)));
+            return Ok(ParsedStatement::Transaction(self.shaped(Transaction::SetModes)?));
         }
         if session && self.word("authorization") {
             let value = self.values()?;
@@ -127,6 +162,47 @@ impl Reader<'_, '_> {
         }
         let value = self.values()?;
         Ok(set(Some(&name), value, local))
+    }
+
+    /// The rest of ALTER {SYSTEM | ROLE | USER | DATABASE} if it is about settings; `None`: about something else.
+    pub(super) fn alter_defaults(&mut self) -> Result<Option<AlterDefaults>> {
+        let (mut database, mut role) = (None, None);
+        let tag = if self.words(&["alter", "system"]) {
+            "ALTER SYSTEM"
+        } else if self.words(&["alter", "database"]) {
+            database = Some(self.name()?);
+            "ALTER DATABASE"
+        } else if self.words(&["alter", "role"]) || self.words(&["alter", "user"]) {
+            if ["current_user", "session_user", "current_role"].iter().any(|word| self.word(word)) {
+                role = Some(Role::Current);
+            } else if !self.word("all") {
+                role = Some(Role::Named(self.name()?));
+            }
+            if self.words(&["in", "database"]) {
+                database = Some(self.name()?);
+            }
+            "ALTER ROLE"
+        } else {
+            return Ok(None);
+        };
+        let altered = |name, value| Ok(Some(AlterDefaults { tag, database, role, name, value }));
+        if self.word("reset") {
+            let name = self.setting_name()?;
+            return altered((name != "all").then_some(name), NewValue::Default);
+        }
+        // (RENAME TO, OWNER TO, PASSWORD … are others' business; a tablespace we have none.)
+        if !self.word("set") || self.word("tablespace") {
+            return Ok(None);
+        }
+        let name = self.setting_name()?;
+        if self.words(&["from", "current"]) {
+            return altered(Some(name), NewValue::Current);
+        }
+        if !self.word("to") && !self.parser.consume_token(&Token::Eq) && name != "timezone" {
+            return Err(self.unexpected());
+        }
+        let value = self.values()?.map_or(NewValue::Default, NewValue::Given);
+        altered(Some(name), value)
     }
 
     pub(super) fn zone(&mut self) -> Result<String> {
@@ -199,6 +275,34 @@ impl Reader<'_, '_> {
             name = name + "." + &self.name()?;
         }
         Ok(name.to_ascii_lowercase())
+    }
+}
+
+/// `AS OF SYSTEM TIME 'constant'` at the end of a query, outside parentheses, or behind its FROM: taken out of the tokens.
+pub(super) fn take_as_of(tokens: &mut Vec<TokenWithSpan>) -> Option<String> {
+    let mut depth = 0usize;
+    let at = tokens.iter().enumerate().position(|(at, token)| {
+        match token.token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        let words = tokens.get(at..at + AS_OF.len()).unwrap_or_default();
+        let all =
+            words.len() == AS_OF.len() && words.iter().zip(AS_OF).all(|(t, word)| is_word(&t.token, word));
+        depth == 0 && all
+    })?;
+    let text = moment_in(tokens.get(at + AS_OF.len())?)?;
+    tokens.drain(at..=at + AS_OF.len());
+    Some(text)
+}
+
+const AS_OF: [&str; 4] = ["as", "of", "system", "time"];
+
+fn moment_in(token: &TokenWithSpan) -> Option<String> {
+    match &token.token {
+        Token::Number(digits, false) => Some(digits.clone()),
+        _ => string_of(token),
     }
 }
 
