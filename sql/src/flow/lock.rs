@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use futures::{StreamExt, stream};
-use txn::api::{Fence, Key, LockWait, LockedRow, Locking};
+use txn::api::{Fence, Isolation, Key, LockWait, LockedRow, Locking};
 
 use super::lower::{Lowering, Physical, single};
 use super::operator::{Batches, Node, Operator};
@@ -134,6 +134,9 @@ impl Locker {
             }
             let locked = self.ctx.transaction.lock(&asked, target.how, &target.fences).await;
             let locked = locked.map_err(|error| key::explain(error, self.ctx.catalog.image()))?;
+            if self.ctx.transaction.isolation() == Isolation::ReadCommitted {
+                self.unchanged(&asked, &locked, &target.fences).await?;
+            }
             for (row, locked) in at.into_iter().zip(locked) {
                 stays[row] = locked != LockedRow::Skipped;
             }
@@ -146,5 +149,19 @@ impl Locker {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| SqlError::internal(error.to_string()))?;
         batch_with_rows(columns, &self.schema, rows)
+    }
+
+    /// READ COMMITTED locks the newest versions. If one is not what the query has read, the statement runs again, with the locks
+    /// that it has.
+    async fn unchanged(&self, keys: &[Key], locked: &[LockedRow], fences: &[Fence]) -> Result<()> {
+        let found = self.ctx.transaction.get(keys, fences).await;
+        let found = found.map_err(|error| key::explain(error, self.ctx.catalog.image()))?;
+        for ((at, locked), found) in keys.iter().zip(locked).zip(found) {
+            if matches!(locked, LockedRow::Held(newest) if *newest != found) {
+                let conflict = txn::Error::Conflict { key: at.clone(), rival: None };
+                return Err(key::explain(conflict, self.ctx.catalog.image()));
+            }
+        }
+        Ok(())
     }
 }

@@ -78,7 +78,7 @@ pub async fn commit(cx: &Context<'_>, request: pb::Commit) -> Outcome {
 pub fn claimed(cx: &Context<'_>, txn: TxnId, writes: &[pb::Write]) -> Option<Answer> {
     let locks = &cx.leadership.locks;
     let claimed = writes.iter().find(|write| write.absent && locks.is_claimed(txn, &write.key));
-    claimed.map(|write| Answer::Waiting(pb::Waiting { key: write.key.clone() }))
+    claimed.map(|write| Answer::Waiting(pb::Waiting { key: write.key.clone(), ..pb::Waiting::default() }))
 }
 
 /// A read range as it is latched; most are single keys.
