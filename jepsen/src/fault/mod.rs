@@ -6,6 +6,7 @@
 //! To add one: a line in [`ALL`], with commands of the cluster script for harm and healing, or which links it hits.
 
 pub mod disk;
+pub mod flip;
 pub mod schedule;
 
 use std::time::Duration;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use self::disk::Ailment;
+use self::flip::Place;
 use crate::cluster::Cluster;
 use crate::links::{Links, Trouble, between};
 use crate::run::sleep;
@@ -58,6 +60,8 @@ enum Deed {
     PowerCut,
     /// The same, after the disks had lied about syncs for a while.
     LyingPowerCut,
+    /// A byte on a disk is another one.
+    Flip(Place),
     /// Wall clocks jump, forward or back.
     Clock,
     /// Links between the victims and the others are in trouble.
@@ -130,6 +134,12 @@ impl Fault {
             Deed::Process(harm, _) => cluster.each(harm, victims).await,
             Deed::Disk(ailment) => disk::infect(cluster, victims, ailment),
             Deed::Clock => disk::set_clocks(cluster, victims, clock_error_ns(dice)),
+            Deed::Flip(place) => {
+                for node in victims {
+                    flip::harm(cluster, *node, place, dice).await?;
+                }
+                Ok(())
+            }
             Deed::PowerCut | Deed::LyingPowerCut => {
                 if !self.is_fair() {
                     disk::infect(cluster, victims, Ailment::Lies)?;
@@ -177,6 +187,12 @@ impl Fault {
             }
             Deed::PowerCut | Deed::LyingPowerCut => cluster.each("start", victims).await,
             Deed::Clock => disk::set_clocks(cluster, victims, 0),
+            Deed::Flip(_) => {
+                for node in victims {
+                    flip::heal(cluster, *node).await?;
+                }
+                Ok(())
+            }
             Deed::Network(..) => {
                 links.context("the links don't pass through the harness")?.set([]);
                 Ok(())
@@ -266,6 +282,20 @@ pub const ALL: &[Fault] = &[
         victims: Victims::All,
         deed: Deed::LyingPowerCut,
         lasts: millis(2_000, 3_000),
+    },
+    Fault {
+        name: "flip-log",
+        about: "kill -9 of one node, whose log is damaged: it must refuse to start until that is undone",
+        victims: Victims::One,
+        deed: Deed::Flip(Place::Log),
+        lasts: millis(500, 3_000),
+    },
+    Fault {
+        name: "flip-table",
+        about: "the same with a table of its state, once there is one",
+        victims: Victims::One,
+        deed: Deed::Flip(Place::Table),
+        lasts: millis(500, 3_000),
     },
     Fault {
         name: "disk-stall",
