@@ -107,7 +107,7 @@ async fn broken_builds_are_found_out() -> Result<()> {
     for (sabotage, workload, faults) in [
         ("skip-read-validation", "write-skew", &[][..]),
         ("answer-before-fsync", "set", &["power-cut-all"]),
-        ("trust-lease", "register", &["partition"]),
+        ("trust-lease", "register", &["partition-leader"]),
         ("oracle-goes-back", "list-append", &["kill-meta"]),
     ] {
         let environment = vec![("FLOTILLA_SABOTAGE".to_owned(), sabotage.to_owned())];

@@ -33,16 +33,20 @@ pub enum Victims {
     All,
     /// The leader of the meta-group, whoever that is at the time: shard map, oracle.
     MetaLeader,
+    /// The leader of the first database's shard, which holds the rows of tables that have none of their own.
+    ShardLeader,
 }
 
 /// The meta-group's number.
 const META_GROUP: u64 = 1;
+/// The first database's.
+const SHARD_GROUP: u64 = 3;
 
 impl Victims {
     /// Of so many nodes.
     pub fn count(self, nodes: usize) -> usize {
         match self {
-            Victims::One | Victims::MetaLeader => 1,
+            Victims::One | Victims::MetaLeader | Victims::ShardLeader => 1,
             Victims::Majority => nodes / 2 + 1,
             Victims::All => nodes,
         }
@@ -105,8 +109,9 @@ impl Fault {
     pub async fn victims(&self, cluster: &Cluster, drawn: &[usize]) -> Vec<usize> {
         match self.victims {
             // If nobody knows the leader, somebody else will do.
-            Victims::MetaLeader => {
-                cluster.leader(META_GROUP).await.map_or_else(|_| drawn.to_vec(), |leader| vec![leader])
+            Victims::MetaLeader | Victims::ShardLeader => {
+                let group = if self.victims == Victims::MetaLeader { META_GROUP } else { SHARD_GROUP };
+                cluster.leader(group).await.map_or_else(|_| drawn.to_vec(), |leader| vec![leader])
             }
             _ => drawn.to_vec(),
         }
@@ -329,6 +334,13 @@ pub const ALL: &[Fault] = &[
         name: "partition",
         about: "one node reaches no other, and is reached by none",
         victims: Victims::One,
+        deed: Deed::Network(Which::Both, Trouble::Cut),
+        lasts: millis(500, 8_000),
+    },
+    Fault {
+        name: "partition-leader",
+        about: "the same of the node that leads the shard of ordinary tables",
+        victims: Victims::ShardLeader,
         deed: Deed::Network(Which::Both, Trouble::Cut),
         lasts: millis(500, 8_000),
     },
