@@ -27,7 +27,7 @@ use crate::shard_map::ShardMap;
 use crate::{Error, MESSAGE_BYTES_MAX};
 
 /// How long a call may take in all, with its retries.
-const CALL_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// How long one attempt may take before another member is asked.
 const ATTEMPT_LIMIT: Duration = Duration::from_millis(700);
 /// Pauses between attempts, doubled from the first to the last.
@@ -43,7 +43,7 @@ const JOIN_PAUSE: Duration = Duration::from_millis(100);
 type Waiter = oneshot::Sender<Result<Timestamp, txn::Error>>;
 
 /// Whom an attempt asks.
-enum Target {
+pub(crate) enum Target {
     /// This node leads.
     Local(Arc<MetaServer>),
     Remote(Box<Rpc<Channel>>),
@@ -150,6 +150,11 @@ impl MetaClient {
         for node in others {
             cache.nodes.entry(NodeId(node.id)).or_insert(node);
         }
+    }
+
+    /// The node that leads a group, as far as is known here.
+    pub fn leader(&self, group: GroupId) -> Option<NodeId> {
+        self.cache.read().leaders.get(&group).copied()
     }
 
     /// The shard of a group, as far as is known here.
@@ -277,9 +282,19 @@ impl MetaClient {
     }
 
     /// Asks whoever leads, until there is an answer or the time is up.
-    async fn call<T>(
+    pub(crate) async fn call<T>(
         &self,
         limit: Duration,
+        attempt: impl Fn(Target) -> BoxFuture<'static, Result<T, Error>>,
+    ) -> Result<T, Error> {
+        self.call_slow(limit, ATTEMPT_LIMIT, attempt).await
+    }
+
+    /// [`Self::call`], of something that takes its time.
+    pub(crate) async fn call_slow<T>(
+        &self,
+        limit: Duration,
+        attempt_limit: Duration,
         attempt: impl Fn(Target) -> BoxFuture<'static, Result<T, Error>>,
     ) -> Result<T, Error> {
         let deadline = self.seams.clock.now() + limit;
@@ -288,7 +303,7 @@ impl MetaClient {
         loop {
             let (target, address) = self.target(tries)?;
             let result = match target {
-                Some(target) => within(&self.seams, ATTEMPT_LIMIT, attempt(target)).await,
+                Some(target) => within(&self.seams, attempt_limit, attempt(target)).await,
                 None => Err(Error::Unavailable("no member of the meta-group is known".into())),
             };
             tries += 1;

@@ -10,22 +10,42 @@ use raft::{Group, MultiRaft};
 use storage::ids::{GroupId, NodeId, ReplicaId};
 use tonic::{Request, Response, Status};
 
+use crate::Leftovers;
+
 /// The service.
 pub struct NodeControl {
     cluster_id: u128,
     multi: Arc<MultiRaft>,
+    leftovers: Arc<Leftovers>,
 }
 
 impl NodeControl {
     /// The tonic service to mount.
-    pub fn service(cluster_id: u128, multi: Arc<MultiRaft>) -> service::NodeControlServer<Self> {
-        service::NodeControlServer::new(Self { cluster_id, multi })
+    pub fn service(
+        cluster_id: u128,
+        multi: Arc<MultiRaft>,
+        leftovers: Arc<Leftovers>,
+    ) -> service::NodeControlServer<Self> {
+        service::NodeControlServer::new(Self { cluster_id, multi, leftovers })
+    }
+
+    /// A node may have taken over the address of one of another cluster.
+    fn check_cluster(&self, asked: &[u8]) -> Result<(), Status> {
+        match asked == self.cluster_id.to_be_bytes() {
+            true => Ok(()),
+            false => Err(Status::unavailable("this node belongs to another cluster")),
+        }
     }
 
     fn group(&self, id: u64) -> Result<Arc<Group>, Status> {
         let id = GroupId(id);
         self.multi.group(id).ok_or_else(|| Status::not_found(format!("{id} has no replica on this node")))
     }
+}
+
+/// The node, if one was named.
+fn known(node: u64) -> Option<NodeId> {
+    (node != 0).then_some(NodeId(node))
 }
 
 /// Whatever it is, the reconcile loop plans again from what it then sees.
@@ -40,15 +60,47 @@ impl service::NodeControl for NodeControl {
         request: Request<pb::CreateReplicaRequest>,
     ) -> Result<Response<pb::CreateReplicaResponse>, Status> {
         let request = request.into_inner();
-        if request.cluster_id[..] != self.cluster_id.to_be_bytes() {
-            return Err(Status::failed_precondition("this node belongs to another cluster"));
-        }
+        self.check_cluster(&request.cluster_id)?;
         let (group, replica) = (GroupId(request.group), ReplicaId(request.replica));
-        if let Some(existing) = self.multi.group(group) {
-            return Ok(Response::new(pb::CreateReplicaResponse { replica: existing.replica().0 }));
+        let existing = self.multi.group(group).map(|here| here.replica());
+        if let Some(other) = existing.filter(|other| *other != replica) {
+            // What an earlier attempt has left, or one that was removed while this node was down.
+            self.leftovers.remove(group, other, known(request.leader)).await?;
         }
         self.multi.create_replica(group, replica).await.map_err(refused)?;
-        Ok(Response::new(pb::CreateReplicaResponse { replica: replica.0 }))
+        Ok(Response::new(pb::CreateReplicaResponse {}))
+    }
+
+    async fn destroy_replica(
+        &self,
+        request: Request<pb::DestroyReplicaRequest>,
+    ) -> Result<Response<pb::DestroyReplicaResponse>, Status> {
+        let request = request.into_inner();
+        self.check_cluster(&request.cluster_id)?;
+        let (group, replica) = (GroupId(request.group), ReplicaId(request.replica));
+        self.leftovers.remove(group, replica, known(request.leader)).await?;
+        Ok(Response::new(pb::DestroyReplicaResponse {}))
+    }
+
+    async fn remove_replica(
+        &self,
+        request: Request<pb::RemoveReplicaRequest>,
+    ) -> Result<Response<pb::RemoveReplicaResponse>, Status> {
+        let request = request.into_inner();
+        self.check_cluster(&request.cluster_id)?;
+        self.group(request.group)?.remove(ReplicaId(request.replica)).await.map_err(refused)?;
+        Ok(Response::new(pb::RemoveReplicaResponse {}))
+    }
+
+    async fn has_member(
+        &self,
+        request: Request<pb::HasMemberRequest>,
+    ) -> Result<Response<pb::HasMemberResponse>, Status> {
+        let request = request.into_inner();
+        self.check_cluster(&request.cluster_id)?;
+        let group = self.group(request.group)?;
+        let member = group.has_member(ReplicaId(request.replica)).await.map_err(refused)?;
+        Ok(Response::new(pb::HasMemberResponse { member }))
     }
 
     async fn add_learner(

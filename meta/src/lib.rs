@@ -22,6 +22,7 @@
 //! - [`server`] answers the gRPC service at the leader and redirects elsewhere; [`oracle`] is its pure window;
 //! - [`deadlock`] finds transactions that wait for each other, in whatever shards;
 //! - [`safe_point`] says up to where old versions may be collected; [`settings`] are what operators set;
+//! - `operator` answers what operators ask; `leftovers` removes replicas that are no members any more;
 //! - [`placement`] is a pure function, [`reconcile`] the loop that carries out what it says;
 //! - [`client`] finds the leader and implements the transaction layer's `Oracle` and `Directory`; [`reporter`] is each
 //!   node's heartbeat.
@@ -44,9 +45,8 @@
 //!
 //! # Caveats
 //!
-//! Placement plans more than can be carried out yet ([`reconcile`] says what): replicas of a dead node are not moved
-//! elsewhere, and nodes can't be removed. Reports carry all groups a node leads,
-//! which is meant for hundreds of groups a node, not for tens of thousands.
+//! Placement plans more than can be carried out yet ([`reconcile`] says what): shards are not split or merged by
+//! themselves. Reports carry all groups a node leads, which is meant for hundreds of groups a node, not for tens of thousands.
 //!
 //! Start reading at [`server::MetaServer`].
 
@@ -55,8 +55,11 @@ pub mod command;
 pub mod control;
 pub mod deadlock;
 mod error;
+mod leftovers;
 pub mod machine;
 mod meter;
+mod operate;
+mod operator;
 pub mod oracle;
 pub mod placement;
 pub mod reconcile;
@@ -70,6 +73,7 @@ pub mod state;
 
 pub use client::MetaClient;
 pub use error::Error;
+pub use leftovers::Leftovers;
 pub use machine::MetaReplica;
 pub use server::MetaServer;
 

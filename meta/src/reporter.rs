@@ -128,6 +128,7 @@ impl Reporter {
             descriptor: self.local.descriptor(status.group).map(|d| (&d).into()),
             replicas: voters.chain(learners).collect(),
             load: None,
+            joint: status.joint,
         })
     }
 }

@@ -4,7 +4,7 @@
 //! the leader is believed to be. The soft state (who lives, who leads what, which replicas lag) belongs to one term
 //! of leadership and is forgotten with it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use proto::common::ShardDescriptor;
 use proto::meta::command::Command;
 use proto::meta::{self as pb, CommandResult, Redirect};
 use raft::{Group, MultiRaft, ProposeError};
-use storage::ids::{GroupId, META_GROUP, NodeId, Term, Timestamp, TxnId};
+use storage::ids::{GroupId, META_GROUP, NodeId, ReplicaId, Term, Timestamp, TxnId};
 use storage::sabotage::{self, Sabotage};
 use storage::seam::Seams;
 use tokio::sync::Notify;
@@ -45,6 +45,8 @@ pub(crate) struct Soft {
     pub(crate) between_leaders: HashMap<GroupId, Instant>,
     /// Operations under way, or done and not yet seen in a report.
     pub(crate) operations: HashMap<GroupId, crate::reconcile::Underway>,
+    /// Nodes that are down and that an operator does not want awaited.
+    pub(crate) given_up: HashSet<NodeId>,
     /// Who waits for row locks.
     waits: Waits,
     safe_point: SafePoint,
@@ -57,13 +59,26 @@ pub(crate) struct Reported {
     pub(crate) since: Instant,
     pub(crate) at: Instant,
     pub(crate) report: pb::GroupReport,
+    /// Since when its leader has not heard of these replicas.
+    pub(crate) silent_since: HashMap<ReplicaId, Instant>,
 }
 
 impl Soft {
     fn new(term: Term, since: Instant) -> Self {
         let (last_seen, facts, groups, between_leaders, operations) = Default::default();
-        let (waits, safe_point) = Default::default();
-        Self { term, since, last_seen, facts, groups, between_leaders, operations, waits, safe_point }
+        let (given_up, waits, safe_point) = Default::default();
+        Self {
+            term,
+            since,
+            last_seen,
+            facts,
+            groups,
+            between_leaders,
+            operations,
+            given_up,
+            waits,
+            safe_point,
+        }
     }
 
     pub(crate) fn alive(&self, node: NodeId, now: Instant) -> bool {
@@ -349,6 +364,7 @@ impl MetaServer {
                     id: id.0,
                     addresses: node.addresses.clone(),
                     alive: alive.get(id).copied().unwrap_or(false),
+                    duty: node.duty,
                 })
                 .collect(),
             shards: state
@@ -361,46 +377,6 @@ impl MetaServer {
             meta_members: state.meta_members().to_vec(),
             settings: Some(state.settings()),
         }))
-    }
-
-    /// Everything an operator may want to see.
-    pub fn describe(&self) -> Result<pb::DescribeResponse, Error> {
-        self.lead()?;
-        let planned = crate::reconcile::describe(self)?.steps.iter().map(ToString::to_string).collect();
-        self.with_soft(|soft, now| {
-            self.replica.read(|state| {
-                let mut groups = Vec::new();
-                let shards = state.shards().iter().map(|(id, shard)| (*id, shard.descriptor.clone()));
-                for (id, descriptor) in std::iter::once((META_GROUP, None)).chain(shards) {
-                    let reported = soft.groups.get(&id);
-                    groups.push(pb::GroupStatus {
-                        group: id.0,
-                        descriptor,
-                        leader_node: reported.filter(|r| soft.alive(r.by, now)).map_or(0, |r| r.by.0),
-                        term: reported.map_or(0, |r| r.report.term),
-                        replicas: reported.map(|r| r.report.replicas.clone()).unwrap_or_default(),
-                        load: reported.and_then(|r| r.report.load),
-                    });
-                }
-                let node = |(id, node): (&NodeId, &pb::Node)| pb::NodeStatus {
-                    id: id.0,
-                    addresses: node.addresses.clone(),
-                    alive: soft.alive(*id, now),
-                    silent_ms: soft.last_seen.get(id).map(|seen| (now - *seen).as_millis() as u64),
-                    replicas: groups.iter().filter(|g| g.replicas.iter().any(|r| r.node == id.0)).count()
-                        as u64,
-                    leaders: groups.iter().filter(|g| g.leader_node == id.0).count() as u64,
-                    facts: soft.facts.get(id).cloned(),
-                };
-                pb::DescribeResponse {
-                    cluster_id: state.cluster().cluster_id.clone(),
-                    settings: Some(state.settings()),
-                    nodes: state.nodes().iter().map(node).collect(),
-                    groups,
-                    planned,
-                }
-            })
-        })
     }
 
     /// Works on the soft state of the present term of leadership.
@@ -418,6 +394,7 @@ impl MetaServer {
 impl Soft {
     /// Takes a node's report in; returns whether it says something new about its groups.
     fn take_report(&mut self, node: NodeId, now: Instant, groups: Vec<pb::GroupReport>) -> bool {
+        self.given_up.remove(&node);
         let was_alive = self.last_seen.insert(node, now).is_some_and(|seen| now - seen < DEAD_AFTER);
         let mut news = !was_alive;
         let mut led = Vec::new();
@@ -429,9 +406,12 @@ impl Soft {
             }
             led.push(id);
             self.between_leaders.remove(&id);
-            news |= known.is_none_or(|k| k.by != node || k.report.replicas.len() != report.replicas.len());
+            news |= known.is_none_or(|k| k.by != node || !same_members(&k.report, &report));
             let since = known.filter(|k| k.report.term == report.term).map_or(now, |k| k.since);
-            self.groups.insert(id, Reported { by: node, since, at: now, report });
+            let silent = report.replicas.iter().filter(|r| !r.reachable).map(|r| ReplicaId(r.replica));
+            let earlier = |r: &ReplicaId| known.and_then(|k| k.silent_since.get(r)).copied();
+            let silent_since = silent.map(|r| (r, earlier(&r).unwrap_or(now))).collect();
+            self.groups.insert(id, Reported { by: node, since, at: now, report, silent_since });
         }
         // What the node led and no longer does has no known leader until somebody says so.
         let lost: Vec<GroupId> = self
@@ -446,6 +426,14 @@ impl Soft {
         }
         news || !lost.is_empty()
     }
+}
+
+/// Whether two reports tell of the same members.
+fn same_members(one: &pb::GroupReport, other: &pb::GroupReport) -> bool {
+    let members = |report: &pb::GroupReport| -> Vec<(u64, bool)> {
+        report.replicas.iter().map(|r| (r.replica, r.learner)).collect()
+    };
+    one.joint == other.joint && members(one) == members(other)
 }
 
 fn edge_from_pb(wait: pb::Wait) -> Result<Edge, Error> {
@@ -521,5 +509,37 @@ impl pb::meta_server::Meta for MetaService {
         _: Request<pb::DescribeRequest>,
     ) -> Result<Response<pb::DescribeResponse>, Status> {
         Ok(Response::new(self.server.describe()?))
+    }
+
+    async fn change_duty(
+        &self,
+        request: Request<pb::ChangeDutyRequest>,
+    ) -> Result<Response<pb::ChangeDutyResponse>, Status> {
+        Ok(Response::new(self.server.change_duty(request.into_inner()).await?))
+    }
+
+    async fn r#move(&self, request: Request<pb::MoveRequest>) -> Result<Response<pb::MoveResponse>, Status> {
+        Ok(Response::new(self.server.begin_move(request.into_inner()).await?))
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<pb::CancelRequest>,
+    ) -> Result<Response<pb::CancelResponse>, Status> {
+        Ok(Response::new(self.server.cancel(request.into_inner()).await?))
+    }
+
+    async fn transfer(
+        &self,
+        request: Request<pb::TransferRequest>,
+    ) -> Result<Response<pb::TransferResponse>, Status> {
+        Ok(Response::new(self.server.transfer(request.into_inner()).await?))
+    }
+
+    async fn repair(
+        &self,
+        request: Request<pb::RepairRequest>,
+    ) -> Result<Response<pb::RepairResponse>, Status> {
+        Ok(Response::new(self.server.repair(request.into_inner())?))
     }
 }

@@ -28,6 +28,9 @@ enum Kind {
     Switch,
 }
 
+const MOVES: &str = "moves_per_node";
+const REPLACE_AFTER: &str = "node_down_replace_after";
+const REBALANCE: &str = "rebalance";
 const REPLICATION: &str = "replication_factor";
 const ASYNC_COMMIT: &str = "async_commit";
 const GC_TTL: &str = "gc_ttl";
@@ -53,6 +56,24 @@ pub const ALL: &[Setting] = &[
         default: "10min",
         description: "how long old versions are kept for reads in the past (AS OF SYSTEM TIME)",
         kind: Kind::Duration { min: Duration::from_secs(5), max: Duration::from_secs(366 * 24 * 3600) },
+    },
+    Setting {
+        name: MOVES,
+        default: "16",
+        description: "how many replicas are built on a node at a time, and fed by the leaders on a node",
+        kind: Kind::Count { min: 1, max: 1_024 },
+    },
+    Setting {
+        name: REPLACE_AFTER,
+        default: "5min",
+        description: "a node that has been down for so long is not awaited any more: its replicas are rebuilt on others",
+        kind: Kind::Duration { min: Duration::from_secs(5), max: Duration::from_secs(366 * 24 * 3600) },
+    },
+    Setting {
+        name: REBALANCE,
+        default: "on",
+        description: "move replicas and leaders so that nodes have their shares; repairs and drains go on without",
+        kind: Kind::Switch,
     },
     Setting {
         name: REPLICATION,
@@ -123,6 +144,22 @@ impl Settings {
     pub fn replication_factor(&self) -> usize {
         let value = find(REPLICATION).ok().and_then(|setting| self.value(setting).parse().ok());
         value.unwrap_or(REPLICATION_FACTOR as usize)
+    }
+
+    /// How many replicas are built on a node at a time.
+    pub fn moves_per_node(&self) -> usize {
+        let value = find(MOVES).ok().and_then(|setting| self.value(setting).parse().ok());
+        value.unwrap_or(1)
+    }
+
+    /// After how long a node that is down is replaced.
+    pub fn replace_after(&self) -> Duration {
+        self.duration(REPLACE_AFTER)
+    }
+
+    /// Whether replicas and leaders are moved for the sake of evenness.
+    pub fn rebalance(&self) -> bool {
+        find(REBALANCE).is_ok_and(|setting| self.value(setting) == "on")
     }
 
     /// How long old versions are kept.

@@ -9,7 +9,7 @@ use futures::Stream;
 use meta::control::NodeControl;
 use meta::reporter::{Local, Reporter};
 use meta::server::MetaService;
-use meta::{MetaClient, MetaReplica, MetaServer, reconcile};
+use meta::{Leftovers, MetaClient, MetaReplica, MetaServer, reconcile};
 use prost::Message;
 use proto::admin::node_control_server::NodeControlServer;
 use proto::meta as pb;
@@ -151,7 +151,9 @@ pub async fn assemble(place: Place, parts: Parts) -> Result<Assembled, Failure> 
         bootstrap::carry_out(founding, identity.cluster_id, rooms).await?;
     }
     services.meta.set(meta_server.service());
-    services.control.set(NodeControl::service(identity.cluster_id, multi.clone()));
+    let leftovers = Leftovers::new(identity.cluster_id, multi.clone(), meta_client.clone(), seams.clone());
+    services.control.set(NodeControl::service(identity.cluster_id, multi.clone(), leftovers.clone()));
+    seams.spawn("leftovers", leftovers.run(closing.clone()));
     let _ = services.membership.set(Membership {
         cluster_id: identity.cluster_id,
         node: identity.node_id,

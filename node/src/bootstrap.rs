@@ -170,6 +170,7 @@ async fn steps(founding: &Founding, cluster_id: u128, rooms: Rooms<'_>) -> Resul
             id: FIRST_NODE.0,
             instance: instance.to_be_bytes().to_vec().into(),
             addresses: Some(addresses.clone()),
+            ..Default::default()
         }),
         settings: Some(pb::Settings {
             replication_factor: founding.replication_factor,

@@ -84,7 +84,8 @@ impl Rendezvous {
             );
             return;
         }
-        let itself = MapNode { id: answer.node, addresses: answer.addresses, alive: true };
+        let itself =
+            MapNode { id: answer.node, addresses: answer.addresses, alive: true, ..Default::default() };
         self.client.learn_nodes(itself, answer.nodes);
     }
 }

@@ -249,6 +249,16 @@ pub enum Error {
         /// The replica that was asked for.
         wanted: ReplicaId,
     },
+    /// This replica, or a later one, was removed from this node.
+    #[error("{wanted} of {group} would be older than {removed}, which was removed from this node")]
+    Removed {
+        /// The group.
+        group: GroupId,
+        /// The replica that was asked for.
+        wanted: ReplicaId,
+        /// The last one that was removed.
+        removed: ReplicaId,
+    },
     /// No such group on this node.
     #[error("{0} has no replica on this node")]
     NoGroup(GroupId),

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::alias::WatchReceiverOf;
@@ -32,13 +32,13 @@ pub struct Group {
     raft: Raft,
     shared: Arc<Shared>,
     log: LogStore,
-    options: RaftOptions,
+    pub(crate) options: RaftOptions,
     seams: Seams,
     role: watch::Sender<Role>,
     /// Everything at one moment: what belongs together is read from one borrow of it.
     metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
     /// Changes rarely: what the role is watched by.
-    server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
+    pub(crate) server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
     proposals: Semaphore,
     proposal_bytes: Semaphore,
     /// Does not vote or stand for election yet.
@@ -50,6 +50,9 @@ pub struct Group {
     changes: tokio::sync::Mutex<()>,
     /// Being stopped on purpose.
     stopping: AtomicBool,
+    opened: Instant,
+    /// When a leader last wrote to this replica: milliseconds since `opened`.
+    heard_ms: AtomicU64,
 }
 
 impl Group {
@@ -71,6 +74,8 @@ impl Group {
             changing: AtomicBool::new(false),
             changes: tokio::sync::Mutex::new(()),
             stopping: AtomicBool::new(false),
+            opened: shared.seams.clock.now(),
+            heard_ms: AtomicU64::new(0),
             seams: shared.seams.clone(),
             raft,
             shared,
@@ -219,35 +224,7 @@ impl Group {
         }
     }
 
-    /// Adds a replica without a vote. Returns when the change is committed, not when the replica has caught up.
-    /// Idempotent.
-    pub async fn add_learner(&self, replica: ReplicaId, node: NodeId) -> Result<(), ChangeError> {
-        let members = self.server.borrow_watched().membership_config.clone();
-        match members.membership().get_node(&replica.0) {
-            Some(host) if host.0 == node.0 => return Ok(()),
-            Some(host) => {
-                return Err(ChangeError::Refused(format!("{replica} is on {} already", NodeId(host.0))));
-            }
-            None => {}
-        }
-        self.change(ChangeMembers::AddNodes([(replica.0, Host(node.0))].into())).await
-    }
-
-    /// Makes exactly these members (learners or voters so far) the voters; voters not named leave the group,
-    /// learners not named stay. The leader must be among them: transfer the leadership before.
-    pub async fn change_voters(&self, voters: BTreeSet<ReplicaId>) -> Result<(), ChangeError> {
-        if !voters.contains(&self.replica()) {
-            return Err(ChangeError::Refused("the leader cannot remove itself".to_owned()));
-        }
-        self.change(ChangeMembers::ReplaceAllVoters(voters.iter().map(|r| r.0).collect())).await
-    }
-
-    /// Removes learners.
-    pub async fn remove_learners(&self, learners: BTreeSet<ReplicaId>) -> Result<(), ChangeError> {
-        self.change(ChangeMembers::RemoveNodes(learners.iter().map(|r| r.0).collect())).await
-    }
-
-    async fn change(&self, change: ChangeMembers<u64, Host>) -> Result<(), ChangeError> {
+    pub(crate) async fn change(&self, change: ChangeMembers<u64, Host>) -> Result<(), ChangeError> {
         let _turn = self.changes.lock().await;
         if self.leads().is_none() {
             return Err(self.not_leader().into());
@@ -340,6 +317,18 @@ impl Group {
         Err(ChangeError::TimedOut(format!("{to} did not take over")))
     }
 
+    /// A leader has written to this replica.
+    pub(crate) fn heard(&self) {
+        let since = self.seams.clock.now().saturating_duration_since(self.opened);
+        self.heard_ms.store(since.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// For how long no leader has written to this replica; since it was opened, if none has.
+    pub fn unheard_for(&self) -> Duration {
+        let since = self.seams.clock.now().saturating_duration_since(self.opened);
+        since.saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Relaxed)))
+    }
+
     /// Stands for election now, unless a leader's lease forbids it. For the one replica that is meant to lead a new
     /// group.
     pub async fn campaign(&self) {
@@ -398,7 +387,7 @@ impl Group {
         self.shared.fault.get().unwrap_or_else(|| fatal.to_string().into())
     }
 
-    fn not_leader(&self) -> NotLeader {
+    pub(crate) fn not_leader(&self) -> NotLeader {
         match &*self.role.borrow() {
             Role::Follower { leader } => NotLeader { leader: *leader },
             _ => NotLeader { leader: None },

@@ -3,6 +3,7 @@
 //! ```text
 //!   [group u64 BE][0x00]            raft: the id of the last applied entry
 //!   [group u64 BE][0x01]            raft: the membership, and the entry it came with
+//!   [group u64 BE][0x02]            raft: the highest id of a replica that was removed from this node (u64 BE)
 //!   [group u64 BE][0x10] …          the state machine's
 //! ```
 
@@ -10,6 +11,7 @@ use storage::ids::{GroupId, KeyRange};
 
 const APPLIED: u8 = 0x00;
 const MEMBERSHIP: u8 = 0x01;
+const REMOVED: u8 = 0x02;
 const PRIVATE: u8 = 0x10;
 
 fn key(group: GroupId, kind: u8) -> Vec<u8> {
@@ -36,6 +38,11 @@ pub(crate) fn applied_key(group: GroupId) -> Vec<u8> {
 
 pub(crate) fn membership_key(group: GroupId) -> Vec<u8> {
     key(group, MEMBERSHIP)
+}
+
+/// Outlives the group's replica on this node.
+pub(crate) fn removed_key(group: GroupId) -> Vec<u8> {
+    key(group, REMOVED)
 }
 
 /// Everything of a group.

@@ -85,8 +85,10 @@ mod fault;
 mod group;
 mod keys;
 mod log_store;
+mod members;
 mod multi;
 mod options;
+mod removal;
 mod snapshot;
 mod state_machine;
 #[cfg(test)]

@@ -13,7 +13,7 @@ use proto::raft::raft_server::RaftServer;
 use storage::ids::{GroupId, LogIndex, NodeId, ReplicaId};
 use storage::raft_log::LogEngine;
 use storage::seam::Seams;
-use storage::{Cf, Engine, Store};
+use storage::{Engine, Store};
 use tonic::Status;
 
 use crate::api::{AddressBook, Error, Fatal, Peer, StateMachineFactory, UnknownReplica};
@@ -26,7 +26,7 @@ use crate::transport::Hub;
 use crate::transport::network::Factory;
 use crate::transport::server::{Endpoint, Mount, refusal};
 use crate::types::{Host, StoredMembership, decode_log_id, encode_log_id, log_id};
-use crate::{checkpoint, keys, snapshot};
+use crate::{checkpoint, snapshot};
 
 /// Where, in the store's directory, incoming snapshots are spooled to.
 const SPOOL_DIR: &str = "incoming";
@@ -41,14 +41,16 @@ pub struct MultiRaft {
     options: RaftOptions,
     config: Arc<Config>,
     engine: Arc<Engine>,
-    log: Arc<dyn LogEngine>,
-    factory: Arc<dyn StateMachineFactory>,
+    pub(crate) log: Arc<dyn LogEngine>,
+    pub(crate) factory: Arc<dyn StateMachineFactory>,
     seams: Seams,
     hub: Arc<Hub>,
     spool_dir: PathBuf,
-    groups: RwLock<HashMap<GroupId, Arc<Group>>>,
+    pub(crate) groups: RwLock<HashMap<GroupId, Arc<Group>>>,
     /// Replicas are created, opened and removed one at a time.
     lifecycle: tokio::sync::Mutex<()>,
+    /// What a replica holds is replaced by a snapshot, or removed, one replica at a time: see [`crate::removal`].
+    pub(crate) territory: tokio::sync::Mutex<()>,
     unknown_hook: RwLock<Option<UnknownHook>>,
     unknown_reported: Mutex<HashMap<GroupId, Instant>>,
     /// Bytes appended to the log, ever.
@@ -83,6 +85,7 @@ impl MultiRaft {
             spool_dir: store.dir().join(SPOOL_DIR),
             groups: RwLock::default(),
             lifecycle: tokio::sync::Mutex::new(()),
+            territory: tokio::sync::Mutex::new(()),
             unknown_hook: RwLock::default(),
             unknown_reported: Mutex::default(),
             appended: Arc::default(),
@@ -186,16 +189,6 @@ impl MultiRaft {
         self.groups.read().values().cloned().collect()
     }
 
-    /// Stops a replica and removes its log and its data, for good. Its id may not come back.
-    pub async fn remove_group(&self, id: GroupId) -> Result<(), Error> {
-        let _turn = self.turn().await?;
-        let group = self.groups.write().remove(&id).ok_or(Error::NoGroup(id))?;
-        group.stop("removed from this node").await;
-        // From here on a crash does not bring it back.
-        self.write_ballot(id, group.replica(), true).await?;
-        self.wipe(id, group.machine().spans()).await
-    }
-
     /// Hands leaderships over, then stops everything and makes it durable.
     pub async fn shutdown(&self) {
         let _turn = self.lifecycle.lock().await;
@@ -237,7 +230,7 @@ impl MultiRaft {
         checkpoint::checkpoint(self).await
     }
 
-    async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
+    pub(crate) async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
         let turn = self.lifecycle.lock().await;
         if self.is_stopping() { Err(Error::ShuttingDown) } else { Ok(turn) }
     }
@@ -257,9 +250,7 @@ impl MultiRaft {
                     return Err(Error::Open { group, replica: ReplicaId(0), source });
                 };
                 if removed {
-                    let open = self.factory.open(group, replica, self.engine.clone());
-                    let machine = open.map_err(|source| Error::Open { group, replica, source })?;
-                    self.wipe(group, machine.spans()).await?;
+                    self.finish_removal(group, replica).await?;
                 } else {
                     self.open(group, replica, true).await?;
                 }
@@ -283,7 +274,10 @@ impl MultiRaft {
             };
         }
         match self.ballot(group)? {
-            None => Ok(None),
+            None => match self.removed(group)? {
+                Some(removed) if me <= removed => Err(Error::Removed { group, wanted: me, removed }),
+                _ => Ok(None),
+            },
             Some((replica, false)) if replica == me => {
                 let gated = !self.gate_open.load(Ordering::SeqCst);
                 self.open(group, me, gated).await.map(Some)
@@ -293,7 +287,7 @@ impl MultiRaft {
     }
 
     /// The replica's id in the log, and whether it is being removed.
-    fn ballot(&self, group: GroupId) -> Result<Option<(ReplicaId, bool)>, Error> {
+    pub(crate) fn ballot(&self, group: GroupId) -> Result<Option<(ReplicaId, bool)>, Error> {
         let state = self.log.state(group).map_err(storage_error("read the state of a log"))?;
         let Some(ballot) = state.vote else { return Ok(None) };
         let (replica, _, removed) = decode_ballot(&ballot).map_err(|e| Error::Open {
@@ -304,7 +298,12 @@ impl MultiRaft {
         Ok(Some((replica, removed)))
     }
 
-    async fn write_ballot(&self, group: GroupId, replica: ReplicaId, removed: bool) -> Result<(), Error> {
+    pub(crate) async fn write_ballot(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        removed: bool,
+    ) -> Result<(), Error> {
         let ballot = encode_ballot(replica, None, removed);
         durably(|done| self.log.save_vote(group, ballot, done)).await.map_err(|e| Error::Open {
             group,
@@ -360,23 +359,7 @@ impl MultiRaft {
         Ok(Group::start(raft, shared, log, self.options.clone(), gated))
     }
 
-    /// Removes what a stopped replica leaves. Its ballot says that it is being removed, and goes last.
-    async fn wipe(&self, group: GroupId, spans: Vec<(Cf, storage::ids::KeyRange)>) -> Result<(), Error> {
-        let mut batch = self.engine.batch();
-        for (cf, range) in &spans {
-            batch.delete_range(*cf, range);
-        }
-        batch.delete_range(Cf::Group, &keys::all_keys(group));
-        self.engine.write(batch).map_err(storage_error("remove a group's state"))?;
-        self.flush().await?;
-        durably(|done| self.log.remove_group(group, done)).await.map_err(|e| Error::Open {
-            group,
-            replica: ReplicaId(0),
-            source: Fatal::new(e),
-        })
-    }
-
-    async fn flush(&self) -> Result<(), Error> {
+    pub(crate) async fn flush(&self) -> Result<(), Error> {
         let engine = self.engine.clone();
         let flushed = self.blocking("flush", move || engine.flush()).await?;
         flushed.map_err(storage_error("flush the state"))
@@ -463,7 +446,7 @@ impl MultiRaft {
     }
 }
 
-fn storage_error(operation: &'static str) -> impl Fn(storage::Error) -> Error {
+pub(crate) fn storage_error(operation: &'static str) -> impl Fn(storage::Error) -> Error {
     move |source| Error::Storage { operation, source }
 }
 

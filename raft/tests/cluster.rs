@@ -154,11 +154,29 @@ async fn newcomer_gets_a_snapshot_becomes_a_voter_and_takes_the_lead() {
     assert_eq!(cluster.get(4, "large9"), Some(large));
     assert_eq!(cluster.get(4, "last").as_deref(), Some("3"));
 
-    cluster.multi(gone).remove_group(GROUP).await.expect("remove");
+    assert!(!cluster.group(4).has_member(ReplicaId(gone)).await.expect("the leader knows"));
+    assert!(cluster.group(4).has_member(ReplicaId(leader)).await.expect("the leader knows"));
+    for _ in 0..2 {
+        cluster.multi(gone).remove_replica(GROUP, ReplicaId(gone)).await.expect("remove");
+    }
     assert_eq!(cluster.get(gone, "after"), None, "its data is gone");
     cluster.stop(gone).await;
     cluster.start(gone).await;
     assert!(cluster.multi(gone).group(GROUP).is_none(), "and it stays gone");
+    let multi = cluster.multi(gone);
+    match multi.create_replica(GROUP, ReplicaId(gone)).await {
+        Err(raft::Error::Removed { .. }) => {}
+        other => panic!("a removed replica came back: {other:?}"),
+    }
+    // Another one may come.
+    multi.create_replica(GROUP, ReplicaId(5)).await.expect("create");
+    let group = cluster.group(4);
+    match group.add_learner(ReplicaId(gone), NodeId(gone)).await {
+        Err(ChangeError::Refused(_)) => {}
+        other => panic!("an old id was added: {other:?}"),
+    }
+    group.add_learner(ReplicaId(5), NodeId(gone)).await.expect("add");
+    eventually("the new replica catches up", || cluster.get(gone, "last").as_deref() == Some("3")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

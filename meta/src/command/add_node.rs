@@ -1,6 +1,6 @@
 //! A node joins.
 
-use proto::meta::{AddNode, CommandResult, Node};
+use proto::meta::{AddNode, CommandResult, Node, NodeDuty};
 
 use super::rejected;
 use crate::state::State;
@@ -12,6 +12,12 @@ pub fn apply(state: &mut State, command: AddNode) -> CommandResult {
     }
     let cluster_id = state.cluster().cluster_id.clone();
     let known = state.nodes().values().find(|n| n.instance == command.instance).cloned();
+    if let Some(node) = known.as_ref().filter(|node| node.duty() == NodeDuty::NodeDecommissioned) {
+        let id = node.id;
+        return rejected(format!(
+            "this store was n{id}, which was decommissioned: start with an empty store, or bring it back with `flotilla admin recommission n{id}`"
+        ));
+    }
     let node = match known {
         Some(node) if node.addresses == command.addresses => node.id,
         Some(node) => {
@@ -23,7 +29,7 @@ pub fn apply(state: &mut State, command: AddNode) -> CommandResult {
             let cluster = state.cluster_mut();
             let id = cluster.next_node;
             cluster.next_node += 1;
-            state.put_node(Node { id, instance: command.instance, addresses: command.addresses });
+            state.put_node(Node { id, instance: command.instance, addresses: command.addresses, duty: 0 });
             id
         }
     };

@@ -7,8 +7,10 @@
 mod add_node;
 mod allocate_ids;
 mod bootstrap;
+mod change_duty;
 mod change_setting;
 mod extend_oracle;
+mod moves;
 mod update_members;
 mod update_node;
 mod update_shards;
@@ -34,6 +36,9 @@ pub fn apply(state: &mut State, command: pb::Command) -> Result<CommandResult, S
         Command::UpdateShards(command) => update_shards::apply(state, command),
         Command::UpdateMembers(command) => update_members::apply(state, command),
         Command::ChangeSetting(command) => change_setting::apply(state, command),
+        Command::ChangeDuty(command) => change_duty::apply(state, command),
+        Command::BeginMove(command) => moves::begin(state, command),
+        Command::EndMove(command) => moves::end(state, command),
     })
 }
 

@@ -16,7 +16,7 @@ fn run(state: &mut State, command: Command) -> CommandResult {
 
 fn bootstrapped() -> State {
     let mut state = State::default();
-    let node = Node { id: 1, instance: b"one"[..].into(), addresses: None };
+    let node = Node { id: 1, instance: b"one"[..].into(), ..Default::default() };
     let shards = vec![ShardDescriptor { group: 2, epoch: 1, ..Default::default() }];
     let settings = Some(Settings { replication_factor: 3, ..Default::default() });
     let cluster_id = 7u128.to_be_bytes().to_vec().into();

@@ -52,7 +52,7 @@ struct Move {
 
 /// Plans moves.
 pub(super) fn balance(view: &View<'_>, survey: &mut Survey, draft: &mut Draft) {
-    if !view.policy.can.replace || survey.budget.exhausted() {
+    if !view.policy.can.replace || !view.policy.can.balance || survey.budget.exhausted() {
         return;
     }
     let givers = givers(view, survey);

@@ -117,6 +117,8 @@ pub struct Group {
     pub rule: u16,
     /// An operation on it is under way, or its last one is not yet to be seen: leave it alone.
     pub busy: bool,
+    /// A change of voters was begun and not ended: its voters are those of before and of after.
+    pub joint: bool,
     /// Its leader or its range has changed lately: don't change them again at once.
     pub restless: bool,
     /// It was split off by command: don't merge it with its left neighbour.
@@ -127,8 +129,8 @@ impl Group {
     /// A group of which nothing else is known.
     pub fn new(id: GroupId) -> Self {
         let (family, leader, replicas, load) = Default::default();
-        let (bytes, rule, busy, restless, pinned) = Default::default();
-        Self { id, family, leader, replicas, bytes, load, rule, busy, restless, pinned }
+        let (bytes, rule, busy, joint, restless, pinned) = Default::default();
+        Self { id, family, leader, replicas, bytes, load, rule, busy, joint, restless, pinned }
     }
 
     /// The replica on a node.
@@ -150,11 +152,13 @@ pub struct Replica {
     pub caught_up: bool,
     /// A learner was added to take its place. (A hint: without it, placement chooses again which one has to go.)
     pub replaced: bool,
+    /// A learner of which nothing has been heard for long, though its node lives: another one has to be made.
+    pub lost: bool,
 }
 
 impl Replica {
     /// A voter that has all of the log.
     pub fn voter(id: ReplicaId, node: NodeId) -> Self {
-        Self { id, node, voter: true, caught_up: true, replaced: false }
+        Self { id, node, voter: true, caught_up: true, replaced: false, lost: false }
     }
 }

@@ -54,6 +54,8 @@ pub struct Capabilities {
     pub grow: bool,
     /// Replicas are replaced and removed.
     pub replace: bool,
+    /// … for the sake of evenness, too.
+    pub balance: bool,
     /// Leaderships are handed over.
     pub transfer: bool,
     /// Shards are split.
@@ -64,9 +66,11 @@ pub struct Capabilities {
 
 impl Capabilities {
     /// Everything.
-    pub const ALL: Self = Self { grow: true, replace: true, transfer: true, split: true, merge: true };
+    pub const ALL: Self =
+        Self { grow: true, replace: true, balance: true, transfer: true, split: true, merge: true };
     /// Nothing.
-    pub const NONE: Self = Self { grow: false, replace: false, transfer: false, split: false, merge: false };
+    pub const NONE: Self =
+        Self { grow: false, replace: false, balance: false, transfer: false, split: false, merge: false };
 }
 
 /// How far nodes may be from their share of something, as a part of it, before anything is moved: moving what is

@@ -83,10 +83,10 @@ impl<'a> Repair<'_, 'a> {
         self.group.replicas.len() < self.view.rule(self.group).target
     }
 
-    /// There are learners.
+    /// There are learners, or a change of voters was cut off half-way.
     fn go_on(&mut self) {
         let can = self.view.policy.can;
-        let lost = self.group.replicas.iter().find(|r| !r.voter && self.view.node(r).leaving);
+        let lost = self.group.replicas.iter().find(|r| !r.voter && (r.lost || self.view.node(r).leaving));
         if let Some(lost) = lost.filter(|_| can.replace) {
             return self.remove(lost, Why::NotNeeded);
         }
@@ -94,6 +94,10 @@ impl<'a> Repair<'_, 'a> {
             return;
         }
         let live: Vec<&Replica> = self.learners().into_iter().filter(|r| self.view.node(r).live).collect();
+        if self.group.joint {
+            // First things first: until it is ended, two majorities are needed for everything.
+            return self.promote(live.into_iter().filter(|r| r.caught_up).collect());
+        }
         // All at once: one change of the membership instead of several, and no stop at an even number of voters when
         // there is no need for one.
         if !live.is_empty() && live.iter().all(|r| r.caught_up) {

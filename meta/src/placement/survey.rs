@@ -232,7 +232,7 @@ impl Surveyor<'_, '_> {
     /// What the group needs most.
     #[inline]
     fn urgency(&self, group: &Group, learns: bool) -> Option<Urgency> {
-        if learns {
+        if learns || group.joint {
             return Some(Urgency::Begun);
         }
         let can = self.view.policy.can;

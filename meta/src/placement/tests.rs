@@ -55,6 +55,7 @@ fn replica(text: &str) -> Outcome<Replica> {
             "learner" => replica.voter = false,
             "lags" => replica.caught_up = false,
             "replaced" => replica.replaced = true,
+            "lost" => replica.lost = true,
             _ => return Err(format!("unknown {part}").into()),
         }
     }
@@ -68,7 +69,8 @@ impl Script {
             match what {
                 "all" => can = Capabilities::ALL,
                 "grow" => can.grow = true,
-                "replace" => can.replace = true,
+                "replace" => (can.replace, can.balance) = (true, true),
+                "repair" => can.replace = true,
                 "transfer" => can.transfer = true,
                 "split" => can.split = true,
                 "merge" => can.merge = true,
@@ -177,6 +179,7 @@ impl Script {
         }
         let flag = |value: Option<&str>| value.map_or(Ok(false), str::parse::<bool>);
         group.busy = flag(args.take_key("busy"))?;
+        group.joint = flag(args.take_key("joint"))?;
         group.restless = flag(args.take_key("restless"))?;
         group.pinned = flag(args.take_key("pinned"))?;
         group.bytes = args.take_key("bytes").map(size).transpose()?;

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use meta::MetaClient;
 use proto::admin as pb;
 use proto::admin::admin_server as service;
-use proto::meta::Addresses;
+use proto::meta::{self as meta_pb, Addresses};
 use storage::ids::NodeId;
 use tokio::sync::{mpsc, oneshot};
 use tonic::async_trait;
@@ -48,6 +48,11 @@ impl Admin {
         wishes: mpsc::Sender<InitWish>,
     ) -> service::AdminServer<Self> {
         service::AdminServer::new(Self { membership, readiness, wishes })
+    }
+
+    fn meta(&self) -> Result<&MetaClient, Status> {
+        let membership = self.membership.get();
+        membership.map(|m| &*m.meta).ok_or_else(|| Status::from(meta::Error::NotInitialised))
     }
 }
 
@@ -94,19 +99,50 @@ impl service::Admin for Admin {
 
     async fn change_settings(
         &self,
-        request: Request<proto::meta::ChangeSettingsRequest>,
-    ) -> Result<Response<proto::meta::ChangeSettingsResponse>, Status> {
-        let membership = self.membership.get();
-        let membership = membership.ok_or_else(|| Status::from(meta::Error::NotInitialised))?;
+        request: Request<meta_pb::ChangeSettingsRequest>,
+    ) -> Result<Response<meta_pb::ChangeSettingsResponse>, Status> {
         let request = request.into_inner();
-        membership.meta.change_setting(&request.name, &request.value).await?;
-        Ok(Response::new(proto::meta::ChangeSettingsResponse {}))
+        self.meta()?.change_setting(&request.name, &request.value).await?;
+        Ok(Response::new(meta_pb::ChangeSettingsResponse {}))
+    }
+
+    async fn change_duty(
+        &self,
+        request: Request<meta_pb::ChangeDutyRequest>,
+    ) -> Result<Response<meta_pb::ChangeDutyResponse>, Status> {
+        Ok(Response::new(self.meta()?.change_duty(request.into_inner()).await?))
+    }
+
+    async fn r#move(
+        &self,
+        request: Request<meta_pb::MoveRequest>,
+    ) -> Result<Response<meta_pb::MoveResponse>, Status> {
+        Ok(Response::new(self.meta()?.begin_move(request.into_inner()).await?))
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<meta_pb::CancelRequest>,
+    ) -> Result<Response<meta_pb::CancelResponse>, Status> {
+        Ok(Response::new(self.meta()?.cancel(request.into_inner()).await?))
+    }
+
+    async fn transfer(
+        &self,
+        request: Request<meta_pb::TransferRequest>,
+    ) -> Result<Response<meta_pb::TransferResponse>, Status> {
+        Ok(Response::new(self.meta()?.transfer(request.into_inner()).await?))
+    }
+
+    async fn repair(
+        &self,
+        request: Request<meta_pb::RepairRequest>,
+    ) -> Result<Response<meta_pb::RepairResponse>, Status> {
+        Ok(Response::new(self.meta()?.repair(request.into_inner()).await?))
     }
 
     async fn cluster(&self, _: Request<pb::ClusterRequest>) -> Result<Response<pb::ClusterResponse>, Status> {
-        let membership = self.membership.get();
-        let membership = membership.ok_or_else(|| Status::from(meta::Error::NotInitialised))?;
-        let cluster = membership.meta.describe().await?;
+        let cluster = self.meta()?.describe().await?;
         Ok(Response::new(pb::ClusterResponse { cluster: Some(cluster) }))
     }
 }

@@ -13,7 +13,7 @@ use super::server::{malformed, refusal, stopped};
 use super::{Hub, chain};
 use crate::api::Peer;
 use crate::multi::MultiRaft;
-use crate::snapshot::{SnapshotData, SpoolWriter, spans_to_wire};
+use crate::snapshot::{SnapshotData, SpoolWriter, spans_from_wire, spans_to_wire};
 use crate::types::{TypeConfig, Vote, meta_from_wire, meta_to_wire, vote_from_wire, vote_to_wire};
 
 /// Chunks (of about 1 MiB) between the disk and the network.
@@ -109,6 +109,15 @@ pub(crate) async fn receive(
         (Err(error), _) | (_, Err(error)) => return refused(malformed(error)),
     };
 
+    let spans = match spans_from_wire(&header.spans) {
+        Ok(spans) => spans,
+        Err(error) => return refused(malformed(error)),
+    };
+    // (Now, to save the transfer, and again when it counts.)
+    if let Err(refusal) = multi.refuse_overlap(group.id(), &spans) {
+        return refused(refusal);
+    }
+
     let (sender, mut receiver) = mpsc::channel(CHUNKS_AHEAD);
     let (dir, unique) = (multi.spool_dir().to_owned(), multi.seams().random_u64());
     let seams = multi.seams().clone();
@@ -142,6 +151,10 @@ pub(crate) async fn receive(
             return refused(refusal(wire::refusal::Reason::Malformed, error));
         }
     };
+    let _alone = multi.territory.lock().await;
+    if let Err(refusal) = multi.refuse_overlap(group.id(), &spans) {
+        return refused(refusal);
+    }
     let snapshot = openraft::Snapshot { meta, snapshot: SnapshotData::Spooled(spool) };
     match group.raft().install_full_snapshot(vote, snapshot).await {
         Ok(response) => Ok(wire::SnapshotAnswer { vote: Some(vote_to_wire(&response.vote)), refusal: None }),

@@ -192,6 +192,7 @@ async fn handle_append(group: &Group, append: wire::Append) -> Result<wire::answ
     if !consecutive || rpc.entries.first().is_some_and(|entry| entry.log_id.index != first) {
         return Err(malformed(Malformed { what: "sequence of entries" }));
     }
+    group.heard();
     use wire::appended::Result as Appended;
     let result = match group.raft().append_entries(rpc).await.map_err(stopped)? {
         AppendEntriesResponse::Success => Appended::Success(true),

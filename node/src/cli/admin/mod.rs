@@ -1,9 +1,19 @@
-//! `flotilla admin`: looks at a running cluster, and sets what can be set.
+//! `flotilla admin`: looks at a running cluster, sets what can be set, and moves what can be moved.
+//!
+//! Every command may be repeated: it asks for a state, not for a step, and what is so already is left so. What takes time
+//! is done by the cluster; a command that waits for it can be interrupted, and run again.
 
+mod duty;
+mod metagroup;
+mod movement;
+mod names;
 mod nodes;
+mod operations;
+mod rebalance;
 mod settings;
 mod shards;
 mod status;
+mod wait;
 
 use std::time::Duration;
 
@@ -11,6 +21,7 @@ use clap::{Args, Subcommand};
 use proto::admin as pb;
 use proto::admin::admin_client::AdminClient;
 use proto::meta::DescribeResponse;
+use proto::meta::change_duty::Change;
 use storage::seam::Seams;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -46,6 +57,26 @@ enum Admin {
     Status(status::StatusArgs),
     /// Show or change what is set for the whole cluster
     Settings(settings::SettingsArgs),
+    /// Wait until replicas and leaders are where they should be; with --dry-run, print what would be done
+    Rebalance(rebalance::RebalanceArgs),
+    /// Move a shard's replica from one node to another
+    Move(movement::MoveArgs),
+    /// Have another node lead a shard
+    TransferLeader(movement::TransferArgs),
+    /// Have a node lead nothing and take no replicas, so that it can be stopped for a while
+    Drain(duty::DutyArgs),
+    /// Have a drained node serve again
+    Undrain(duty::DutyArgs),
+    /// Move everything off a node, so that it can be stopped for good
+    Decommission(duty::DecommissionArgs),
+    /// Keep a node that is being, or was, decommissioned
+    Recommission(duty::DutyArgs),
+    /// Rebuild the replicas of nodes that are down, now instead of after `node_down_replace_after`
+    Repair(rebalance::RepairArgs),
+    /// List what is under way, or cancel it
+    Operations(operations::OperationsArgs),
+    /// Look at the meta-group
+    Meta(metagroup::MetaArgs),
 }
 
 /// Asks and prints.
@@ -56,6 +87,16 @@ pub fn run(args: AdminArgs) -> Result<(), Failure> {
             Admin::Nodes => Ok(nodes::print(&cluster(&args.host).await?, args.json)),
             Admin::Settings(settings) => settings::run(settings, &args.host, args.json).await,
             Admin::Status(status) => status::run(status, &args.host, args.json).await,
+            Admin::Rebalance(rebalance) => rebalance::run(rebalance, &args.host, args.json).await,
+            Admin::Move(moving) => movement::run(moving, &args.host, args.json).await,
+            Admin::TransferLeader(transfer) => movement::transfer(transfer, &args.host, args.json).await,
+            Admin::Drain(node) => duty::run(Change::Drain, node, &args.host, args.json).await,
+            Admin::Undrain(node) => duty::run(Change::Undrain, node, &args.host, args.json).await,
+            Admin::Decommission(node) => duty::decommission(node, &args.host, args.json).await,
+            Admin::Recommission(node) => duty::run(Change::Recommission, node, &args.host, args.json).await,
+            Admin::Repair(repair) => rebalance::repair(repair, &args.host, args.json).await,
+            Admin::Operations(operations) => operations::run(operations, &args.host, args.json).await,
+            Admin::Meta(meta) => metagroup::run(meta, &args.host, args.json).await,
         }
     })?;
     super::print(&output)

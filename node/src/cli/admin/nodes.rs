@@ -1,7 +1,9 @@
 //! `flotilla admin nodes`.
 
-use proto::meta::DescribeResponse;
+use proto::meta::{DescribeResponse, NodeDuty};
 use serde_json::json;
+
+use super::duty::duty;
 
 /// The nodes.
 pub fn print(cluster: &DescribeResponse, as_json: bool) -> String {
@@ -10,7 +12,7 @@ pub fn print(cluster: &DescribeResponse, as_json: bool) -> String {
             let addresses = node.addresses.clone().unwrap_or_default();
             let facts = node.facts.clone().unwrap_or_default();
             json!({
-                "id": node.id, "alive": node.alive, "silent_ms": node.silent_ms, "sql": addresses.sql,
+                "id": node.id, "alive": node.alive, "duty": duty(node), "silent_ms": node.silent_ms, "sql": addresses.sql,
                 "rpc": addresses.rpc, "http": addresses.http, "replicas": node.replicas, "leaders": node.leaders,
                 "locality": facts.locality, "disk_bytes": facts.capacity_bytes, "disk_used_bytes": facts.used_bytes,
             })
@@ -32,12 +34,18 @@ pub fn print(cluster: &DescribeResponse, as_json: bool) -> String {
         let addresses = node.addresses.clone().unwrap_or_default();
         let locality = node.facts.clone().unwrap_or_default().locality;
         let heard = node.silent_ms.map_or("never".to_owned(), |ms| format!("{:.1} s ago", ms as f64 / 1e3));
-        let state = if node.alive { "alive" } else { "dead" };
+        let state = match (node.alive, node.duty()) {
+            (true, NodeDuty::NodeActive) => "alive".to_owned(),
+            (true, _) => duty(node).to_owned(),
+            (false, NodeDuty::NodeActive) => "dead".to_owned(),
+            (false, NodeDuty::NodeDecommissioned) => "decommissioned, gone".to_owned(),
+            (false, _) => format!("{}, dead", duty(node)),
+        };
         let (replicas, leaders) = (node.replicas.to_string(), node.leaders.to_string());
         let id = format!("n{}", node.id);
         table.add_row([
             &id,
-            state,
+            &state,
             &heard,
             &addresses.sql,
             &addresses.rpc,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use proto::meta::{DescribeResponse, GroupStatus};
+use proto::meta::{DescribeResponse, GroupStatus, NodeDuty, NodeStatus};
 use serde_json::json;
 use storage::seam::{Clock, SystemClock};
 
@@ -15,6 +15,11 @@ pub struct StatusArgs {
     /// Wait up to so many seconds until all nodes live, every shard has a leader and all its replicas, and nothing is left to do
     #[arg(long, value_name = "SECONDS")]
     wait: Option<u64>,
+}
+
+/// The nodes that have not been taken away.
+fn members(cluster: &DescribeResponse) -> impl Iterator<Item = &NodeStatus> {
+    cluster.nodes.iter().filter(|node| node.duty() != NodeDuty::NodeDecommissioned)
 }
 
 /// The cluster in a few numbers.
@@ -29,11 +34,11 @@ impl Summary {
     fn of(cluster: &DescribeResponse) -> Self {
         let factor =
             meta::settings::Settings::new(cluster.settings.clone().unwrap_or_default()).replication_factor();
-        let wanted = factor.min(cluster.nodes.len());
+        let wanted = factor.min(members(cluster).count());
         let healthy =
             |g: &GroupStatus| g.replicas.iter().filter(|r| !r.learner && r.reachable).count() >= wanted;
         Self {
-            dead: cluster.nodes.iter().filter(|n| !n.alive).count(),
+            dead: members(cluster).filter(|n| !n.alive).count(),
             leaderless: cluster.groups.iter().filter(|g| g.leader_node == 0).count(),
             short: cluster.groups.iter().filter(|g| !healthy(g)).count(),
             factor,
@@ -72,13 +77,13 @@ pub async fn run(args: &StatusArgs, host: &str, as_json: bool) -> Result<String,
 
 fn print(cluster: &DescribeResponse, summary: &Summary, as_json: bool) -> String {
     let id = hex::encode(&cluster.cluster_id);
-    let (nodes, groups) = (cluster.nodes.len(), cluster.groups.len());
+    let (nodes, groups) = (members(cluster).count(), cluster.groups.len());
     let Summary { dead, leaderless, short, factor } = summary;
     if as_json {
         return super::pretty(&json!({
             "cluster": id, "replication_factor": factor, "nodes": nodes, "nodes_dead": dead, "groups": groups,
             "groups_without_leader": leaderless, "groups_short_of_replicas": short, "planned": cluster.planned,
-            "settled": summary.settled(cluster),
+            "settled": summary.settled(cluster), "operations": cluster.operations.len(),
         }));
     }
     let mut text = format!("cluster {id}\nreplication factor {factor}\n");
@@ -86,6 +91,9 @@ fn print(cluster: &DescribeResponse, summary: &Summary, as_json: bool) -> String
     text.push_str(&format!(
         "groups {groups}, of which without leader {leaderless}, short of replicas {short}\n"
     ));
+    for operation in &cluster.operations {
+        text.push_str(&format!("{}: {}: {}\n", operation.kind, operation.subject, operation.state));
+    }
     for step in &cluster.planned {
         text.push_str(&format!("planned: {step}\n"));
     }

@@ -1,0 +1,84 @@
+//! The client's side of what operators want: passed on to whoever leads.
+
+use futures::FutureExt;
+use proto::meta as pb;
+use std::time::Duration;
+
+use crate::client::{CALL_LIMIT, Target};
+use crate::{Error, MetaClient};
+
+/// A transfer waits for its group to be free, and for the new leader.
+const TRANSFER_LIMIT: Duration = Duration::from_secs(12);
+
+impl MetaClient {
+    /// Changes what is wanted of a node.
+    pub async fn change_duty(&self, request: pb::ChangeDutyRequest) -> Result<pb::ChangeDutyResponse, Error> {
+        self.call(CALL_LIMIT, move |target| {
+            async move {
+                match target {
+                    Target::Local(server) => server.change_duty(request).await,
+                    Target::Remote(mut rpc) => Ok(rpc.change_duty(request).await?.into_inner()),
+                }
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Moves a replica.
+    pub async fn begin_move(&self, request: pb::MoveRequest) -> Result<pb::MoveResponse, Error> {
+        self.call(CALL_LIMIT, move |target| {
+            async move {
+                match target {
+                    Target::Local(server) => server.begin_move(request).await,
+                    Target::Remote(mut rpc) => Ok(rpc.r#move(request).await?.into_inner()),
+                }
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Ends what an operator has begun.
+    pub async fn cancel(&self, request: pb::CancelRequest) -> Result<pb::CancelResponse, Error> {
+        self.call(CALL_LIMIT, move |target| {
+            let request = request.clone();
+            async move {
+                match target {
+                    Target::Local(server) => server.cancel(request).await,
+                    Target::Remote(mut rpc) => Ok(rpc.cancel(request).await?.into_inner()),
+                }
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Has another node lead a group.
+    pub async fn transfer(&self, request: pb::TransferRequest) -> Result<pb::TransferResponse, Error> {
+        self.call_slow(TRANSFER_LIMIT, TRANSFER_LIMIT, move |target| {
+            async move {
+                match target {
+                    Target::Local(server) => server.transfer(request).await,
+                    Target::Remote(mut rpc) => Ok(rpc.transfer(request).await?.into_inner()),
+                }
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Has nodes that are down not be awaited any longer.
+    pub async fn repair(&self, request: pb::RepairRequest) -> Result<pb::RepairResponse, Error> {
+        self.call(CALL_LIMIT, move |target| {
+            async move {
+                match target {
+                    Target::Local(server) => server.repair(request),
+                    Target::Remote(mut rpc) => Ok(rpc.repair(request).await?.into_inner()),
+                }
+            }
+            .boxed()
+        })
+        .await
+    }
+}

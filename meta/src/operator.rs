@@ -1,0 +1,315 @@
+//! What operators see and want: the cluster in full, duties of nodes, moves, transfers, repairs.
+//!
+//! All of it is answered by the meta-group's leader. Duties and moves are replicated and survive it; a transfer is done at
+//! once or not at all; that a node is not awaited any longer is known to this leader alone, and said again if it matters.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use proto::meta::change_duty::Change;
+use proto::meta::command::Command;
+use proto::meta::{self as pb, NodeDuty};
+use storage::ids::{GroupId, META_GROUP, NodeId, ReplicaId};
+
+use crate::Error;
+use crate::placement::{Operation, Plan};
+use crate::reconcile::moves::Next;
+use crate::reconcile::{self, Phase};
+use crate::server::{MetaServer, Soft};
+use crate::settings::Settings;
+
+impl MetaServer {
+    /// Everything an operator may want to see.
+    pub fn describe(&self) -> Result<pb::DescribeResponse, Error> {
+        self.lead()?;
+        self.with_soft(|soft, now| {
+            let plan = reconcile::plan(self, soft, now);
+            let planned = plan.steps.iter().map(ToString::to_string).collect();
+            let operations = self.operations(soft, now);
+            self.replica.read(|state| {
+                let mut groups = Vec::new();
+                let shards = state.shards().iter().map(|(id, shard)| (*id, shard.descriptor.clone()));
+                for (id, descriptor) in std::iter::once((META_GROUP, None)).chain(shards) {
+                    let reported = soft.groups.get(&id);
+                    groups.push(pb::GroupStatus {
+                        group: id.0,
+                        descriptor,
+                        leader_node: reported.filter(|r| soft.alive(r.by, now)).map_or(0, |r| r.by.0),
+                        term: reported.map_or(0, |r| r.report.term),
+                        replicas: reported.map(|r| r.report.replicas.clone()).unwrap_or_default(),
+                        load: reported.and_then(|r| r.report.load),
+                        joint: reported.is_some_and(|r| r.report.joint),
+                    });
+                }
+                let node = |(id, node): (&NodeId, &pb::Node)| pb::NodeStatus {
+                    id: id.0,
+                    addresses: node.addresses.clone(),
+                    alive: soft.alive(*id, now),
+                    silent_ms: soft.last_seen.get(id).map(|seen| (now - *seen).as_millis() as u64),
+                    replicas: groups.iter().filter(|g| g.replicas.iter().any(|r| r.node == id.0)).count()
+                        as u64,
+                    leaders: groups.iter().filter(|g| g.leader_node == id.0).count() as u64,
+                    facts: soft.facts.get(id).cloned(),
+                    duty: node.duty,
+                };
+                pb::DescribeResponse {
+                    cluster_id: state.cluster().cluster_id.clone(),
+                    settings: Some(state.settings()),
+                    nodes: state.nodes().iter().map(node).collect(),
+                    groups,
+                    planned,
+                    operations,
+                    plan: Some(plan_to_pb(&plan)),
+                }
+            })
+        })
+    }
+
+    /// What is under way: what operators have begun, and the steps of placement.
+    fn operations(&self, soft: &Soft, now: Instant) -> Vec<pb::Operation> {
+        let mut list = Vec::new();
+        for (wanted, next) in reconcile::wanted_moves(self, soft, now) {
+            let state = match next {
+                Next::Step(step) => step.to_string(),
+                Next::Wait(what) => what.to_owned(),
+                Next::Done => "done".to_owned(),
+                Next::Impossible(why) => why,
+            };
+            list.push(pb::Operation {
+                id: format!("move-{}", wanted.id),
+                kind: "move".into(),
+                subject: format!("g{} from n{} to n{}", wanted.group, wanted.from, wanted.to),
+                state,
+            });
+        }
+        let held = |node: NodeId| {
+            let groups = soft.groups.values();
+            let replicas =
+                groups.clone().filter(|g| g.report.replicas.iter().any(|r| r.node == node.0)).count();
+            (replicas, groups.filter(|g| g.by == node).count())
+        };
+        self.replica.read(|state| {
+            for (id, node) in state.nodes() {
+                let (replicas, leaders) = held(*id);
+                let (kind, prefix, state) = match node.duty() {
+                    NodeDuty::NodeDraining if leaders == 0 => ("drain", "drain", "leads nothing".to_owned()),
+                    NodeDuty::NodeDraining => ("drain", "drain", format!("{leaders} leaders to go")),
+                    NodeDuty::NodeDecommissioning => {
+                        ("decommission", "decommission", format!("{replicas} replicas to go"))
+                    }
+                    NodeDuty::NodeActive | NodeDuty::NodeDecommissioned => continue,
+                };
+                let (id, kind, subject) = (format!("{prefix}-{}", id.0), kind.into(), id.to_string());
+                list.push(pb::Operation { id, kind, subject, state });
+            }
+        });
+        let mut steps: Vec<_> = soft.operations.iter().collect();
+        steps.sort_by_key(|(group, _)| **group);
+        list.extend(steps.into_iter().map(|(group, underway)| pb::Operation {
+            id: String::new(),
+            kind: "step".into(),
+            subject: group.to_string(),
+            state: match &underway.state {
+                Phase::Running => underway.what.clone(),
+                Phase::Ended(_) => format!("{}: done", underway.what),
+                Phase::Failed(_, why) => format!("{}: {why}", underway.what),
+            },
+        }));
+        list
+    }
+
+    /// Changes what is wanted of a node.
+    pub async fn change_duty(&self, request: pb::ChangeDutyRequest) -> Result<pb::ChangeDutyResponse, Error> {
+        let node = NodeId(request.node);
+        let change = request.change();
+        if change == Change::Emptied || change == Change::Unspecified {
+            return Err(Error::Rejected("nobody may say that but the cluster itself".into()));
+        }
+        if matches!(change, Change::Decommission) && !request.force {
+            self.must_do_without(node)?;
+        }
+        let command = pb::ChangeDuty { node: node.0, change: change.into() };
+        self.propose(Command::ChangeDuty(command)).await?;
+        self.nudge.notify_one();
+        let duty = self.replica.read(|state| state.nodes().get(&node).map_or(0, |known| known.duty));
+        Ok(pb::ChangeDutyResponse { duty })
+    }
+
+    /// Whether the other nodes can hold as many replicas as are wanted.
+    fn must_do_without(&self, node: NodeId) -> Result<(), Error> {
+        let (rest, wanted, known) = self.with_soft(|soft, now| {
+            self.replica.read(|state| {
+                let stays = |(id, other): &(&NodeId, &pb::Node)| {
+                    **id != node
+                        && matches!(other.duty(), NodeDuty::NodeActive | NodeDuty::NodeDraining)
+                        && soft.alive(**id, now)
+                };
+                let rest = state.nodes().iter().filter(stays).count();
+                let most =
+                    soft.groups.values().map(|g| g.report.replicas.iter().filter(|r| !r.learner).count());
+                let wanted =
+                    Settings::new(state.settings()).replication_factor().min(most.max().unwrap_or(1));
+                (rest, wanted, state.nodes().get(&node).map(|known| known.duty()))
+            })
+        })?;
+        let done = matches!(known, Some(NodeDuty::NodeDecommissioning | NodeDuty::NodeDecommissioned));
+        if rest >= wanted || done || known.is_none() {
+            return Ok(());
+        }
+        Err(Error::Rejected(format!(
+            "{node} can't be emptied: shards have {wanted} replicas, and only {rest} other nodes live. Start another node first, \
+             lower the replication factor (`flotilla admin settings set replication_factor {rest}`), or say --force to have \
+             {node} keep its replicas until there is room for them"
+        )))
+    }
+
+    /// A replica shall move.
+    pub async fn begin_move(&self, request: pb::MoveRequest) -> Result<pb::MoveResponse, Error> {
+        let (group, from, to) = (GroupId(request.group), NodeId(request.from), NodeId(request.to));
+        let holders = self.with_soft(|soft, now| {
+            let known = soft.groups.get(&group);
+            let nodes = known.map(|k| k.report.replicas.iter().map(|r| NodeId(r.node)).collect::<Vec<_>>());
+            let underway =
+                self.replica.read(|state| state.cluster().moves.iter().any(|m| m.group == group.0));
+            nodes.map(|nodes| (nodes, soft.alive(to, now), underway))
+        })?;
+        if let Some((holders, live, false)) = &holders {
+            let list = || holders.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
+            match (holders.contains(&from), holders.contains(&to)) {
+                // It was done before.
+                (false, true) => return Ok(pb::MoveResponse { operation: String::new() }),
+                (true, false) if *live => {}
+                (true, false) => {
+                    return Err(Error::Rejected(format!("{to} is down, or is not a node of this cluster")));
+                }
+                (true, true) => {
+                    return Err(Error::Rejected(format!(
+                        "{to} has a replica of {group} already: {}",
+                        list()
+                    )));
+                }
+                (false, false) => {
+                    return Err(Error::Rejected(format!(
+                        "{from} has no replica of {group}; they are on {}",
+                        list()
+                    )));
+                }
+            }
+        }
+        let command = pb::BeginMove { group: group.0, from: from.0, to: to.0 };
+        let result = self.propose(Command::BeginMove(command)).await?;
+        self.nudge.notify_one();
+        Ok(pb::MoveResponse { operation: format!("move-{}", result.r#move) })
+    }
+
+    /// Ends what an operator has begun.
+    pub async fn cancel(&self, request: pb::CancelRequest) -> Result<pb::CancelResponse, Error> {
+        let unknown = || {
+            Error::Rejected(format!(
+                "{:?} is no operation that can be cancelled; `flotilla admin operations` lists what is under way",
+                request.operation
+            ))
+        };
+        let (kind, number) = request.operation.rsplit_once('-').ok_or_else(unknown)?;
+        let id: u64 = number.parse().map_err(|_| unknown())?;
+        let command = match kind {
+            "move" => Command::EndMove(pb::EndMove { id }),
+            "drain" => Command::ChangeDuty(pb::ChangeDuty { node: id, change: Change::Undrain.into() }),
+            "decommission" => {
+                Command::ChangeDuty(pb::ChangeDuty { node: id, change: Change::Recommission.into() })
+            }
+            _ => return Err(unknown()),
+        };
+        self.propose(command).await?;
+        self.nudge.notify_one();
+        Ok(pb::CancelResponse {})
+    }
+
+    /// Another node shall lead a group.
+    pub async fn transfer(
+        self: &Arc<Self>,
+        request: pb::TransferRequest,
+    ) -> Result<pb::TransferResponse, Error> {
+        let (group, to) = (GroupId(request.group), NodeId(request.to));
+        let known = self.with_soft(|soft, _| {
+            let reported = soft.groups.get(&group)?;
+            let voters = reported.report.replicas.iter().filter(|r| !r.learner);
+            let voters: Vec<(ReplicaId, NodeId)> =
+                voters.map(|r| (ReplicaId(r.replica), NodeId(r.node))).collect();
+            Some((reported.by, voters))
+        })?;
+        let Some((leader, voters)) = known else {
+            let exists = self.replica.read(|s| group == META_GROUP || s.shards().contains_key(&group));
+            return Err(match exists {
+                true => Error::Unavailable(format!("nobody is known to lead {group} now; try again")),
+                false => {
+                    Error::Rejected(format!("there is no shard {group}; `flotilla admin shards` lists them"))
+                }
+            });
+        };
+        let Some((replica, _)) = voters.iter().find(|(_, node)| *node == to) else {
+            let nodes: Vec<String> = voters.iter().map(|(_, node)| node.to_string()).collect();
+            return Err(Error::Rejected(format!(
+                "{to} has no vote in {group}; {} have (`flotilla admin move` brings a replica to it)",
+                nodes.join(", ")
+            )));
+        };
+        if leader != to {
+            let operation = Operation::TransferLeader { group, replica: *replica, node: to };
+            let outcome = reconcile::carry_out(self, operation).await;
+            outcome.map_err(|error| match error {
+                Error::Unavailable(why) => {
+                    Error::Rejected(format!("{group} keeps its leader for now: {why}"))
+                }
+                other => other,
+            })?;
+        }
+        Ok(pb::TransferResponse { leader: to.0 })
+    }
+
+    /// Nodes that are down are not awaited any longer.
+    pub fn repair(&self, request: pb::RepairRequest) -> Result<pb::RepairResponse, Error> {
+        let nodes = self.with_soft(|soft, now| {
+            let down = self.replica.read(|state| {
+                let down = state.nodes().iter().filter(|(id, node)| {
+                    node.duty() != NodeDuty::NodeDecommissioned && !soft.alive(**id, now)
+                });
+                down.map(|(id, _)| *id).collect::<Vec<_>>()
+            });
+            let wanted = |id: &NodeId| request.node == 0 || id.0 == request.node;
+            let nodes: Vec<NodeId> = down.into_iter().filter(wanted).collect();
+            soft.given_up.extend(nodes.iter().copied());
+            nodes
+        })?;
+        if nodes.is_empty() && request.node != 0 {
+            return Err(Error::Rejected(format!("n{} is not down; nothing of it is lost", request.node)));
+        }
+        self.nudge.notify_one();
+        Ok(pb::RepairResponse { nodes: nodes.iter().map(|node| node.0).collect() })
+    }
+}
+
+fn plan_to_pb(plan: &Plan) -> pb::Plan {
+    let step = |step: &crate::placement::Step| pb::PlannedStep {
+        group: step.operation.group().0,
+        kind: match step.operation {
+            Operation::AddLearner { .. } => "add_learner",
+            Operation::ChangeVoters { .. } => "change_voters",
+            Operation::RemoveReplica { .. } => "remove_replica",
+            Operation::TransferLeader { .. } => "transfer_leader",
+            Operation::Split { .. } => "split",
+            Operation::Merge { .. } => "merge",
+        }
+        .into(),
+        text: step.operation.to_string(),
+        reason: step.why.to_string(),
+        bytes: step.bytes,
+    };
+    pb::Plan {
+        steps: plan.steps.iter().map(step).collect(),
+        before: plan.before.to_string(),
+        after: plan.after.to_string(),
+        leaderless: plan.stalled.leaderless as u64,
+        waiting: plan.stalled.waiting as u64,
+    }
+}

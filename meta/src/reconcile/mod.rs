@@ -1,0 +1,265 @@
+//! Carries out what placement plans.
+//!
+//! The loop runs on every node and works only where the meta-group is led. Each round it describes the cluster from
+//! the replicated state and the last reports, asks [`placement::plan`], and starts each operation as a task of its
+//! own. A group with an operation under way is *busy* until the operation has ended and a report from after its end
+//! has come in (or did not come for a while), so that no plan is made from what was true before.
+//!
+//! Nothing here is remembered across a change of leader: an operation that was cut off half-way is planned again, and
+//! each of its steps can be repeated. What operators want is replicated: duties of nodes, which placement is told of
+//! ([`describe`](self::describe)), and moves of replicas, which are taken one step further each round ([`moves`]).
+//!
+//! How a replica moves, and what holds meanwhile:
+//!
+//! ```text
+//!   1. CreateReplica(r9) to the new node        a new id each time; blank; no member of anything
+//!   2. AddLearner(r9) to the leader             the log, or a snapshot, flows; r9 has no vote
+//!   3. …until r9 has all but the log's end      read from the leader's reports
+//!   4. TransferLeader, if the old one leads     a leader never removes itself
+//!   5. ChangeVoters(… + r9 − r3)                joint: a majority of the old and one of the new, then the new alone
+//!   6. DestroyReplica(r3) to the old node       which asks the leader whether r3 is a member still: see `leftovers`
+//! ```
+//!
+//! - a group has never fewer voters than before on account of a step, and step 5 is refused unless a majority of the new
+//!   voters answers (`raft`'s `members.rs`);
+//! - steps of one group don't overlap: a group with a step under way is *busy*; openraft refuses a second change of
+//!   members beside;
+//! - whoever crashes in between leaves a state that the next plan starts from: a learner too many is promoted or removed
+//!   (2, 3), a joint configuration is ended (5), a replica that is no member any more is found by its own node (1, 6).
+
+mod describe;
+mod execute;
+pub(crate) mod moves;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::meta::change_duty::Change;
+use proto::meta::command::Command;
+use proto::meta::{self as pb, NodeDuty};
+use storage::ids::{GroupId, META_GROUP, NodeId};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+pub(crate) use self::execute::OPERATION_LIMIT;
+use self::moves::Next;
+use crate::Error;
+use crate::placement::{self, Operation, Plan};
+use crate::rpc::Channels;
+use crate::server::{MetaServer, Soft};
+use crate::settings::Settings;
+
+/// Between two rounds while there is work.
+const BUSY_TICK: Duration = Duration::from_millis(100);
+/// Between two rounds otherwise.
+const IDLE_TICK: Duration = Duration::from_secs(1);
+/// After an operation, a report must come within this time, or the group is planned for without one.
+const SETTLE: Duration = Duration::from_secs(2);
+/// An operation that failed is not tried again at once.
+const FAILURE_PAUSE: Duration = Duration::from_millis(300);
+
+/// An operation on a group.
+#[derive(Clone, Debug)]
+pub(crate) struct Underway {
+    /// In words.
+    pub(crate) what: String,
+    pub(crate) state: Phase,
+}
+
+/// How far an operation is.
+#[derive(Clone, Debug)]
+pub(crate) enum Phase {
+    /// It has not ended.
+    Running,
+    /// It has ended; a report from later than that is awaited.
+    Ended(Instant),
+    /// It failed; the group is left alone for a moment.
+    Failed(Instant, String),
+}
+
+/// Runs until cancelled.
+pub async fn run(server: Arc<MetaServer>, stop: CancellationToken) {
+    let channels = Arc::new(Channels::new(&server.seams));
+    let mut leading = server.replica.leading();
+    loop {
+        // `changed` fails only when the replica is gone, and then so is this loop's reason.
+        let led = leading.borrow_and_update().is_some();
+        let busy = led && round(&server, &channels);
+        let tick = if busy { BUSY_TICK } else { IDLE_TICK };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = leading.changed() => if changed.is_err() { return },
+            () = server.seams.sleep(tick) => {}
+            () = server.nudge.notified() => {}
+        }
+    }
+}
+
+/// One round; returns whether there is work under way.
+fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
+    let planned = server.with_soft(|soft, now| {
+        soft.forget_settled(now);
+        let mut ended = Vec::new();
+        let mut operations: Vec<Operation> = plan(server, soft, now).operations().cloned().collect();
+        for (wanted, next) in wanted_moves(server, soft, now) {
+            match next {
+                Next::Step(operation) if !soft.operations.contains_key(&operation.group()) => {
+                    operations.push(operation);
+                }
+                Next::Step(_) | Next::Wait(_) => {}
+                Next::Done => {
+                    info!(
+                        "move-{}: g{} has moved from n{} to n{}",
+                        wanted.id, wanted.group, wanted.from, wanted.to
+                    );
+                    ended.push(Command::EndMove(pb::EndMove { id: wanted.id }));
+                }
+                Next::Impossible(why) => {
+                    info!(
+                        "move-{} of g{} from n{} to n{} is given up: {why}",
+                        wanted.id, wanted.group, wanted.from, wanted.to
+                    );
+                    ended.push(Command::EndMove(pb::EndMove { id: wanted.id }));
+                }
+            }
+        }
+        ended.extend(emptied(server, soft).into_iter().map(|node| {
+            info!("{node} is empty: it can be stopped for good");
+            Command::ChangeDuty(pb::ChangeDuty { node: node.0, change: Change::Emptied.into() })
+        }));
+        for operation in &operations {
+            let underway = Underway { what: operation.to_string(), state: Phase::Running };
+            soft.operations.insert(operation.group(), underway);
+        }
+        (operations, ended, !soft.operations.is_empty())
+    });
+    let Ok((operations, ended, busy)) = planned else { return false };
+    if !ended.is_empty() {
+        let server = server.clone();
+        server.seams.clone().spawn("reconcile-end", async move {
+            for command in ended {
+                // Seen again in the next round.
+                let _ = server.propose(command).await;
+            }
+        });
+    }
+    // Several learners of one group are one task: its changes of members can't overlap.
+    let mut by_group: BTreeMap<GroupId, Vec<Operation>> = BTreeMap::new();
+    for operation in operations {
+        by_group.entry(operation.group()).or_default().push(operation);
+    }
+    for (group, operations) in by_group {
+        let (server, channels) = (server.clone(), channels.clone());
+        server.seams.clone().spawn("reconcile", async move {
+            let mut state = Phase::Running;
+            let mut what = String::new();
+            for operation in &operations {
+                what = operation.to_string();
+                let outcome = execute::execute(&server, &channels, operation).await;
+                let now = server.seams.clock.now();
+                state = match outcome {
+                    Ok(()) => Phase::Ended(now),
+                    Err(error) => Phase::Failed(now, error.to_string()),
+                };
+                match &state {
+                    Phase::Failed(_, error) => {
+                        debug!("{operation}: not now: {error}");
+                        break;
+                    }
+                    _ => info!("{operation}"),
+                }
+            }
+            // No longer leading: the next leader plans from what is.
+            let _ = server.with_soft(|soft, _| soft.operations.insert(group, Underway { what, state }));
+            server.nudge.notify_one();
+        });
+    }
+    busy
+}
+
+/// What would be done now.
+pub(crate) fn plan(server: &MetaServer, soft: &Soft, now: Instant) -> Plan {
+    let settings = server.replica.read(|state| Settings::new(state.settings()));
+    placement::plan(&describe::describe_cluster(server, soft, now), &describe::policy(&settings))
+}
+
+/// The moves that operators want, each with what is to be done about it.
+pub(crate) fn wanted_moves(server: &MetaServer, soft: &Soft, now: Instant) -> Vec<(pb::Move, Next)> {
+    let wanted = server.replica.read(|state| state.cluster().moves.clone());
+    let next = |wanted: pb::Move| {
+        let group = describe::describe_group(GroupId(wanted.group), None, soft, now);
+        let next = moves::next(&wanted, &group, |node| soft.alive(node, now));
+        (wanted, next)
+    };
+    wanted.into_iter().map(next).collect()
+}
+
+/// The nodes that were to be emptied and are: no leader of any group, and no descriptor, knows a replica there.
+fn emptied(server: &MetaServer, soft: &Soft) -> Vec<NodeId> {
+    server.replica.read(|state| {
+        let leaving = state.nodes().iter().filter(|(_, node)| node.duty() == NodeDuty::NodeDecommissioning);
+        let leaving: Vec<NodeId> = leaving.map(|(id, _)| *id).collect();
+        let groups = || std::iter::once(META_GROUP).chain(state.shards().keys().copied());
+        if leaving.is_empty() || groups().any(|group| !soft.groups.contains_key(&group)) {
+            return Vec::new();
+        }
+        let held = |node: &NodeId| {
+            let reported = soft.groups.values().flat_map(|known| &known.report.replicas);
+            let descriptors = state.shards().values().filter_map(|shard| shard.descriptor.as_ref());
+            let described = descriptors.flat_map(|descriptor| &descriptor.replicas);
+            reported.map(|r| r.node).chain(described.map(|r| r.node)).any(|holder| holder == node.0)
+        };
+        leaving.into_iter().filter(|node| !held(node)).collect()
+    })
+}
+
+/// Waits until a group has no operation under way, then carries this one out.
+pub(crate) async fn carry_out(server: &Arc<MetaServer>, operation: Operation) -> Result<(), Error> {
+    let group = operation.group();
+    let deadline = server.seams.clock.now() + OPERATION_LIMIT;
+    loop {
+        let free = server.with_soft(|soft, now| {
+            soft.forget_settled(now);
+            let running =
+                soft.operations.get(&group).is_some_and(|underway| matches!(underway.state, Phase::Running));
+            if !running {
+                let underway = Underway { what: operation.to_string(), state: Phase::Running };
+                soft.operations.insert(group, underway);
+            }
+            !running
+        })?;
+        if free {
+            break;
+        }
+        if server.seams.clock.now() >= deadline {
+            return Err(Error::Unavailable(format!("{group} is busy with something else; try again")));
+        }
+        server.seams.sleep(BUSY_TICK).await;
+    }
+    let channels = Channels::new(&server.seams);
+    let outcome = execute::execute(server, &channels, &operation).await;
+    let now = server.seams.clock.now();
+    let state = match &outcome {
+        Ok(()) => Phase::Ended(now),
+        Err(error) => Phase::Failed(now, error.to_string()),
+    };
+    let what = operation.to_string();
+    let _ = server.with_soft(|soft, _| soft.operations.insert(group, Underway { what, state }));
+    server.nudge.notify_one();
+    outcome
+}
+
+impl Soft {
+    pub(crate) fn forget_settled(&mut self, now: Instant) {
+        let groups = &self.groups;
+        self.operations.retain(|group, underway| match &underway.state {
+            Phase::Running => true,
+            Phase::Ended(at) => {
+                let seen = groups.get(group).is_some_and(|known| known.at > *at);
+                !seen && now - *at < SETTLE
+            }
+            Phase::Failed(at, _) => now - *at < FAILURE_PAUSE,
+        });
+    }
+}

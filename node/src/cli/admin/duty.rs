@@ -1,0 +1,119 @@
+//! `flotilla admin drain`, `undrain`, `decommission`, `recommission`.
+
+use std::time::Duration;
+
+use clap::Args;
+use proto::meta::change_duty::Change;
+use proto::meta::{ChangeDutyRequest, DescribeResponse, NodeDuty, NodeStatus};
+use serde_json::json;
+
+use super::wait::{self, Progress};
+use super::{describe, names};
+use crate::exit::Failure;
+
+/// Arguments of `drain` and `undrain`, and of `recommission`.
+#[derive(Args)]
+pub struct DutyArgs {
+    /// The node: n2, or one of its addresses
+    node: String,
+    /// Return at once instead of when it is done
+    #[arg(long)]
+    no_wait: bool,
+    /// Wait no longer than this; what was begun goes on
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    timeout: u64,
+}
+
+/// Arguments of `decommission`.
+#[derive(Args)]
+pub struct DecommissionArgs {
+    /// The node: n2, or one of its addresses
+    node: String,
+    /// Return at once instead of when the node is empty
+    #[arg(long)]
+    no_wait: bool,
+    /// Wait no longer than this; what was begun goes on
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    timeout: u64,
+    /// Even if the other nodes can't hold as many replicas as are wanted: it keeps those until they can
+    #[arg(long)]
+    force: bool,
+}
+
+/// Has a node do something else.
+pub async fn run(change: Change, args: &DutyArgs, host: &str, as_json: bool) -> Result<String, Failure> {
+    apply(change, &args.node, false, (!args.no_wait).then_some(args.timeout), host, as_json).await
+}
+
+/// Has a node's replicas move elsewhere.
+pub async fn decommission(args: &DecommissionArgs, host: &str, as_json: bool) -> Result<String, Failure> {
+    let wait = (!args.no_wait).then_some(args.timeout);
+    apply(Change::Decommission, &args.node, args.force, wait, host, as_json).await
+}
+
+async fn apply(
+    change: Change,
+    name: &str,
+    force: bool,
+    wait: Option<u64>,
+    host: &str,
+    as_json: bool,
+) -> Result<String, Failure> {
+    let node = names::node(&super::cluster(host).await?, name)?;
+    let mut admin = super::connect(host).await?;
+    let request = ChangeDutyRequest { node, change: change.into(), force };
+    admin.change_duty(request).await.map_err(|status| describe(host, &status))?;
+    let text = match wait {
+        Some(seconds) => wait::until(host, Duration::from_secs(seconds), |c| progress(c, node)).await?,
+        None => match progress(&super::cluster(host).await?, node)? {
+            Progress::Going(text) | Progress::Ended(text) => text,
+        },
+    };
+    if !as_json {
+        return Ok(format!("{text}\n"));
+    }
+    let cluster = super::cluster(host).await?;
+    let known = find(&cluster, node)?;
+    Ok(super::pretty(&json!({
+        "node": node, "duty": duty(known), "replicas": known.replicas, "leaders": known.leaders,
+    })))
+}
+
+fn find(cluster: &DescribeResponse, node: u64) -> Result<&NodeStatus, Failure> {
+    let known = cluster.nodes.iter().find(|known| known.id == node);
+    known.ok_or_else(|| Failure::Other(format!("n{node} is not listed any more")))
+}
+
+fn progress(cluster: &DescribeResponse, node: u64) -> Result<Progress, Failure> {
+    let known = find(cluster, node)?;
+    Ok(match known.duty() {
+        NodeDuty::NodeActive => Progress::Ended(format!("n{node} serves")),
+        NodeDuty::NodeDraining if known.leaders == 0 => Progress::Ended(format!(
+            "n{node} is drained: it leads nothing and can be stopped for a while (`flotilla admin undrain n{node}` afterwards)"
+        )),
+        NodeDuty::NodeDraining => {
+            Progress::Going(format!("n{node} has {} leaders to hand over", known.leaders))
+        }
+        NodeDuty::NodeDecommissioning => {
+            let waiting = cluster.plan.as_ref().map_or(0, |plan| plan.waiting);
+            let stuck = match waiting {
+                0 => String::new(),
+                _ => format!("; {waiting} wait for room on another node"),
+            };
+            Progress::Going(format!("n{node} has {} replicas to give away{stuck}", known.replicas))
+        }
+        NodeDuty::NodeDecommissioned => {
+            Progress::Ended(format!("n{node} is decommissioned: it is empty and can be stopped for good"))
+        }
+    })
+}
+
+/// What is wanted of the node, in a word.
+pub fn duty(node: &NodeStatus) -> &'static str {
+    match node.duty() {
+        NodeDuty::NodeActive => "active",
+        NodeDuty::NodeDraining => "draining",
+        NodeDuty::NodeDecommissioning => "decommissioning",
+        NodeDuty::NodeDecommissioned => "decommissioned",
+    }
+}

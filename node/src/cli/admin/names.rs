@@ -1,0 +1,36 @@
+//! How operators name nodes and shards.
+
+use proto::meta::DescribeResponse;
+
+use crate::exit::Failure;
+
+/// The meta-group's number.
+const META_GROUP: u64 = 1;
+
+/// A node: `n2`, `2`, or one of its addresses.
+pub fn node(cluster: &DescribeResponse, name: &str) -> Result<u64, Failure> {
+    let number = name.strip_prefix('n').unwrap_or(name).parse::<u64>().ok();
+    let is = |node: &&proto::meta::NodeStatus| {
+        let addresses = node.addresses.as_ref();
+        Some(node.id) == number
+            || addresses.is_some_and(|a| [&a.rpc, &a.sql, &a.http].iter().any(|a| *a == name))
+    };
+    cluster.nodes.iter().find(is).map(|node| node.id).ok_or_else(|| {
+        let known: Vec<String> = cluster.nodes.iter().map(|node| format!("n{}", node.id)).collect();
+        Failure::Usage(format!("there is no node {name:?}; there are {}", known.join(", ")))
+    })
+}
+
+/// A shard: `g3`, `3`, or `meta`.
+pub fn group(cluster: &DescribeResponse, name: &str) -> Result<u64, Failure> {
+    let number = match name {
+        "meta" => Some(META_GROUP),
+        _ => name.strip_prefix('g').unwrap_or(name).parse::<u64>().ok(),
+    };
+    let known = number.filter(|number| cluster.groups.iter().any(|group| group.group == *number));
+    known.ok_or_else(|| {
+        Failure::Usage(format!(
+            "there is no shard {name:?}: g3 is meant, or meta; `flotilla admin shards` lists them"
+        ))
+    })
+}

@@ -1,0 +1,127 @@
+//! Replicas that leave a node, and whose keys are whose.
+//!
+//! A replica is removed in steps, each durable before the next: its ballot says so (from here on a crash doesn't bring
+//! it back); its state goes, and in the same batch a *tombstone* with its id comes, flushed; its log goes. A start
+//! finds the ballot and goes on.
+//!
+//! **A replica removed never comes back.** It has forgotten its votes and its log; back under the same id, a leader that
+//! knows only the members of before could win its vote, and lead beside the one that the others follow. So a node makes
+//! no replica whose id is not above the tombstone's. Ids are given out in order, so a new replica always is. Whether a
+//! replica may be removed is for the caller to know: only the group's leader does, see [`crate::Group::has_member`].
+//!
+//! **No two replicas of a node hold the same key.** A shard's child begins with a part of its parent's keys. A node
+//! whose replica of the parent has yet to apply the split holds them still; a replica of the child that got its
+//! snapshot there would be written over by the parent's log, and be gone with the parent's replica. So a snapshot that
+//! overlaps what another replica holds is refused until that one has split, or gone. The sender tries again. Looking
+//! and installing are one step, as are looking and removing: [`MultiRaft::territory`] is held meanwhile. Splits need no
+//! such care, for what they give a child they take from its parent.
+
+use std::sync::Arc;
+
+use proto::raft as wire;
+use storage::Cf;
+use storage::ids::{GroupId, KeyRange, ReplicaId};
+
+use crate::api::{Error, Fatal, Role, StateMachine};
+use crate::keys;
+use crate::log_store::durably;
+use crate::multi::{MultiRaft, storage_error};
+use crate::transport::server::refusal;
+
+impl MultiRaft {
+    /// Stops a replica and removes its log and its data, for good: it must not be a member of its group any more.
+    /// Idempotent.
+    pub async fn remove_replica(&self, id: GroupId, replica: ReplicaId) -> Result<(), Error> {
+        let _turn = self.turn().await?;
+        let group = match self.group(id) {
+            Some(group) if group.replica() == replica => group,
+            Some(other) => {
+                return match self.removed(id)? {
+                    Some(removed) if replica <= removed => Ok(()),
+                    _ => Err(Error::OtherReplica { group: id, existing: other.replica(), wanted: replica }),
+                };
+            }
+            None => return Ok(()),
+        };
+        let _alone = self.territory.lock().await;
+        self.groups.write().remove(&id);
+        group.stop("removed from this node").await;
+        // From here on a crash does not bring it back.
+        self.write_ballot(id, replica, true).await?;
+        self.wipe(id, replica, &**group.machine()).await?;
+        tracing::info!(group = %id, %replica, "removed from this node");
+        Ok(())
+    }
+
+    /// At start: a removal that a crash has interrupted.
+    pub(crate) async fn finish_removal(&self, group: GroupId, replica: ReplicaId) -> Result<(), Error> {
+        let open = self.factory.open(group, replica, self.engine().clone());
+        let machine: Arc<dyn StateMachine> = open.map_err(|source| Error::Open { group, replica, source })?;
+        self.wipe(group, replica, &*machine).await?;
+        machine.role_changed(&Role::Stopped { reason: "removed from this node".into() });
+        Ok(())
+    }
+
+    /// Removes what a stopped replica leaves. Its ballot says that it is being removed, and goes last.
+    async fn wipe(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        machine: &dyn StateMachine,
+    ) -> Result<(), Error> {
+        let mut batch = self.engine().batch();
+        for (cf, range) in &machine.spans() {
+            debug_assert!(self.holder(group, *cf, range).is_none(), "{group}: others hold its keys");
+            batch.delete_range(*cf, range);
+        }
+        batch.delete_range(Cf::Group, &keys::all_keys(group));
+        let removed = self.removed(group)?.map_or(replica, |earlier| earlier.max(replica));
+        batch.put(Cf::Group, &keys::removed_key(group), &removed.0.to_be_bytes());
+        self.engine().write(batch).map_err(storage_error("remove a group's state"))?;
+        self.flush().await?;
+        durably(|done| self.log.remove_group(group, done)).await.map_err(|e| Error::Open {
+            group,
+            replica,
+            source: Fatal::new(e),
+        })
+    }
+
+    /// The highest id of a replica of the group that was removed from this node.
+    pub(crate) fn removed(&self, group: GroupId) -> Result<Option<ReplicaId>, Error> {
+        let stored = self.engine().get(Cf::Group, &keys::removed_key(group));
+        let stored = stored.map_err(storage_error("read which replicas were removed"))?;
+        let id = |bytes: &[u8]| bytes.try_into().ok().map(|id| ReplicaId(u64::from_be_bytes(id)));
+        match stored {
+            None => Ok(None),
+            Some(bytes) => id(&bytes).map(Some).ok_or_else(|| Error::Open {
+                group,
+                replica: ReplicaId(0),
+                source: Fatal::new("the id of the replica that was removed is not 8 bytes"),
+            }),
+        }
+    }
+
+    /// Another group whose replica here holds some of these keys.
+    fn holder(&self, group: GroupId, cf: Cf, range: &KeyRange) -> Option<GroupId> {
+        let others = self.groups().into_iter().filter(|other| other.id() != group);
+        let holds =
+            |spans: Vec<(Cf, KeyRange)>| spans.iter().any(|(of, held)| *of == cf && held.overlaps(range));
+        others.into_iter().find(|other| holds(other.machine().spans())).map(|other| other.id())
+    }
+
+    /// Refuses a snapshot that would write over what another replica of this node holds.
+    pub(crate) fn refuse_overlap(
+        &self,
+        group: GroupId,
+        spans: &[(Cf, KeyRange)],
+    ) -> Result<(), wire::Refusal> {
+        match spans.iter().find_map(|(cf, range)| self.holder(group, *cf, range)) {
+            None => Ok(()),
+            Some(other) => {
+                let detail = format!("{other} still holds keys of {group} on this node");
+                tracing::info!(%group, %other, "refusing a snapshot: {detail}");
+                Err(refusal(wire::refusal::Reason::Starting, detail))
+            }
+        }
+    }
+}
