@@ -15,6 +15,8 @@ const SETTLE_TRIES: usize = 150;
 const SETTLE_PAUSE: Duration = Duration::from_millis(200);
 /// How long one node may take to answer an operator: a paused one never does.
 const ADMIN_TIMEOUT: Duration = Duration::from_millis(700);
+/// … if it has to do something for it.
+const OPERATE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A cluster and where it lives. Nodes are numbered from 1.
 #[derive(Clone, Debug)]
@@ -133,8 +135,33 @@ impl Cluster {
         Ok(number)
     }
 
+    /// The ids of all nodes that live, lowest first.
+    pub async fn ids(&self) -> Result<Vec<u64>> {
+        let nodes = self.admin("nodes").await?;
+        let live = nodes.as_array().into_iter().flatten().filter(|node| node["alive"] == Json::Bool(true));
+        Ok(live.filter_map(|node| node["id"].as_u64()).collect())
+    }
+
+    /// The id of the node with this number: ids come from the order in which nodes joined.
+    pub async fn id(&self, number: usize) -> Result<u64> {
+        let nodes = self.admin("nodes").await?;
+        let address = format!(":{}", usize::from(self.base_port) + number);
+        let is = |node: &&Json| node["sql"].as_str().is_some_and(|sql| sql.ends_with(&address));
+        let node = nodes.as_array().into_iter().flatten().find(is);
+        node.and_then(|node| node["id"].as_u64()).with_context(|| format!("node {number} is not known"))
+    }
+
     /// What `flotilla admin COMMAND --json` says at the first node that answers.
     async fn admin(&self, command: &str) -> Result<Json> {
+        self.ask(&[command], ADMIN_TIMEOUT).await
+    }
+
+    /// The same of a command that does something.
+    pub async fn operate(&self, command: &[&str]) -> Result<Json> {
+        self.ask(command, OPERATE_TIMEOUT).await
+    }
+
+    async fn ask(&self, command: &[&str], timeout: Duration) -> Result<Json> {
         let binary = match &self.binary {
             Some(path) => path.clone(),
             None => std::env::var_os("FLOTILLA_BIN").context("FLOTILLA_BIN is not set")?.into(),
@@ -142,9 +169,10 @@ impl Cluster {
         let mut last = String::new();
         for node in self.all() {
             let mut admin = Command::new(&binary);
-            admin.args(["admin", "--json", "--host", &format!("127.0.0.1:{}", self.rpc_port(node)), command]);
+            admin.args(["admin", "--json", "--host", &format!("127.0.0.1:{}", self.rpc_port(node))]);
+            admin.args(command);
             admin.stdin(Stdio::null()).kill_on_drop(true);
-            match tokio::time::timeout(ADMIN_TIMEOUT, admin.output()).await {
+            match tokio::time::timeout(timeout, admin.output()).await {
                 Ok(Ok(output)) if output.status.success() => {
                     return serde_json::from_slice(&output.stdout).context("reading what admin says");
                 }
@@ -153,7 +181,7 @@ impl Cluster {
                 Err(_) => last = "no answer".to_owned(),
             }
         }
-        bail!("admin {command}: {last}")
+        bail!("admin {}: {last}", command.join(" "))
     }
 
     async fn script(&self, arguments: &[&str]) -> Result<()> {

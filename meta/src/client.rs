@@ -16,13 +16,13 @@ use storage::seam::Seams;
 use tokio::sync::{mpsc, oneshot};
 use tonic::transport::Channel;
 use tracing::{info, warn};
-use txn::api::NodeInfo;
+use txn::api::{NodeInfo, OperationInfo, SettingInfo};
 use txn::{Directory, Edge, Oracle, ShardDescriptor};
 
 use crate::oracle::DRAW_MAX;
 use crate::rpc::{Channels, within};
 use crate::server::MetaServer;
-use crate::settings::Settings;
+use crate::settings::{self, Setting, Settings};
 use crate::shard_map::ShardMap;
 use crate::{Error, MESSAGE_BYTES_MAX};
 
@@ -150,11 +150,6 @@ impl MetaClient {
         for node in others {
             cache.nodes.entry(NodeId(node.id)).or_insert(node);
         }
-    }
-
-    /// The node that leads a group, as far as is known here.
-    pub fn leader(&self, group: GroupId) -> Option<NodeId> {
-        self.cache.read().leaders.get(&group).copied()
     }
 
     /// The shard of a group, as far as is known here.
@@ -549,11 +544,35 @@ impl Directory for MetaClient {
         Timestamp(self.safe_point.load(Ordering::SeqCst))
     }
 
+    async fn operations(&self) -> Result<Vec<OperationInfo>, txn::Error> {
+        let known = self.describe().await?;
+        let info =
+            |o: pb::Operation| OperationInfo { id: o.id, kind: o.kind, subject: o.subject, state: o.state };
+        Ok(known.operations.into_iter().map(info).collect())
+    }
+
+    async fn settings(&self) -> Result<Vec<SettingInfo>, txn::Error> {
+        let known = Settings::new(self.describe().await?.settings.unwrap_or_default());
+        let info = |setting: &Setting| SettingInfo {
+            name: setting.name.to_owned(),
+            value: known.value(setting),
+            default: setting.default.to_owned(),
+            description: setting.description.to_owned(),
+        };
+        Ok(settings::ALL.iter().map(info).collect())
+    }
+
     async fn nodes(&self) -> Result<Vec<NodeInfo>, txn::Error> {
         let cache = self.cache.read();
         let info = |(id, node): (&NodeId, &pb::MapNode)| {
             let addresses = node.addresses.clone().unwrap_or_default();
-            NodeInfo { id: *id, sql_address: addresses.sql, rpc_address: addresses.rpc, alive: node.alive }
+            NodeInfo {
+                id: *id,
+                sql_address: addresses.sql,
+                rpc_address: addresses.rpc,
+                alive: node.alive,
+                duty: crate::operator::duty_name(node.duty()),
+            }
         };
         Ok(cache.nodes.iter().map(info).collect())
     }

@@ -63,7 +63,7 @@ impl Leftovers {
         if self.multi.group(group).is_none_or(|here| here.replica() != replica) {
             return Ok(());
         }
-        let leader = leader.or_else(|| self.client.leader(group));
+        let leader = leader.or_else(|| Directory::leader(&*self.client, group));
         let leader = leader.ok_or_else(|| Error::Unavailable(format!("nobody is known to lead {group}")))?;
         let address = Directory::address(&*self.client, leader)
             .ok_or_else(|| Error::Unavailable(format!("the address of {leader} is not known")))?;

@@ -75,6 +75,7 @@ pub use client::MetaClient;
 pub use error::Error;
 pub use leftovers::Leftovers;
 pub use machine::MetaReplica;
+pub use operator::duty_name;
 pub use server::MetaServer;
 
 use storage::ids::{GroupId, NodeId, ReplicaId};

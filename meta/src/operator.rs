@@ -289,6 +289,16 @@ impl MetaServer {
     }
 }
 
+/// What is wanted of a node, in a word.
+pub fn duty_name(duty: NodeDuty) -> &'static str {
+    match duty {
+        NodeDuty::NodeActive => "active",
+        NodeDuty::NodeDraining => "draining",
+        NodeDuty::NodeDecommissioning => "decommissioning",
+        NodeDuty::NodeDecommissioned => "decommissioned",
+    }
+}
+
 fn plan_to_pb(plan: &Plan) -> pb::Plan {
     let step = |step: &crate::placement::Step| pb::PlannedStep {
         group: step.operation.group().0,

@@ -79,6 +79,33 @@ impl Cluster {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// Runs `flotilla admin` against node `n`; what it prints, or what it complains of.
+    pub fn admin(&self, n: usize, args: &[&str]) -> Result<String> {
+        let host = format!("127.0.0.1:{}", self.rpc_port(n));
+        let output = Command::new(binary()).args(["admin", "--host", &host]).args(args).output()?;
+        ensure!(output.status.success(), "admin {args:?}: {}", text(&output));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The same with `--json`, read.
+    pub fn admin_json(&self, n: usize, args: &[&str]) -> Result<serde_json::Value> {
+        let args: Vec<&str> = std::iter::once("--json").chain(args.iter().copied()).collect();
+        Ok(serde_json::from_str(&self.admin(n, &args)?)?)
+    }
+
+    /// The name of node `n` for operators. (Nodes are numbered as they join.)
+    pub fn name(&self, n: usize) -> Result<String> {
+        let address = format!("127.0.0.1:{}", self.sql_port(n));
+        for asked in 1..=self.nodes {
+            let Ok(nodes) = self.admin_json(asked, &["nodes"]) else { continue };
+            let node = nodes.as_array().into_iter().flatten().find(|node| node["sql"] == *address);
+            if let Some(id) = node.and_then(|node| node["id"].as_u64()) {
+                return Ok(format!("n{id}"));
+            }
+        }
+        bail!("no node serves at {address}")
+    }
+
     /// Where node `n` (from 1) keeps its data and log.
     pub fn node_dir(&self, n: usize) -> PathBuf {
         self.dir.path().join(format!("node-{n}"))

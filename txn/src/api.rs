@@ -341,6 +341,16 @@ pub trait Database: Send + Sync + 'static {
     /// The nodes of the cluster: id, SQL address, whether it is alive.
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Error>;
 
+    /// What is under way in the cluster, on its own or an operator's account.
+    async fn operations(&self) -> Result<Vec<OperationInfo>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// What can be set for the whole cluster, and is.
+    async fn settings(&self) -> Result<Vec<SettingInfo>, Error> {
+        Ok(Vec::new())
+    }
+
     /// A name for a session of this node.
     fn session(&self, pid: i32) -> SessionId;
 
@@ -373,4 +383,32 @@ pub struct NodeInfo {
     pub rpc_address: String,
     /// Whether the meta-group has heard of it lately.
     pub alive: bool,
+    /// What its operator wants of it, in a word.
+    pub duty: &'static str,
+}
+
+/// Something that is under way in the cluster.
+#[derive(Clone, Debug)]
+pub struct OperationInfo {
+    /// What it can be cancelled by; empty: it can't.
+    pub id: String,
+    /// What kind of thing.
+    pub kind: String,
+    /// What it is done to.
+    pub subject: String,
+    /// How far it is.
+    pub state: String,
+}
+
+/// Something that can be set for the whole cluster.
+#[derive(Clone, Debug)]
+pub struct SettingInfo {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// What holds if nothing is set.
+    pub default: String,
+    /// One line.
+    pub description: String,
 }

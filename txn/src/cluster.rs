@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use storage::ids::{GroupId, KeyRange, NodeId, Timestamp, TxnId};
 
 use crate::Error;
-use crate::api::NodeInfo;
+use crate::api::{NodeInfo, OperationInfo, SettingInfo};
 use crate::descriptor::ShardDescriptor;
 use crate::lock::Edge;
 
@@ -67,4 +67,14 @@ pub trait Directory: Send + Sync + 'static {
 
     /// The nodes of the cluster.
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Error>;
+
+    /// What is under way in the cluster.
+    async fn operations(&self) -> Result<Vec<OperationInfo>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// What can be set for the whole cluster, and is.
+    async fn settings(&self) -> Result<Vec<SettingInfo>, Error> {
+        Ok(Vec::new())
+    }
 }

@@ -7,6 +7,7 @@
 
 pub mod disk;
 pub mod flip;
+pub mod members;
 pub mod schedule;
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ use anyhow::{Context, Result};
 
 use self::disk::Ailment;
 use self::flip::Place;
+use self::members::Change;
 use crate::cluster::Cluster;
 use crate::links::{Links, Trouble, between};
 use crate::run::sleep;
@@ -68,6 +70,8 @@ enum Deed {
     Flip(Place),
     /// Wall clocks jump, forward or back.
     Clock,
+    /// An operator's command.
+    Members(Change),
     /// Links between the victims and the others are in trouble.
     Network(Which, Trouble),
 }
@@ -139,6 +143,12 @@ impl Fault {
             Deed::Process(harm, _) => cluster.each(harm, victims).await,
             Deed::Disk(ailment) => disk::infect(cluster, victims, ailment),
             Deed::Clock => disk::set_clocks(cluster, victims, clock_error_ns(dice)),
+            Deed::Members(change) => {
+                for node in victims {
+                    members::harm(cluster, *node, change, dice).await?;
+                }
+                Ok(())
+            }
             Deed::Flip(place) => {
                 for node in victims {
                     flip::harm(cluster, *node, place, dice).await?;
@@ -192,6 +202,12 @@ impl Fault {
             }
             Deed::PowerCut | Deed::LyingPowerCut => cluster.each("start", victims).await,
             Deed::Clock => disk::set_clocks(cluster, victims, 0),
+            Deed::Members(change) => {
+                for node in victims {
+                    members::heal(cluster, *node, change).await?;
+                }
+                Ok(())
+            }
             Deed::Flip(_) => {
                 for node in victims {
                     flip::heal(cluster, *node).await?;
@@ -399,6 +415,34 @@ pub const ALL: &[Fault] = &[
         victims: Victims::Majority,
         deed: Deed::Network(Which::Among, Trouble::Cut),
         lasts: millis(500, 8_000),
+    },
+    Fault {
+        name: "transfer-leader",
+        about: "one node is made to lead all shards that it has",
+        victims: Victims::One,
+        deed: Deed::Members(Change::Transfer),
+        lasts: millis(200, 2_000),
+    },
+    Fault {
+        name: "move",
+        about: "a replica moves from one node to another (of more nodes than replicas)",
+        victims: Victims::One,
+        deed: Deed::Members(Change::Move),
+        lasts: millis(500, 4_000),
+    },
+    Fault {
+        name: "membership",
+        about: "everything moves off one node, which is kept in the end (of more nodes than replicas)",
+        victims: Victims::One,
+        deed: Deed::Members(Change::Leave),
+        lasts: millis(2_000, 8_000),
+    },
+    Fault {
+        name: "drain",
+        about: "one node hands over what it leads, and serves again in the end",
+        victims: Victims::One,
+        deed: Deed::Members(Change::Drain),
+        lasts: millis(500, 4_000),
     },
     Fault {
         name: "slow-link",

@@ -94,3 +94,70 @@ fn records_rebuild_the_state() {
     assert_eq!(format!("{loaded:?}"), format!("{state:?}"));
     assert!(state.take_dirty().is_empty());
 }
+
+#[test]
+fn duty_changes_along_its_arrows_and_again() {
+    use proto::meta::ChangeDuty;
+    use proto::meta::NodeDuty::{self, NodeActive, NodeDecommissioned, NodeDecommissioning, NodeDraining};
+    use proto::meta::change_duty::Change::{self, Decommission, Drain, Emptied, Recommission, Undrain};
+    let mut state = bootstrapped();
+    let mut change = |change: Change| -> (bool, NodeDuty) {
+        let command = ChangeDuty { node: 1, change: change.into() };
+        let taken = run(&mut state, Command::ChangeDuty(command)).rejected.is_empty();
+        (taken, state.nodes().values().next().expect("a node").duty())
+    };
+    for (step, taken, then) in [
+        (Undrain, true, NodeActive),
+        (Emptied, true, NodeActive),
+        (Drain, true, NodeDraining),
+        (Drain, true, NodeDraining),
+        (Recommission, true, NodeDraining),
+        (Decommission, true, NodeDecommissioning),
+        (Drain, false, NodeDecommissioning),
+        (Undrain, false, NodeDecommissioning),
+        (Emptied, true, NodeDecommissioned),
+        (Decommission, true, NodeDecommissioned),
+        (Recommission, true, NodeActive),
+    ] {
+        assert_eq!(change(step), (taken, then), "{step:?}");
+    }
+    let unknown = ChangeDuty { node: 9, change: Drain.into() };
+    assert!(!run(&mut state, Command::ChangeDuty(unknown)).rejected.is_empty());
+}
+
+#[test]
+fn decommissioned_store_does_not_join_again() {
+    use proto::meta::ChangeDuty;
+    use proto::meta::change_duty::Change;
+    let mut state = bootstrapped();
+    let join = AddNode { instance: b"two"[..].into(), addresses: None };
+    run(&mut state, Command::AddNode(join.clone()));
+    for change in [Change::Decommission, Change::Emptied] {
+        run(&mut state, Command::ChangeDuty(ChangeDuty { node: 2, change: change.into() }));
+    }
+    assert!(run(&mut state, Command::AddNode(join.clone())).rejected.contains("recommission n2"));
+    let back = ChangeDuty { node: 2, change: Change::Recommission.into() };
+    run(&mut state, Command::ChangeDuty(back));
+    assert_eq!(run(&mut state, Command::AddNode(join)).node, 2);
+}
+
+#[test]
+fn moves_are_one_per_group_and_end_once() {
+    use proto::meta::{BeginMove, EndMove};
+    let mut state = bootstrapped();
+    for instance in [&b"two"[..], b"three"] {
+        run(&mut state, Command::AddNode(AddNode { instance: instance.into(), addresses: None }));
+    }
+    let begin =
+        |state: &mut State, group, from, to| run(state, Command::BeginMove(BeginMove { group, from, to }));
+    assert_eq!(begin(&mut state, 2, 1, 2).r#move, 1);
+    assert_eq!(begin(&mut state, 2, 1, 2).r#move, 1, "asked again, it is the same");
+    assert!(begin(&mut state, 2, 1, 3).rejected.contains("move-1"));
+    assert!(!begin(&mut state, 7, 1, 2).rejected.is_empty(), "no such shard");
+    assert!(!begin(&mut state, 1, 1, 9).rejected.is_empty(), "no such node");
+    for _ in 0..2 {
+        run(&mut state, Command::EndMove(EndMove { id: 1 }));
+        assert!(state.cluster().moves.is_empty());
+    }
+    assert_eq!(begin(&mut state, 2, 1, 3).r#move, 2);
+}

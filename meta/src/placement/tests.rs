@@ -244,6 +244,7 @@ impl Script {
                 }
             }
             Operation::ChangeVoters { voters, .. } => {
+                group.joint = false;
                 group.replicas.retain(|r| !r.voter || voters.contains(&r.id));
                 for replica in &mut group.replicas {
                     replica.voter = voters.contains(&replica.id);
@@ -417,12 +418,14 @@ scripts! {
     growth_waits_for_both_learners,
     hot_leaders_are_spread,
     incomplete_reports_move_no_leader,
+    interrupted_joint_change_is_ended,
     large_and_hot_shards_are_split,
     leader_follows_its_preference,
     leader_on_leaving_node_hands_over_first,
     learner_that_lost_its_reason_is_removed,
     leaving_without_room_waits,
     load_is_balanced,
+    lost_learner_is_made_anew,
     most_endangered_group_is_repaired_first,
     moved_replica_goes_through_learner_and_joint_change,
     one_hot_shard_is_not_passed_around,

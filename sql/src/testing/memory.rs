@@ -348,6 +348,7 @@ impl Database for MemoryDatabase {
             id: NodeId(1),
             sql_address: "127.0.0.1:7401".into(),
             rpc_address: "127.0.0.1:7421".into(),
+            duty: "active",
             alive: true,
         }])
     }

@@ -39,8 +39,8 @@ use storage::ids::{KeyRange, Timestamp, TxnId};
 use storage::seam::Seams;
 
 use crate::api::{
-    Activity, BeginOptions, Database, Fence, Key, LockInfo, NodeInfo, SessionLocks, ShardInfo, Transaction,
-    Value, Witness,
+    Activity, BeginOptions, Database, Fence, Key, LockInfo, NodeInfo, OperationInfo, SessionLocks,
+    SettingInfo, ShardInfo, Transaction, Value, Witness,
 };
 use crate::router::Router;
 use crate::server::ShardServer;
@@ -147,6 +147,14 @@ impl Database for Cluster {
 
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Error> {
         self.core.directory.nodes().await
+    }
+
+    async fn operations(&self) -> Result<Vec<OperationInfo>, Error> {
+        self.core.directory.operations().await
+    }
+
+    async fn settings(&self) -> Result<Vec<SettingInfo>, Error> {
+        self.core.directory.settings().await
     }
 
     fn session(&self, pid: i32) -> SessionId {

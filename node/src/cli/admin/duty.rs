@@ -110,10 +110,5 @@ fn progress(cluster: &DescribeResponse, node: u64) -> Result<Progress, Failure> 
 
 /// What is wanted of the node, in a word.
 pub fn duty(node: &NodeStatus) -> &'static str {
-    match node.duty() {
-        NodeDuty::NodeActive => "active",
-        NodeDuty::NodeDraining => "draining",
-        NodeDuty::NodeDecommissioning => "decommissioning",
-        NodeDuty::NodeDecommissioned => "decommissioned",
-    }
+    meta::duty_name(node.duty())
 }

@@ -1,5 +1,7 @@
 //! The schema `flotilla`: the cluster.
 
+use txn::api::{OperationInfo, SettingInfo};
+
 use super::{Source, VirtualTable, or_null, text};
 use crate::catalog::layout;
 use crate::exec::Row;
@@ -19,6 +21,7 @@ pub(super) const TABLES: &[VirtualTable] = &[
             ("alive", Type::Bool),
             ("leaders", Type::Int8),
             ("replicas", Type::Int8),
+            ("duty", Type::Text),
         ],
         rows: nodes,
     },
@@ -36,6 +39,28 @@ pub(super) const TABLES: &[VirtualTable] = &[
             ("leader", Type::Int8),
         ],
         rows: shards,
+    },
+    VirtualTable {
+        schema: SCHEMA,
+        name: "operations",
+        columns: &[
+            ("operation_id", Type::Text),
+            ("kind", Type::Text),
+            ("subject", Type::Text),
+            ("state", Type::Text),
+        ],
+        rows: operations,
+    },
+    VirtualTable {
+        schema: SCHEMA,
+        name: "settings",
+        columns: &[
+            ("name", Type::Text),
+            ("value", Type::Text),
+            ("default_value", Type::Text),
+            ("description", Type::Text),
+        ],
+        rows: settings,
     },
     // What pg_table_is_visible asks.
     VirtualTable {
@@ -64,9 +89,24 @@ fn nodes(source: &Source<'_>) -> Vec<Row> {
                 Datum::Bool(node.alive),
                 int8(leaders as u64),
                 int8(replicas as u64),
+                text(node.duty),
             ]
         })
         .collect()
+}
+
+/// `operation_id` is what `flotilla admin operations cancel` takes; null if it can't be cancelled.
+fn operations(source: &Source<'_>) -> Vec<Row> {
+    let row = |o: &OperationInfo| {
+        let id = Some(&o.id).filter(|id| !id.is_empty());
+        vec![or_null(id, text), text(&o.kind), text(&o.subject), text(&o.state)]
+    };
+    source.operations.iter().map(row).collect()
+}
+
+fn settings(source: &Source<'_>) -> Vec<Row> {
+    let row = |s: &SettingInfo| vec![text(&s.name), text(&s.value), text(&s.default), text(&s.description)];
+    source.settings.iter().map(row).collect()
 }
 
 /// `table_name` is the table that the shard's first key lies in, if that is one of this database.

@@ -10,7 +10,7 @@ mod locks;
 mod pg_catalog;
 mod pg_fixed;
 
-use txn::api::{NodeInfo, ShardInfo};
+use txn::api::{NodeInfo, OperationInfo, SettingInfo, ShardInfo};
 use txn::ids::KeyRange;
 
 use super::{CatalogImage, CatalogReader};
@@ -38,6 +38,8 @@ struct Source<'a> {
     shards: Vec<ShardInfo>,
     nodes: Vec<NodeInfo>,
     locks: locks::Locks,
+    operations: Vec<OperationInfo>,
+    settings: Vec<SettingInfo>,
 }
 
 impl VirtualTable {
@@ -73,6 +75,8 @@ pub async fn rows(schema: &str, name: &str, ctx: &StatementContext) -> Result<Ve
         shards: Vec::new(),
         nodes: Vec::new(),
         locks: locks::Locks::default(),
+        operations: Vec::new(),
+        settings: Vec::new(),
     };
     if matches!(table.name, "locks" | "pg_locks") {
         source.locks = locks::Locks::load(ctx).await?;
@@ -80,6 +84,11 @@ pub async fn rows(schema: &str, name: &str, ctx: &StatementContext) -> Result<Ve
     if matches!((table.schema, table.name), (cluster::SCHEMA, "nodes" | "shards")) {
         source.shards = ctx.database.shards(&KeyRange::all()).await?;
         source.nodes = ctx.database.nodes().await?;
+    }
+    match (table.schema, table.name) {
+        (cluster::SCHEMA, "operations") => source.operations = ctx.database.operations().await?,
+        (cluster::SCHEMA, "settings") => source.settings = ctx.database.settings().await?,
+        _ => {}
     }
     let rows = (table.rows)(&source);
     debug_assert!(rows.iter().all(|row| row.len() == table.columns.len()), "{schema}.{name}");

@@ -1,0 +1,86 @@
+//! Faults that are none: what operators do, while clients work and other things break.
+//!
+//! A command that the cluster refuses (it is in trouble, there is no free node) is no trouble of the harness: what counts
+//! is that clients notice nothing of those that it takes.
+
+use anyhow::{Context, Result};
+use serde_json::Value as Json;
+
+use crate::cluster::Cluster;
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The victim is made to lead what it can.
+    Transfer,
+    /// The victim gives its replica of some shard to a node that has none.
+    Move,
+    /// All shards of the victim move at once, and it leads nothing: it is decommissioned, and kept in the end.
+    Leave,
+    /// It is drained, as before a restart, and serves again in the end.
+    Drain,
+}
+
+/// Does it.
+pub async fn harm(cluster: &Cluster, victim: usize, change: Change, dice: u64) -> Result<()> {
+    let Ok(node) = cluster.id(victim).await else { return Ok(()) };
+    let name = format!("n{node}");
+    match change {
+        Change::Leave => refusable(cluster, &["decommission", &name, "--no-wait"]).await,
+        Change::Drain => refusable(cluster, &["drain", &name, "--no-wait"]).await,
+        Change::Transfer => {
+            for shard in shards(cluster).await? {
+                if shard["leader"] != node && voters(&shard).any(|voter| voter == node) {
+                    refusable(cluster, &["transfer-leader", &group(&shard)?, &name]).await;
+                }
+            }
+        }
+        Change::Move => {
+            let held: Vec<Json> =
+                shards(cluster).await?.into_iter().filter(|s| voters(s).any(|voter| voter == node)).collect();
+            if held.is_empty() {
+                return Ok(());
+            }
+            let shard = &held[dice as usize % held.len()];
+            let free: Vec<u64> =
+                cluster.ids().await?.into_iter().filter(|id| voters(shard).all(|v| v != *id)).collect();
+            if free.is_empty() {
+                return Ok(());
+            }
+            let to = format!("n{}", free[(dice >> 32) as usize % free.len()]);
+            refusable(cluster, &["move", &group(shard)?, "--from", &name, "--to", &to, "--no-wait"]).await;
+        }
+    }
+    Ok(())
+}
+
+/// Undoes it.
+pub async fn heal(cluster: &Cluster, victim: usize, change: Change) -> Result<()> {
+    let undo = match change {
+        Change::Leave => "recommission",
+        Change::Drain => "undrain",
+        Change::Transfer | Change::Move => return Ok(()),
+    };
+    let node = cluster.id(victim).await?;
+    cluster.operate(&[undo, &format!("n{node}"), "--no-wait"]).await.map(|_| ())
+}
+
+async fn refusable(cluster: &Cluster, arguments: &[&str]) {
+    // See the module.
+    let _ = cluster.operate(arguments).await;
+}
+
+async fn shards(cluster: &Cluster) -> Result<Vec<Json>> {
+    // While nobody answers, there is nothing to be moved.
+    let shards = cluster.operate(&["shards"]).await.unwrap_or_default();
+    Ok(shards.as_array().cloned().unwrap_or_default())
+}
+
+fn group(shard: &Json) -> Result<String> {
+    Ok(format!("g{}", shard["group"].as_u64().context("a shard has a group")?))
+}
+
+fn voters(shard: &Json) -> impl Iterator<Item = u64> + '_ {
+    let replicas = shard["replicas"].as_array().into_iter().flatten();
+    replicas.filter(|r| r["voter"] == Json::Bool(true)).filter_map(|r| r["node"].as_u64())
+}
