@@ -74,6 +74,7 @@ pub struct MetaClient {
     oldest_snapshot: AtomicU64,
     safe_point: AtomicU64,
     async_commit: AtomicBool,
+    snapshot_rate: AtomicU64,
     refreshing: tokio::sync::Mutex<()>,
     refreshes_begun: AtomicU64,
     waiters: mpsc::Sender<Waiter>,
@@ -94,6 +95,7 @@ impl MetaClient {
             oldest_snapshot: AtomicU64::new(0),
             safe_point: AtomicU64::new(0),
             async_commit: AtomicBool::new(false),
+            snapshot_rate: AtomicU64::new(Settings::default().snapshot_rate()),
             refreshing: tokio::sync::Mutex::new(()),
             refreshes_begun: AtomicU64::new(0),
             waiters,
@@ -112,6 +114,11 @@ impl MetaClient {
     /// When the leader last answered.
     pub fn last_contact(&self) -> Option<Instant> {
         *self.last_contact.lock()
+    }
+
+    /// How many bytes of snapshots a node may send in a second.
+    pub fn snapshot_rate(&self) -> u64 {
+        self.snapshot_rate.load(Ordering::Relaxed)
     }
 
     /// The version of the map that is known here.
@@ -135,7 +142,9 @@ impl MetaClient {
         }
         cache.version = map.version;
         if let Some(settings) = map.settings {
-            self.async_commit.store(Settings::new(settings).async_commit(), Ordering::Relaxed);
+            let settings = Settings::new(settings);
+            self.async_commit.store(settings.async_commit(), Ordering::Relaxed);
+            self.snapshot_rate.store(settings.snapshot_rate(), Ordering::Relaxed);
         }
         cache.nodes = map.nodes.into_iter().map(|node| (NodeId(node.id), node)).collect();
         cache.members = map.meta_members.iter().map(|m| NodeId(m.node)).collect();

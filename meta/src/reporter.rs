@@ -59,6 +59,7 @@ impl Reporter {
         let mut last_shape = Vec::new();
         let mut meter = Meter::default();
         loop {
+            self.multi.set_snapshot_rate(self.client.snapshot_rate());
             let mut groups = self.led();
             let shape = shape(&groups);
             let due = last_sent.is_none_or(|at| self.seams.clock.now() - at >= REPORT_EVERY);

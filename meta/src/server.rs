@@ -45,6 +45,8 @@ pub(crate) struct Soft {
     pub(crate) between_leaders: HashMap<GroupId, Instant>,
     /// Operations under way, or done and not yet seen in a report.
     pub(crate) operations: HashMap<GroupId, crate::reconcile::Underway>,
+    /// Which replica of a group the learner that was added last is to replace.
+    pub(crate) replacing: HashMap<GroupId, ReplicaId>,
     /// Nodes that are down and that an operator does not want awaited.
     pub(crate) given_up: HashSet<NodeId>,
     /// Who waits for row locks.
@@ -66,7 +68,7 @@ pub(crate) struct Reported {
 impl Soft {
     fn new(term: Term, since: Instant) -> Self {
         let (last_seen, facts, groups, between_leaders, operations) = Default::default();
-        let (given_up, waits, safe_point) = Default::default();
+        let (replacing, given_up, waits, safe_point) = Default::default();
         Self {
             term,
             since,
@@ -75,6 +77,7 @@ impl Soft {
             groups,
             between_leaders,
             operations,
+            replacing,
             given_up,
             waits,
             safe_point,

@@ -30,6 +30,7 @@ enum Kind {
 
 const MOVES: &str = "moves_per_node";
 const REPLACE_AFTER: &str = "node_down_replace_after";
+const SNAPSHOT_RATE: &str = "snapshot_mib_per_second";
 const REBALANCE: &str = "rebalance";
 const REPLICATION: &str = "replication_factor";
 const ASYNC_COMMIT: &str = "async_commit";
@@ -80,6 +81,12 @@ pub const ALL: &[Setting] = &[
         default: "3",
         description: "how many replicas a shard has",
         kind: Kind::Count { min: 1, max: 9 },
+    },
+    Setting {
+        name: SNAPSHOT_RATE,
+        default: "64",
+        description: "how fast a node sends snapshots, all of them together, when replicas are built",
+        kind: Kind::Count { min: 1, max: 100_000 },
     },
 ];
 
@@ -150,6 +157,12 @@ impl Settings {
     pub fn moves_per_node(&self) -> usize {
         let value = find(MOVES).ok().and_then(|setting| self.value(setting).parse().ok());
         value.unwrap_or(1)
+    }
+
+    /// How many bytes of snapshots a node sends in a second.
+    pub fn snapshot_rate(&self) -> u64 {
+        let value = find(SNAPSHOT_RATE).ok().and_then(|setting| self.value(setting).parse::<u64>().ok());
+        value.unwrap_or(64) << 20
     }
 
     /// After how long a node that is down is replaced.

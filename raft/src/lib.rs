@@ -71,7 +71,7 @@
 //!
 //! A group without work still ticks and sends heartbeats: some milliseconds of CPU per second for a hundred groups.
 //! Fine for tens of shards per node; quiet groups are the next step. Snapshots are not resumed when their stream
-//! breaks, and not rate-limited. A replica that fails stops alone and says so ([`Role::Stopped`], an error in the
+//! breaks. A replica that fails stops alone and says so ([`Role::Stopped`], an error in the
 //! log, a counter); it is not restarted by itself.
 //!
 //! # Where to start

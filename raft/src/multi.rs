@@ -189,6 +189,11 @@ impl MultiRaft {
         self.groups.read().values().cloned().collect()
     }
 
+    /// Sends snapshots at this rate from now on, all of them together.
+    pub fn set_snapshot_rate(&self, bytes_per_second: u64) {
+        self.hub.pace.set(bytes_per_second);
+    }
+
     /// Hands leaderships over, then stops everything and makes it durable.
     pub async fn shutdown(&self) {
         let _turn = self.lifecycle.lock().await;

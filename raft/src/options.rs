@@ -39,6 +39,8 @@ pub struct RaftOptions {
     pub keep_entries: u64,
     /// … unless they take more than this.
     pub keep_bytes: u64,
+    /// How fast this node sends snapshots, all of them together.
+    pub snapshot_bytes_per_second: u64,
     /// How long a shutdown may take to hand leaderships over.
     pub shutdown_transfer_timeout: Duration,
 }
@@ -61,6 +63,7 @@ impl Default for RaftOptions {
             checkpoint_bytes: 64 << 20,
             keep_entries: 10_000,
             keep_bytes: 64 << 20,
+            snapshot_bytes_per_second: 64 << 20,
             shutdown_transfer_timeout: Duration::from_millis(1_500),
         }
     }

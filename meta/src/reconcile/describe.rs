@@ -105,9 +105,11 @@ pub(super) fn describe_group(
         let silence = reported.silent_since.get(&ReplicaId(r.replica)).map(|since| now - *since);
         r.learner && soft.alive(NodeId(r.node), now) && silence.is_some_and(|s| s > LEARNER_SILENCE_MAX)
     };
+    let replaced = soft.replacing.get(&id);
     let replica = |r: &pb::ReplicaProgress| placement::Replica {
         voter: !r.learner,
         lost: lost(r),
+        replaced: replaced == Some(&ReplicaId(r.replica)),
         caught_up: r.reachable && r.lag <= LAG_MAX,
         ..placement::Replica::voter(ReplicaId(r.replica), NodeId(r.node))
     };

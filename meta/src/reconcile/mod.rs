@@ -129,6 +129,7 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
             Command::ChangeDuty(pb::ChangeDuty { node: node.0, change: Change::Emptied.into() })
         }));
         for operation in &operations {
+            soft.remember_replaced(operation);
             let underway = Underway { what: operation.to_string(), state: Phase::Running };
             soft.operations.insert(operation.group(), underway);
         }
@@ -251,6 +252,19 @@ pub(crate) async fn carry_out(server: &Arc<MetaServer>, operation: Operation) ->
 }
 
 impl Soft {
+    /// Who is to go when a learner gets its vote. (Without it, placement chooses again, and may choose the learner.)
+    fn remember_replaced(&mut self, operation: &Operation) {
+        match operation {
+            Operation::AddLearner { group, replaces: Some(old), .. } => {
+                self.replacing.insert(*group, *old);
+            }
+            Operation::AddLearner { group, replaces: None, .. } => {
+                self.replacing.remove(group);
+            }
+            _ => {}
+        }
+    }
+
     pub(crate) fn forget_settled(&mut self, now: Instant) {
         let groups = &self.groups;
         self.operations.retain(|group, underway| match &underway.state {

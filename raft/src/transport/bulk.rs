@@ -53,7 +53,7 @@ pub(crate) async fn send(
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
     let group = route.group;
     let mut chunks = engine.export(Arc::new(view), &spans);
-    let seams = hub.seams.clone();
+    let (seams, paced) = (hub.seams.clone(), hub.clone());
     hub.seams.spawn("send-snapshot", async move {
         let piece = |piece| wire::SnapshotPiece { piece: Some(piece) };
         let mut next = wire::snapshot_piece::Piece::Header(header);
@@ -75,6 +75,7 @@ pub(crate) async fn send(
                     return;
                 }
             };
+            paced.pace.pass(chunk.len(), &seams).await;
             next = wire::snapshot_piece::Piece::Chunk(chunk.into());
         }
     });

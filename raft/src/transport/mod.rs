@@ -16,12 +16,13 @@
 //! - [`dial`]: where connections come from;
 //! - [`server`]: the receiving end;
 //! - [`network`]: what openraft sees of it;
-//! - [`bulk`]: snapshots, on streams and connections of their own.
+//! - [`bulk`]: snapshots, on streams and connections of their own, at a [`pace`].
 
 pub(crate) mod bulk;
 pub(crate) mod dial;
 pub(crate) mod link;
 pub(crate) mod network;
+pub(crate) mod pace;
 pub(crate) mod server;
 
 use std::collections::HashMap;
@@ -56,6 +57,8 @@ pub(crate) struct Hub {
     pub book: Arc<dyn AddressBook>,
     pub seams: Seams,
     pub options: RaftOptions,
+    /// Of the snapshots that this node sends.
+    pub pace: pace::Pace,
     links: Mutex<HashMap<NodeId, Arc<Link>>>,
     stopping: watch::Sender<bool>,
 }
@@ -73,6 +76,7 @@ impl Hub {
             me,
             book,
             seams,
+            pace: pace::Pace::new(options.snapshot_bytes_per_second),
             options,
             links: Mutex::default(),
             stopping: watch::Sender::new(false),
