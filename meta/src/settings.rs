@@ -60,7 +60,7 @@ pub const ALL: &[Setting] = &[
     },
     Setting {
         name: MOVES,
-        default: "16",
+        default: "4",
         description: "how many replicas are built on a node at a time, and fed by the leaders on a node",
         kind: Kind::Count { min: 1, max: 1_024 },
     },
