@@ -196,6 +196,12 @@ async fn operators_are_told_what_to_do() -> Result<()> {
     let listed = cluster.value(1, "SELECT kind || ' ' || subject FROM flotilla.operations LIMIT 1").await?;
     ensure!(listed == "drain n2", "{listed}");
     cluster.admin(1, &["operations", "cancel", "drain-2"])?;
+    let create = "CREATE TABLE spread (a int PRIMARY KEY) WITH (sharding = 'hash', shards = 2)";
+    cluster.connect(1).await?.batch_execute(create).await?;
+    let shards = cluster.admin_json(1, &["shards", "spread"])?;
+    // What is before and after the two lies in other shards; the first key may be in the one before.
+    ensure!(shards.as_array().is_some_and(|list| (2..=4).contains(&list.len())), "{shards}");
+    refused(&["shards", "nowhere"], "does not exist")?;
     let plan = cluster.admin_json(1, &["rebalance", "--dry-run"])?;
     ensure!(plan["steps"].is_array() && plan["before"].is_string(), "{plan}");
     for _ in 0..2 {

@@ -3,10 +3,17 @@
 //! A command that the cluster refuses (it is in trouble, there is no free node) is no trouble of the harness: what counts
 //! is that clients notice nothing of those that it takes.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use serde_json::Value as Json;
 
 use crate::cluster::Cluster;
+use crate::run::sleep;
+
+/// How often it is tried to undo something, while nobody takes it.
+const HEAL_TRIES: usize = 20;
+const HEAL_PAUSE: Duration = Duration::from_millis(500);
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +68,20 @@ pub async fn heal(cluster: &Cluster, victim: usize, change: Change) -> Result<()
         Change::Drain => "undrain",
         Change::Transfer | Change::Move => return Ok(()),
     };
-    let node = cluster.id(victim).await?;
-    cluster.operate(&[undo, &format!("n{node}"), "--no-wait"]).await.map(|_| ())
+    // Other faults may be under way.
+    let mut tries = 0;
+    loop {
+        let undone = async {
+            let node = cluster.id(victim).await?;
+            cluster.operate(&[undo, &format!("n{node}"), "--no-wait"]).await
+        };
+        match undone.await {
+            Ok(_) => return Ok(()),
+            Err(error) if tries >= HEAL_TRIES => return Err(error),
+            Err(_) => tries += 1,
+        }
+        sleep(HEAL_PAUSE).await;
+    }
 }
 
 async fn refusable(cluster: &Cluster, arguments: &[&str]) {

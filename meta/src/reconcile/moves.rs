@@ -99,6 +99,7 @@ mod tests {
                         Operation::ChangeVoters { voters, .. } => {
                             let leads = group.on(group.leader.expect("a leader")).expect("a replica").id;
                             assert!(voters.contains(&leads), "the leader was removed");
+                            group.joint = false;
                             group.replicas.retain(|r| !r.voter || voters.contains(&r.id));
                             for replica in &mut group.replicas {
                                 replica.voter |= voters.contains(&replica.id);

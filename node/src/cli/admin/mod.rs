@@ -49,8 +49,8 @@ pub struct AdminArgs {
 
 #[derive(Subcommand)]
 enum Admin {
-    /// List the shards: key range, replicas, leader
-    Shards,
+    /// List the shards, or those of a table: key range, replicas, leader
+    Shards(shards::ShardsArgs),
     /// List the nodes: addresses, whether they live, what they hold
     Nodes,
     /// Sum the cluster up
@@ -83,7 +83,7 @@ enum Admin {
 pub fn run(args: AdminArgs) -> Result<(), Failure> {
     let output = crate::runtime::build(1)?.block_on(async {
         match &args.command {
-            Admin::Shards => Ok(shards::print(&cluster(&args.host).await?, args.json)),
+            Admin::Shards(shards) => shards::run(shards, &args.host, args.json).await,
             Admin::Nodes => Ok(nodes::print(&cluster(&args.host).await?, args.json)),
             Admin::Settings(settings) => settings::run(settings, &args.host, args.json).await,
             Admin::Status(status) => status::run(status, &args.host, args.json).await,

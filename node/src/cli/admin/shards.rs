@@ -1,7 +1,75 @@
 //! `flotilla admin shards`.
 
+use clap::Args;
+use proto::common::ShardDescriptor;
 use proto::meta::{DescribeResponse, GroupStatus, ReplicaProgress};
 use serde_json::json;
+use tokio_postgres::{NoTls, SimpleQueryMessage};
+
+use crate::exit::{Failure, chain};
+
+/// Arguments of `flotilla admin shards`.
+#[derive(Args)]
+pub struct ShardsArgs {
+    /// Only those that hold a part of this table
+    table: Option<String>,
+    /// The table's database
+    #[arg(long, default_value = "postgres")]
+    database: String,
+}
+
+/// Asks and prints.
+pub async fn run(args: &ShardsArgs, host: &str, as_json: bool) -> Result<String, Failure> {
+    let mut cluster = super::cluster(host).await?;
+    if let Some(table) = &args.table {
+        let prefix = prefix_of(&cluster, &args.database, table).await?;
+        cluster.groups.retain(|group| group.descriptor.as_ref().is_some_and(|d| holds(d, &prefix)));
+    }
+    Ok(print(&cluster, as_json))
+}
+
+/// Whether a shard holds keys that begin with `prefix`.
+fn holds(shard: &ShardDescriptor, prefix: &[u8]) -> bool {
+    let begins_before = shard.start[..] <= *prefix || shard.start.starts_with(prefix);
+    begins_before && (shard.end.is_empty() || shard.end[..] > *prefix)
+}
+
+/// What the keys of a table begin with: its database's number and its own, which only SQL knows.
+async fn prefix_of(cluster: &DescribeResponse, database: &str, table: &str) -> Result<Vec<u8>, Failure> {
+    let node = cluster.nodes.iter().find(|node| node.alive).and_then(|node| node.addresses.as_ref());
+    let address = node.map(|addresses| addresses.sql.clone()).unwrap_or_default();
+    let failed = |error: tokio_postgres::Error| match error.as_db_error() {
+        Some(said) => Failure::Refused(said.message().to_owned()),
+        None => Failure::Unreachable(format!("{address}: {}", chain(&error))),
+    };
+    let (host, port) = address
+        .rsplit_once(':')
+        .and_then(|(host, port)| Some((host, port.parse().ok()?)))
+        .ok_or_else(|| Failure::Unreachable("no node is known to live".into()))?;
+    let mut config = tokio_postgres::Config::new();
+    config.host(host).port(port).user("root").dbname(database).connect_timeout(super::CONNECT_LIMIT);
+    let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
+    let quoted = table.replace('\'', "''");
+    let sql = format!(
+        "SELECT oid::text, '{quoted}'::regclass::oid::text FROM pg_database WHERE datname = current_database()"
+    );
+    let rows = tokio::select! {
+        rows = client.simple_query(&sql) => rows.map_err(failed)?,
+        ended = connection => {
+            ended.map_err(failed)?;
+            return Err(Failure::Unreachable(format!("{address} has closed the connection")));
+        }
+    };
+    let row = rows.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let number = |column: usize| row.and_then(|row| row.get(column)).and_then(|n| n.parse::<u32>().ok());
+    match (number(0), number(1)) {
+        (Some(database), Some(table)) => Ok([database.to_be_bytes(), table.to_be_bytes()].concat()),
+        _ => Err(Failure::Other(format!("{address} did not say which table {table} is"))),
+    }
+}
 
 /// The shards in key order, the meta-group first.
 pub fn print(cluster: &DescribeResponse, as_json: bool) -> String {
