@@ -21,9 +21,10 @@ use storage::ids::{GroupId, META_GROUP, ReplicaId};
 use storage::seam::Seams;
 use storage::{Cf, Engine, Store};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
+use tonic::transport::server::{Connected, TcpIncoming};
 use tracing::warn;
 use txn::api::Database;
 use txn::{Cluster, CoordinatorOptions, Registry, ShardDescriptor, ShardFactory, ShardServer, ShardService};
@@ -70,7 +71,6 @@ impl Services {
         C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     {
         tonic::transport::Server::builder()
-            .tcp_nodelay(true)
             .http2_adaptive_window(Some(true))
             .add_service(Admin::service(self.membership, self.readiness, wish))
             .add_service(self.raft)
@@ -80,6 +80,13 @@ impl Services {
             .serve_with_incoming_shutdown(incoming, closing.cancelled_owned())
             .await
     }
+}
+
+/// The connections that arrive at a node's RPC port. Their small answers must not wait for the peer's acknowledgements of what
+/// was sent before (Nagle's algorithm with delayed acknowledgements: 40 ms each time); the server's own setting for that
+/// counts only for connections that it accepts itself.
+pub fn connections(port: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(port).with_nodelay(Some(true))
 }
 
 /// What a node knows of itself, asked at each report.
@@ -269,5 +276,20 @@ async fn remember(client: Arc<MetaClient>, files: LocalFiles, seams: Seams, stop
                 Err(_) => return,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+
+    #[tokio::test]
+    async fn small_answers_are_sent_at_once() {
+        let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = port.local_addr().unwrap();
+        let (_near, far) = tokio::join!(tokio::net::TcpStream::connect(address), async {
+            super::connections(port).next().await.unwrap().unwrap()
+        });
+        assert!(far.nodelay().unwrap(), "an accepted connection holds small answers back");
     }
 }

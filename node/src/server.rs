@@ -13,7 +13,6 @@ use storage::seam::Seams;
 use storage::{Store, StoreOptions};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -64,7 +63,7 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
     seams.spawn("http", http::serve(http_port, metrics, readiness.clone(), store.clone(), closing.clone()));
     let (wish, mut wishes) = mpsc::channel(WISHES_MAX);
     let services = Services::new(readiness.clone());
-    let rpc = services.clone().serve(TcpListenerStream::new(rpc_port), wish, closing.clone());
+    let rpc = services.clone().serve(assembly::connections(rpc_port), wish, closing.clone());
     seams.spawn("rpc", async move {
         if let Err(failure) = rpc.await {
             error!("the RPC port has failed: {}", crate::exit::chain(&failure));

@@ -17,6 +17,7 @@ use storage::{Batch, Cf, Engine, Identity, Store, StoreOptions};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tonic::transport::server::TcpIncoming;
 
 pub const GROUP: GroupId = GroupId(7);
 const CLUSTER: u128 = 99;
@@ -111,9 +112,8 @@ impl Cluster {
         let mount = Mount::new();
         let (stop, stopped) = oneshot::channel::<()>();
         let serve = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
             .add_service(mount.service())
-            .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(listener), async {
+            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
                 let _ = stopped.await;
             });
         let served = tokio::spawn(async {

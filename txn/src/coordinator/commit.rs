@@ -65,12 +65,15 @@ impl Txn {
             }
             let bytes = state.buffer.bytes();
             let set_fences = state.buffer.fences().iter().map(|(p, v)| (p.clone(), *v)).collect();
+            let planned_at = state.strict.iter().chain([&self.reading]).filter_map(|r| r.at()).min();
+            // Before the buffer is emptied: what is written needs no check of its own.
+            let checks = self.checks(&state);
             let plan = Plan {
                 writes: state.buffer.take(),
                 bytes,
                 set_fences,
-                planned_at: state.strict.iter().chain([&self.reading]).filter_map(|r| r.at()).min(),
-                checks: self.checks(&state),
+                planned_at,
+                checks,
                 fences: state.fences.drain().collect(),
                 started: state.started.unwrap_or(Timestamp::MAX),
                 deadline: self.core.deadline(),

@@ -213,7 +213,7 @@ pub async fn start_node(id: NodeId, meta: &Arc<Meta>, seams: &Seams, options: &C
         .add_service(multi.service())
         .add_service(ShardService::new(server.clone()).into_service());
     seams.spawn("serve", async move {
-        router.serve_with_incoming(TcpIncoming::from(listener)).await.unwrap();
+        router.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))).await.unwrap();
     });
     let cluster = Cluster::new(server.clone(), meta.clone(), meta.clone(), seams.clone(), options.clone());
     Node { id, multi, server, cluster, store, dir }
