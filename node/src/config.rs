@@ -68,6 +68,10 @@ pub struct Settings {
     #[serde(alias = "max_connections")]
     pub max_connections: Option<usize>,
 
+    /// Threads that serve requests; fewer than processors where several nodes share a machine [default: processors, at least 2]
+    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    pub threads: Option<usize>,
+
     /// Without TLS and without authentication: whoever reaches a port may read and change everything
     #[arg(long)]
     #[serde(default)]
@@ -102,6 +106,8 @@ pub struct ServerOptions {
     pub locality: Locality,
     /// SQL connections.
     pub max_connections: usize,
+    /// The scheduler's threads, if not as many as suit the machine.
+    pub threads: Option<usize>,
     /// Initialise a cluster of one, if the store belongs to none.
     pub single_node: bool,
 }
@@ -134,6 +140,7 @@ impl Settings {
                 .parse()
                 .map_err(|error: LocalityError| Failure::Usage(format!("--locality: {error}")))?,
             max_connections: self.max_connections.or(file.max_connections).unwrap_or(1_000),
+            threads: self.threads.or(file.threads),
             single_node,
         };
         if !insecure {

@@ -7,9 +7,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::exit::Failure;
 
-/// The scheduler of a server.
-pub fn build(threads_min: usize) -> Result<tokio::runtime::Runtime, Failure> {
-    let threads = std::thread::available_parallelism().map_or(threads_min, |n| n.get().max(threads_min));
+/// The scheduler of a server, or of a command.
+pub fn build(threads: usize) -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_name("flotilla")

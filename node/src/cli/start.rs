@@ -6,8 +6,8 @@ use crate::config::Settings;
 use crate::exit::Failure;
 use crate::{runtime, server};
 
-/// Threads of the scheduler, also where there are fewer processors: one of them may be in a slow read.
-const THREADS_MIN: usize = 4;
+/// Threads of the scheduler unless told otherwise, also where there are fewer processors: one of them may be in a slow read.
+const THREADS_MIN: usize = 2;
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(settings: Settings, single_node: bool) -> Result<(), Failure> {
@@ -15,7 +15,8 @@ pub fn run(settings: Settings, single_node: bool) -> Result<(), Failure> {
     runtime::init_log();
     runtime::abort_on_panic();
     runtime::raise_file_limit();
-    let runtime = runtime::build(THREADS_MIN)?;
+    let processors = std::thread::available_parallelism().map_or(THREADS_MIN, |n| n.get().max(THREADS_MIN));
+    let runtime = runtime::build(options.threads.unwrap_or(processors).max(1))?;
     let result = runtime.block_on(async {
         let seams = Seams::real();
         let stop = runtime::shutdown_on_signal(&seams)?;
