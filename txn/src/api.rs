@@ -43,6 +43,8 @@ pub struct BeginOptions {
     pub session: Option<SessionId>,
     /// Reads as of this moment, in the past. Such a transaction is read-only.
     pub as_of: Option<Timestamp>,
+    /// Its waits for row locks count as a part of a deadlock after this time. Less than 300 ms, or `None`: after 300 ms.
+    pub deadlock_after: Option<std::time::Duration>,
 }
 
 /// What must hold of a key for a write to be allowed; checked under latches when the transaction commits.

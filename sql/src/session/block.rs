@@ -80,7 +80,12 @@ impl Session {
         read_only: bool,
         as_of: Option<Timestamp>,
     ) -> BeginOptions {
-        begin_options(isolation, read_only, as_of, self.advisory.session())
+        begin_options(isolation, read_only, as_of, self.waits_as())
+    }
+
+    /// As whom its transactions wait for locks, and for how long before that may be a deadlock.
+    fn waits_as(&self) -> (SessionId, Option<Duration>) {
+        (self.advisory.session(), self.settings.duration("deadlock_timeout"))
     }
 
     /// Opens an implicit block if none is open: the next statements up to the Sync belong together.
@@ -175,7 +180,7 @@ impl Session {
 
     /// SET TRANSACTION in a block.
     pub(super) fn set_modes(&mut self, modes: TransactionModes) -> Result<()> {
-        let session = self.advisory.session();
+        let session = self.waits_as();
         let State::Open(block) = &mut self.state else { return Ok(()) };
         let TransactionModes { isolation, read_only, deferrable } = modes;
         let refused = |message: &'static str| Err(SqlError::new(SqlState::ACTIVE_SQL_TRANSACTION, message));
@@ -223,7 +228,7 @@ impl Session {
 
     /// AS OF SYSTEM TIME: makes the open block read as of then, unless it does already.
     pub(super) async fn read_block_as_of(&mut self, text: &str, at: Timestamp, ago: Duration) -> Result<()> {
-        let (database, session) = (self.shared.database.clone(), self.advisory.session());
+        let (database, session) = (self.shared.database.clone(), self.waits_as());
         let block = self.block().await?;
         if block.as_of.is_some() && block.as_of_text == text {
             return Ok(());
@@ -468,9 +473,9 @@ fn begin_options(
     isolation: Isolation,
     read_only: bool,
     as_of: Option<Timestamp>,
-    session: SessionId,
+    (session, deadlock_after): (SessionId, Option<Duration>),
 ) -> BeginOptions {
-    BeginOptions { isolation: isolation.level(), read_only, as_of, session: Some(session) }
+    BeginOptions { isolation: isolation.level(), read_only, as_of, session: Some(session), deadlock_after }
 }
 
 /// The transaction as its next statement sees it. `strict`: the statement changes the schema.

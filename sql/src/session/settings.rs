@@ -81,6 +81,13 @@ const PARAMETERS: &[Parameter] = &[
         "Sets the display format for date and time values.",
     ),
     p(
+        "deadlock_timeout",
+        "300",
+        Kind::Millis,
+        false,
+        "Sets the time to wait on a lock before checking for deadlock.",
+    ),
+    p(
         "default_transaction_deferrable",
         "off",
         Kind::Bool,

@@ -40,7 +40,8 @@ fn session_of(bytes: &[u8]) -> Result<SessionId, Error> {
 }
 
 fn claimant(session: SessionId) -> Claimant {
-    Claimant { owner: session.as_owner(), session: Some(session), started: Timestamp::ZERO }
+    let (owner, session) = (session.as_owner(), Some(session));
+    Claimant { owner, session, started: Timestamp::ZERO, deadlock_after: Duration::ZERO }
 }
 
 /// `None`: the lock is not held at all.

@@ -32,7 +32,8 @@ const KEYS_MAX: usize = 4096;
 pub async fn lock_rows(cx: &Context<'_>, request: pb::LockRows) -> Outcome {
     let txn = parse_txn(&request.txn)?;
     let session = parse_txn_opt(&request.session)?.map(|id| SessionId(id.0));
-    let who = Claimant { owner: txn, session, started: Timestamp(request.started) };
+    let deadlock_after = Duration::from_millis(request.deadlock_after_ms);
+    let who = Claimant { owner: txn, session, started: Timestamp(request.started), deadlock_after };
     let mode = LockMode::from_pb(request.strength())?;
     if request.keys.len() > KEYS_MAX {
         return Err(Error::Invalid(format!("more than {KEYS_MAX} rows to be locked at once")).into());

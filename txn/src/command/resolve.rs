@@ -44,6 +44,10 @@ pub async fn resolve(cx: &Context<'_>, request: pb::Resolve) -> Outcome {
         cx.view()?;
         cx.propose(guard, Effect::Settle(settle(request.keys, Vec::new()))).await?;
     }
+    if request.unlock {
+        // Only now: whoever gets a lock finds the row itself, and no intent.
+        cx.leadership.locks.release(txn, cx.server.seams().clock.now());
+    }
     // One page per request: the sender goes on with the rest, and no request takes long.
     let Some(span) = request.spans.into_iter().next().map(range_from_pb) else {
         return Ok(Answer::Page(pb::Page::default()));

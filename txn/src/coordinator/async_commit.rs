@@ -128,14 +128,14 @@ impl Txn {
             match core.router.ask_key(&primary, Ask::CommitPrimary(ask), Repeat::Harmless, deadline).await {
                 Ok(Answer::Done(decided)) => {
                     debug_assert_eq!(decided, at.0, "an asynchronous commit has two timestamps");
-                    core.finish(id, primary, Fate::Committed(Timestamp(decided)), sent, !strays).await;
+                    let fate = Fate::Committed(Timestamp(decided));
+                    core.finish(id, primary, fate, sent, held, !strays).await;
                 }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::debug!(txn = ?id, ?error, "an asynchronous commit is left to those who meet its intents");
+                other => {
+                    tracing::debug!(txn = ?id, ?other, "an asynchronous commit is left to those who meet its intents");
+                    core.unlock_in(id, held).await;
                 }
             }
-            core.unlock_in(id, held).await;
         });
         Ok(at)
     }

@@ -1,16 +1,17 @@
 //! Committing.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
 use proto::shard as pb;
 use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
-use storage::ids::{KeyRange, Timestamp, TxnId};
+use storage::ids::{GroupId, KeyRange, Timestamp, TxnId};
 
 use super::async_commit::AsyncCommit;
 use super::buffer::{Buffered, Writes};
@@ -426,9 +427,7 @@ impl Txn {
         let (core, id, held) = (self.core.clone(), self.id, self.core.held.take(self.id));
         let strays = self.strays.any();
         self.core.seams.spawn("finish", async move {
-            core.finish(id, primary, Fate::Committed(at), sent, !strays).await;
-            // Only now: whoever gets a lock finds the row itself, and no intent.
-            core.unlock_in(id, held).await;
+            core.finish(id, primary, Fate::Committed(at), sent, held, !strays).await;
         });
         Ok(at)
     }
@@ -551,12 +550,24 @@ impl Core {
         Ok(chunks)
     }
 
-    /// Cleans up after a decided transaction. What can't be reached now is settled by whoever meets it. The record is
-    /// to be forgotten only if no request of the transaction is under way (`strays.rs`).
-    pub(super) async fn finish(&self, txn: TxnId, primary: Key, fate: Fate, sent: SpanSet, forget: bool) {
+    /// Cleans up after a decided transaction, and lets the locks go that it may still hold. What can't be reached now is settled
+    /// by whoever meets it. The record is to be forgotten only if no request of the transaction is under way (`strays.rs`).
+    pub(super) async fn finish(
+        &self,
+        txn: TxnId,
+        primary: Key,
+        fate: Fate,
+        sent: SpanSet,
+        held: HashMap<GroupId, Key>,
+        forget: bool,
+    ) {
         let deadline = self.deadline();
         let ranges = sent.ranges().collect();
-        if let Err(error) = self.settle(txn, fate, ranges, deadline).await {
+        let held = Mutex::new(held);
+        let settled = self.settle_and_unlock(txn, fate, ranges, deadline, &held).await;
+        // Only now: whoever gets a lock finds the row itself, and no intent.
+        self.unlock_in(txn, held.into_inner()).await;
+        if let Err(error) = settled {
             tracing::debug!(?txn, %error, "intents of a finished transaction are left to those who meet them");
             return;
         }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use parking_lot::Mutex;
 use proto::shard as pb;
 use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
-use storage::ids::{KeyRange, Timestamp, TxnId};
+use storage::ids::{GroupId, KeyRange, Timestamp, TxnId};
 use storage::seam::Seams;
 use tokio::sync::Semaphore;
 
@@ -334,12 +335,24 @@ impl Core {
         ranges: Vec<KeyRange>,
         deadline: Instant,
     ) -> Result<(), Error> {
+        self.settle_and_unlock(txn, fate, ranges, deadline, &Mutex::default()).await
+    }
+
+    /// The same by the coordinator. Locks that went along are taken out of `held`.
+    pub async fn settle_and_unlock(
+        &self,
+        txn: TxnId,
+        fate: Fate,
+        ranges: Vec<KeyRange>,
+        deadline: Instant,
+        held: &Mutex<HashMap<GroupId, Key>>,
+    ) -> Result<(), Error> {
         let mut left = ranges;
         let mut pause = Duration::from_millis(2);
         while !left.is_empty() {
             let pieces = self.pieces(&left, deadline).await?;
-            let results =
-                join_all(pieces.into_iter().map(|piece| self.settle_piece(txn, fate, piece, deadline))).await;
+            let settled = pieces.into_iter().map(|piece| self.settle_piece(txn, fate, piece, deadline, held));
+            let results = join_all(settled).await;
             left = Vec::new();
             for result in results {
                 left.extend(result?);
@@ -358,14 +371,19 @@ impl Core {
         fate: Fate,
         piece: Piece,
         deadline: Instant,
+        held: &Mutex<HashMap<GroupId, Key>>,
     ) -> Result<Vec<KeyRange>, Error> {
         let (points, spans): (Vec<_>, Vec<_>) =
             piece.ranges.into_iter().partition(|range| storage::keys::as_point(range).is_some());
         let mut left = Vec::new();
+        let group = piece.shard.group;
+        let at_once = spans.is_empty() && points.len() <= RESOLVE_KEYS_MAX;
+        let unlock = at_once && held.lock().contains_key(&group);
         for chunk in points.chunks(RESOLVE_KEYS_MAX) {
             let keys = chunk.iter().map(|range| range.start.clone()).collect();
-            let ask = pb::Resolve { fate: Some(fate.to_pb(txn)), keys, spans: Vec::new() };
+            let ask = pb::Resolve { fate: Some(fate.to_pb(txn)), keys, spans: Vec::new(), unlock };
             match self.router.ask(&piece.shard, Ask::Resolve(ask), Repeat::Harmless, deadline).await {
+                Ok(_) if unlock => _ = held.lock().remove(&group),
                 Ok(_) => {}
                 Err(RouteError::Moved) => left.extend_from_slice(chunk),
                 Err(RouteError::Failed(error)) => return Err(error),
@@ -376,7 +394,7 @@ impl Core {
             let mut todo = Some(span);
             while let Some(span) = todo.take() {
                 let spans = vec![range_to_pb(&span)];
-                let ask = pb::Resolve { fate: Some(fate.to_pb(txn)), keys: Vec::new(), spans };
+                let ask = pb::Resolve { fate: Some(fate.to_pb(txn)), spans, ..pb::Resolve::default() };
                 // Each page has time of its own: how many there are nobody knows.
                 let deadline = deadline.max(self.deadline());
                 match self.router.ask(&piece.shard, Ask::Resolve(ask), Repeat::Harmless, deadline).await {

@@ -32,9 +32,9 @@ const KEEP_EVERY: Duration = Duration::from_millis(500);
 const KEEP_MAX: usize = 10_000;
 /// How often waits are reported.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
-/// Waits shorter than this are not. (Longer than a report counts: so all waits of a circle existed at the same moment.)
+/// Waits shorter than this are not, nor those shorter than their session's `deadlock_timeout`. (Longer than a report counts: so all waits of a circle existed at the same moment.)
 const REPORT_AGE: Duration = Duration::from_millis(300);
-/// A wait of this length is worth a line in the log (PostgreSQL's `deadlock_timeout`, with `log_lock_waits`).
+/// A wait of this length is worth a line in the log (as with PostgreSQL's `log_lock_waits`).
 const LONG_WAIT: Duration = Duration::from_secs(1);
 /// How long the end of a transaction waits for its locks to go.
 const UNLOCK_PATIENCE: Duration = Duration::from_millis(500);
@@ -251,6 +251,7 @@ impl Txn {
                 policy: policy.into(),
                 fences: fences_to_pb(fences),
                 session: self.options.session.map(|s| txn_bytes(s.as_owner())).unwrap_or_default(),
+                deadlock_after_ms: self.options.deadlock_after.map_or(0, |after| after.as_millis() as u64),
             };
             // Each poll has time of its own: how long a lock is held nobody knows.
             let patience = self.core.deadline();

@@ -4,6 +4,7 @@
 //! committed or not, the record says where its intents may lie; an aborted one's are found by whoever meets them, and its
 //! record only has to outlive every request that its coordinator may still send.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ pub async fn run(core: Weak<Core>, server: Arc<ShardServer>) {
                     fate = Fate::Committed(storage::ids::Timestamp(record.at));
                     record.spans.into_iter().for_each(|span| sent.add_range(&range_from_pb(span)));
                 }
-                core.finish(txn, primary, fate, sent, true).await;
+                core.finish(txn, primary, fate, sent, HashMap::new(), true).await;
             }
         }
         let seams = core.seams.clone();

@@ -250,7 +250,7 @@ impl Txn {
                     Err(_) => return,
                 }
             }
-            core.finish(id, primary, fate, sent, !strays).await;
+            core.finish(id, primary, fate, sent, HashMap::new(), !strays).await;
         });
         unlocked
     }

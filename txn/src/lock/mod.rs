@@ -70,6 +70,8 @@ pub struct Claimant {
     pub session: Option<SessionId>,
     /// When the transaction began.
     pub started: Timestamp,
+    /// A shorter wait is not looked at as a part of a deadlock.
+    pub deadlock_after: Duration,
 }
 
 /// Someone waits for someone. Who belongs to a session is named by that.
@@ -128,6 +130,7 @@ struct Owner {
     heard: Instant,
     started: Timestamp,
     session: Option<SessionId>,
+    deadlock_after: Duration,
     victim: bool,
     /// Tells it from one that had the same name before, and was silent for too long.
     stamp: u64,
@@ -296,10 +299,11 @@ impl LockTable {
         }
         for row in inner.rows.values() {
             for (place, waiter) in row.queue.iter().enumerate() {
-                if now.saturating_duration_since(waiter.since) < age {
+                let Some(owner) = inner.owners.get(&waiter.txn) else { continue };
+                if now.saturating_duration_since(waiter.since) < age.max(owner.deadlock_after) {
                     continue;
                 }
-                let started = inner.owners.get(&waiter.txn).map_or(Timestamp::ZERO, |owner| owner.started);
+                let started = owner.started;
                 let holders = row.holders.iter().map(|h| (h.txn, h.mode, h.since));
                 let before = row.queue.iter().take(place).map(|w| (w.txn, w.mode, w.since));
                 for (holder, mode, since) in holders.chain(before) {
@@ -407,6 +411,7 @@ fn owner_of<'o>(
             heard: now,
             started: who.started,
             session: who.session,
+            deadlock_after: who.deadlock_after,
             victim: false,
             stamp: *stamps,
         }

@@ -2,7 +2,8 @@ use super::*;
 use LockMode::{KeyShare, NoKeyUpdate, Share, Update};
 
 fn claimant(txn: u128) -> Claimant {
-    Claimant { owner: TxnId(txn), session: None, started: Timestamp(txn as u64) }
+    let (owner, started) = (TxnId(txn), Timestamp(txn as u64));
+    Claimant { owner, session: None, started, deadlock_after: Duration::ZERO }
 }
 
 struct Bench {
@@ -150,8 +151,12 @@ fn a_silent_gateway_loses_its_locks() {
 fn advisory_locks_are_asserted_lowered_and_kept_by_their_stamp() {
     let table = LockTable::strict();
     let mut now = storage::seam::Seams::real().clock.now();
-    let session =
-        |n: u128| Claimant { owner: TxnId(n), session: Some(SessionId(n)), started: Timestamp::ZERO };
+    let session = |n: u128| Claimant {
+        owner: TxnId(n),
+        session: Some(SessionId(n)),
+        started: Timestamp::ZERO,
+        deadlock_after: Duration::ZERO,
+    };
     let key = |name: &'static str| Bytes::from_static(name.as_bytes());
     let asks = |n, name, mode, now| table.ask(session(n), &key(name), mode, true, now);
     assert!(matches!(asks(1, "a", Update, now), Asked::Granted));
@@ -188,6 +193,7 @@ fn owners_of_one_session_wait_as_one() {
         owner: TxnId(owner),
         session: Some(SessionId(session)),
         started: Timestamp(owner as u64),
+        deadlock_after: Duration::ZERO,
     };
     // Session 1 has the advisory lock and wants the row; session 2 has the row (by its transaction) and wants the lock.
     assert!(matches!(advisory.ask(of(1, 1), &key, Update, true, now), Asked::Granted));
@@ -202,4 +208,17 @@ fn owners_of_one_session_wait_as_one() {
     }
     assert!(victim.try_recv().is_ok());
     assert!(matches!(rows.ask(of(10, 1), &key, Update, true, now), Asked::Deadlock));
+}
+
+#[test]
+fn a_wait_counts_as_a_part_of_a_deadlock_when_its_session_says_so() {
+    let table = LockTable::default();
+    let now = storage::seam::Seams::real().clock.now();
+    let key = Bytes::from_static(b"a");
+    let after = Duration::from_secs(2);
+    assert!(matches!(table.ask(claimant(1), &key, Update, true, now), Asked::Granted));
+    let patient = Claimant { deadlock_after: after, ..claimant(2) };
+    let Asked::Wait(_wakes) = table.ask(patient, &key, Update, true, now) else { panic!("granted") };
+    assert!(table.edges(Duration::ZERO, now + after - Duration::from_millis(1)).is_empty());
+    assert_eq!(table.edges(Duration::ZERO, now + after).len(), 1);
 }

@@ -3,6 +3,9 @@
 //! A pass looks at every version of the shard, so its cost has to be in proportion to what was written since the last
 //! one: a pass is due when a twentieth of what it will look at is new, or after [`ANYWAY`]. What was written lately is
 //! garbage only when the safe point has passed it, so a shard that has fallen silent is passed once more, and then rests.
+//!
+//! What an earlier process has left is not known: the first pass comes when the safe point has passed something that was written
+//! by this one, or after [`ANYWAY`].
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +21,12 @@ const ANYWAY: Duration = Duration::from_secs(600);
 pub struct Garbage {
     /// Versions written since the last pass began, and those that it left because they were too young.
     written: u64,
+    /// The oldest version that this process wrote.
+    oldest: Option<Timestamp>,
     /// The newest version that is known of.
     newest: Timestamp,
+    /// When it was first asked whether a pass is due.
+    looked_at: Option<Instant>,
     last: Option<Pass>,
 }
 
@@ -35,13 +42,17 @@ impl Garbage {
     /// Versions at `at` were applied.
     pub fn wrote(&mut self, versions: usize, at: Timestamp) {
         self.written += versions as u64;
+        self.oldest.get_or_insert(at);
         self.newest = self.newest.max(at);
     }
 
     /// Whether a pass with this safe point is worth while.
-    pub fn is_due(&self, safe_point: Timestamp, now: Instant) -> bool {
+    pub fn is_due(&mut self, safe_point: Timestamp, now: Instant) -> bool {
+        let since = *self.looked_at.get_or_insert(now);
         let Some(last) = self.last else {
-            return safe_point > Timestamp::ZERO;
+            let passed = self.oldest.is_some_and(|oldest| oldest <= safe_point);
+            let left = safe_point > Timestamp::ZERO && now.saturating_duration_since(since) >= ANYWAY;
+            return passed || left;
         };
         let more = self.newest.min(safe_point) > last.safe_point;
         let enough = self.written.saturating_mul(LOOKED_AT_PER_WRITE) >= last.kept;
@@ -74,7 +85,11 @@ mod tests {
         let now = SystemClock.now();
         let mut garbage = Garbage::default();
         assert!(!garbage.is_due(Timestamp::ZERO, now));
-        assert!(garbage.is_due(Timestamp(10), now), "an earlier process may have left something");
+        assert!(!garbage.is_due(Timestamp(10), now), "nothing of this process's can be garbage yet");
+        assert!(garbage.is_due(Timestamp(10), now + ANYWAY), "an earlier process may have left something");
+        garbage.wrote(1, Timestamp(9));
+        assert!(!garbage.is_due(Timestamp(8), now), "not below the safe point yet");
+        assert!(garbage.is_due(Timestamp(10), now));
         garbage.begin(Timestamp(15));
         garbage.ended(now, Timestamp(10), 100, 0);
         assert!(!garbage.is_due(Timestamp(11), now), "too little for its cost");
