@@ -104,6 +104,14 @@ impl Engine {
         self.db.get_approximate_sizes_cf(handle(&self.db, cf), &ranges).iter().sum()
     }
 
+    /// Moves everything to the last level.
+    #[cfg(test)]
+    pub(crate) fn compact(&self) {
+        for cf in Cf::ALL {
+            self.db.compact_range_cf(handle(&self.db, cf), None::<&[u8]>, None::<&[u8]>);
+        }
+    }
+
     /// Publishes the sizes of memtables, tables and caches, and the compaction backlog, as gauges.
     pub fn record_metrics(&self) {
         const PROPERTIES: [(&str, &str); 5] = [
@@ -121,7 +129,9 @@ impl Engine {
                 }
             }
         }
-        if let Ok(Some(value)) = self.db.property_int_value("rocksdb.block-cache-usage") {
+        // One cache for all of them.
+        let data = handle(&self.db, Cf::Data);
+        if let Ok(Some(value)) = self.db.property_int_value_cf(data, "rocksdb.block-cache-usage") {
             metrics::gauge!("flotilla_state_block_cache_bytes").set(value as f64);
         }
     }

@@ -1,7 +1,8 @@
 //! How a store is tuned: the settings that callers may choose, and RocksDB's.
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options, SliceTransform,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel, Options,
+    SliceTransform,
 };
 
 use crate::engine::Cf;
@@ -55,6 +56,12 @@ fn table(cache: &Cache) -> BlockBasedOptions {
     table.set_bloom_filter(10.0, false);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // In pieces: the filter of a table with millions of keys is larger than a shard of the cache, which would not keep it, and
+    // every read would read all of it again.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_metadata_block_size(16 << 10);
+    table.set_pin_top_level_index_and_filter(true);
     table
 }
 

@@ -4,6 +4,7 @@ mod damage;
 mod log;
 mod model;
 mod mvcc;
+mod reads;
 mod snapshot;
 
 use std::path::Path;
