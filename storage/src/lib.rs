@@ -62,6 +62,7 @@
 
 #![allow(rustdoc::private_intra_doc_links, reason = "the essay leads through the private modules too")]
 
+pub mod crash_image;
 mod crc32c;
 pub mod engine;
 mod error;

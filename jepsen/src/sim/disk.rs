@@ -8,7 +8,7 @@
 //! life begins from a copy of the files.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rand::Rng;
 use rand::rngs::StdRng;
 use storage::Error;
+use storage::crash_image::crash_image;
 use storage::ids::{GroupId, LogIndex};
 use storage::raft_log::{Done, LogEngine, LogState};
 use tokio::sync::Notify;
@@ -154,37 +155,8 @@ impl Disk {
             let numbers = [self.place as u64, lost.len() as u64, kept as u64];
             self.world.note("crash", &numbers, || format!("node {}", self.place + 1));
         }
-        copy(&self.state_dir(life), &self.state_dir(life + 1)).context("copying a node's state")
+        crash_image(&self.state_dir(life), &self.state_dir(life + 1)).context("copying a node's state")
     }
-}
-
-/// Copies a directory; again if a file has vanished meanwhile, since RocksDB tidies up in the background.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    if !from.exists() {
-        return Ok(());
-    }
-    for _ in 0..100 {
-        let _ = std::fs::remove_dir_all(to);
-        match copy_once(from, to) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            other => return Ok(other?),
-        }
-    }
-    anyhow::bail!("{} does not hold still", from.display())
-}
-
-fn copy_once(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_once(&entry.path(), &target)?;
-        } else {
-            std::fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
 }
 
 /// The log of one life of a node.

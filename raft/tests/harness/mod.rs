@@ -1,7 +1,6 @@
 //! A cluster in a process, and a state machine of strings.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -153,7 +152,7 @@ impl Cluster {
     /// As after a power cut: what was not flushed is gone. The node must be idle.
     pub async fn crash(&mut self, node: u64) {
         let image = TempDir::new().expect("a directory");
-        copy(self.dirs[&node].path(), image.path());
+        storage::crash_image::crash_image(self.dirs[&node].path(), image.path()).expect("a copy");
         self.kill(node).await;
         self.dirs.insert(node, image);
     }
@@ -232,19 +231,6 @@ async fn end(running: Running) {
     running.store.close().expect("close");
     drop(running.store);
     eventually("the store is free", || Arc::strong_count(&engine) == 1 && Arc::strong_count(&log) == 1).await;
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).expect("read") {
-        let path = entry.expect("entry").path();
-        let target = to.join(path.file_name().expect("name"));
-        if path.is_dir() {
-            std::fs::create_dir_all(&target).expect("create");
-            copy(&path, &target);
-        } else {
-            std::fs::copy(&path, &target).expect("copy");
-        }
-    }
 }
 
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {

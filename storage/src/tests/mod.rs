@@ -43,33 +43,8 @@ fn refused(dir: &Path) -> Error {
     }
 }
 
-/// What a crash at this moment would leave: a copy of the directory of an open store. RocksDB deletes files in the background; a
-/// copy that one has vanished from is of no moment, and is begun again.
 fn crash_image(from: &Path, to: &Path) {
-    for _ in 0..20 {
-        match copy_all(from, to) {
-            Ok(()) => return,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                std::fs::remove_dir_all(to).expect("remove the torn copy");
-            }
-            Err(error) => panic!("copy: {error}"),
-        }
-    }
-    panic!("files keep vanishing from {}", from.display());
-}
-
-fn copy_all(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_all(&entry.path(), &target)?;
-        } else {
-            std::fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
+    crate::crash_image::crash_image(from, to).expect("a copy");
 }
 
 /// Runs an operation of the log and waits for its `done`.

@@ -41,7 +41,11 @@ pub async fn lock_rows(cx: &Context<'_>, request: pb::LockRows) -> Outcome {
     for key in &request.keys {
         cx.must_hold_key(key)?;
     }
-    let until = cx.deadline.min(cx.server.seams().clock.now() + POLL_MAX);
+    let poll = match request.wait_ms {
+        0 => POLL_MAX,
+        wait => POLL_MAX.min(Duration::from_millis(wait)),
+    };
+    let until = cx.deadline.min(cx.server.seams().clock.now() + poll);
     let mut skipped = Vec::new();
     for (index, key) in request.keys.iter().enumerate() {
         match take(cx, who, &request, key, mode, until).await? {

@@ -242,7 +242,9 @@ impl Txn {
         let mut wait = Wait { txn: self.id, since: waiting_since, core: &self.core, key: None };
         let mut pause = Duration::from_millis(2);
         loop {
+            let left = deadline.map(|at| at.saturating_duration_since(self.core.seams.clock.now()));
             let ask = pb::LockRows {
+                wait_ms: left.map_or(0, |left| (left.as_millis() as u64).max(1)),
                 txn: txn_bytes(self.id),
                 started: self.started_if_known().0,
                 at: at.map_or(0, |at| at.0),
