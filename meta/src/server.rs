@@ -47,6 +47,8 @@ pub(crate) struct Soft {
     pub(crate) operations: HashMap<GroupId, crate::reconcile::Underway>,
     /// Which replica of a group the learner that was added last is to replace.
     pub(crate) replacing: HashMap<GroupId, ReplicaId>,
+    /// The ends of what has ended are being replicated.
+    pub(crate) ending: bool,
     /// Nodes that are down and that an operator does not want awaited.
     pub(crate) given_up: HashSet<NodeId>,
     /// Who waits for row locks.
@@ -68,7 +70,7 @@ pub(crate) struct Reported {
 impl Soft {
     fn new(term: Term, since: Instant) -> Self {
         let (last_seen, facts, groups, between_leaders, operations) = Default::default();
-        let (replacing, given_up, waits, safe_point) = Default::default();
+        let (replacing, ending, given_up, waits, safe_point) = Default::default();
         Self {
             term,
             since,
@@ -78,6 +80,7 @@ impl Soft {
             between_leaders,
             operations,
             replacing,
+            ending,
             given_up,
             waits,
             safe_point,

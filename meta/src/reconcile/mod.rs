@@ -100,34 +100,9 @@ pub async fn run(server: Arc<MetaServer>, stop: CancellationToken) {
 fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
     let planned = server.with_soft(|soft, now| {
         soft.forget_settled(now);
-        let mut ended = Vec::new();
         let mut operations: Vec<Operation> = plan(server, soft, now).operations().cloned().collect();
-        for (wanted, next) in wanted_moves(server, soft, now) {
-            match next {
-                Next::Step(operation) if !soft.operations.contains_key(&operation.group()) => {
-                    operations.push(operation);
-                }
-                Next::Step(_) | Next::Wait(_) => {}
-                Next::Done => {
-                    info!(
-                        "move-{}: g{} has moved from n{} to n{}",
-                        wanted.id, wanted.group, wanted.from, wanted.to
-                    );
-                    ended.push(Command::EndMove(pb::EndMove { id: wanted.id }));
-                }
-                Next::Impossible(why) => {
-                    info!(
-                        "move-{} of g{} from n{} to n{} is given up: {why}",
-                        wanted.id, wanted.group, wanted.from, wanted.to
-                    );
-                    ended.push(Command::EndMove(pb::EndMove { id: wanted.id }));
-                }
-            }
-        }
-        ended.extend(emptied(server, soft).into_iter().map(|node| {
-            info!("{node} is empty: it can be stopped for good");
-            Command::ChangeDuty(pb::ChangeDuty { node: node.0, change: Change::Emptied.into() })
-        }));
+        let ended = go_on(server, soft, now, &mut operations);
+        soft.ending |= !ended.is_empty();
         for operation in &operations {
             soft.remember_replaced(operation);
             let underway = Underway { what: operation.to_string(), state: Phase::Running };
@@ -143,6 +118,7 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
                 // Seen again in the next round.
                 let _ = server.propose(command).await;
             }
+            let _ = server.with_soft(|soft, _| soft.ending = false);
         });
     }
     // Several learners of one group are one task: its changes of members can't overlap.
@@ -177,6 +153,33 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
         });
     }
     busy
+}
+
+/// Adds the next steps of what operators have begun; returns how to say that something of it has ended, once at a time.
+fn go_on(server: &MetaServer, soft: &Soft, now: Instant, operations: &mut Vec<Operation>) -> Vec<Command> {
+    let mut ended = Vec::new();
+    for (wanted, next) in wanted_moves(server, soft, now) {
+        let pb::Move { id, group, from, to } = wanted;
+        match next {
+            Next::Step(operation) if !soft.operations.contains_key(&operation.group()) => {
+                operations.push(operation);
+                continue;
+            }
+            Next::Step(_) | Next::Wait(_) => continue,
+            _ if soft.ending => continue,
+            Next::Done => info!("move-{id}: g{group} has moved from n{from} to n{to}"),
+            Next::Impossible(why) => info!("move-{id}: g{group} stays on n{from}: {why}"),
+        }
+        ended.push(Command::EndMove(pb::EndMove { id }));
+    }
+    if soft.ending {
+        return ended;
+    }
+    ended.extend(emptied(server, soft).into_iter().map(|node| {
+        info!("{node} is empty: it can be stopped for good");
+        Command::ChangeDuty(pb::ChangeDuty { node: node.0, change: Change::Emptied.into() })
+    }));
+    ended
 }
 
 /// What would be done now.
