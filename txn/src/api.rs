@@ -244,7 +244,7 @@ pub trait Transaction: Send + Sync + 'static {
     /// and the mark was not kept.
     async fn rollback_to(&self, savepoint: u64) -> Result<(), Error>;
 
-    /// Commits; the timestamp is that of the commit (for a transaction without writes, of its snapshot).
+    /// Commits; the timestamp is that of the commit, or somewhat later (for a transaction without writes, that of its snapshot).
     /// [`Error::Ambiguous`] when the outcome cannot be known. The future may be dropped: unless the transaction is
     /// [`Transaction::in_doubt`] then, it has had no effect and never will.
     async fn commit(&self) -> Result<Timestamp, Error>;

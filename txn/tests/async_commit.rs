@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{TestCluster, bytes, start_node};
+use proto::shard as pb;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use storage::ids::NodeId;
-use txn::api::{BeginOptions, Database, Expect, Fence, Isolation, Write};
-use txn::{CoordinatorOptions, Error};
+use storage::ids::{NodeId, TxnId};
+use txn::api::{BeginOptions, Database, Expect, Fence, Isolation, LockWait, Locking, Write};
+use txn::{CoordinatorOptions, Directory, Error, LockMode};
 
 fn put(key: &str, value: u64) -> Write {
     Write { key: bytes(key), value: Some(bytes(value.to_string())), expect: Expect::Any }
@@ -25,7 +26,11 @@ fn pair() -> [Bytes; 2] {
 }
 
 async fn two_shards(nodes: u64) -> TestCluster {
-    let cluster = TestCluster::start(nodes).await;
+    two_shards_with(nodes, CoordinatorOptions::default()).await
+}
+
+async fn two_shards_with(nodes: u64, options: CoordinatorOptions) -> TestCluster {
+    let cluster = TestCluster::start_with(nodes, options).await;
     cluster.meta.asynchronous.store(true, Ordering::SeqCst);
     cluster.database(0).split(&[bytes("m")], false).await.unwrap();
     cluster
@@ -131,4 +136,54 @@ async fn what_dead_gateways_leave_behind_is_found_out() {
         }
     }
     println!("{complete} of 25 gateways were answered");
+}
+
+/// What the sweep does after a minute.
+async fn sweep(cluster: &TestCluster, key: &str, txn: TxnId) {
+    let shard = cluster.meta.lookup(key.as_bytes()).await.unwrap();
+    let forget = pb::Forget { txn: txn.0.to_be_bytes().to_vec().into(), primary: bytes(key) };
+    let request = pb::Request {
+        id: 0,
+        group: shard.group.0,
+        epoch: shard.epoch.0,
+        timeout_ms: 10_000,
+        body: Some(pb::request::Body::Forget(forget)),
+    };
+    let answer = cluster.nodes[0].server.handle(request).await;
+    assert!(matches!(answer.body, Some(pb::response::Body::Done(_))), "{answer:?}");
+}
+
+/// A prewrite waits for a lock. Meanwhile others end its transaction, and the records that say so are swept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commit_that_takes_long_does_not_go_by_old_answers() {
+    let answers_hold = Duration::from_millis(300);
+    let cluster = two_shards_with(1, CoordinatorOptions { answers_hold, ..Default::default() }).await;
+    let db = cluster.database(0);
+    let first = db.begin(BeginOptions::default());
+    first.write(vec![put("z", 1)], &[]).await.unwrap();
+    first.commit().await.unwrap();
+    let holder = db.begin(BeginOptions::default());
+    let how = Locking { mode: LockMode::Update, wait: LockWait::For(None) };
+    holder.lock(&[bytes("z")], how, &[]).await.unwrap();
+    holder.write(vec![Write { value: None, ..put("z", 0) }], &[]).await.unwrap();
+
+    let late = db.begin(BeginOptions::default());
+    let insert = [put("a", 7), put("z", 7)].map(|write| Write { expect: Expect::Absent, ..write });
+    late.write(insert.into(), &[]).await.unwrap();
+    let committing = late.clone();
+    #[allow(clippy::disallowed_methods, reason = "a test has no simulator")]
+    let committing = tokio::spawn(async move { committing.commit().await });
+    cluster.seams.sleep(Duration::from_millis(500)).await;
+    // One of its intents lies, the other one waits: whoever reads the first does not wait for the second.
+    assert_eq!(db.get_latest(&[bytes("a")], &[]).await.unwrap(), [None]);
+    assert!(!committing.is_finished());
+    for key in ["a", "z"] {
+        sweep(&cluster, key, late.id()).await;
+    }
+    holder.commit().await.unwrap();
+    let committed = committing.await.unwrap();
+    assert!(matches!(committed, Err(Error::Aborted(_) | Error::Ambiguous(_))), "{committed:?}");
+    assert_eq!(db.get_latest(&[bytes("a")], &[]).await.unwrap(), [None]);
+    assert_eq!(db.get_latest(&[bytes("z")], &[]).await.unwrap(), [None]);
+    cluster.stop().await;
 }

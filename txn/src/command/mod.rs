@@ -64,6 +64,7 @@ use crate::server::ShardServer;
 use crate::shard::{Leadership, Shard};
 use crate::{Error, keys};
 
+pub use decide::ended;
 pub use rules::Fates;
 
 /// How large a page gets, whatever was asked for.

@@ -24,6 +24,11 @@
 //! **What failure means.** A prewrite whose answer is missing may lie. So the coordinator that does not have all answers asks
 //! like everyone else, and says what was found.
 //!
+//! **What is old is not trusted.** Laying intents can take minutes: a prewrite waits for whoever has locked its key. Meanwhile others
+//! may have decided the transaction, and its records may have been swept (`sweep.rs`). So a coordinator that was told long ago
+//! that an intent lies asks whether it still does. And if the last prewrite was sent long ago, what isn't found may have
+//! been settled: then the outcome is unknown.
+//!
 //! Known as async commit from TiDB (version 5.0), and akin to CockroachDB's parallel commits (Taft et al., SIGMOD 2020,
 //! section 3.2), which stage a record at a timestamp chosen before.
 
@@ -31,6 +36,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures::future::join_all;
+use parking_lot::Mutex;
 use proto::shard as pb;
 use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
@@ -41,6 +47,7 @@ use super::core::{Core, unexpected};
 use super::txn::Txn;
 use crate::Error;
 use crate::api::Key;
+use crate::command::ended;
 use crate::router::{Repeat, RouteError};
 use crate::wire::{Fate, txn_bytes};
 
@@ -52,9 +59,18 @@ pub(super) struct AsyncCommit {
     /// All its keys.
     pub keys: Vec<Key>,
     at_least: AtomicU64,
+    began: Instant,
+    /// When a prewrite was sent last. Before that, not all intents lay.
+    sent: Mutex<Instant>,
 }
 
 impl AsyncCommit {
+    /// A prewrite is about to be sent.
+    pub fn sends(&self, now: Instant) {
+        let mut sent = self.sent.lock();
+        *sent = now.max(*sent);
+    }
+
     /// Intents lie: the transaction commits at this timestamp or above.
     pub fn laid(&self, at_least: u64) {
         self.at_least.fetch_max(at_least, Ordering::SeqCst);
@@ -73,7 +89,8 @@ impl Txn {
         if !allowed || !small || !covered || !plan.set_fences.is_empty() {
             return None;
         }
-        Some(AsyncCommit { keys: plan.writes.keys().cloned().collect(), at_least: AtomicU64::new(0) })
+        let (keys, now) = (plan.writes.keys().cloned().collect(), self.core.seams.clock.now());
+        Some(AsyncCommit { keys, at_least: AtomicU64::new(0), began: now, sent: Mutex::new(now) })
     }
 
     /// Commits asynchronously. The client may be answered when this returns.
@@ -95,13 +112,23 @@ impl Txn {
         let laid = self.lay_intents_with(plan, writes, Some(commit)).await;
         let primary = self.state.lock().primary.clone();
         let primary = primary.ok_or_else(|| Error::Internal("nothing to commit".to_owned()))?;
+        let is_old = |since: Instant| {
+            self.core.seams.clock.now().saturating_duration_since(since) >= self.core.options.answers_hold
+        };
         let at = match laid {
-            Ok(()) => Timestamp(commit.at_least.load(Ordering::SeqCst)),
-            Err(error) => {
+            Ok(()) if !is_old(commit.began) => Timestamp(commit.at_least.load(Ordering::SeqCst)),
+            laid => {
+                let error = laid.err().unwrap_or_else(ended);
                 let deadline = self.core.deadline();
                 let keys = commit.keys.clone();
                 match self.core.find_out_async(self.id, primary.clone(), keys, deadline).await {
                     Ok(Fate::Committed(at)) => at,
+                    // All may have lain and be settled, and the record be gone.
+                    Ok(_) if is_old(*commit.sent.lock()) => {
+                        return Err(Error::Ambiguous(format!(
+                            "{error}; what became of it was asked too late"
+                        )));
+                    }
                     Ok(_) => {
                         self.state.lock().undecided = false;
                         self.doubt.store(false, Ordering::Release);
@@ -127,7 +154,8 @@ impl Txn {
             let deadline = core.deadline();
             match core.router.ask_key(&primary, Ask::CommitPrimary(ask), Repeat::Harmless, deadline).await {
                 Ok(Answer::Done(decided)) => {
-                    debug_assert_eq!(decided, at.0, "an asynchronous commit has two timestamps");
+                    // Below, if others had it decided and settled, and a repeated prewrite laid an intent once more.
+                    debug_assert!(decided <= at.0, "an asynchronous commit is later than its client was told");
                     let fate = Fate::Committed(Timestamp(decided));
                     core.finish(id, primary, fate, sent, held, !strays).await;
                 }

@@ -323,6 +323,9 @@ impl Txn {
             if laying.failed.load(Ordering::Relaxed) {
                 return Ok(());
             }
+            if let Some(commit) = laying.commit {
+                commit.sends(self.core.seams.clock.now());
+            }
             match self.prewrite(laying, &chunk, false, deadline).await {
                 Ok(Answer::Done(at_least)) => {
                     if let Some(commit) = laying.commit {

@@ -61,6 +61,8 @@ pub struct CoordinatorOptions {
     pub conflict_wait: Duration,
     /// How often a transaction that has laid intents says that it lives.
     pub heartbeat: Duration,
+    /// How long an asynchronous commit goes by what shards have answered. Less than records stay (`sweep.rs`).
+    pub answers_hold: Duration,
 }
 
 impl Default for CoordinatorOptions {
@@ -70,6 +72,7 @@ impl Default for CoordinatorOptions {
             flush_bytes: 8 << 20,
             conflict_wait: Duration::from_secs(2),
             heartbeat: Duration::from_millis(400),
+            answers_hold: Duration::from_secs(30),
         }
     }
 }
