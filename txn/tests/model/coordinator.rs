@@ -1,7 +1,7 @@
 //! The gateway's steps: `txn/src/coordinator/{commit,core,txn}.rs`.
 
 use crate::protocol::{Mutation, Protocol, bits};
-use crate::state::{Fate, Flight, Id, Phase, State, TXNS, Told, Txn};
+use crate::state::{Fate, Flight, Id, Inquiry, Phase, State, TXNS, Told, Txn};
 
 type Next = Option<State>;
 
@@ -31,7 +31,12 @@ impl Protocol {
             return end(&mut next.txns[id]);
         }
         let one_shard = self.fits_one_shard(id);
-        if self.broken(if one_shard { Mutation::GatewayDraws } else { Mutation::DrawsBeforeIntents }) {
+        let draws = match one_shard {
+            true => Mutation::GatewayDraws,
+            false if self.is_async(id) => Mutation::AsyncGatewayDraws,
+            false => Mutation::DrawsBeforeIntents,
+        };
+        if self.broken(draws) {
             next.txns[id].commit_at = next.draw();
         }
         let txn = &mut next.txns[id];
@@ -56,8 +61,8 @@ impl Protocol {
         if !may_have_intents {
             return end(&mut next.txns[id]);
         }
+        self.quiet(next, id);
         let txn = &mut next.txns[id];
-        quiet(txn);
         txn.phase = Phase::CleaningUp;
         // Otherwise a push has to write a record first, which refuses what is still on its way.
         if !txn.repeated || self.broken(Mutation::AbandonsDespiteCopies) {
@@ -71,9 +76,17 @@ impl Protocol {
             return;
         }
         self.tell(next, id, Told::Committed);
-        quiet(&mut next.txns[id]);
+        self.quiet(next, id);
         next.txns[id].phase = Phase::CleaningUp;
         next.known[id] = fate;
+    }
+
+    /// It asks for nothing any more. (A copy of an asynchronous commit's prewrite says what must be unchanged.)
+    pub fn quiet(&self, next: &mut State, id: Id) {
+        let txn = &mut next.txns[id];
+        let kept = if self.is_async(id) && txn.prewrite_copies != 0 { txn.read_at } else { 0 };
+        quiet(txn);
+        txn.read_at = kept;
     }
 
     /// The oracle's timestamp, where the coordinator asks for one.
@@ -153,7 +166,11 @@ impl Protocol {
         let txn = &mut next.txns[id];
         txn.prewrite_copies |= self.shards(self.scripts[id].writes) & !txn.done;
         txn.repeated = true;
-        self.fail(&mut next, id);
+        if self.is_async(id) && !self.broken(Mutation::FailsWithoutAsking) {
+            self.ask_itself(&mut next, id);
+        } else {
+            self.fail(&mut next, id);
+        }
         Some(next)
     }
 
@@ -164,7 +181,9 @@ impl Protocol {
         let mut next = state.clone();
         next.losses = next.losses.checked_sub(1)?;
         let txn = &mut next.txns[id];
-        (txn.decide_copy, txn.repeated) = (Some(txn.commit_at), true);
+        txn.decide_copy = Some(txn.commit_at);
+        // (Nobody minds those of an asynchronous commit.)
+        txn.repeated |= !self.is_async(id);
         Some(next)
     }
 
@@ -179,7 +198,10 @@ impl Protocol {
         if !state.txns[id].repeated || self.broken(Mutation::ForgetsDespiteCopies) {
             next.records[id] = Fate::Unknown;
         }
-        end(&mut next.txns[id]);
+        let txn = &mut next.txns[id];
+        let kept = txn.read_at;
+        end(txn);
+        txn.read_at = kept;
         Some(next)
     }
 
@@ -194,6 +216,8 @@ impl Protocol {
         let txn = &mut next.txns[id];
         txn.crashed = true;
         txn.met = 0;
+        next.inquiries[id] = Inquiry::default();
+        let txn = &mut next.txns[id];
         if matches!(txn.phase, Phase::Latest | Phase::NeedsSnapshot | Phase::Reading | Phase::FindOut) {
             end(txn);
         }
@@ -201,7 +225,6 @@ impl Protocol {
     }
 }
 
-/// It asks for nothing any more.
 fn quiet(txn: &mut Txn) {
     (txn.read_at, txn.commit_at, txn.done, txn.arrived, txn.waits_for, txn.met) = (0, 0, 0, 0, 0, 0);
     txn.fates = [Fate::Unknown; TXNS];

@@ -104,6 +104,9 @@ impl Protocol {
         }
         let mut next = state.clone();
         let txn = &mut next.txns[by];
+        if self.lies_async(state, of) && !self.broken(Mutation::DefersAsync) {
+            return self.push_async(state, by, of);
+        }
         txn.met &= !(1 << of);
         if state.records[of] != Fate::Unknown {
             txn.fates[of] = state.records[of];
@@ -194,12 +197,15 @@ impl Protocol {
         settle_down(next, id);
     }
 
-    fn apply_decision(&self, next: &mut State, id: Id, at: Ts) {
+    pub fn apply_decision(&self, next: &mut State, id: Id, at: Ts) {
         let primary = self.primary(id);
+        if !matches!(next.records[id], Fate::Unknown) {
+            next.defect = Some("F1: a second fate");
+        }
         next.records[id] = Fate::Committed(at);
         next.pushed[id] = 0;
         if next.intent(primary) == Some(id) {
-            next.intents[primary] = 0;
+            next.remove_intent(primary);
             next.versions[primary].put(at, id);
         }
     }
@@ -207,7 +213,10 @@ impl Protocol {
     /// `prewrite::prewrite`.
     pub fn prewrite(&self, state: &State, id: Id, shard: usize) -> Next {
         let mut next = state.clone();
-        if self.lay(&mut next, id, shard)? {
+        let laid = self.lay(&mut next, id, shard)?;
+        if self.is_async(id) {
+            self.laid_async(&mut next, id, shard, laid);
+        } else if laid.is_some() {
             next.txns[id].done |= 1 << shard;
             if next.txns[id].done == self.shards(self.scripts[id].writes) {
                 (next.txns[id].phase, next.txns[id].done) = (Phase::NeedsTimestamp, 0);
@@ -223,28 +232,36 @@ impl Protocol {
     pub fn late_prewrite(&self, state: &State, id: Id, shard: usize) -> Next {
         let mut next = state.clone();
         self.lay(&mut next, id, shard)?;
-        next.txns[id].prewrite_copies &= !(1 << shard);
+        let txn = &mut next.txns[id];
+        txn.prewrite_copies &= !(1 << shard);
+        if txn.prewrite_copies == 0 && txn.phase >= Phase::CleaningUp && self.is_async(id) {
+            txn.read_at = 0;
+        }
         Some(next)
     }
 
-    /// `None`: it can't be evaluated now. False: the transaction was ended.
-    fn lay(&self, next: &mut State, id: Id, shard: usize) -> Option<bool> {
+    /// `None`: it can't be evaluated now. `Some(None)`: it was refused. Otherwise the timestamp, if it is for an
+    /// asynchronous commit.
+    fn lay(&self, next: &mut State, id: Id, shard: usize) -> Option<Option<Ts>> {
         let keys = self.scripts[id].writes & self.keys_in(shard);
         if !self.free(next, keys) {
             return None;
         }
         if shard == self.home(id) {
             match next.records[id] {
-                Fate::Aborted => return Some(false),
-                Fate::Committed(_) => return Some(true),
+                Fate::Aborted => return Some(None),
+                Fate::Committed(at) => return Some(Some(at)),
                 Fate::Unknown | Fate::Pending => {}
             }
         }
         if holders(next, keys).any(|(_, holder)| holder != id) {
             return None;
         }
-        bits(keys).for_each(|key| next.intents[key] = id as u8 + 1);
-        Some(true)
+        if self.is_async(id) {
+            return Some(self.lay_async(next, id, keys));
+        }
+        bits(keys).for_each(|key| next.lay(key, id, 0));
+        Some(Some(0))
     }
 
     /// `validate::validate`.
@@ -287,6 +304,11 @@ impl Protocol {
     pub fn decide(&self, state: &State, id: Id) -> Next {
         let at = state.txns[id].commit_at;
         let mut next = state.clone();
+        if self.is_async(id) {
+            let fate = self.commit_primary_async(&mut next, id, at)?;
+            self.decided_async(&mut next, id, fate);
+            return Some(next);
+        }
         match self.try_decide(&mut next, id, at)? {
             Decided::Is(fate @ Fate::Committed(_)) => self.committed(&mut next, id, fate),
             Decided::Is(_) if next.txns[id].crashed => next.txns[id].phase = Phase::Over,
@@ -301,6 +323,10 @@ impl Protocol {
     pub fn late_decide(&self, state: &State, id: Id) -> Next {
         let mut next = state.clone();
         let at = next.txns[id].decide_copy.take()?;
+        if self.is_async(id) {
+            self.commit_primary_async(&mut next, id, at)?;
+            return Some(next);
+        }
         self.try_decide(&mut next, id, at)?;
         Some(next)
     }
@@ -340,6 +366,8 @@ impl Protocol {
         if !(state.has_intents(id) || asked || cleans_up)
             || state.records[id] != Fate::Unknown
             || !self.free(state, 1 << primary)
+            // It may have happened: see `inquire`.
+            || (self.lies_async(state, id) && !self.broken(Mutation::AbortsAsync))
         {
             return None;
         }
@@ -353,14 +381,14 @@ impl Protocol {
             next.records[id] = Fate::Aborted;
             next.pushed[id] = 0;
             if next.intent(primary) == Some(id) {
-                next.intents[primary] = 0;
+                next.remove_intent(primary);
             }
         }
         Some(next)
     }
 
     /// Whether an older transaction waits for this one's intents, to write.
-    fn is_in_the_way(&self, state: &State, id: Id) -> bool {
+    pub fn is_in_the_way(&self, state: &State, id: Id) -> bool {
         (0..id).any(|older| {
             let txn = &state.txns[older];
             let writes = txn.commit_in_net || txn.phase == Phase::Prewriting;
@@ -402,7 +430,7 @@ impl Protocol {
             Fate::Aborted => {}
             Fate::Unknown | Fate::Pending => return None,
         }
-        next.intents[key] = 0;
+        next.remove_intent(key);
         Some(next)
     }
 

@@ -5,11 +5,16 @@
 //! the code does it (`txn/PROTOCOL.md` has the map). What must hold is in `history.rs`: what clients saw is strictly serializable, nothing acknowledged is
 //! lost, nothing is there by half; and from every state there is a way to one in which nobody waits and no intent lies.
 //!
-//! `mutations.rs` breaks the protocol in one way after another, and has the checker find it.
+//! Asynchronous commit is in `asynchronous.rs`, and is explored in `async_tests.rs`.
+//!
+//! `mutations.rs` and `async_mutations.rs` break the protocol in one way after another, and have the checker find it.
 //! `MODEL_TRACE=1 cargo test --workspace --test model -- --nocapture` prints the shortest trace to each.
 
 #![allow(missing_docs, clippy::print_stderr, reason = "tests")]
 
+mod async_mutations;
+mod async_tests;
+mod asynchronous;
 mod checker;
 mod coordinator;
 mod history;
@@ -21,7 +26,8 @@ mod state;
 use std::collections::HashSet;
 
 use checker::{Report, check};
-use protocol::{Protocol, Script};
+use protocol::Protocol;
+pub use protocol::Script;
 
 /// Keys, as bits. Two lie in the first shard, one in the second.
 pub const A: u8 = 0b001;

@@ -6,7 +6,7 @@ use crate::protocol::{Mutation, Protocol};
 use crate::{A, B, C, calm, explore, latest, txn};
 
 /// The checker finds what is wrong, and finds nothing without the mutation.
-fn is_found(mutation: Mutation, protocol: &Protocol) {
+pub fn is_found(mutation: Mutation, protocol: &Protocol) {
     eprintln!("{mutation:?}");
     let broken = explore(&Protocol { mutation: Some(mutation), ..protocol.clone() });
     let Some((what, trace)) = broken.violation else {

@@ -12,7 +12,7 @@
 
 use crate::checker::Model;
 use crate::history;
-use crate::state::{Fate, Flight, Id, KEYS, Phase, SHARDS, State, TXNS, Told, Txn};
+use crate::state::{Fate, Flight, Id, KEYS, PASSER_BY, Phase, SHARDS, State, TXNS, Told, Txn};
 
 /// What a transaction does.
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,6 +63,34 @@ pub enum Mutation {
     TrustsIntents,
     /// A coordinator that gives up removes its intents without a record, although copies are still in the network.
     AbandonsDespiteCopies,
+    /// A probe that finds no intent leaves no record.
+    ProbesWithoutRecord,
+    /// A prewrite does not look for the record of a probe.
+    IgnoresProbes,
+    /// An asynchronous commit is at the timestamp of its primary's intent.
+    CommitsAtPrimary,
+    /// Its gateway draws the timestamp, and sends it along.
+    AsyncGatewayDraws,
+    /// Its intents are settled before its record is written.
+    ResolvesBeforeRecord,
+    /// What was read and is not written doesn't keep a commit from being asynchronous.
+    AsyncDespiteReads,
+    /// A prewrite does not look whether what was read has changed.
+    PrewritesUnchecked,
+    /// A copy of a prewrite gives its intents a new timestamp.
+    RedrawsForCopies,
+    /// Its client is answered when the first intents lie.
+    AnswersBeforeAll,
+    /// A push ends an asynchronous commit without looking for its intents.
+    AbortsAsync,
+    /// A push defers an asynchronous commit.
+    DefersAsync,
+    /// A coordinator to whom an answer is missing takes its asynchronous commit for aborted.
+    FailsWithoutAsking,
+    /// A coordinator tells its client that all intents lie, however long ago it was told so.
+    TrustsOldAnswers,
+    /// A coordinator that asks after a long time takes what it doesn't find for aborted.
+    TrustsOldSilence,
 }
 
 /// What is explored.
@@ -78,6 +106,10 @@ pub struct Protocol {
     pub lapses: u8,
     /// Reads arrive in one step and look in another.
     pub slow_reads: bool,
+    /// Commits over several shards are asynchronous where they can be.
+    pub asynchronous: bool,
+    /// How often so much time passes that old records are swept.
+    pub sweeps: u8,
     pub mutation: Option<Mutation>,
 }
 
@@ -126,8 +158,20 @@ pub enum Action {
     ResolveArrives(Id),
     /// `Resolve` of one key is applied.
     Settle(Id, usize),
+    /// `Resolve` of one key is applied, by someone who takes a committed transaction for aborted.
+    SettleWrongly(Id, usize),
     /// The coordinator's `Forget` is applied.
     Forget(Id),
+    /// Someone who waits to write, or passes by, is told by `Push` that this one commits asynchronously.
+    Inquire(Id),
+    /// `Probe` of one key is answered. (By whose inquiry it is.)
+    Probe(usize, usize),
+    /// All are: `CommitPrimary` with `all_lie`, or `Push` with `incomplete`, is answered.
+    Conclude(usize),
+    /// The coordinator does not find out in time.
+    GiveUp(Id),
+    /// Old records are swept.
+    Sweep(Id),
     /// Another replica leads. Of what was proposed, the bits name whose survives.
     LeaderChange(usize, u8),
     /// The coordinator dies.
@@ -172,6 +216,13 @@ impl Protocol {
         self.shards(reads | writes).count_ones() == 1
     }
 
+    /// Whether the transaction, if it is over several shards, commits asynchronously: `Txn::as_async_commit`.
+    pub fn is_async(&self, id: Id) -> bool {
+        let Script { reads, writes, .. } = self.scripts[id];
+        let covered = reads & !writes == 0 || self.broken(Mutation::AsyncDespiteReads);
+        self.asynchronous && writes != 0 && covered && !self.fits_one_shard(id)
+    }
+
     /// Keys that a flight latches exclusively, and those that it shares.
     pub fn latches(&self, id: Id, txn: &Txn) -> (u8, u8) {
         let Script { reads, writes, .. } = self.scripts[id];
@@ -209,14 +260,20 @@ impl Model for Protocol {
             txns: [Txn::default(); TXNS],
             versions: Default::default(),
             intents: [0; KEYS],
+            at_least: [0; KEYS],
             records: [Fate::Unknown; TXNS],
+            key_records: [0; TXNS],
             floors: [1; SHARDS],
             pushed: [0; TXNS],
             known: [Fate::Unknown; TXNS],
+            misled: 0,
+            inquiries: Default::default(),
+            defect: None,
             leader_changes: self.leader_changes,
             crashes: self.crashes,
             losses: self.losses,
             lapses: self.lapses,
+            sweeps: self.sweeps,
             past: None,
         }
     }
@@ -225,6 +282,7 @@ impl Model for Protocol {
         for id in self.ids() {
             self.actions_of(state, id, actions);
         }
+        self.inquiries(state, actions);
         for shard in 0..SHARDS {
             if state.leader_changes[shard] == 0 {
                 continue;
@@ -270,14 +328,26 @@ impl Model for Protocol {
             Action::Learn(id) => self.learn(state, id),
             Action::ResolveArrives(id) => self.resolve_arrives(state, id),
             Action::Settle(id, key) => self.settle(state, id, key),
+            Action::SettleWrongly(id, key) => self.settle_wrongly(state, id, key),
             Action::Forget(id) => self.forget(state, id),
+            Action::Inquire(id) => self.inquire(state, id),
+            Action::Probe(by, key) => self.probe(state, by, key),
+            Action::Conclude(by) => self.conclude(state, by),
+            Action::GiveUp(id) => self.give_up(state, id),
+            Action::Sweep(id) => self.sweep(state, id),
             Action::LeaderChange(shard, survivors) => self.leader_change(state, shard, survivors),
             Action::Crash(id) => self.crash(state, id),
         };
-        next.map(State::canonical)
+        next.map(|mut next| {
+            self.simplify(&mut next);
+            next.canonical()
+        })
     }
 
     fn violation(&self, before: &State, after: &State) -> Option<String> {
+        if let Some(defect) = after.defect {
+            return Some(defect.to_owned());
+        }
         let acknowledged = self.ids().any(|id| before.txns[id].told != after.txns[id].told);
         let at_rest = self.at_rest(after);
         if (acknowledged || at_rest) && !history::is_strictly_serializable(self, after, at_rest) {
@@ -296,6 +366,31 @@ impl Model for Protocol {
 }
 
 impl Protocol {
+    /// The steps of those who find out what became of asynchronous commits.
+    fn inquiries(&self, state: &State, actions: &mut Vec<Action>) {
+        if !self.asynchronous {
+            return;
+        }
+        for (by, inquiry) in state.inquiries.iter().enumerate().filter(|(_, inquiry)| inquiry.of > 0) {
+            let left = self.scripts[inquiry.of as Id - 1].writes & !inquiry.probed;
+            actions.extend(bits(left).map(|key| Action::Probe(by, key)));
+            if left == 0 {
+                actions.push(Action::Conclude(by));
+            }
+        }
+        for id in self.ids().filter(|id| self.is_async(*id)) {
+            if state.inquiries[PASSER_BY].of == 0 {
+                actions.push(Action::Inquire(id));
+            }
+            if state.misled & 1 << id != 0 {
+                actions.extend(bits(self.scripts[id].writes).map(|key| Action::SettleWrongly(id, key)));
+            }
+            if state.sweeps > 0 {
+                actions.push(Action::Sweep(id));
+            }
+        }
+    }
+
     /// The steps that concern one transaction. Cheap guards only: the rest is looked at when the step is taken.
     fn actions_of(&self, state: &State, id: Id, actions: &mut Vec<Action>) {
         let txn = &state.txns[id];
@@ -324,6 +419,7 @@ impl Protocol {
                     }
                 }
                 Phase::Deciding => actions.push(Action::RepeatDecide(id)),
+                Phase::Asking => actions.push(Action::GiveUp(id)),
                 Phase::CleaningUp => actions.push(Action::Forget(id)),
                 Phase::Over => {}
             }

@@ -12,6 +12,8 @@ pub type Ts = u8;
 pub const TXNS: usize = 4;
 pub const KEYS: usize = 3;
 pub const SHARDS: usize = 2;
+/// Whose inquiry it is, if no transaction's: someone who waits to write, or passes by.
+pub const PASSER_BY: usize = TXNS;
 /// Versions of one key.
 const VERSIONS: usize = 5;
 /// The timestamp of a read of the latest.
@@ -44,6 +46,8 @@ pub enum Phase {
     FindOut,
     /// `Prewrite` is sent to all shards.
     Prewriting,
+    /// Not all answers have come to an asynchronous commit: asks what lies.
+    Asking,
     /// All intents lie.
     NeedsTimestamp,
     Validating,
@@ -107,6 +111,8 @@ pub struct Txn {
     pub decide_copy: Option<Ts>,
     /// There were such copies.
     pub repeated: bool,
+    /// While it has laid intents, so much time has passed that a record was swept: 1 of an abort, 2 of a commit.
+    pub stale: u8,
     /// What is under way for it at a leader.
     pub flight: Flight,
 }
@@ -149,6 +155,19 @@ impl Versions {
     }
 }
 
+/// Someone finds out what became of an asynchronous commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Inquiry {
+    /// 1 + whose; 0 for none.
+    pub of: u8,
+    /// Keys that have been probed, as bits.
+    pub probed: u8,
+    /// Of one of them no intent was found.
+    pub missing: bool,
+    /// The highest timestamp of those that were.
+    pub at: Ts,
+}
+
 /// What an old leader still has on its disk (only for the mutation that does without leases).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Past {
@@ -166,8 +185,12 @@ pub struct State {
     pub versions: [Versions; KEYS],
     /// 1 + the holder; 0 for none.
     pub intents: [u8; KEYS],
+    /// What an asynchronous commit's intent was given; 0 for others.
+    pub at_least: [Ts; KEYS],
     /// At each transaction's primary.
     pub records: [Fate; TXNS],
+    /// Other keys with a record of abort, as bits.
+    pub key_records: [u8; TXNS],
     // What leaders remember.
     /// Of each shard; 0: not drawn yet.
     pub floors: [Ts; SHARDS],
@@ -176,6 +199,12 @@ pub struct State {
     // What is in the network.
     /// Someone knows the fate and sends `Resolve`.
     pub known: [Fate; TXNS],
+    /// Transactions that have committed, and that someone takes for aborted.
+    pub misled: u8,
+    /// By whose they are, and of those who pass by.
+    pub inquiries: [Inquiry; TXNS + 1],
+    /// What the code asserts does not hold.
+    pub defect: Option<&'static str>,
     // What may still go wrong.
     pub leader_changes: [u8; SHARDS],
     pub crashes: u8,
@@ -183,6 +212,8 @@ pub struct State {
     pub losses: u8,
     /// Coordinators taken for dead that aren't.
     pub lapses: u8,
+    /// How often so much time passes that old records are swept.
+    pub sweeps: u8,
     pub past: Option<Box<Past>>,
 }
 
@@ -194,6 +225,14 @@ impl State {
 
     pub fn intent(&self, key: usize) -> Option<Id> {
         (self.intents[key] as Id).checked_sub(1)
+    }
+
+    pub fn lay(&mut self, key: usize, id: Id, at_least: Ts) {
+        (self.intents[key], self.at_least[key]) = (id as u8 + 1, at_least);
+    }
+
+    pub fn remove_intent(&mut self, key: usize) {
+        (self.intents[key], self.at_least[key]) = (0, 0);
     }
 
     pub fn has_intents(&self, id: Id) -> bool {
@@ -239,6 +278,8 @@ impl State {
             versions.slots.iter_mut().for_each(|(at, _)| visit(at));
         }
         self.records.iter_mut().chain(&mut self.known).for_each(|f| fate(f, visit));
+        self.at_least.iter_mut().for_each(&mut *visit);
+        self.inquiries.iter_mut().for_each(|inquiry| visit(&mut inquiry.at));
         self.floors.iter_mut().chain(&mut self.pushed).for_each(visit);
     }
 }
