@@ -24,6 +24,8 @@ use crate::types::{self, Command, Host, StoredMembership, TypeConfig};
 
 /// How many entries the next leader may lack when a transfer begins. Writes wait until it has them.
 const TRANSFER_LAG_MAX: u64 = 1000;
+/// Barriers that are proposed together: they share an append.
+const BARRIERS_AT_ONCE: u64 = 64;
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, Adapter>;
 
@@ -114,7 +116,8 @@ impl Group {
     /// Replicates a command, as the leader of `term`, and answers what applying it answered.
     ///
     /// It is refused if this replica does not lead in `term` at the moment the command would enter the log. A
-    /// proposal whose caller has gone is replicated all the same.
+    /// proposal whose caller has gone is replicated all the same. An empty command is a *barrier*: the state machine never
+    /// sees it.
     pub async fn propose(&self, term: Term, command: Bytes) -> Result<Bytes, ProposeError> {
         let bytes_max = self.options.command_bytes_max;
         if command.len() > bytes_max {
@@ -185,6 +188,20 @@ impl Group {
         match confirmed {
             Ok(read) if read.read_log_id().committed_leader_id().term == term.0 => Ok(()),
             _ => Err(self.not_leader()),
+        }
+    }
+
+    /// Brings the log, as the leader, at least up to `index`, by barriers if nobody else writes, and waits until that is
+    /// applied here.
+    pub async fn advance(&self, index: LogIndex) -> Result<(), ProposeError> {
+        let term = self.leads().ok_or_else(|| self.not_leader())?;
+        loop {
+            let missing = index.0.saturating_sub(self.shared.applied_index().unwrap_or(0));
+            if missing == 0 {
+                return Ok(());
+            }
+            let barriers = (0..missing.min(BARRIERS_AT_ONCE)).map(|_| self.propose(term, Bytes::new()));
+            futures::future::try_join_all(barriers).await?;
         }
     }
 

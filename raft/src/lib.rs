@@ -39,6 +39,7 @@
 //!   tenth; [`Group::confirm_quorum`] does not.
 //! - **The log goes only when the state is flushed.** Two positions, applied and flushed, are kept apart; openraft's
 //!   purges follow the flushed one.
+//! - **A view can be had at a chosen index** ([`Group::view_at`]), the same on every replica: what comparing them needs.
 //! - **A group's initial state travels.** Groups start as if they had installed a snapshot at index 0, so a member
 //!   that comes later gets a snapshot, not a replay that would lack what a split put there.
 //!
@@ -95,6 +96,7 @@ mod state_machine;
 mod suite_test;
 mod transport;
 mod types;
+mod view;
 
 pub use api::{
     AddressBook, Applied, ChangeError, Error, Expected, Fatal, GroupStatus, NotLeader, Peer, Progress,
@@ -106,3 +108,4 @@ pub use multi::MultiRaft;
 pub use options::RaftOptions;
 pub use transport::dial::Dialer;
 pub use transport::server::{Endpoint, Mount};
+pub use view::{GroupView, NoView};

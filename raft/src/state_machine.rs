@@ -26,6 +26,7 @@ use crate::types::{
     Entry, LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig, decode_log_id, encode_log_id,
     stored_membership_from_wire, stored_membership_to_wire, term_of,
 };
+use crate::view::Views;
 
 /// How far the state is, and who the members were there.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -72,6 +73,8 @@ pub(crate) struct Shared {
     pub machine: Arc<dyn StateMachine>,
     pub seams: Seams,
     pub fault: Fault,
+    /// Who wants to see the state at some index.
+    pub views: Views,
     /// Visible.
     applied: Mutex<Position>,
     /// Durable. Never ahead of `applied`.
@@ -100,6 +103,7 @@ impl Shared {
             machine,
             seams,
             fault,
+            views: Views::default(),
             // Right after the engine was opened, what is visible is what was flushed.
             flushed: Mutex::new(position.clone()),
             applied: Mutex::new(position),
@@ -148,6 +152,8 @@ impl Shared {
         let mut membership = None;
         match entry.payload {
             EntryPayload::Blank => {}
+            // A barrier: everything before it is applied.
+            EntryPayload::Normal(command) if command.0.is_empty() => {}
             EntryPayload::Normal(command) => reply.0 = self.machine.apply(&mut batch, at, &command.0)?,
             EntryPayload::Membership(members) => {
                 let stored = StoredMembership::new(Some(id), members);
@@ -167,6 +173,7 @@ impl Shared {
             }
         }
         self.machine.applied(at);
+        self.show(at.index);
         self.note_term(term_of(&id));
         Ok(reply)
     }
@@ -272,6 +279,7 @@ impl Adapter {
         let term = position.last.as_ref().map_or(0, term_of);
         *shared.applied.lock() = position.clone();
         *shared.flushed.lock() = position;
+        shared.skip_views();
         shared.note_term(term);
         Ok(())
     }

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use harness::{Cluster, GROUP, eventually};
-use raft::{ChangeError, ProposeError};
-use storage::ids::{NodeId, ReplicaId, Term};
+use raft::{ChangeError, NoView, ProposeError};
+use storage::ids::{LogIndex, NodeId, ReplicaId, Term};
 
 fn members(nodes: &[u64]) -> BTreeMap<ReplicaId, NodeId> {
     nodes.iter().map(|&n| (ReplicaId(n), NodeId(n))).collect()
@@ -357,4 +357,44 @@ async fn measure_proposals_idle_cost_and_failover() {
         cluster.start(leader).await;
         cluster.converge(&[1, 2, 3]).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn views_at_one_index_are_equal_and_show_a_replica_that_differs() {
+    let cluster = three().await;
+    for i in 0..20 {
+        cluster.put(&format!("k{i}"), "1").await;
+    }
+    // While somebody writes, and with barriers in between.
+    let digests = async || {
+        let (leader, _) = cluster.leader().await;
+        let last = cluster.group(leader).status().last.expect("a log").0;
+        let index = LogIndex(last + 10);
+        let views: Vec<_> =
+            (1..=3).map(|node| (node, cluster.group(node).view_at(index).expect("a view"))).collect();
+        let writing = async {
+            for i in 0..5 {
+                cluster.put(&format!("k{i}"), &format!("{last}")).await;
+            }
+        };
+        let advancing = cluster.group(leader);
+        let (advanced, ()) = futures::join!(advancing.advance(index), writing);
+        advanced.expect("advance");
+        let mut digests = Vec::new();
+        for (node, view) in views {
+            digests.push(cluster.digest(node, view).await);
+        }
+        let missed = cluster.group(leader).view_at(index);
+        assert!(matches!(missed, Err(NoView::Missed { .. })), "{missed:?}");
+        digests
+    };
+    let found = digests().await;
+    assert_eq!(found[0], found[1]);
+    assert_eq!(found[1], found[2]);
+    assert_eq!(found[0].iter().map(|digest| digest.rows).sum::<u64>(), 20);
+
+    cluster.corrupt(2, "k7", "another");
+    let found = digests().await;
+    assert_eq!(found[0], found[2]);
+    assert_ne!(found[0], found[1]);
 }

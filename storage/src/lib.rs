@@ -64,6 +64,7 @@
 
 pub mod crash_image;
 mod crc32c;
+pub mod digest;
 pub mod engine;
 mod error;
 pub mod gc;

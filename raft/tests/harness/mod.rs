@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft::{
-    AddressBook, Applied, Expected, Fatal, Group, Mount, MultiRaft, ProposeError, RaftOptions, Role,
-    StateMachine, StateMachineFactory, private_key, private_keys,
+    AddressBook, Applied, Expected, Fatal, Group, GroupView, Mount, MultiRaft, ProposeError, RaftOptions,
+    Role, StateMachine, StateMachineFactory, private_key, private_keys,
 };
+use storage::digest::Digest;
 use storage::ids::{GroupId, KeyRange, NodeId, ReplicaId, Term};
 use storage::seam::Seams;
 use storage::{Batch, Cf, Engine, Identity, Store, StoreOptions};
@@ -204,6 +205,23 @@ impl Cluster {
     pub fn get(&self, node: u64, key: &str) -> Option<String> {
         let value = self.running[&node].store.engine().get(Cf::Group, &private_key(GROUP, key.as_bytes()));
         value.expect("get").map(|v| String::from_utf8(v.to_vec()).expect("text"))
+    }
+
+    /// Changes a node's state past its log: a defect of the disk or of the program.
+    pub fn corrupt(&self, node: u64, key: &str, value: &str) {
+        let engine = self.running[&node].store.engine();
+        let mut batch = engine.batch();
+        batch.put(Cf::Group, &private_key(GROUP, key.as_bytes()), value.as_bytes());
+        engine.write(batch).expect("write");
+    }
+
+    /// The digest of a node's rows of the group at `index`.
+    pub async fn digest(&self, node: u64, view: oneshot::Receiver<GroupView>) -> Vec<Digest> {
+        let view = view.await.unwrap_or_else(|_| panic!("node {node} gives no view"));
+        let mut digester = view.digester();
+        // In small steps: where one ends must not matter.
+        while digester.step(64).expect("read").is_some() {}
+        digester.finish().to_vec()
     }
 
     pub fn applied_commands(&self, node: u64) -> usize {
