@@ -23,6 +23,7 @@
 //! - [`deadlock`] finds transactions that wait for each other, in whatever shards;
 //! - [`safe_point`] says up to where old versions may be collected; [`settings`] are what operators set;
 //! - `operator` answers what operators ask; `leftovers` removes replicas that are no members any more;
+//! - [`consistency`] compares the replicas of each group with each other;
 //! - [`placement`] is a pure function, [`reconcile`] the loop that carries out what it says;
 //! - [`client`] finds the leader and implements the transaction layer's `Oracle` and `Directory`; [`reporter`] is each
 //!   node's heartbeat.
@@ -52,6 +53,7 @@
 
 pub mod client;
 pub mod command;
+pub mod consistency;
 pub mod control;
 pub mod deadlock;
 mod error;

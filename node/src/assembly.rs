@@ -6,12 +6,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::Stream;
+use meta::consistency::Consistency;
 use meta::control::NodeControl;
 use meta::reporter::{Local, Reporter};
 use meta::server::MetaService;
 use meta::{Leftovers, MetaClient, MetaReplica, MetaServer, reconcile};
 use prost::Message;
 use proto::admin::node_control_server::NodeControlServer;
+use proto::consistency::consistency_server::ConsistencyServer;
 use proto::meta as pb;
 use proto::meta::meta_server::MetaServer as MetaRpc;
 use proto::raft::raft_server::RaftServer;
@@ -49,6 +51,7 @@ pub struct Services {
     raft: Late<RaftServer<raft::Endpoint>>,
     meta: Late<MetaRpc<MetaService>>,
     control: Late<NodeControlServer<NodeControl>>,
+    consistency: Late<ConsistencyServer<Consistency>>,
     shards: Late<ShardRpc<ShardService>>,
 }
 
@@ -57,7 +60,7 @@ impl Services {
     pub fn new(readiness: Arc<Readiness>) -> Self {
         let membership = Arc::new(OnceLock::new());
         let (raft, meta, control, shards) = (Late::new(), Late::new(), Late::new(), Late::new());
-        Self { readiness, membership, raft, meta, control, shards }
+        Self { readiness, membership, raft, meta, control, consistency: Late::new(), shards }
     }
 
     /// Serves connections until `closing` is cancelled. `wish` takes requests to initialise.
@@ -76,6 +79,7 @@ impl Services {
             .add_service(self.raft)
             .add_service(self.meta)
             .add_service(self.control)
+            .add_service(self.consistency)
             .add_service(self.shards)
             .serve_with_incoming_shutdown(incoming, closing.cancelled_owned())
             .await
@@ -161,6 +165,9 @@ pub async fn assemble(place: Place, parts: Parts) -> Result<Assembled, Failure> 
     let leftovers = Leftovers::new(identity.cluster_id, multi.clone(), meta_client.clone(), seams.clone());
     services.control.set(NodeControl::service(identity.cluster_id, multi.clone(), leftovers.clone()));
     seams.spawn("leftovers", leftovers.run(closing.clone()));
+    let consistency =
+        Consistency::service(identity.cluster_id, multi.clone(), meta_client.clone(), seams.clone());
+    services.consistency.set(consistency);
     let _ = services.membership.set(Membership {
         cluster_id: identity.cluster_id,
         node: identity.node_id,

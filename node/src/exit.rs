@@ -38,6 +38,9 @@ pub enum Failure {
     /// Status 7: nobody answers.
     #[error("{0}")]
     Unreachable(String),
+    /// Status 8: replicas of one group hold different rows.
+    #[error("{0}")]
+    Differs(String),
     /// Status 1.
     #[error("{0}")]
     Other(String),
@@ -59,6 +62,7 @@ impl Failure {
             Failure::Store(_) | Failure::File { .. } => 4,
             Failure::Refused(_) => 6,
             Failure::Unreachable(_) => 7,
+            Failure::Differs(_) => 8,
         })
     }
 }

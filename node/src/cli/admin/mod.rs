@@ -3,6 +3,7 @@
 //! Every command may be repeated: it asks for a state, not for a step, and what is so already is left so. What takes time
 //! is done by the cluster; a command that waits for it can be interrupted, and run again.
 
+mod check;
 mod duty;
 mod metagroup;
 mod movement;
@@ -55,6 +56,8 @@ enum Admin {
     Nodes,
     /// Sum the cluster up
     Status(status::StatusArgs),
+    /// Compare the replicas of each shard, row by row: exit status 8 if some differ, 7 if some could not be looked at
+    Check(check::CheckArgs),
     /// Show or change what is set for the whole cluster
     Settings(settings::SettingsArgs),
     /// Wait until replicas and leaders are where they should be; with --dry-run, print what would be done
@@ -85,6 +88,7 @@ pub fn run(args: AdminArgs) -> Result<(), Failure> {
         match &args.command {
             Admin::Shards(shards) => shards::run(shards, &args.host, args.json).await,
             Admin::Nodes => Ok(nodes::print(&cluster(&args.host).await?, args.json)),
+            Admin::Check(check) => check::run(check, &args.host, args.json).await,
             Admin::Settings(settings) => settings::run(settings, &args.host, args.json).await,
             Admin::Status(status) => status::run(status, &args.host, args.json).await,
             Admin::Rebalance(rebalance) => rebalance::run(rebalance, &args.host, args.json).await,
@@ -109,14 +113,19 @@ pub(crate) async fn connect(host: &str) -> Result<AdminClient<Channel>, Failure>
 
 /// The same over the network of `seams`.
 pub(crate) async fn connect_over(seams: &Seams, host: &str) -> Result<AdminClient<Channel>, Failure> {
+    let channel = channel_over(seams, host).await?;
+    Ok(AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// A connection to the node at `host`.
+pub(crate) async fn channel_over(seams: &Seams, host: &str) -> Result<Channel, Failure> {
     let endpoint = Endpoint::from_shared(format!("http://{host}"))
         .map_err(|_| Failure::Usage(format!("{host:?} is not an address: HOST:PORT is meant")))?
         .connect_timeout(CONNECT_LIMIT)
         .timeout(ANSWER_LIMIT);
-    let channel = endpoint.connect_with_connector(raft::Dialer::new(seams)).await.map_err(|error| {
+    endpoint.connect_with_connector(raft::Dialer::new(seams)).await.map_err(|error| {
         Failure::Unreachable(format!("no node answers at {host}: {}", crate::exit::chain(&error)))
-    })?;
-    Ok(AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    })
 }
 
 /// A refusal, in words.

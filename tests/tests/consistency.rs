@@ -1,0 +1,61 @@
+//! `flotilla admin check`: the replicas of each shard, compared while clients work. (That it finds what differs is shown in
+//! `verify.rs`, by a build that loses rows, and in `raft/tests/cluster.rs`.)
+
+use std::process::{Command, Output};
+
+use anyhow::{Result, ensure};
+use tests::{Cluster, binary, pause, text};
+
+fn check(cluster: &Cluster, arguments: &[&str]) -> Result<Output> {
+    let host = format!("127.0.0.1:{}", cluster.rpc_port(1));
+    Ok(Command::new(binary()).args(["admin", "check", "--host", &host]).args(arguments).output()?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_are_compared_while_clients_write_and_one_that_is_away_is_named() -> Result<()> {
+    let cluster = Cluster::start(3)?;
+    let client = cluster.connect(2).await?;
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, v text) WITH (sharding = 'hash', shards = 3);
+             INSERT INTO t SELECT n, repeat('x', 200) FROM generate_series(1, 2000) AS g(n)",
+        )
+        .await?;
+    let writing = async {
+        for n in 0.. {
+            client.execute("UPDATE t SET v = 'new' WHERE id = $1", &[&(n % 2000)]).await?;
+            tokio::task::yield_now().await;
+        }
+        anyhow::Ok(())
+    };
+    let checking = async {
+        let host = format!("127.0.0.1:{}", cluster.rpc_port(1));
+        let mut command = tokio::process::Command::new(binary());
+        anyhow::Ok(command.args(["admin", "check", "--all", "--host", &host]).output().await?)
+    };
+    let output = tokio::select! {
+        ended = writing => return ended,
+        output = checking => output?,
+    };
+    let said = text(&output);
+    ensure!(output.status.code() == Some(0), "{said}");
+    ensure!(said.contains("0 differ, 0 not looked at"), "{said}");
+    // The meta-group, the system's, the database's and those of the table, three replicas each.
+    ensure!(said.matches(" equal").count() >= 3 * 6, "{said}");
+
+    let output = check(&cluster, &["--group", "4711"])?;
+    ensure!(output.status.code() == Some(6) && text(&output).contains("4711"), "{}", text(&output));
+
+    cluster.script(&["pause", "3"])?;
+    // Groups that it led elect others.
+    pause(3_000).await;
+    let output = check(&cluster, &["--json"])?;
+    cluster.script(&["resume", "3"])?;
+    ensure!(output.status.code() == Some(7), "{}", text(&output));
+    let groups: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let states =
+        groups.as_array().into_iter().flatten().flat_map(|group| group["replicas"].as_array()).flatten();
+    let unknown = states.filter(|replica| replica["state"] == "unknown").count();
+    ensure!(unknown == groups.as_array().map_or(0, Vec::len), "{groups:#}");
+    Ok(())
+}
