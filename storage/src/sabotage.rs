@@ -14,15 +14,18 @@ pub enum Sabotage {
     TrustLease,
     /// A new leader of the meta-group hands out timestamps that begin below its predecessor's.
     OracleGoesBack,
+    /// Replicas that follow leave out a row now and then.
+    LoseRow,
 }
 
 impl Sabotage {
     /// All of them, by the names that `FLOTILLA_SABOTAGE` knows.
-    pub const ALL: [(&'static str, Sabotage); 4] = [
+    pub const ALL: [(&'static str, Sabotage); 5] = [
         ("skip-read-validation", Sabotage::SkipReadValidation),
         ("answer-before-fsync", Sabotage::AnswerBeforeFsync),
         ("trust-lease", Sabotage::TrustLease),
         ("oracle-goes-back", Sabotage::OracleGoesBack),
+        ("lose-row", Sabotage::LoseRow),
     ];
 }
 

@@ -14,6 +14,7 @@ use proto::shard::command::Effect;
 use raft::Fatal;
 use storage::ids::{KeyRange, Timestamp, TxnId};
 use storage::intents::{self, Intent};
+use storage::sabotage::{self, Sabotage};
 use storage::{Batch, Cf, Snapshot, gc, mvcc};
 
 use super::{Shard, store_descriptor, store_safe_point};
@@ -37,6 +38,9 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
             let at = Timestamp(c.at);
             for write in &c.writes {
                 debug_assert!(is_unclaimed(shard, &write.key, None), "I1: a version over someone's intent");
+                if sabotage::is(Sabotage::LoseRow) && is_to_be_lost(shard, &write.key) {
+                    continue;
+                }
                 mvcc::put_version(batch, &write.key, at, write.value.as_deref());
             }
             // Memory only, and nothing that is applied depends on it.
@@ -132,6 +136,11 @@ fn collect(shard: &Shard, batch: &mut Batch, command: pb::Collect) -> Result<pb:
         pending: progress.seen.saturating_sub(progress.removed + progress.live) as u64,
         rest: progress.rest.as_ref().map(range_to_pb),
     })
+}
+
+/// Of every eighth key or so, by its last byte, on replicas that follow.
+fn is_to_be_lost(shard: &Shard, key: &[u8]) -> bool {
+    shard.leadership().is_none() && key.last().is_some_and(|last| last % 8 == 3)
 }
 
 /// No intent lies under the key, except `own`'s. (What can't be read here is a matter for those who have to read it.)
