@@ -5,7 +5,8 @@
  *           'l' syncs are said to have succeeded, and did not; no file: nothing.
  *   synced  for each sync that succeeded, the file's inode and how long the file was when the sync began (two 64-bit
  *           numbers). What lies beyond would be gone after a power cut: the harness cuts it off.
- *   clock   by how many nanoseconds the wall clock is wrong (a 64-bit number). The monotonic clock is left alone.
+ *   clock   by how many nanoseconds the wall clock is wrong, and the period in which it is so and isn't, by turns (two 64-bit
+ *           numbers; period 0: all the time). The monotonic clock is left alone.
  *
  * Only processes with `--store DIR` among their arguments are meant. Standard output and error are left alone.
  */
@@ -62,8 +63,8 @@ __attribute__((constructor)) static void begin(void) {
       snprintf(control, sizeof control, "%s/../disk", store);
       snprintf(path, sizeof path, "%s/../clock", store);
       fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-      if (fd >= 0 && ftruncate(fd, sizeof(int64_t)) == 0) {
-        void *shared = mmap(NULL, sizeof(int64_t), PROT_READ, MAP_SHARED, fd, 0);
+      if (fd >= 0 && ftruncate(fd, 2 * sizeof(int64_t)) == 0) {
+        void *shared = mmap(NULL, 2 * sizeof(int64_t), PROT_READ, MAP_SHARED, fd, 0);
         if (shared != MAP_FAILED) wrong_by_ns = shared;
       }
       if (fd >= 0) close(fd);
@@ -125,11 +126,22 @@ int fallocate64(int fd, int mode, off64_t at, off64_t size) {
   return is_full(fd) ? -1 : REAL(fallocate64)(fd, mode, at, size);
 }
 
+static int64_t wrong_by(void) {
+  if (!wrong_by_ns || !wrong_by_ns[0]) return 0;
+  int64_t period = wrong_by_ns[1];
+  struct timespec since;
+  if (period > 0 && REAL(clock_gettime)(CLOCK_MONOTONIC, &since) == 0 &&
+      (since.tv_sec * 1000000000LL + since.tv_nsec) / period % 2)
+    return 0;
+  return wrong_by_ns[0];
+}
+
 int clock_gettime(clockid_t clock, struct timespec *now) {
   int result = REAL(clock_gettime)(clock, now);
   int is_wall = clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE;
-  if (result == 0 && is_wall && wrong_by_ns && *wrong_by_ns) {
-    int64_t ns = now->tv_sec * 1000000000LL + now->tv_nsec + *wrong_by_ns;
+  int64_t wrong = result == 0 && is_wall ? wrong_by() : 0;
+  if (wrong) {
+    int64_t ns = now->tv_sec * 1000000000LL + now->tv_nsec + wrong;
     now->tv_sec = ns / 1000000000LL;
     now->tv_nsec = ns % 1000000000LL;
   }

@@ -17,6 +17,8 @@ const SETTLE_PAUSE: Duration = Duration::from_millis(200);
 const ADMIN_TIMEOUT: Duration = Duration::from_millis(700);
 /// … if it has to do something for it.
 const OPERATE_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long the comparison of all replicas may take.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// A cluster and where it lives. Nodes are numbered from 1.
 #[derive(Clone, Debug)]
@@ -126,7 +128,12 @@ impl Cluster {
         let shard = shards.as_array().into_iter().flatten().find(|shard| shard["group"] == group);
         let leader = shard.map(|shard| &shard["leader"]).context("no such group")?;
         let nodes = self.admin("nodes").await?;
-        let node = nodes.as_array().into_iter().flatten().find(|node| node["id"] == *leader);
+        self.number(&nodes, leader)
+    }
+
+    /// The number of the node that has this id.
+    fn number(&self, nodes: &Json, id: &Json) -> Result<usize> {
+        let node = nodes.as_array().into_iter().flatten().find(|node| node["id"] == *id);
         // Nodes' ids come from the order in which they joined, ours from their ports.
         let address = node.and_then(|node| node["sql"].as_str()).context("it has no leader")?;
         let port: usize = address.rsplit(':').next().unwrap_or_default().parse().context("a port")?;
@@ -151,6 +158,33 @@ impl Cluster {
         node.and_then(|node| node["id"].as_u64()).with_context(|| format!("node {number} is not known"))
     }
 
+    /// What `flotilla admin check` says of the replicas.
+    pub async fn check(&self) -> Result<Json> {
+        let mut last = String::new();
+        for node in self.all() {
+            let mut check = Command::new(self.binary()?);
+            check.args(["admin", "check", "--json", "--host", &format!("127.0.0.1:{}", self.rpc_port(node))]);
+            check.stdin(Stdio::null()).kill_on_drop(true);
+            match tokio::time::timeout(CHECK_TIMEOUT, check.output()).await {
+                // Whether or not they are equal, it prints what it has seen.
+                Ok(Ok(output)) if !output.stdout.is_empty() => {
+                    return serde_json::from_slice(&output.stdout).context("reading what admin check says");
+                }
+                Ok(Ok(output)) => last = String::from_utf8_lossy(&output.stderr).into_owned(),
+                Ok(Err(error)) => return Err(error).context("running admin check"),
+                Err(_) => last = "no answer".to_owned(),
+            }
+        }
+        bail!("admin check: {last}")
+    }
+
+    fn binary(&self) -> Result<PathBuf> {
+        match &self.binary {
+            Some(path) => Ok(path.clone()),
+            None => Ok(std::env::var_os("FLOTILLA_BIN").context("FLOTILLA_BIN is not set")?.into()),
+        }
+    }
+
     /// What `flotilla admin COMMAND --json` says at the first node that answers.
     async fn admin(&self, command: &str) -> Result<Json> {
         self.ask(&[command], ADMIN_TIMEOUT).await
@@ -162,10 +196,7 @@ impl Cluster {
     }
 
     async fn ask(&self, command: &[&str], timeout: Duration) -> Result<Json> {
-        let binary = match &self.binary {
-            Some(path) => path.clone(),
-            None => std::env::var_os("FLOTILLA_BIN").context("FLOTILLA_BIN is not set")?.into(),
-        };
+        let binary = self.binary()?;
         let mut last = String::new();
         for node in self.all() {
             let mut admin = Command::new(&binary);
@@ -199,7 +230,7 @@ impl Cluster {
             command.env("LD_PRELOAD", library);
         }
         command.envs(self.environment.iter().cloned());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let output = command.output().await.with_context(|| format!("running {}", self.script.display()))?;
         if !output.status.success() {
             bail!("cluster {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());

@@ -15,9 +15,12 @@ use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -29,6 +32,12 @@ use crate::run::sleep;
 /// A pump holds at most this much.
 const CHUNK_BYTES: usize = 64 << 10;
 
+/// On a lossy link, of a thousand chunks so many are held up, and so many break the connection.
+const HELD_UP_PER_MILLE: u32 = 80;
+const BROKEN_PER_MILLE: u32 = 8;
+/// How long TCP waits before it sends again: its least, and twice that.
+const RESEND_MS: std::ops::RangeInclusive<u64> = 200..=400;
+
 /// What one node sends another.
 pub type Link = (usize, usize);
 
@@ -39,6 +48,8 @@ pub enum Trouble {
     Cut,
     /// Everything comes later.
     Slow(Duration),
+    /// Packets are lost: TCP sends them again after a while, and all that follows waits; some connections break.
+    Lossy,
 }
 
 type Troubles = HashMap<Link, Trouble>;
@@ -108,6 +119,9 @@ async fn connection(
     }
 }
 
+/// Each has luck of its own.
+static PUMPS: AtomicU64 = AtomicU64::new(0);
+
 /// Passes bytes on, if and when the link lets them through.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
@@ -116,10 +130,19 @@ async fn pump(
     mut troubles: watch::Receiver<Troubles>,
 ) {
     let mut chunk = vec![0; CHUNK_BYTES];
+    let mut luck = StdRng::seed_from_u64(PUMPS.fetch_add(1, Ordering::Relaxed));
     while let Ok(count @ 1..) = from.read(&mut chunk).await {
         let trouble = troubles.borrow().get(&link).copied();
-        if let Some(Trouble::Slow(delay)) = trouble {
-            sleep(delay).await;
+        match trouble {
+            Some(Trouble::Slow(delay)) => sleep(delay).await,
+            Some(Trouble::Lossy) => match luck.random_range(0..1_000) {
+                0..BROKEN_PER_MILLE => break,
+                n if n < HELD_UP_PER_MILLE => {
+                    sleep(Duration::from_millis(luck.random_range(RESEND_MS))).await
+                }
+                _ => {}
+            },
+            Some(Trouble::Cut) | None => {}
         }
         // An end of the harness lets everything go.
         if troubles.wait_for(|all| all.get(&link) != Some(&Trouble::Cut)).await.is_err() {

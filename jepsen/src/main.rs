@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 if every checker is satisfied, 1 if one found an anomaly, 2 if the verdict is unknown or the harness failed.
 
+mod campaign;
 mod interpose;
 mod simulator;
 
@@ -9,13 +10,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use jepsen::checker::{self, Validity};
 use jepsen::cluster::Cluster;
-use jepsen::fault::{self, Fault};
 use jepsen::history::History;
-use jepsen::{report, run, workload};
+use jepsen::{fault, report, workload};
 
 #[derive(Parser)]
 #[command(about = "Runs workloads against clusters, breaks these, and checks what clients saw")]
@@ -48,8 +48,14 @@ enum Command {
 #[derive(Args)]
 struct Run {
     /// Workloads, or `all`
-    #[arg(value_delimiter = ',', required = true)]
+    #[arg(value_delimiter = ',')]
     workloads: Vec<String>,
+    /// … said by name
+    #[arg(long, value_delimiter = ',', value_name = "WORKLOADS")]
+    workload: Vec<String>,
+    /// `local`: one of its own, on this machine; or URLs of a database that runs already, and is not broken
+    #[arg(long, value_delimiter = ',', default_value = "local")]
+    cluster: Vec<String>,
     /// Seeds the schedule of faults and the clients' choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -57,16 +63,19 @@ struct Run {
     #[arg(long, default_value_t = 1)]
     seeds: u64,
     /// How long clients work: 90s, 5m
-    #[arg(long, default_value = "60s", value_parser = duration)]
+    #[arg(long, visible_alias = "time", default_value = "60s", value_parser = duration)]
     time_limit: Duration,
-    /// Faults, or `all`
+    /// Goes on with further seeds until so much time has passed, and begins nothing after that
+    #[arg(long, value_parser = duration)]
+    total: Option<Duration>,
+    /// Faults by name or family, or `all`; all faults on all workloads are tried family by family, and then mixed
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
     /// Lets faults of the network come on top of faults of processes
     #[arg(long)]
     mixed: bool,
     /// A database that runs already, instead of a cluster of one's own: nothing is broken
-    #[arg(long, value_delimiter = ',', conflicts_with_all = ["faults", "nodes"])]
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["faults", "nodes", "cluster"])]
     urls: Vec<String>,
     /// Make tables without storage parameters, for databases other than Flotilla
     #[arg(long)]
@@ -95,9 +104,22 @@ struct Run {
     /// Where each run leaves its folder
     #[arg(long, default_value_os_t = std::env::temp_dir().join("jepsen"))]
     out: PathBuf,
+    /// Of several runs, keeps all folders, not only those of runs that failed
+    #[arg(long)]
+    keep: bool,
+    /// Writes the table of several runs here, as Markdown, after each
+    #[arg(long)]
+    table: Option<PathBuf>,
     /// The script that starts and breaks the cluster
     #[arg(long, default_value_os_t = Cluster::default_script())]
     cluster_script: PathBuf,
+}
+
+impl Run {
+    /// Of a database that runs already.
+    fn urls(&self) -> Vec<String> {
+        if self.cluster == ["local"] { self.urls.clone() } else { self.cluster.clone() }
+    }
 }
 
 /// `90s`, `1500ms`, `5m`
@@ -150,7 +172,7 @@ fn list() {
     }
     println!("faults:");
     for entry in fault::ALL {
-        println!("  {:<14} {}", entry.name, entry.about);
+        println!("  {:<18} {:<8} {}", entry.name, entry.family().name(), entry.about);
     }
     println!("checkers:");
     for entry in checker::ALL {
@@ -177,89 +199,5 @@ fn check(path: &std::path::Path, names: &[String], as_json: bool) -> Result<Vali
 
 #[tokio::main]
 async fn run_real(arguments: Run) -> Result<Validity> {
-    run_all(arguments).await
-}
-
-#[allow(clippy::print_stdout, reason = "the verdict is what the command is for")]
-async fn run_all(arguments: Run) -> Result<Validity> {
-    let names: Vec<&str> = match &arguments.workloads[..] {
-        [all] if all == "all" => workload::ALL.iter().map(|entry| entry.name).collect(),
-        names => names.iter().map(String::as_str).collect(),
-    };
-    if let Some(name) = names.iter().find(|name| workload::find(name).is_none()) {
-        bail!("there is no workload '{name}'; `jepsen list` shows them");
-    }
-    let faults = choose_faults(&arguments.faults)?;
-    let mut table = Vec::new();
-    let mut worst = Validity::Valid;
-    for seed in arguments.seed..arguments.seed.saturating_add(arguments.seeds) {
-        for name in &names {
-            println!("— {name}, seed {seed}");
-            let outcome = one(&arguments, name, seed, faults.clone()).await?;
-            print!("{}", report::text(&outcome));
-            println!("in {}", outcome.folder.display());
-            let validity = outcome.validity();
-            worst = worst.max(validity);
-            let found: Vec<&str> = outcome.verdicts.iter().flat_map(|verdict| verdict.names()).collect();
-            table.push(format!("{name:<14} {seed:>6} {validity:?} {}", found.join(" ")));
-        }
-    }
-    if table.len() > 1 {
-        println!("\n{}", table.join("\n"));
-    }
-    Ok(worst)
-}
-
-fn choose_faults(names: &[String]) -> Result<Vec<&'static Fault>> {
-    if let [all] = names
-        && all == "all"
-    {
-        return Ok(fault::ALL.iter().filter(|fault| fault.is_fair()).collect());
-    }
-    let find = |name: &String| fault::find(name).with_context(|| format!("there is no fault '{name}'"));
-    names.iter().filter(|name| *name != "none").map(find).collect()
-}
-
-async fn one(arguments: &Run, name: &str, seed: u64, faults: Vec<&'static Fault>) -> Result<run::Outcome> {
-    let disk = if faults.iter().any(|fault| fault.needs_disk()) {
-        Some(fault::disk::build(&arguments.out.join("interposer")).await?)
-    } else {
-        None
-    };
-    let cluster = Cluster {
-        script: arguments.cluster_script.clone(),
-        binary: None,
-        preload: disk,
-        environment: Vec::new(),
-        dir: arguments.out.join(format!("cluster-{}", arguments.base_port)),
-        base_port: arguments.base_port,
-        nodes: arguments.nodes.into(),
-        proxies: faults.iter().any(|fault| fault.needs_links()),
-    };
-    let options = run::Options {
-        workload: name.to_owned(),
-        seed,
-        time: arguments.time_limit,
-        clients: arguments.clients,
-        rate: arguments.rate,
-        call_timeout: arguments.call_timeout,
-        ops_max: arguments.ops_max,
-        gap_max: (!arguments.gap_max.is_zero()).then_some(arguments.gap_max),
-        faults,
-        mixed: arguments.mixed,
-        plain_tables: arguments.plain_tables,
-        out: arguments.out.clone(),
-    };
-    if !arguments.urls.is_empty() {
-        return run::run_against(&options, arguments.urls.clone()).await;
-    }
-    let outcome = tokio::select! {
-        outcome = run::run(&options, &cluster) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
-    // However it ended: no process is left behind.
-    let wiped = cluster.wipe().await;
-    let outcome = outcome?;
-    wiped?;
-    Ok(outcome)
+    campaign::conduct(&arguments).await
 }

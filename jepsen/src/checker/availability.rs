@@ -20,8 +20,17 @@ pub fn check(history: &History) -> Verdict {
     check_within(history, GAP_MAX)
 }
 
+/// The longest gap under faults of a minority.
+pub fn longest_gap(history: &History) -> Duration {
+    look(history, Duration::MAX).1
+}
+
 /// Checks a history.
 pub fn check_within(history: &History, gap_max: Duration) -> Verdict {
+    look(history, gap_max).0
+}
+
+fn look(history: &History, gap_max: Duration) -> (Verdict, Duration) {
     let mut verdict = Verdict::new("availability");
     let is_answer = |op: &&Op| match op.kind {
         Kind::Ok => op.process != Process::Nemesis,
@@ -35,7 +44,7 @@ pub fn check_within(history: &History, gap_max: Duration) -> Verdict {
     let working = history.calls().filter(|call| call.invoke.process < Process::Client(LAST_PROCESS));
     let Some(last) = working.last().map(|call| call.invoke.time) else {
         verdict.unknown("nobody asked anything");
-        return verdict;
+        return (verdict, Duration::ZERO);
     };
     let mut longest = 0;
     for (n, begin) in faults.iter().enumerate().filter(|(_, op)| phase(op, "begin")) {
@@ -75,5 +84,5 @@ pub fn check_within(history: &History, gap_max: Duration) -> Verdict {
         }
     }
     verdict.note(format!("longest gap under faults of a minority: {:.2} s", longest as f64 / 1e9));
-    verdict
+    (verdict, Duration::from_nanos(longest))
 }

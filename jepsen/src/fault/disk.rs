@@ -11,6 +11,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rand::rngs::StdRng;
@@ -67,13 +68,15 @@ pub fn cure(cluster: &Cluster, nodes: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// From now on the nodes' wall clocks are wrong by so much.
-pub fn set_clocks(cluster: &Cluster, nodes: &[usize], wrong_by: i64) -> Result<()> {
+/// From now on the nodes' wall clocks are wrong by so much; with a period, in every other one.
+pub fn set_clocks(cluster: &Cluster, nodes: &[usize], wrong_by: i64, period: Duration) -> Result<()> {
+    let period = i64::try_from(period.as_nanos()).unwrap_or(i64::MAX);
+    let numbers = [wrong_by.to_ne_bytes(), period.to_ne_bytes()].concat();
     for node in nodes {
         let path = cluster.node_dir(*node).join("clock");
         // In place: the nodes look at this very file.
         let file = OpenOptions::new().write(true).open(&path);
-        let written = file.and_then(|mut file| file.write_all(&wrong_by.to_ne_bytes()));
+        let written = file.and_then(|mut file| file.write_all(&numbers));
         written.with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())

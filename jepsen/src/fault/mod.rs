@@ -13,22 +13,30 @@ pub mod schedule;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 
 use self::disk::Ailment;
 use self::flip::Place;
 use self::members::Change;
 use crate::cluster::Cluster;
-use crate::links::{Links, Trouble, between};
+use crate::links::{Link, Links, Trouble, between};
 use crate::run::sleep;
 
 /// So long disks lie before the power is cut.
 const LIES_LAST: Duration = Duration::from_millis(1_500);
+
+/// A strobing clock is wrong for so long, and right for so long.
+const STROBE: Duration = Duration::from_millis(150);
 
 /// How many nodes are hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Victims {
     /// One of them.
     One,
+    /// As many as may be missing: the smaller half.
+    Minority,
     /// The smallest majority.
     Majority,
     /// All.
@@ -49,6 +57,7 @@ impl Victims {
     pub fn count(self, nodes: usize) -> usize {
         match self {
             Victims::One | Victims::MetaLeader | Victims::ShardLeader => 1,
+            Victims::Minority => (nodes.saturating_sub(1) / 2).max(1),
             Victims::Majority => nodes / 2 + 1,
             Victims::All => nodes,
         }
@@ -70,6 +79,8 @@ enum Deed {
     Flip(Place),
     /// Wall clocks jump, forward or back.
     Clock,
+    /// … to and fro, again and again.
+    Strobe,
     /// An operator's command.
     Members(Change),
     /// Links between the victims and the others are in trouble.
@@ -87,6 +98,43 @@ enum Which {
     Incoming,
     /// All among the victims: the others reach everybody, and the victims each other only by way of them.
     Among,
+    /// In a ring of all, each hears only the next ones, who make a majority with it: no two hear the same.
+    Ring,
+}
+
+/// Faults that a campaign tries together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// Nodes end and stand still.
+    Process,
+    /// Disks forget, stall, fill up, lie.
+    Disk,
+    /// Wall clocks are wrong.
+    Clock,
+    /// Links are cut, slow, lossy.
+    Network,
+    /// Whatever hits a leader because it leads.
+    Leader,
+    /// Replicas, leaders and nodes come and go, by operators' commands.
+    Members,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Family; 6] =
+        [Family::Process, Family::Disk, Family::Clock, Family::Network, Family::Leader, Family::Members];
+
+    /// As a table names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Process => "process",
+            Family::Disk => "disk",
+            Family::Clock => "clock",
+            Family::Network => "network",
+            Family::Leader => "leader",
+            Family::Members => "members",
+        }
+    }
 }
 
 /// An entry of the registry.
@@ -109,6 +157,18 @@ impl Fault {
         matches!(self.deed, Deed::Network(..))
     }
 
+    /// With which others it is tried.
+    pub fn family(&self) -> Family {
+        match (self.victims, self.deed) {
+            (Victims::MetaLeader | Victims::ShardLeader, _) => Family::Leader,
+            (_, Deed::Members(_)) => Family::Members,
+            (_, Deed::Process(..)) => Family::Process,
+            (_, Deed::Disk(_) | Deed::PowerCut | Deed::LyingPowerCut | Deed::Flip(_)) => Family::Disk,
+            (_, Deed::Clock | Deed::Strobe) => Family::Clock,
+            (_, Deed::Network(..)) => Family::Network,
+        }
+    }
+
     /// Whom it hits now, if that is not what was drawn.
     pub async fn victims(&self, cluster: &Cluster, drawn: &[usize]) -> Vec<usize> {
         match self.victims {
@@ -123,7 +183,7 @@ impl Fault {
 
     /// Whether the nodes must be started with the library that breaks disks and clocks.
     pub fn needs_disk(&self) -> bool {
-        matches!(self.deed, Deed::Disk(_) | Deed::PowerCut | Deed::LyingPowerCut | Deed::Clock)
+        matches!(self.deed, Deed::Disk(_) | Deed::PowerCut | Deed::LyingPowerCut | Deed::Clock | Deed::Strobe)
     }
 
     /// Whether a database can be expected to survive it. What isn't fair shows that the harness notices.
@@ -142,7 +202,8 @@ impl Fault {
         match self.deed {
             Deed::Process(harm, _) => cluster.each(harm, victims).await,
             Deed::Disk(ailment) => disk::infect(cluster, victims, ailment),
-            Deed::Clock => disk::set_clocks(cluster, victims, clock_error_ns(dice)),
+            Deed::Clock => disk::set_clocks(cluster, victims, clock_error_ns(dice), Duration::ZERO),
+            Deed::Strobe => disk::set_clocks(cluster, victims, clock_error_ns(dice), STROBE),
             Deed::Members(change) => {
                 for node in victims {
                     members::harm(cluster, *node, change, dice).await?;
@@ -169,20 +230,7 @@ impl Fault {
             }
             Deed::Network(which, trouble) => {
                 let links = links.context("the links don't pass through the harness")?;
-                let others: Vec<usize> = cluster.all().into_iter().filter(|n| !victims.contains(n)).collect();
-                let hit = match which {
-                    Which::Among => between(victims, victims),
-                    _ => between(victims, &others),
-                };
-                links.set(
-                    hit.into_iter()
-                        .filter(|(from, to)| match which {
-                            Which::Both | Which::Among => true,
-                            Which::Outgoing => victims.contains(from),
-                            Which::Incoming => victims.contains(to),
-                        })
-                        .map(|link| (link, trouble)),
-                );
+                links.set(hit(which, victims, &cluster.all(), dice).into_iter().map(|link| (link, trouble)));
                 Ok(())
             }
         }
@@ -201,7 +249,7 @@ impl Fault {
                 cluster.each("start", victims).await
             }
             Deed::PowerCut | Deed::LyingPowerCut => cluster.each("start", victims).await,
-            Deed::Clock => disk::set_clocks(cluster, victims, 0),
+            Deed::Clock | Deed::Strobe => disk::set_clocks(cluster, victims, 0, Duration::ZERO),
             Deed::Members(change) => {
                 for node in victims {
                     members::heal(cluster, *node, change).await?;
@@ -220,6 +268,30 @@ impl Fault {
             }
         }
     }
+}
+
+/// The links that are in trouble.
+fn hit(which: Which, victims: &[usize], all: &[usize], dice: u64) -> Vec<Link> {
+    let others: Vec<usize> = all.iter().copied().filter(|node| !victims.contains(node)).collect();
+    let mut links = match which {
+        Which::Among => between(victims, victims),
+        Which::Ring => {
+            let mut ring = all.to_vec();
+            ring.shuffle(&mut StdRng::seed_from_u64(dice));
+            let place = |node| ring.iter().position(|other| *other == node).unwrap_or(0);
+            // From how far ahead each hears.
+            let reach = ring.len() / 2;
+            let heard = |(from, to): &Link| (place(*from) + ring.len() - place(*to)) % ring.len() <= reach;
+            return between(all, all).into_iter().filter(|link| !heard(link)).collect();
+        }
+        _ => between(victims, &others),
+    };
+    links.retain(|(from, to)| match which {
+        Which::Outgoing => victims.contains(from),
+        Which::Incoming => victims.contains(to),
+        Which::Both | Which::Among | Which::Ring => true,
+    });
+    links
 }
 
 /// From a tenth of a second to minutes, each size as likely, forward or back.
@@ -340,6 +412,20 @@ pub const ALL: &[Fault] = &[
         lasts: millis(500, 8_000),
     },
     Fault {
+        name: "clock-strobe",
+        about: "the wall clock of one node jumps to and fro, three times a second",
+        victims: Victims::One,
+        deed: Deed::Strobe,
+        lasts: millis(1_000, 8_000),
+    },
+    Fault {
+        name: "clock-strobe-all",
+        about: "the same of all nodes at once",
+        victims: Victims::All,
+        deed: Deed::Strobe,
+        lasts: millis(1_000, 8_000),
+    },
+    Fault {
         name: "disk-full",
         about: "nothing can be written by one node, which is restarted afterwards",
         victims: Victims::One,
@@ -358,6 +444,34 @@ pub const ALL: &[Fault] = &[
         about: "the same of the node that leads the shard of ordinary tables",
         victims: Victims::ShardLeader,
         deed: Deed::Network(Which::Both, Trouble::Cut),
+        lasts: millis(500, 8_000),
+    },
+    Fault {
+        name: "kill-leader",
+        about: "kill -9 of that node",
+        victims: Victims::ShardLeader,
+        deed: Deed::Process("kill", "start"),
+        lasts: millis(500, 4_000),
+    },
+    Fault {
+        name: "pause-leader",
+        about: "SIGSTOP of that node for so long that others lead, and then it wakes and finds questions",
+        victims: Victims::ShardLeader,
+        deed: Deed::Process("pause", "resume"),
+        lasts: millis(2_500, 4_500),
+    },
+    Fault {
+        name: "partition-halves",
+        about: "the smaller half reaches nobody of the larger one",
+        victims: Victims::Minority,
+        deed: Deed::Network(Which::Both, Trouble::Cut),
+        lasts: millis(500, 8_000),
+    },
+    Fault {
+        name: "partition-ring",
+        about: "each node hears a majority, and no two the same one",
+        victims: Victims::All,
+        deed: Deed::Network(Which::Ring, Trouble::Cut),
         lasts: millis(500, 8_000),
     },
     Fault {
@@ -445,6 +559,13 @@ pub const ALL: &[Fault] = &[
         lasts: millis(500, 4_000),
     },
     Fault {
+        name: "lossy-link",
+        about: "packets to and from one node are lost and sent again; connections break",
+        victims: Victims::One,
+        deed: Deed::Network(Which::Both, Trouble::Lossy),
+        lasts: millis(1_000, 6_000),
+    },
+    Fault {
         name: "slow-link",
         about: "everything to and from one node takes 100 ms longer",
         victims: Victims::One,
@@ -456,4 +577,39 @@ pub const ALL: &[Fault] = &[
 /// By name.
 pub fn find(name: &str) -> Option<&'static Fault> {
     ALL.iter().find(|fault| fault.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn in_a_ring_everyone_hears_a_majority_and_no_two_the_same() {
+        for nodes in [3, 4, 5, 7] {
+            let all: Vec<usize> = (1..=nodes).collect();
+            let cut = hit(Which::Ring, &all, &all, 9);
+            let heard = |to: usize| -> BTreeSet<usize> {
+                all.iter().copied().filter(|from| !cut.contains(&(*from, to))).collect()
+            };
+            let majorities: BTreeSet<BTreeSet<usize>> = all.iter().map(|to| heard(*to)).collect();
+            assert_eq!(majorities.len(), nodes, "{cut:?}");
+            assert!(majorities.iter().all(|heard| 2 * heard.len() > nodes), "{majorities:?}");
+        }
+    }
+
+    #[test]
+    fn one_way_partitions_are_one_way() {
+        assert_eq!(hit(Which::Outgoing, &[2], &[1, 2, 3], 0), [(2, 1), (2, 3)]);
+        assert_eq!(hit(Which::Incoming, &[2], &[1, 2, 3], 0), [(1, 2), (3, 2)]);
+        assert_eq!(hit(Which::Among, &[1, 2], &[1, 2, 3], 0), [(1, 2), (2, 1)]);
+    }
+
+    #[test]
+    fn every_family_has_faults() {
+        for family in Family::ALL {
+            assert!(ALL.iter().any(|fault| fault.is_fair() && fault.family() == family), "{family:?}");
+        }
+    }
 }

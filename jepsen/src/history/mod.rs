@@ -20,7 +20,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-pub use recorder::{Clock, Recorder};
+pub use recorder::{Clock, Recorder, Tally};
 pub use value::Value;
 
 /// Clients that look at what is left, after the run, are numbered from here on.

@@ -39,8 +39,41 @@ pub struct Recorder {
     files: Mutex<Files>,
 }
 
+/// What has happened so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Calls that happened.
+    pub ok: u64,
+    /// … that did not.
+    pub failed: u64,
+    /// … of which nobody knows.
+    pub unknown: u64,
+    /// Faults that were begun.
+    pub faults: u64,
+    /// … and not yet undone.
+    pub under_way: Vec<String>,
+}
+
+impl Tally {
+    fn add(&mut self, op: &Op) {
+        let phase = op.value.get("phase").and_then(Value::as_name);
+        match (op.process, op.kind, phase) {
+            (Process::Nemesis, _, Some("begin")) => {
+                self.faults += 1;
+                self.under_way.push(op.f.clone());
+            }
+            (Process::Nemesis, ..) => self.under_way.retain(|fault| *fault != op.f),
+            (_, Kind::Invoke, _) => {}
+            (_, Kind::Ok, _) => self.ok += 1,
+            (_, Kind::Fail, _) => self.failed += 1,
+            (_, Kind::Info, _) => self.unknown += 1,
+        }
+    }
+}
+
 struct Files {
     next: usize,
+    tally: Tally,
     edn: BufWriter<File>,
     json: BufWriter<File>,
     failed: Option<std::io::Error>,
@@ -53,8 +86,13 @@ impl Recorder {
             let path = folder.join(name);
             File::create(&path).map(BufWriter::new).with_context(|| format!("creating {}", path.display()))
         };
-        let files =
-            Files { next: 0, edn: create("history.edn")?, json: create("history.json")?, failed: None };
+        let files = Files {
+            next: 0,
+            tally: Tally::default(),
+            edn: create("history.edn")?,
+            json: create("history.json")?,
+            failed: None,
+        };
         Ok(Self { clock, ops_max, files: Mutex::new(files) })
     }
 
@@ -66,6 +104,11 @@ impl Recorder {
     /// No further calls should be made: a checker has to hold them all. Completions are still taken.
     pub fn is_full(&self) -> bool {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).next >= self.ops_max
+    }
+
+    /// What has happened so far.
+    pub fn tally(&self) -> Tally {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).tally.clone()
     }
 
     /// Writes one operation down.
@@ -81,6 +124,7 @@ impl Recorder {
             error: error.map(str::to_owned),
         };
         files.next += 1;
+        files.tally.add(&op);
         let mut line = String::new();
         // Writing to a string can't fail.
         let _ = edn::write(&mut line, &op);

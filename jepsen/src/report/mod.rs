@@ -2,6 +2,7 @@
 
 mod latency;
 mod svg;
+pub mod table;
 mod timeline;
 
 use anyhow::{Context, Result};

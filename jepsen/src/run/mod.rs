@@ -11,6 +11,8 @@
 
 mod client;
 mod nemesis;
+mod progress;
+mod replicas;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,7 +23,7 @@ use serde_json::json;
 use crate::checker::{self, Validity, Verdict, availability};
 use crate::cluster::Cluster;
 use crate::fault::{Fault, schedule};
-use crate::history::{Clock, History, Recorder};
+use crate::history::{Clock, History, Recorder, Tally};
 use crate::links::Links;
 use crate::{report, workload};
 
@@ -52,6 +54,8 @@ pub struct Options {
     pub mixed: bool,
     /// Makes tables without storage parameters: other databases don't know ours.
     pub plain_tables: bool,
+    /// Tells how far it is while it runs.
+    pub progress: bool,
     /// Where the run's folder is made.
     pub out: PathBuf,
 }
@@ -64,6 +68,10 @@ pub struct Outcome {
     pub verdicts: Vec<Verdict>,
     /// What went wrong with the harness or with bringing nodes back.
     pub troubles: Vec<String>,
+    /// Calls and faults.
+    pub tally: Tally,
+    /// The longest time without an answer under faults of a minority.
+    pub gap: Duration,
 }
 
 impl Outcome {
@@ -87,7 +95,8 @@ pub async fn run(options: &Options, cluster: &Cluster) -> Result<Outcome> {
     cluster.settled().await?;
     let urls = cluster.urls();
     let breaking = async |recorder: &Recorder| nemesis::run(cluster, links.as_ref(), &plans, recorder).await;
-    let outcome = conduct(options, folder.clone(), urls, breaking).await;
+    let comparing = async || Some(replicas::compare(cluster).await);
+    let outcome = conduct(options, folder.clone(), urls, breaking, comparing).await;
     for node in cluster.all() {
         // Best effort: a log that is missing is no reason to lose the verdict.
         let _ = std::fs::copy(cluster.log(node), folder.join(format!("node-{node}.log")));
@@ -97,7 +106,7 @@ pub async fn run(options: &Options, cluster: &Cluster) -> Result<Outcome> {
 
 /// Runs a workload on a database that is there already, and not broken: any that speaks PostgreSQL's protocol.
 pub async fn run_against(options: &Options, urls: Vec<String>) -> Result<Outcome> {
-    conduct(options, make_folder(options)?, urls, async |_: &Recorder| Vec::new()).await
+    conduct(options, make_folder(options)?, urls, async |_: &Recorder| Vec::new(), async || None).await
 }
 
 async fn conduct(
@@ -105,6 +114,7 @@ async fn conduct(
     folder: PathBuf,
     urls: Vec<String>,
     breaking: impl AsyncFnOnce(&Recorder) -> Vec<String>,
+    comparing: impl AsyncFnOnce() -> Option<Verdict>,
 ) -> Result<Outcome> {
     let entry = workload::find(&options.workload)
         .with_context(|| format!("there is no workload '{}'; `jepsen list` shows them", options.workload))?;
@@ -120,12 +130,19 @@ async fn conduct(
     };
     clients.setup().await.context("making the tables")?;
     let recorder = Recorder::create(&folder, Clock::start(), options.ops_max)?;
-    let (mut troubles, ()) = futures::join!(breaking(&recorder), drive(&clients, &recorder, options.time));
+    let working = async { futures::join!(breaking(&recorder), drive(&clients, &recorder, options.time)) };
+    let (mut troubles, ()) = tokio::select! {
+        done = working => done,
+        () = progress::tell(&recorder, options.time), if options.progress => Default::default(),
+    };
     troubles.extend(clients.last(&recorder).await);
+    let compared = comparing().await;
     recorder.finish()?;
     let history = History::load(&folder.join("history.edn"))?;
-    let verdicts = judge(entry.checkers, &history, options.gap_max);
-    let outcome = Outcome { folder, verdicts, troubles };
+    let mut verdicts = judge(entry.checkers, &history, options.gap_max);
+    verdicts.extend(compared);
+    let gap = availability::longest_gap(&history);
+    let outcome = Outcome { folder, verdicts, troubles, tally: recorder.tally(), gap };
     report::write(&outcome, &history, options)?;
     Ok(outcome)
 }

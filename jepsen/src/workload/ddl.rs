@@ -1,4 +1,4 @@
-//! Inserts into a table whose columns come and go, while other tables are made, emptied and dropped.
+//! Inserts into a table whose columns and indexes come and go, while other tables are made, emptied and dropped.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -16,9 +16,11 @@ pub struct Ddl {
     next: AtomicI64,
 }
 
-const CHANGES: [&str; 6] = [
+const CHANGES: [&str; 8] = [
     "ALTER TABLE changing ADD COLUMN extra int",
     "ALTER TABLE changing DROP COLUMN IF EXISTS extra",
+    "ALTER TABLE changing ADD CONSTRAINT noted UNIQUE (note, id)",
+    "ALTER TABLE changing DROP CONSTRAINT IF EXISTS noted",
     "CREATE TABLE IF NOT EXISTS beside (id int PRIMARY KEY, note text)",
     "INSERT INTO beside SELECT n, 'note' FROM generate_series(1, 20) AS g(n) ON CONFLICT DO NOTHING",
     "TRUNCATE beside",

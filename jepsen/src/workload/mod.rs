@@ -87,6 +87,12 @@ pub const ALL: &[Entry] = &[
         make: || Arc::new(register::Register::default()),
     },
     Entry {
+        name: "one-shard",
+        about: "reads and writes of rows in one shard: many slow clients and the `-leader` faults find whoever thinks that it still leads",
+        checkers: &["linear"],
+        make: || Arc::new(register::Register::one_shard()),
+    },
+    Entry {
         name: "bank",
         about: "transfers between accounts on many shards, and looks at all of them",
         checkers: &["bank"],

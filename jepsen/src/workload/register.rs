@@ -1,5 +1,7 @@
 //! Single rows as registers: read, write, compare-and-set, each one statement.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rand::Rng;
@@ -14,21 +16,41 @@ const VALUES: i64 = 5;
 
 pub struct Register {
     keys: Keys,
+    /// For whoever writes into one shard: no value comes twice, so that a read tells which write it saw.
+    one_shard: Option<AtomicI64>,
 }
 
 impl Default for Register {
     fn default() -> Self {
-        Self { keys: Keys::new(5, 60) }
+        Self { keys: Keys::new(5, 60), one_shard: None }
+    }
+}
+
+impl Register {
+    /// In a table that lies in its database's shard: whoever hits that shard's leader hits all rows.
+    pub fn one_shard() -> Self {
+        Self { keys: Keys::new(3, 60), one_shard: Some(AtomicI64::new(0)) }
     }
 }
 
 impl Workload for Register {
     fn setup(&self) -> Vec<String> {
-        sharded("registers", "k int PRIMARY KEY, v int NOT NULL")
+        let columns = "k int PRIMARY KEY, v int NOT NULL";
+        if self.one_shard.is_some() {
+            let create = format!("CREATE TABLE registers ({columns})");
+            return vec!["DROP TABLE IF EXISTS registers".to_owned(), create];
+        }
+        sharded("registers", columns)
     }
 
     fn next(&self, _worker: u64, rng: &mut StdRng) -> Invocation {
         let key = self.keys.draw(rng);
+        if let Some(last) = &self.one_shard {
+            return match rng.random_bool(0.6) {
+                true => Invocation::new("read", Value::pair(key, Value::Nil)),
+                false => Invocation::new("write", Value::pair(key, last.fetch_add(1, Ordering::Relaxed))),
+            };
+        }
         let mut value = || rng.random_range(0..VALUES);
         let (a, b) = (value(), value());
         match rng.random_range(0..10) {
