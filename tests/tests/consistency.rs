@@ -52,7 +52,8 @@ async fn replicas_are_compared_while_clients_write_and_one_that_is_away_is_named
     let output = check(&cluster, &["--json"])?;
     cluster.script(&["resume", "3"])?;
     ensure!(output.status.code() == Some(7), "{}", text(&output));
-    let groups: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let groups = &said["groups"];
     let states =
         groups.as_array().into_iter().flatten().flat_map(|group| group["replicas"].as_array()).flatten();
     let unknown = states.filter(|replica| replica["state"] == "unknown").count();

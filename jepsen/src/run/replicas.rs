@@ -20,16 +20,23 @@ pub(super) async fn compare(cluster: &Cluster) -> Verdict {
         if attempt > 0 {
             sleep(PAUSE).await;
         }
-        let groups = match cluster.check().await {
-            Ok(groups) => groups,
+        let said = match cluster.check().await {
+            Ok(said) => said,
             Err(error) => {
                 last = format!("{error:#}");
                 continue;
             }
         };
-        let seen = look(&groups);
+        let seen = look(&said["groups"]);
+        for hole in said["map"].as_array().into_iter().flatten() {
+            verdict.anomaly("map-inconsistent", hole.to_string(), Vec::new());
+        }
         for differing in seen.differing {
             verdict.anomaly("replicas-differ", differing, Vec::new());
+        }
+        if seen.groups == 0 {
+            last = format!("no groups in {said}");
+            continue;
         }
         if verdict.anomalies.is_empty() && !seen.unknown.is_empty() {
             last = seen.unknown.join("; ");
@@ -54,7 +61,7 @@ struct Seen {
     unknown: Vec<String>,
 }
 
-/// Reads what `flotilla admin check --json` says.
+/// Reads what `flotilla admin check --json` says of groups.
 fn look(groups: &Json) -> Seen {
     let mut seen = Seen::default();
     for group in groups.as_array().into_iter().flatten() {

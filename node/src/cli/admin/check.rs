@@ -1,8 +1,9 @@
-//! `flotilla admin check`: do the replicas hold the same?
+//! `flotilla admin check`: do the replicas hold the same, and does the map have each key once?
 
 use std::time::Duration;
 
 use clap::Args;
+use proto::common::ShardDescriptor;
 use proto::consistency as pb;
 use proto::consistency::consistency_client::ConsistencyClient;
 use proto::consistency::replica_digest::State;
@@ -13,6 +14,10 @@ use crate::exit::Failure;
 
 /// Between two groups. (Large ones take their time: nodes are told how fast they may read.)
 const GROUP_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// A map that has holes is asked for again.
+const MAP_TRIES: usize = 5;
+const MAP_PAUSE: Duration = Duration::from_millis(400);
 
 /// Arguments of `flotilla admin check`.
 #[derive(Args)]
@@ -30,6 +35,7 @@ pub struct CheckArgs {
 
 /// Asks, prints, and fails if replicas differ or could not be looked at.
 pub async fn run(args: &CheckArgs, host: &str, as_json: bool) -> Result<String, Failure> {
+    let map = if args.group.is_empty() { map_troubles(host).await? } else { Vec::new() };
     let groups = compare(args, host).await?;
     let (mut differ, mut unknown, mut all) = (0, 0, 0);
     for group in &groups {
@@ -43,15 +49,65 @@ pub async fn run(args: &CheckArgs, host: &str, as_json: bool) -> Result<String, 
             }
         }
     }
-    let sum = format!("{} groups, {all} replicas: {differ} differ, {unknown} not looked at", groups.len());
-    let text =
-        if as_json { as_json_text(&groups) } else { format!("{}{sum}\n", as_table(&groups, args.all)) };
+    let mut sum =
+        format!("{} groups, {all} replicas: {differ} differ, {unknown} not looked at", groups.len());
+    if !map.is_empty() {
+        sum += &format!("; the map: {}", map.join(", "));
+    }
+    let text = match as_json {
+        true => super::pretty(&json!({ "groups": as_values(&groups), "map": map })),
+        false => format!("{}{sum}\n", as_table(&groups, args.all)),
+    };
     crate::cli::print(&text)?;
-    match (differ, unknown) {
+    match (differ + map.len(), unknown) {
         (0, 0) => Ok(String::new()),
         (0, _) => Err(Failure::Unreachable(sum)),
         _ => Err(Failure::Differs(sum)),
     }
+}
+
+/// What is wrong with the map, and stays so: it may be told of a split's halves one after the other.
+async fn map_troubles(host: &str) -> Result<Vec<String>, Failure> {
+    let mut troubles = Vec::new();
+    for attempt in 0..MAP_TRIES {
+        if attempt > 0 {
+            Seams::real().sleep(MAP_PAUSE).await;
+        }
+        let cluster = super::cluster(host).await?;
+        troubles = holes(cluster.groups.iter().filter_map(|group| group.descriptor.as_ref()));
+        if troubles.is_empty() {
+            break;
+        }
+    }
+    Ok(troubles)
+}
+
+/// Keys that no shard holds, or two.
+fn holes<'a>(shards: impl Iterator<Item = &'a ShardDescriptor>) -> Vec<String> {
+    let mut shards: Vec<&ShardDescriptor> = shards.collect();
+    shards.sort_by_key(|shard| &shard.start);
+    let mut troubles = Vec::new();
+    // Up to where keys are held, by whom; the end of all keys is empty, as their beginning is.
+    let mut held: Option<(&[u8], u64)> = None;
+    for shard in shards {
+        let begins = &shard.start[..];
+        match held {
+            None if begins.is_empty() => {}
+            None => troubles.push(format!("nobody holds the keys before g{}", shard.group)),
+            Some((end, by)) if end.is_empty() || end > begins => {
+                troubles.push(format!("g{by} and g{} hold the same keys", shard.group));
+            }
+            Some((end, by)) if end < begins => {
+                troubles.push(format!("nobody holds the keys between g{by} and g{}", shard.group));
+            }
+            Some(_) => {}
+        }
+        held = Some((&shard.end, shard.group));
+    }
+    if let Some((end, by)) = held.filter(|(end, _)| !end.is_empty()) {
+        troubles.push(format!("nobody holds the keys from {} on, after g{by}", hex::encode(end)));
+    }
+    troubles
 }
 
 async fn compare(args: &CheckArgs, host: &str) -> Result<Vec<pb::GroupComparison>, Failure> {
@@ -82,7 +138,7 @@ fn state(replica: &pb::ReplicaDigest) -> &'static str {
     }
 }
 
-fn as_json_text(groups: &[pb::GroupComparison]) -> String {
+fn as_values(groups: &[pb::GroupComparison]) -> serde_json::Value {
     let family = |family: &pb::FamilyDigest| json!({ "family": family.name, "rows": family.rows, "bytes": family.bytes, "sha256": hex::encode(&family.hash) });
     let replica = |replica: &pb::ReplicaDigest| {
         json!({
@@ -96,7 +152,7 @@ fn as_json_text(groups: &[pb::GroupComparison]) -> String {
             "replicas": group.replicas.iter().map(replica).collect::<Vec<_>>(),
         })
     });
-    super::pretty(&groups.collect())
+    groups.collect()
 }
 
 fn as_table(groups: &[pb::GroupComparison], all: bool) -> String {
@@ -138,4 +194,33 @@ fn as_table(groups: &[pb::GroupComparison], all: bool) -> String {
 fn short(families: &[pb::FamilyDigest]) -> String {
     let hashes = families.iter().map(|family| hex::encode(&family.hash[..family.hash.len().min(4)]));
     hashes.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn troubles(shards: &[(&'static str, &'static str)]) -> Vec<String> {
+        let shard = |(n, (start, end)): (usize, &(&'static str, &'static str))| ShardDescriptor {
+            group: n as u64 + 2,
+            start: start.as_bytes().into(),
+            end: end.as_bytes().into(),
+            ..Default::default()
+        };
+        let shards: Vec<ShardDescriptor> = shards.iter().enumerate().map(shard).collect();
+        holes(shards.iter())
+    }
+
+    #[test]
+    fn each_key_is_held_once() {
+        assert!(troubles(&[("", "")]).is_empty());
+        assert!(troubles(&[("m", ""), ("", "c"), ("c", "m")]).is_empty());
+        assert_eq!(troubles(&[("", "c"), ("d", "")]), ["nobody holds the keys between g2 and g3"]);
+        assert_eq!(troubles(&[("", "d"), ("c", "")]), ["g2 and g3 hold the same keys"]);
+        assert_eq!(troubles(&[("", ""), ("c", "")]), ["g2 and g3 hold the same keys"]);
+        assert_eq!(
+            troubles(&[("b", "c")]),
+            ["nobody holds the keys before g2", "nobody holds the keys from 63 on, after g2"]
+        );
+    }
 }

@@ -56,7 +56,8 @@ enum Admin {
     Nodes,
     /// Sum the cluster up
     Status(status::StatusArgs),
-    /// Compare the replicas of each shard, row by row: exit status 8 if some differ, 7 if some could not be looked at
+    /// Compare the replicas of each shard, row by row, and see that the map holds each key once: exit status 8 if something differs, 7
+    /// if replicas could not be looked at
     Check(check::CheckArgs),
     /// Show or change what is set for the whole cluster
     Settings(settings::SettingsArgs),
