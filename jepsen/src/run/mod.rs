@@ -94,7 +94,9 @@ pub async fn run(options: &Options, cluster: &Cluster) -> Result<Outcome> {
     cluster.up().await.context("starting the cluster")?;
     cluster.settled().await?;
     let urls = cluster.urls();
-    let breaking = async |recorder: &Recorder| nemesis::run(cluster, links.as_ref(), &plans, recorder).await;
+    let breaking = async |recorder: &Recorder| {
+        nemesis::run(cluster, links.as_ref(), &plans, options.time, recorder).await
+    };
     let comparing = async || Some(replicas::compare(cluster).await);
     let outcome = conduct(options, folder.clone(), urls, breaking, comparing).await;
     for node in cluster.all() {

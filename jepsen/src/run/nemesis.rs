@@ -1,5 +1,7 @@
 //! The hand that breaks things, by schedule, and writes down what it did.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 
 use super::sleep;
@@ -8,14 +10,15 @@ use crate::fault::schedule::Planned;
 use crate::history::{Kind, Process, Recorder, Value};
 use crate::links::Links;
 
-/// Carries the schedules out, at the same time, and leaves everything healed; says what could not be done.
+/// Carries the schedules out, at the same time, while clients work for `time`, and leaves everything healed; says what could not be done.
 pub(super) async fn run(
     cluster: &Cluster,
     links: Option<&Links>,
     plans: &[Vec<Planned>],
+    time: Duration,
     recorder: &Recorder,
 ) -> Vec<String> {
-    let done = join_all(plans.iter().map(|plan| carry_out(cluster, links, plan, recorder))).await;
+    let done = join_all(plans.iter().map(|plan| carry_out(cluster, links, plan, time, recorder))).await;
     let mut troubles: Vec<String> = done.into_iter().flatten().collect();
     // Whatever went wrong above: in the end all nodes run.
     if !troubles.is_empty()
@@ -30,17 +33,24 @@ async fn carry_out(
     cluster: &Cluster,
     links: Option<&Links>,
     plan: &[Planned],
+    time: Duration,
     recorder: &Recorder,
 ) -> Vec<String> {
     let mut troubles = Vec::new();
     for planned in plan {
         sleep(planned.at.saturating_sub(recorder.clock().elapsed())).await;
         let victims = planned.fault.victims(cluster, &planned.victims).await;
+        let begun = recorder.clock().elapsed();
+        // A machine that is too slow for its schedule: what is left of it would hit nobody.
+        if begun >= time {
+            return troubles;
+        }
         note(recorder, planned, &victims, "begin");
         if let Err(error) = planned.fault.harm(cluster, links, &victims, planned.dice).await {
             troubles.push(format!("{}: {error:#}", planned.fault.name));
         }
-        sleep((planned.at + planned.lasts).saturating_sub(recorder.clock().elapsed())).await;
+        // As long as it was meant to, even if it began late.
+        sleep((begun + planned.lasts).saturating_sub(recorder.clock().elapsed())).await;
         if let Err(error) = planned.fault.heal(cluster, links, &victims).await {
             troubles.push(format!("undoing {}: {error:#}", planned.fault.name));
         }
