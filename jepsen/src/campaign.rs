@@ -28,6 +28,8 @@ const PORTS: u16 = 100;
 const FOLDERS_MAX: usize = 20;
 /// What is kept of the others.
 const KEPT: [&str; 4] = ["run.json", "schedule.json", "verdict.txt", "verdict.json"];
+/// More than replicas of a shard.
+const NODES_TO_MOVE: u16 = 4;
 /// The operator has had enough.
 const INTERRUPTED: &str = "interrupted";
 /// A run that takes so much longer than its clients work hangs.
@@ -194,6 +196,12 @@ async fn persistently(arguments: &Run, plan: &Plan, nth: usize) -> Result<run::O
 }
 
 fn cluster(arguments: &Run, plan: &Plan, base_port: u16, disk: Option<std::path::PathBuf>) -> Cluster {
+    // Where every node has everything, nothing can move.
+    let nodes = if plan.family == Family::Members.name() {
+        arguments.nodes.max(NODES_TO_MOVE)
+    } else {
+        arguments.nodes
+    };
     Cluster {
         script: arguments.cluster_script.clone(),
         binary: None,
@@ -201,7 +209,7 @@ fn cluster(arguments: &Run, plan: &Plan, base_port: u16, disk: Option<std::path:
         environment: Vec::new(),
         dir: arguments.out.join(format!("cluster-{base_port}")),
         base_port,
-        nodes: arguments.nodes.into(),
+        nodes: nodes.into(),
         proxies: plan.faults.iter().any(|fault| fault.needs_links()),
     }
 }

@@ -43,8 +43,11 @@ async fn replicas_are_compared_while_clients_write_and_one_that_is_away_is_named
     // The meta-group, the system's, the database's and those of the table, three replicas each.
     ensure!(said.matches(" equal").count() >= 3 * 6, "{said}");
 
-    let output = check(&cluster, &["--group", "4711"])?;
-    ensure!(output.status.code() == Some(6) && text(&output).contains("4711"), "{}", text(&output));
+    let output = check(&cluster, &["g4711"])?;
+    ensure!(output.status.code() == Some(2) && text(&output).contains("4711"), "{}", text(&output));
+
+    let output = check(&cluster, &["--all", "meta", "g3"])?;
+    ensure!(text(&output).contains("2 groups, 6 replicas: 0 differ"), "{}", text(&output));
 
     cluster.script(&["pause", "3"])?;
     // Groups that it led elect others.

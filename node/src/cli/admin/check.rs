@@ -22,9 +22,8 @@ const MAP_PAUSE: Duration = Duration::from_millis(400);
 /// Arguments of `flotilla admin check`.
 #[derive(Args)]
 pub struct CheckArgs {
-    /// Look at this group only (repeatable)
-    #[arg(long, value_name = "ID")]
-    group: Vec<u64>,
+    /// The shards: g3, or meta; all if none is named
+    shards: Vec<String>,
     /// How much each replica reads per second, at most, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     rate: u64,
@@ -35,8 +34,11 @@ pub struct CheckArgs {
 
 /// Asks, prints, and fails if replicas differ or could not be looked at.
 pub async fn run(args: &CheckArgs, host: &str, as_json: bool) -> Result<String, Failure> {
-    let map = if args.group.is_empty() { map_troubles(host).await? } else { Vec::new() };
-    let groups = compare(args, host).await?;
+    let map = if args.shards.is_empty() { map_troubles(host).await? } else { Vec::new() };
+    let cluster = super::cluster(host).await?;
+    let asked =
+        args.shards.iter().map(|name| super::names::group(&cluster, name)).collect::<Result<_, _>>()?;
+    let groups = compare(asked, args.rate << 20, host).await?;
     let (mut differ, mut unknown, mut all) = (0, 0, 0);
     for group in &groups {
         unknown += usize::from(group.replicas.is_empty());
@@ -110,11 +112,15 @@ fn holes<'a>(shards: impl Iterator<Item = &'a ShardDescriptor>) -> Vec<String> {
     troubles
 }
 
-async fn compare(args: &CheckArgs, host: &str) -> Result<Vec<pb::GroupComparison>, Failure> {
+async fn compare(
+    groups: Vec<u64>,
+    bytes_per_second: u64,
+    host: &str,
+) -> Result<Vec<pb::GroupComparison>, Failure> {
     let channel = super::channel_over(&Seams::real(), host).await?;
     let mut client = ConsistencyClient::new(channel);
     let seams = Seams::real();
-    let request = pb::CompareRequest { groups: args.group.clone(), bytes_per_second: args.rate << 20 };
+    let request = pb::CompareRequest { groups, bytes_per_second };
     let failed = |status| super::describe(host, &status);
     let mut answers = client.compare(request).await.map_err(failed)?.into_inner();
     let mut groups = Vec::new();
@@ -157,7 +163,7 @@ fn as_values(groups: &[pb::GroupComparison]) -> serde_json::Value {
 
 fn as_table(groups: &[pb::GroupComparison], all: bool) -> String {
     let mut table =
-        super::table(&["GROUP", "REPLICA", "NODE", "INDEX", "ROWS", "BYTES", "DIGEST", "STATE", "DETAIL"]);
+        super::table(&["SHARD", "REPLICA", "NODE", "INDEX", "ROWS", "BYTES", "DIGEST", "STATE", "DETAIL"]);
     let mut lines = 0;
     for group in groups {
         let id = format!("g{}", group.group);
