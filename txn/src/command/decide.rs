@@ -63,12 +63,7 @@ pub async fn commit_primary(cx: &Context<'_>, request: pb::CommitPrimary) -> Out
         newest(&view.snapshot, &request.primary)? <= at || sabotage::is(Sabotage::OracleGoesBack),
         "a commit below a version of its primary"
     );
-    let record = pb::TxnRecord {
-        kind: pb::FateKind::FateCommitted.into(),
-        at: at.0,
-        spans: request.spans,
-        written_ms: cx.server.seams().clock.wall_ms(),
-    };
+    let record = pb::TxnRecord { kind: pb::FateKind::FateCommitted.into(), at: at.0, spans: request.spans };
     decide(cx, guard, txn, request.primary, record).await?;
     Ok(Answer::Done(at.0))
 }

@@ -28,11 +28,7 @@ pub async fn probe(cx: &Context<'_>, request: pb::Probe) -> Outcome {
         return Ok(Answer::Done(context(&intent)?.at_least));
     }
     if record.is_none() {
-        let record = pb::TxnRecord {
-            kind: pb::FateKind::FateAborted.into(),
-            written_ms: cx.server.seams().clock.wall_ms(),
-            ..pb::TxnRecord::default()
-        };
+        let record = pb::TxnRecord { kind: pb::FateKind::FateAborted.into(), ..pb::TxnRecord::default() };
         decide(cx, guard, txn, request.key, record).await?;
     }
     Ok(Answer::Done(0))

@@ -114,12 +114,7 @@ async fn attempt(cx: &Context<'_>, request: &pb::Push, txn: TxnId) -> Result<Fou
         let again = pb::Push { abort: true, ..request.clone() };
         return Box::pin(attempt(cx, &again, txn)).await;
     }
-    let record = pb::TxnRecord {
-        kind: pb::FateKind::FateAborted.into(),
-        at: 0,
-        spans: Vec::new(),
-        written_ms: cx.server.seams().clock.wall_ms(),
-    };
+    let record = pb::TxnRecord { kind: pb::FateKind::FateAborted.into(), at: 0, spans: Vec::new() };
     decide(cx, guard, txn, request.primary.clone(), record).await?;
     Ok(Found::Fate(Fate::Aborted))
 }

@@ -86,7 +86,12 @@ impl Txn {
             plan.checks.iter().flat_map(|(_, reads)| reads.ranges()).all(|range| {
                 storage::keys::as_point(&range).is_some() && plan.writes.contains_key(&range.start)
             });
-        if !allowed || !small || !covered || !plan.set_fences.is_empty() {
+        // A fence is looked at where something under it is written, and nowhere else.
+        let fenced = plan.fences.iter().all(|fence| {
+            let first = plan.writes.range(fence.prefix.clone()..).next();
+            first.is_some_and(|(key, _)| key.starts_with(&fence.prefix))
+        });
+        if !allowed || !small || !covered || !fenced || !plan.set_fences.is_empty() {
             return None;
         }
         let (keys, now) = (plan.writes.keys().cloned().collect(), self.core.seams.clock.now());

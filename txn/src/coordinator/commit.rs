@@ -46,7 +46,7 @@ pub(super) struct Plan {
     pub set_fences: Vec<(Key, Option<u64>)>,
     /// What must not have changed, and since when. (Rows that are written say so themselves.)
     pub checks: Vec<(Timestamp, SpanSet)>,
-    fences: Vec<Fence>,
+    pub fences: Vec<Fence>,
     /// The oldest snapshot that a change of schema was planned under.
     planned_at: Option<Timestamp>,
     /// For whoever fights over a key.
