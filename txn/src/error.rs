@@ -32,6 +32,8 @@ pub enum Error {
         key: Bytes,
         /// It is gone; otherwise there is a newer version.
         deleted: bool,
+        /// Who has changed it, if that is remembered.
+        rival: Option<TxnId>,
     },
     /// A write demanded that no row stands under the key, and one does.
     #[error("a row already stands under key {}", key.escape_ascii())]

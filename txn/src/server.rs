@@ -289,11 +289,7 @@ pub fn failure_of(error: Error) -> pb::Failure {
     let mut failure = pb::Failure::default();
     let kind = match error {
         // (What has changed since a snapshot, the gateway finds out from an answer.)
-        Error::Changed { key, .. } => {
-            failure.key = key;
-            pb::FailureKind::FailureConflict
-        }
-        Error::Conflict { key, rival } => {
+        Error::Changed { key, rival, .. } | Error::Conflict { key, rival } => {
             failure.key = key;
             failure.txn = rival.map(crate::wire::txn_bytes).unwrap_or_default();
             pb::FailureKind::FailureConflict

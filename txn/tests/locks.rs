@@ -173,17 +173,64 @@ async fn a_conflict_names_who_has_written() {
     let db = cluster.database(0);
     db.split(&[bytes("m")], false).await.unwrap();
     for keys in [vec!["a"], vec!["a", "z"]] {
-        let (reader, writer) = (begin(&db), begin(&db));
-        reader.get(&[bytes("a")], &[]).await.unwrap();
+        // Found by a commit in one shard, and where it lays its intents.
+        for own in [vec!["b"], vec!["a", "y"]] {
+            let (reader, writer) = (begin(&db), begin(&db));
+            reader.get(&[bytes("a")], &[]).await.unwrap();
+            for key in &keys {
+                put(&writer, key, 1).await;
+            }
+            writer.commit().await.unwrap();
+            for key in own {
+                put(&reader, key, 2).await;
+            }
+            match reader.commit().await {
+                Err(Error::Conflict { rival, .. }) => assert_eq!(rival, Some(writer.id())),
+                other => panic!("{other:?}"),
+            }
+        }
+        let snapshot =
+            db.begin(BeginOptions { isolation: txn::api::Isolation::Snapshot, ..BeginOptions::default() });
+        snapshot.get(&[bytes("b")], &[]).await.unwrap();
+        let writer = begin(&db);
         for key in &keys {
-            put(&writer, key, 1).await;
+            put(&writer, key, 3).await;
         }
         writer.commit().await.unwrap();
-        put(&reader, "b", 2).await;
-        match reader.commit().await {
-            Err(Error::Conflict { rival, .. }) => assert_eq!(rival, Some(writer.id())),
+        match snapshot.lock(&[bytes("a")], UPDATE, &[]).await {
+            Err(Error::Changed { rival, .. }) => assert_eq!(rival, Some(writer.id())),
             other => panic!("{other:?}"),
         }
+        snapshot.rollback().await;
     }
+    cluster.stop().await;
+}
+
+/// A row that was written without a lock, by a large transaction that has sent it early, is a locked row for whoever wants no wait,
+/// or only a short one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_intent_without_a_lock_is_as_good_as_one() {
+    let options = txn::CoordinatorOptions { flush_bytes: 1_000, ..Default::default() };
+    let cluster = TestCluster::start_with(1, options).await;
+    let db = cluster.database(0);
+    let large = begin(&db);
+    for n in 0..500 {
+        put(&large, &format!("k{n:04}"), 1).await;
+    }
+    for wait in [LockWait::Never, LockWait::For(Some(Duration::from_millis(30)))] {
+        loop {
+            let other = begin(&db);
+            let how = Locking { mode: LockMode::Update, wait };
+            let locked = other.lock(&[bytes("k0000")], how, &[]).await;
+            other.rollback().await;
+            match locked {
+                // What is sent early has not arrived.
+                Ok(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(Error::Locked { timed_out, .. }) => break assert_eq!(timed_out, wait != LockWait::Never),
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    }
+    large.rollback().await;
     cluster.stop().await;
 }

@@ -163,7 +163,8 @@ pub fn duplicate_key(table: &TableDescriptor, key: &[u8]) -> SqlError {
 ///
 /// For errors of `commit` as well as of reads and writes.
 pub fn explain(error: txn::Error, image: &CatalogImage) -> SqlError {
-    let (txn::Error::AlreadyExists { key } | txn::Error::Conflict { key, .. }) = &error else {
+    use txn::Error as E;
+    let (E::AlreadyExists { key } | E::Conflict { key, .. } | E::Changed { key, .. }) = &error else {
         return explain_lock(error, image);
     };
     let (key, duplicate) = (key.clone(), matches!(error, txn::Error::AlreadyExists { .. }));

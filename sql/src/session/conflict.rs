@@ -9,7 +9,9 @@ impl Session {
     /// Adds to a conflict's DETAIL the rival, as far as it is known, and this session's statement. What the rival's node
     /// doesn't remember, or doesn't say at once, is left out.
     pub(super) async fn with_rival(&mut self, mut error: SqlError) -> SqlError {
-        let Some(Error::Conflict { rival, .. }) = &error.source else { return error };
+        let Some(Error::Conflict { rival, .. } | Error::Changed { rival, .. }) = &error.source else {
+            return error;
+        };
         let rival = *rival;
         let mut lines: Vec<String> = error.detail.take().into_iter().collect();
         if let Some(rival) = rival {

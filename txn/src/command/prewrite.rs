@@ -59,7 +59,8 @@ pub async fn prewrite(cx: &Context<'_>, request: pb::Prewrite) -> Outcome {
         Ok(found)
     });
     cx.confirm().await?;
-    let Found { overtaken, mut at_least } = checked?;
+    let Found { overtaken, mut at_least } =
+        checked.map_err(|refusal| cx.with_rival(&view.snapshot, refusal))?;
     let mut drawn = 0;
     if request.async_commit && overtaken.len() < request.writes.len() {
         // Under the latches: above every read of these keys that was served, like a commit in one shard.

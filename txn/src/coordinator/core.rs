@@ -497,7 +497,8 @@ impl Core {
     }
 
     /// Others' intents lie under keys to be written: waits until they are decided, and settles them. Of two that wait
-    /// for each other, the older one ends the younger one after a while. `waited_since` is when the waiting began.
+    /// for each other, the older one ends the younger one after a while. `waited_since` is when the waiting began. Returns a key
+    /// whose intent is undecided still, after a pause.
     pub async fn clear_the_way(
         &self,
         own: (Timestamp, TxnId),
@@ -505,13 +506,13 @@ impl Core {
         waited_since: Instant,
         pause: &mut Duration,
         deadline: Instant,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Key>, Error> {
         let waited = self.seams.clock.now().saturating_duration_since(waited_since);
         let mut by_txn: HashMap<TxnId, Vec<pb::MetIntent>> = HashMap::new();
         for intent in met {
             by_txn.entry(parse_txn(&intent.txn)?).or_default().push(intent);
         }
-        let mut undecided = false;
+        let mut undecided = None;
         for (txn, intents) in by_txn {
             let Some(first) = intents.first() else {
                 continue;
@@ -529,13 +530,13 @@ impl Core {
             } else if waited >= self.options.conflict_wait {
                 return Err(Error::Conflict { key: first.key.clone(), rival: Some(txn) });
             } else {
-                undecided = true;
+                undecided = Some(first.key.clone());
             }
         }
-        if undecided {
+        if undecided.is_some() {
             self.router.pause_before(pause, deadline).await?;
         }
-        Ok(())
+        Ok(undecided)
     }
 }
 

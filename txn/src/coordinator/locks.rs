@@ -211,7 +211,7 @@ impl Txn {
                     if moves > MOVES_MAX || !self.refresh_at(reading).await? {
                         return Err(match self.is_serializable() {
                             true => Error::Conflict { key, rival },
-                            false => Error::Changed { key, deleted },
+                            false => Error::Changed { key, deleted, rival },
                         });
                     }
                 }
@@ -268,7 +268,14 @@ impl Txn {
                 Ok(Answer::Blocked(blocked)) => {
                     let own = (self.started_if_known(), self.id);
                     let met = blocked.intents;
-                    self.core.clear_the_way(own, met, waiting_since, &mut pause, patience).await?;
+                    let clear = self.core.clear_the_way(own, met, waiting_since, &mut pause, patience);
+                    if let Some(key) = clear.await? {
+                        // Whoever has written a row without a lock, or has lost it, has it all the same.
+                        let timed_out = deadline.is_some_and(|limit| self.core.seams.clock.now() >= limit);
+                        if timed_out || how.wait == LockWait::Never {
+                            return Err(Error::Locked { key, timed_out });
+                        }
+                    }
                 }
                 Err(RouteError::Moved) => {
                     self.core.router.pause_before(&mut pause, patience).await?;

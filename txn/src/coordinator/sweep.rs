@@ -90,6 +90,11 @@ impl Ages {
         now.saturating_duration_since(since) > LEFT_BEHIND
     }
 
+    /// The record is about to be removed.
+    fn forget(&mut self, record: &[u8]) {
+        self.now.remove(record);
+    }
+
     fn is_full(&self) -> bool {
         self.now.len() >= AGES_MAX
     }
@@ -114,6 +119,8 @@ fn left_behind(
             && ages.is_old(key, now)
             && left.len() < RECORDS_MAX
         {
+            // Should it be written again, it is a new one.
+            ages.forget(key);
             left.push((primary, txn, record));
         }
         if ages.is_full() {

@@ -41,6 +41,10 @@ struct Pass {
 impl Garbage {
     /// Versions at `at` were applied.
     pub fn wrote(&mut self, versions: usize, at: Timestamp) {
+        // Intents that vanished have left no version.
+        if at == Timestamp::ZERO {
+            return;
+        }
         self.written += versions as u64;
         self.oldest.get_or_insert(at);
         self.newest = self.newest.max(at);
