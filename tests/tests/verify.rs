@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use jepsen::checker::Validity;
 use jepsen::cluster::Cluster;
 use jepsen::fault::{Fault, disk};
@@ -101,37 +101,41 @@ async fn disks_that_lie_about_syncs_are_found_out() -> Result<()> {
     Ok(())
 }
 
-/// A build that breaks its promises on demand, and the workload that finds out.
-///
-/// `trust-lease` takes clients that ask rarely: whoever asks the paused leader when others have written elsewhere gets his
-/// answer when it wakes, at once, from before. Those who ask often wait for an older question then.
+/// Runs a build that breaks its promises on demand, until the workload finds out.
+async fn is_found_out(
+    (sabotage, workload, faults): (&str, &str, &[&str]),
+    (seconds, clients, rate): (u64, u64, f64),
+) -> Result<()> {
+    let binary = tests::sabotaged_binary()?;
+    let environment = vec![("FLOTILLA_SABOTAGE".to_owned(), sabotage.to_owned())];
+    // What a fault hits is a matter of luck, within bounds.
+    for seed in 1..=8 {
+        let base = options(workload, seconds, Path::new(""));
+        // A machine that has other things to do is to be told from a cluster that answers nobody.
+        let options = Options { seed, clients, rate, call_timeout: Duration::from_secs(10), ..base };
+        let outcome = outcome_of(binary.clone(), environment.clone(), &options, faults, 3).await?;
+        if outcome.validity() == Validity::Invalid {
+            return Ok(());
+        }
+        eprintln!("{sabotage}: not found yet: {}", shown(&outcome));
+    }
+    bail!("{workload} with {faults:?} does not find {sabotage}")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_builds_are_found_out() -> Result<()> {
-    let binary = tests::sabotaged_binary()?;
-    for (sabotage, workload, faults, seconds, clients, rate) in [
-        ("skip-read-validation", "write-skew", &[][..], 25, 9, 300.0),
-        ("answer-before-fsync", "set", &["power-cut-all"], 25, 9, 300.0),
-        ("oracle-goes-back", "list-append", &["kill-meta"], 25, 9, 300.0),
-        ("trust-lease", "one-shard", &["pause-leader"], 25, 90, 36.0),
-        ("lose-row", "set", &[], 6, 9, 100.0),
-    ] {
-        let environment = vec![("FLOTILLA_SABOTAGE".to_owned(), sabotage.to_owned())];
-        let mut found = false;
-        // What a fault hits is a matter of luck, within bounds.
-        for seed in 1..=8 {
-            let base = options(workload, seconds, Path::new(""));
-            // A machine that has other things to do is to be told from a cluster that answers nobody.
-            let options = Options { seed, clients, rate, call_timeout: Duration::from_secs(10), ..base };
-            let outcome = outcome_of(binary.clone(), environment.clone(), &options, faults, 3).await?;
-            found = outcome.validity() == Validity::Invalid;
-            if found {
-                break;
-            }
-            eprintln!("{sabotage}: not found yet: {}", shown(&outcome));
-        }
-        ensure!(found, "{workload} with {faults:?} does not find {sabotage}");
-    }
-    Ok(())
+    is_found_out(("skip-read-validation", "write-skew", &[]), (25, 9, 300.0)).await?;
+    is_found_out(("answer-before-fsync", "set", &["power-cut-all"]), (25, 9, 300.0)).await?;
+    is_found_out(("oracle-goes-back", "list-append", &["kill-meta"]), (25, 9, 300.0)).await?;
+    is_found_out(("lose-row", "set", &[]), (6, 9, 100.0)).await
+}
+
+/// This takes clients that ask rarely: whoever asks the paused leader when others have written elsewhere gets his answer when it
+/// wakes, at once, from before. Those who ask often wait for an older question then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "found by four runs of five, or fewer where the machine is busy: up to five minutes"]
+async fn a_trusted_lease_is_found_out() -> Result<()> {
+    is_found_out(("trust-lease", "one-shard", &["pause-leader"]), (25, 90, 36.0)).await
 }
 
 /// PostgreSQL's weaker levels allow what the checkers look for, so this shows that they find it in a real database.

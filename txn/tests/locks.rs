@@ -225,6 +225,7 @@ async fn an_intent_without_a_lock_is_as_good_as_one() {
             other.rollback().await;
             match locked {
                 // What is sent early has not arrived.
+                #[allow(clippy::disallowed_methods, reason = "a test has no simulator")]
                 Ok(_) => tokio::time::sleep(Duration::from_millis(5)).await,
                 Err(Error::Locked { timed_out, .. }) => break assert_eq!(timed_out, wait != LockWait::Never),
                 Err(other) => panic!("{other:?}"),
