@@ -3,21 +3,23 @@
 use std::time::Duration;
 
 use serde_json::Value as Json;
+use storage::seam::{Clock, SystemClock};
 
 use super::sleep;
 use crate::checker::Verdict;
 use crate::cluster::Cluster;
 
-/// A node that has just come back catches up first.
-const TRIES_MAX: usize = 12;
+/// A node that has just come back catches up first; one that never will is not waited for long.
+const PATIENCE: Duration = Duration::from_secs(25);
 const PAUSE: Duration = Duration::from_millis(1_500);
 
 /// Compares all replicas of all groups, the meta-group's too.
 pub(super) async fn compare(cluster: &Cluster) -> Verdict {
     let mut verdict = Verdict::new("replicas");
     let mut last = String::new();
-    for attempt in 0..TRIES_MAX {
-        if attempt > 0 {
+    let began = SystemClock.now();
+    while last.is_empty() || SystemClock.now().saturating_duration_since(began) < PATIENCE {
+        if !last.is_empty() {
             sleep(PAUSE).await;
         }
         let said = match cluster.check().await {
