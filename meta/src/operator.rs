@@ -166,33 +166,36 @@ impl MetaServer {
     /// A replica shall move.
     pub async fn begin_move(&self, request: pb::MoveRequest) -> Result<pb::MoveResponse, Error> {
         let (group, from, to) = (GroupId(request.group), NodeId(request.from), NodeId(request.to));
-        let holders = self.with_soft(|soft, now| {
-            let known = soft.groups.get(&group);
-            let nodes = known.map(|k| k.report.replicas.iter().map(|r| NodeId(r.node)).collect::<Vec<_>>());
+        let known = self.with_soft(|soft, now| {
             let underway =
                 self.replica.read(|state| state.cluster().moves.iter().any(|m| m.group == group.0));
-            nodes.map(|nodes| (nodes, soft.alive(to, now), underway))
+            let reported = soft.groups.get(&group).map(|known| known.report.replicas.clone());
+            reported.map(|replicas| (replicas, soft.alive(to, now), underway))
         })?;
-        if let Some((holders, live, false)) = &holders {
-            let list = || holders.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ");
-            match (holders.contains(&from), holders.contains(&to)) {
+        if let Some((replicas, live, false)) = &known {
+            let list = || replicas.iter().map(|r| format!("n{}", r.node)).collect::<Vec<_>>().join(", ");
+            let on = |node: NodeId| replicas.iter().find(|r| r.node == node.0);
+            match (on(from), on(to)) {
                 // It was done before.
-                (false, true) => return Ok(pb::MoveResponse { operation: String::new() }),
-                (true, false) if *live => {}
-                (true, false) => {
-                    return Err(Error::Rejected(format!("{to} is down, or is not a node of this cluster")));
+                (None, Some(taker)) if !taker.learner => {
+                    return Ok(pb::MoveResponse { operation: String::new() });
                 }
-                (true, true) => {
+                (None, _) => {
+                    return Err(Error::Rejected(format!(
+                        "{from} has no replica of {group}; they are on {}",
+                        list()
+                    )));
+                }
+                (Some(_), Some(taker)) if !taker.learner => {
                     return Err(Error::Rejected(format!(
                         "{to} has a replica of {group} already: {}",
                         list()
                     )));
                 }
-                (false, false) => {
-                    return Err(Error::Rejected(format!(
-                        "{from} has no replica of {group}; they are on {}",
-                        list()
-                    )));
+                // (A learner there is what an earlier attempt has left.)
+                (Some(_), _) if *live => {}
+                (Some(_), _) => {
+                    return Err(Error::Rejected(format!("{to} is down, or is not a node of this cluster")));
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use proto::meta::{DescribeResponse, GroupStatus, NodeDuty, NodeStatus};
+use proto::meta::{DescribeResponse, GroupStatus, NodeDuty, NodeStatus, Operation};
 use serde_json::json;
 use storage::seam::{Clock, SystemClock};
 
@@ -46,7 +46,17 @@ impl Summary {
     }
 
     fn settled(&self, cluster: &DescribeResponse) -> bool {
-        self.dead == 0 && self.leaderless == 0 && self.short == 0 && cluster.planned.is_empty()
+        let healthy = self.dead == 0 && self.leaderless == 0 && self.short == 0;
+        healthy && cluster.planned.is_empty() && !cluster.operations.iter().any(is_underway)
+    }
+}
+
+/// Whether an operation has yet to end. (A drain lasts until it is taken back, and a step that is done is listed for a moment.)
+fn is_underway(operation: &Operation) -> bool {
+    match operation.kind.as_str() {
+        "drain" => false,
+        "step" => !operation.state.ends_with(": done"),
+        _ => true,
     }
 }
 
