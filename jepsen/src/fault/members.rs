@@ -15,11 +15,18 @@ use crate::run::sleep;
 const HEAL_TRIES: usize = 20;
 const HEAL_PAUSE: Duration = Duration::from_millis(500);
 
+/// So long a new leader takes at most until it serves and is known, if nothing is in its way.
+const LEADERS_SETTLE: Duration = Duration::from_millis(600);
+/// How often it is tried to make a node lead everything.
+const LEAD_TRIES: usize = 5;
+
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The victim is made to lead what it can.
     Transfer,
+    /// … everything that it has, for as long as it lasts: placement does not spread leaders meanwhile.
+    LeadAll,
     /// The victim gives its replica of some shard to a node that has none.
     Move,
     /// All shards of the victim move at once, and it leads nothing: it is decommissioned, and kept in the end.
@@ -36,9 +43,16 @@ pub async fn harm(cluster: &Cluster, victim: usize, change: Change, dice: u64) -
         Change::Leave => refusable(cluster, &["decommission", &name, "--no-wait"]).await,
         Change::Drain => refusable(cluster, &["drain", &name, "--no-wait"]).await,
         Change::Transfer => {
-            for shard in shards(cluster).await? {
-                if shard["leader"] != node && voters(&shard).any(|voter| voter == node) {
-                    refusable(cluster, &["transfer-leader", &group(&shard)?, &name]).await;
+            transfer(cluster, node).await?;
+        }
+        Change::LeadAll => {
+            refusable(cluster, &["settings", "set", "rebalance", "off"]).await;
+            // What `shards` says of leaders is not of this moment.
+            for _ in 0..LEAD_TRIES {
+                let to_go = transfer(cluster, node).await?;
+                sleep(LEADERS_SETTLE).await;
+                if to_go == 0 {
+                    break;
                 }
             }
         }
@@ -63,17 +77,21 @@ pub async fn harm(cluster: &Cluster, victim: usize, change: Change, dice: u64) -
 
 /// Undoes it.
 pub async fn heal(cluster: &Cluster, victim: usize, change: Change) -> Result<()> {
-    let undo = match change {
-        Change::Leave => "recommission",
-        Change::Drain => "undrain",
+    let undo: &[&str] = match change {
+        Change::Leave => &["recommission"],
+        Change::Drain => &["undrain"],
+        Change::LeadAll => &["settings", "set", "rebalance", "on"],
         Change::Transfer | Change::Move => return Ok(()),
     };
     // Other faults may be under way.
     let mut tries = 0;
     loop {
         let undone = async {
-            let node = cluster.id(victim).await?;
-            cluster.operate(&[undo, &format!("n{node}"), "--no-wait"]).await
+            if change == Change::LeadAll {
+                return cluster.operate(undo).await;
+            }
+            let name = format!("n{}", cluster.id(victim).await?);
+            cluster.operate(&[undo, &[&name, "--no-wait"]].concat()).await
         };
         match undone.await {
             Ok(_) => return Ok(()),
@@ -82,6 +100,18 @@ pub async fn heal(cluster: &Cluster, victim: usize, change: Change) -> Result<()
         }
         sleep(HEAL_PAUSE).await;
     }
+}
+
+/// Makes a node lead what it has; how much that was not yet.
+async fn transfer(cluster: &Cluster, node: u64) -> Result<usize> {
+    let mut transfers = 0;
+    for shard in shards(cluster).await? {
+        if shard["leader"] != node && voters(&shard).any(|voter| voter == node) {
+            transfers += 1;
+            refusable(cluster, &["transfer-leader", &group(&shard)?, &format!("n{node}")]).await;
+        }
+    }
+    Ok(transfers)
 }
 
 async fn refusable(cluster: &Cluster, arguments: &[&str]) {

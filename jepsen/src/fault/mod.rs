@@ -85,6 +85,8 @@ enum Deed {
     Members(Change),
     /// Links between the victims and the others are in trouble.
     Network(Which, Trouble),
+    /// The victim is made to lead all that it has, and then it is cut off.
+    LeadAndCut,
 }
 
 /// Which links.
@@ -154,7 +156,7 @@ pub struct Fault {
 impl Fault {
     /// Whether the links must pass through the harness.
     pub fn needs_links(&self) -> bool {
-        matches!(self.deed, Deed::Network(..))
+        matches!(self.deed, Deed::Network(..) | Deed::LeadAndCut)
     }
 
     /// With which others it is tried.
@@ -166,6 +168,7 @@ impl Fault {
             (_, Deed::Disk(_) | Deed::PowerCut | Deed::LyingPowerCut | Deed::Flip(_)) => Family::Disk,
             (_, Deed::Clock | Deed::Strobe) => Family::Clock,
             (_, Deed::Network(..)) => Family::Network,
+            (_, Deed::LeadAndCut) => Family::Leader,
         }
     }
 
@@ -233,6 +236,15 @@ impl Fault {
                 links.set(hit(which, victims, &cluster.all(), dice).into_iter().map(|link| (link, trouble)));
                 Ok(())
             }
+            Deed::LeadAndCut => {
+                let links = links.context("the links don't pass through the harness")?;
+                for node in victims {
+                    members::harm(cluster, *node, Change::LeadAll, dice).await?;
+                }
+                let cut = hit(Which::Both, victims, &cluster.all(), dice);
+                links.set(cut.into_iter().map(|link| (link, Trouble::Cut)));
+                Ok(())
+            }
         }
     }
 
@@ -259,6 +271,13 @@ impl Fault {
             Deed::Flip(_) => {
                 for node in victims {
                     flip::heal(cluster, *node).await?;
+                }
+                Ok(())
+            }
+            Deed::LeadAndCut => {
+                links.context("the links don't pass through the harness")?.set([]);
+                for node in victims {
+                    members::heal(cluster, *node, Change::LeadAll).await?;
                 }
                 Ok(())
             }
@@ -445,6 +464,13 @@ pub const ALL: &[Fault] = &[
         victims: Victims::ShardLeader,
         deed: Deed::Network(Which::Both, Trouble::Cut),
         lasts: millis(500, 8_000),
+    },
+    Fault {
+        name: "partition-sole-leader",
+        about: "one node is made to lead all that it has, so that it needs nobody to believe that it still does; then it is cut off",
+        victims: Victims::One,
+        deed: Deed::LeadAndCut,
+        lasts: millis(6_000, 10_000),
     },
     Fault {
         name: "kill-leader",

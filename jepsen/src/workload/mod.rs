@@ -88,7 +88,7 @@ pub const ALL: &[Entry] = &[
     },
     Entry {
         name: "one-shard",
-        about: "reads and writes of rows in one shard: many slow clients and the `-leader` faults find whoever thinks that it still leads",
+        about: "reads and writes of rows in one shard: with `partition-sole-leader` it finds whoever thinks that it still leads",
         checkers: &["linear"],
         make: || Arc::new(register::Register::one_shard()),
     },
