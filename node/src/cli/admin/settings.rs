@@ -49,7 +49,13 @@ pub async fn run(args: &SettingsArgs, host: &str, as_json: bool) -> Result<Strin
     let mut admin = super::connect(host).await?;
     let request = pb::ChangeSettingsRequest { name: name.clone(), value };
     admin.change_settings(request).await.map_err(|status| super::describe(host, &status))?;
-    Ok(String::new())
+    match as_json {
+        true => {
+            let value = current(host).await?.value(settings::find(name).map_err(Failure::Usage)?);
+            Ok(super::pretty(&json!({ "name": name, "value": value })))
+        }
+        false => Ok(String::new()),
+    }
 }
 
 async fn current(host: &str) -> Result<Settings, Failure> {
