@@ -84,6 +84,7 @@ mod api;
 mod checkpoint;
 mod fault;
 mod group;
+pub mod inspect;
 mod keys;
 mod log_store;
 mod members;

@@ -58,8 +58,16 @@ pub struct Engine {
 
 impl Engine {
     pub(crate) fn open(dir: &Path, options: &StoreOptions) -> Result<Self, Error> {
-        let db = verify::open(dir, || options::state(options), options.verify_bytes_max)?;
-        Ok(Self { db: Arc::new(db) })
+        Ok(Self::over(verify::open(dir, || options::state(options), options.verify_bytes_max)?))
+    }
+
+    /// Over a database that is open already, perhaps for reading only.
+    pub(crate) fn over(db: DB) -> Self {
+        Self { db: Arc::new(db) }
+    }
+
+    pub(crate) fn database(&self) -> &DB {
+        &self.db
     }
 
     /// An empty batch.

@@ -69,6 +69,7 @@ pub mod engine;
 mod error;
 pub mod gc;
 pub mod ids;
+pub mod inspect;
 pub mod intents;
 pub mod keys;
 pub mod mvcc;

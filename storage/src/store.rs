@@ -72,13 +72,7 @@ impl Store {
         refuse_foreign(dir)?;
         let lock = lock(dir)?;
         let (log_dir, state_dir) = (dir.join("log"), dir.join("state"));
-        let exists = match read_format(dir)? {
-            Some(version) if version > FORMAT_VERSION => {
-                let (dir, found) = (dir.to_owned(), version);
-                return Err(Error::NewerFormat { dir, found, supported: FORMAT_VERSION });
-            }
-            found => found.is_some(),
-        };
+        let exists = known_format(dir)?.is_some();
         if exists {
             wal_check::check_directory(&state_dir)?;
         } else {
@@ -161,7 +155,7 @@ impl std::fmt::Debug for Store {
     }
 }
 
-fn lock(dir: &Path) -> Result<File, Error> {
+pub(crate) fn lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join("LOCK");
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|e| Error::io("open", &path, e))?;
@@ -212,6 +206,21 @@ fn read_format(dir: &Path) -> Result<Option<u32>, Error> {
     }
 }
 
+/// The format of a store that this build can read; `None` if there is no store yet.
+fn known_format(dir: &Path) -> Result<Option<u32>, Error> {
+    match read_format(dir)? {
+        Some(found) if found > FORMAT_VERSION => {
+            Err(Error::NewerFormat { dir: dir.to_owned(), found, supported: FORMAT_VERSION })
+        }
+        found => Ok(found),
+    }
+}
+
+/// The format of a store that must be there.
+pub(crate) fn existing_format(dir: &Path) -> Result<u32, Error> {
+    known_format(dir)?.ok_or_else(|| Error::io("read", &dir.join("FORMAT"), ErrorKind::NotFound.into()))
+}
+
 /// A crash may have left a part of a store here: it was never used, so it goes.
 fn begin_creation(dir: &Path, parts: &[&Path]) -> Result<(), Error> {
     let creating = dir.join("CREATING");
@@ -233,7 +242,7 @@ fn finish_creation(dir: &Path) -> Result<(), Error> {
     sync_dir(dir)
 }
 
-fn read_identity(dir: &Path) -> Result<Option<Identity>, Error> {
+pub(crate) fn read_identity(dir: &Path) -> Result<Option<Identity>, Error> {
     let path = dir.join("IDENTITY");
     let content = match std::fs::read(&path) {
         Ok(content) => content,

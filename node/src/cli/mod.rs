@@ -1,6 +1,7 @@
 //! The commands of the `flotilla` binary, one file each.
 
 pub mod admin;
+pub mod debug;
 pub mod init;
 pub mod sql;
 pub mod start;
@@ -38,6 +39,8 @@ enum Command {
     Sql(sql::SqlArgs),
     /// Look at a running cluster
     Admin(admin::AdminArgs),
+    /// Look into a stopped node's files
+    Debug(debug::DebugArgs),
     /// Start a cluster of one's own, break it, and check what clients saw
     Verify(verify::VerifyArgs),
     /// Print the version
@@ -52,6 +55,7 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::run(args),
         Command::Sql(args) => return sql::run(args),
         Command::Admin(args) => admin::run(args),
+        Command::Debug(args) => debug::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Version => print(&format!("flotilla {}\n", env!("CARGO_PKG_VERSION"))),
     };

@@ -16,6 +16,7 @@
 mod group;
 mod record;
 mod rocks;
+pub(crate) mod stored;
 mod writer;
 
 use bytes::Bytes;

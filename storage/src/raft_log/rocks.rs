@@ -380,7 +380,7 @@ impl LogEngine for RocksLog {
     }
 }
 
-fn read_sealed(db: &DB, key: &[u8]) -> Result<Option<Bytes>, Error> {
+pub(super) fn read_sealed(db: &DB, key: &[u8]) -> Result<Option<Bytes>, Error> {
     let stored = db.get_pinned(key).map_err(|e| Error::rocks("read the log", db.path(), e))?;
     let Some(stored) = stored else {
         return Ok(None);
@@ -395,7 +395,7 @@ fn read_sealed(db: &DB, key: &[u8]) -> Result<Option<Bytes>, Error> {
 }
 
 /// Finds every group in the database: one or two seeks each, no entry is read.
-fn load_groups(db: &DB) -> Result<HashMap<GroupId, Arc<Mutex<Group>>>, Error> {
+pub(super) fn load_groups(db: &DB) -> Result<HashMap<GroupId, Arc<Mutex<Group>>>, Error> {
     let corrupt = |detail: &str| Error::corrupt(db.path(), detail);
     let mut groups = HashMap::new();
     let mut cursor = db.raw_iterator();

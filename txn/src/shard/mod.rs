@@ -140,7 +140,6 @@ impl StateMachine for Shard {
     }
 
     fn spans(&self) -> Vec<(Cf, KeyRange)> {
-        let own = (Cf::Group, raft::private_keys(self.group));
         // The engine's word, not the memory's: a snapshot must fit the batches that are visible.
         let stored = match load_descriptor(&self.engine, self.group) {
             Ok(stored) => stored,
@@ -149,11 +148,7 @@ impl StateMachine for Shard {
                 self.descriptor().map(|d| (*d).clone())
             }
         };
-        let Some(descriptor) = stored else {
-            return vec![own];
-        };
-        let range = descriptor.range;
-        vec![own, (Cf::Group, keys::records(&range)), (Cf::Data, range.clone()), (Cf::Intents, range)]
+        spans(self.group, stored.as_ref())
     }
 
     fn restored(&self) -> Result<(), Fatal> {
@@ -172,6 +167,16 @@ impl StateMachine for Shard {
         *self.leadership.write() = leadership;
         self.registry.changed();
     }
+}
+
+/// Everything that the engine holds of a shard, beside what raft keeps there.
+pub fn spans(group: GroupId, descriptor: Option<&ShardDescriptor>) -> Vec<(Cf, KeyRange)> {
+    let own = (Cf::Group, raft::private_keys(group));
+    let Some(descriptor) = descriptor else {
+        return vec![own];
+    };
+    let range = descriptor.range.clone();
+    vec![own, (Cf::Group, keys::records(&range)), (Cf::Data, range.clone()), (Cf::Intents, range)]
 }
 
 /// The descriptor that the engine holds for `group`.
@@ -193,7 +198,8 @@ pub fn store_descriptor(batch: &mut storage::Batch, descriptor: &ShardDescriptor
     batch.put(Cf::Group, &keys::descriptor(descriptor.group), &message.encode_to_vec());
 }
 
-fn load_safe_point(engine: &Engine, group: GroupId) -> Result<Timestamp, Fatal> {
+/// The safe point that the engine holds for `group`: versions that only older snapshots need may be gone.
+pub fn load_safe_point(engine: &Engine, group: GroupId) -> Result<Timestamp, Fatal> {
     let Some(stored) = engine.get(Cf::Group, &keys::safe_point(group))? else {
         return Ok(Timestamp::ZERO);
     };

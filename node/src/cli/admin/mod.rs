@@ -7,12 +7,12 @@ mod check;
 mod duty;
 mod metagroup;
 mod movement;
-mod names;
+pub(super) mod names;
 mod nodes;
 mod operations;
 mod rebalance;
 mod settings;
-mod shards;
+pub(super) mod shards;
 mod status;
 mod wait;
 
@@ -147,20 +147,20 @@ async fn cluster(host: &str) -> Result<DescribeResponse, Failure> {
 }
 
 /// A table without lines, as `kubectl` and `docker` print them.
-fn table(header: &[&str]) -> comfy_table::Table {
+pub(super) fn table(header: &[&str]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(header.iter().copied());
     table
 }
 
-fn rendered(mut table: comfy_table::Table) -> String {
+pub(super) fn rendered(mut table: comfy_table::Table) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
     format!("{}\n", table.trim_fmt())
 }
 
-fn pretty(value: &serde_json::Value) -> String {
+pub(super) fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
 }

@@ -5,7 +5,7 @@ use proto::meta::DescribeResponse;
 use crate::exit::Failure;
 
 /// The meta-group's number.
-const META_GROUP: u64 = 1;
+pub const META_GROUP: u64 = 1;
 
 /// A node: `n2`, `2`, or one of its addresses.
 pub fn node(cluster: &DescribeResponse, name: &str) -> Result<u64, Failure> {
@@ -23,14 +23,18 @@ pub fn node(cluster: &DescribeResponse, name: &str) -> Result<u64, Failure> {
 
 /// A shard: `g3`, `3`, or `meta`.
 pub fn group(cluster: &DescribeResponse, name: &str) -> Result<u64, Failure> {
-    let number = match name {
-        "meta" => Some(META_GROUP),
-        _ => name.strip_prefix('g').unwrap_or(name).parse::<u64>().ok(),
-    };
-    let known = number.filter(|number| cluster.groups.iter().any(|group| group.group == *number));
+    let known = group_number(name).filter(|number| cluster.groups.iter().any(|group| group.group == *number));
     known.ok_or_else(|| {
         Failure::Usage(format!(
             "there is no shard {name:?}: g3 is meant, or meta; `flotilla admin shards` lists them"
         ))
     })
+}
+
+/// The number in a shard's name.
+pub fn group_number(name: &str) -> Option<u64> {
+    match name {
+        "meta" => Some(META_GROUP),
+        _ => name.strip_prefix('g').unwrap_or(name).parse().ok(),
+    }
 }

@@ -125,7 +125,7 @@ fn word(key: &[u8], index: usize) -> Option<u32> {
 }
 
 /// Database, table and index as numbers, the rest in hexadecimal; an empty key is a bound at infinity.
-fn key(key: &[u8], infinity: &str) -> String {
+pub fn key(key: &[u8], infinity: &str) -> String {
     if key.is_empty() {
         return infinity.to_owned();
     }

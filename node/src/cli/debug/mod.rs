@@ -1,0 +1,74 @@
+//! `flotilla debug`: what is in a stopped node's files.
+//!
+//! Everything here opens the store for reading only ([`storage::inspect`]), so that a store that a node refuses to serve
+//! can be looked at as well. A node that runs has its store locked: exit status 4.
+
+mod group;
+mod log;
+mod store;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use storage::ids::GroupId;
+use storage::inspect::Inspection;
+
+use super::admin::names;
+use crate::exit::Failure;
+
+/// Arguments of `flotilla debug`.
+#[derive(Args)]
+pub struct DebugArgs {
+    #[command(subcommand)]
+    command: Debug,
+    /// Print JSON instead of a table
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Debug {
+    /// Whose store it is, its files, and how far each group is
+    Store(Place),
+    /// The entries of a group's log
+    Log(log::LogArgs),
+    /// A replica: vote, ends of its log, members, key range, and a digest of its rows, to be compared with another replica's
+    Group(group::GroupArgs),
+}
+
+/// Where to look.
+#[derive(Args)]
+struct Place {
+    /// The node's store: what `flotilla start --store` was given
+    store: PathBuf,
+}
+
+impl Place {
+    fn open(&self) -> Result<Inspection, Failure> {
+        Inspection::open(&self.store).map_err(Failure::Store)
+    }
+}
+
+/// Looks and prints.
+pub fn run(args: DebugArgs) -> Result<(), Failure> {
+    match &args.command {
+        Debug::Store(place) => super::print(&store::run(&place.open()?, args.json)?),
+        Debug::Log(log) => log::run(log, args.json),
+        Debug::Group(group) => super::print(&group::run(group, args.json)?),
+    }
+}
+
+/// The group that an operator names, if there is anything of it.
+fn group(files: &Inspection, name: &str) -> Result<GroupId, Failure> {
+    let groups = files.groups().map_err(Failure::Store)?;
+    let number = names::group_number(name).map(GroupId);
+    number.filter(|group| groups.contains(group)).ok_or_else(|| {
+        let known: Vec<String> = groups.iter().map(GroupId::to_string).collect();
+        Failure::Usage(format!("there is no group {name:?} in this store; there are {}", known.join(", ")))
+    })
+}
+
+/// `-` for what is not there.
+fn or_dash<T: std::fmt::Display>(value: Option<&T>) -> String {
+    value.map_or_else(|| "-".to_owned(), T::to_string)
+}
