@@ -123,6 +123,9 @@ impl Clients {
     }
 }
 
+/// So many calls a client makes at another node than its own, before it sees whether its own is there again.
+const CALLS_ABROAD: u64 = 10;
+
 /// Where the call was when time ran out isn't known: a COMMIT may be on its way.
 fn no_answer(call: &Invocation) -> Answer {
     Err(match call.f {
@@ -138,7 +141,8 @@ pub async fn drive(clients: &Clients, recorder: &Recorder, time: Duration) {
 
 async fn work(clients: &Clients, worker: u64, recorder: &Recorder, time: Duration) {
     let mut rng = StdRng::seed_from_u64(clients.seed.wrapping_mul(1_000_003).wrapping_add(worker));
-    let mut node = worker as usize % clients.urls.len();
+    let home = worker as usize % clients.urls.len();
+    let (mut node, mut abroad) = (home, 0);
     let mut process = worker;
     let mut connections = worker / clients.urls.len() as u64;
     let mut session: Option<Session> = None;
@@ -165,6 +169,11 @@ async fn work(clients: &Clients, worker: u64, recorder: &Recorder, time: Duratio
                 session = None;
                 node = (node + 1) % clients.urls.len();
             }
+        }
+        // A client whose node went away comes back to it: else all would gather at the one that was never hit.
+        abroad = if node == home { 0 } else { abroad + 1 };
+        if abroad > CALLS_ABROAD {
+            (session, node, abroad) = (None, home, 0);
         }
         sleep(Duration::from_micros((rng.random_range(0.0..pause_ms_max) * 1e3) as u64)).await;
     }
