@@ -25,6 +25,8 @@ use crate::local::LocalFiles;
 use crate::service::readiness::{self, Readiness};
 use crate::service::{http, starting};
 
+/// Between two looks at the replicas for `/metrics`.
+const GAUGES_EVERY: Duration = Duration::from_secs(5);
 /// Wishes to initialise that may wait.
 const WISHES_MAX: usize = 16;
 /// How long a shutdown may take in all; what it does beyond keeping acknowledged data safe is courtesy.
@@ -112,6 +114,13 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
     };
     let Assembled { multi, meta, database } = assembly::assemble(place, parts).await?;
     drop(wishes);
+    let (measured, clock) = (multi.clone(), seams.clone());
+    seams.spawn("gauges", async move {
+        loop {
+            measured.record_metrics();
+            clock.sleep(GAUGES_EVERY).await;
+        }
+    });
 
     // 6. SQL. It takes the port over when the catalog is there.
     let sql_options =

@@ -31,7 +31,7 @@ pub(crate) async fn run(multi: Weak<MultiRaft>, seams: storage::seam::Seams) {
             if let Err(error) = checkpoint(&multi).await {
                 // The disk with the state is broken; the log still grows, and somebody should look.
                 tracing::error!(%error, "cannot flush the state");
-                metrics::counter!("raft_checkpoint_failures_total").increment(1);
+                metrics::counter!("flotilla_raft_checkpoint_failures_total").increment(1);
             }
             (last, appended) = (now, total);
         }

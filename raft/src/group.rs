@@ -474,6 +474,9 @@ impl Group {
             return;
         }
         let group = self.id();
+        if let Role::Leader { .. } | Role::Follower { leader: Some(_) } = role {
+            metrics::counter!("flotilla_raft_leader_changes_total").increment(1);
+        }
         match &role {
             Role::Leader { term } => tracing::info!(%group, replica = %self.replica(), %term, "leading"),
             Role::Follower { leader: Some(leader) } => {
@@ -484,7 +487,7 @@ impl Group {
                 tracing::info!(%group, %reason, "stopped");
             }
             Role::Stopped { reason } => {
-                metrics::counter!("raft_replicas_failed_total").increment(1);
+                metrics::counter!("flotilla_raft_replicas_failed_total").increment(1);
                 tracing::error!(%group, replica = %self.replica(), %reason, "THIS REPLICA HAS FAILED AND TAKES PART NO MORE");
             }
         }

@@ -83,6 +83,7 @@
 mod api;
 mod checkpoint;
 mod fault;
+mod gauges;
 mod group;
 pub mod inspect;
 mod keys;

@@ -76,6 +76,8 @@ pub(crate) async fn send(
                 }
             };
             paced.pace.pass(chunk.len(), &seams).await;
+            metrics::counter!("flotilla_raft_snapshot_bytes_total", "direction" => "sent")
+                .increment(chunk.len() as u64);
             next = wire::snapshot_piece::Piece::Chunk(chunk.into());
         }
     });
@@ -136,6 +138,8 @@ pub(crate) async fn receive(
             let Some(wire::snapshot_piece::Piece::Chunk(chunk)) = piece.piece else {
                 return Err(Status::invalid_argument("a second header in a snapshot"));
             };
+            metrics::counter!("flotilla_raft_snapshot_bytes_total", "direction" => "received")
+                .increment(chunk.len() as u64);
             if sender.send(chunk).await.is_err() {
                 // The writer has failed and will say why.
                 break;

@@ -268,7 +268,7 @@ impl Stream for Outgoing {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        metrics::histogram!("raft_requests_per_message").record(requests.len() as f64);
+        metrics::histogram!("flotilla_raft_requests_per_message").record(requests.len() as f64);
         metrics::counter!("flotilla_node_requests_total", "to" => "raft").increment(requests.len() as u64);
         Poll::Ready(Some(wire::Requests {
             cluster_id: link.hub.cluster.clone(),

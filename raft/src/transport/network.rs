@@ -197,6 +197,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, Rpc> {
+        metrics::counter!("flotilla_raft_vote_requests_total", "kind" => "vote").increment(1);
         self.ask_for_vote(rpc, false, option.hard_ttl()).await
     }
 
@@ -205,6 +206,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, Rpc> {
+        metrics::counter!("flotilla_raft_vote_requests_total", "kind" => "pre-vote").increment(1);
         self.ask_for_vote(rpc, true, option.hard_ttl()).await
     }
 
