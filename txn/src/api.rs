@@ -202,6 +202,26 @@ pub trait Transaction: Send + Sync + 'static {
         self.lock(keys, how, fences).await
     }
 
+    /// Asks whether rows stand under keys, in the order of `keys`, and demands that those which do are there when the transaction
+    /// commits (a row, not this one: it may be changed meanwhile). Otherwise the commit fails with [`Error::Conflict`]. What the
+    /// transaction itself makes of them afterwards is its own affair.
+    ///
+    /// Under `Serializable` they are looked at as of the snapshot, and an absence is a read like any other. Below, the keys are
+    /// locked and looked at as they are at the latest, whatever the snapshot.
+    async fn demand(&self, keys: &[Key], how: Locking, fences: &[Fence]) -> Result<Vec<bool>, Error> {
+        let _ = how;
+        Ok(self.get(keys, fences).await?.iter().map(Option::is_some).collect())
+    }
+
+    /// Below `Serializable`: the transaction with a snapshot of its own, not yet drawn, so that it sees everything that is committed
+    /// by then. What is read through it is validated by the commit. `None`: the transaction itself does as well.
+    fn latest(&self) -> Option<Arc<dyn Transaction>> {
+        None
+    }
+
+    /// What was read through such a view needs no validation: it is read once more, through another.
+    fn forget_reads(&self) {}
+
     /// The transaction as its next statement sees it: under `ReadCommitted` with a snapshot of its own, which it keeps for as
     /// long as rows are taken from it. `None`: the transaction itself. `strict`: what the statement reads is validated at
     /// commit, whatever the level (schema changes).

@@ -5,14 +5,15 @@
 //! timestamp as if alone: everything it read is as it was at `read_at`, and stays so up to the commit.
 //!
 //! Intents of others under *written* keys have to be decided first; the gateway sees to that. Intents in what was
-//! *read* might commit on either side of a timestamp that is not yet drawn; the gateway then takes the way over
-//! intents, where validation happens at a timestamp known before.
+//! *read*, or under keys where a row must stand, might commit on either side of a timestamp that is not yet drawn; the gateway then
+//! takes the way over intents, where validation happens at a timestamp known before.
 
 use proto::shard as pb;
 use proto::shard::command::Effect;
 use proto::shard::response::Body as Answer;
 use storage::Snapshot;
 use storage::ids::{KeyRange, Timestamp, TxnId};
+use storage::intents;
 use storage::mvcc;
 use storage::sabotage::{self, Sabotage};
 
@@ -37,6 +38,9 @@ pub async fn commit(cx: &Context<'_>, request: pb::Commit) -> Outcome {
     for range in &reads {
         cx.must_hold(range)?;
     }
+    for key in &request.present {
+        cx.must_hold_key(key)?;
+    }
     if let Some(waiting) = claimed(cx, txn, &request.writes) {
         return Ok(waiting);
     }
@@ -44,6 +48,7 @@ pub async fn commit(cx: &Context<'_>, request: pb::Commit) -> Outcome {
     let mut spans = Vec::with_capacity(request.writes.len() + reads.len() + fences.len());
     spans.extend(request.writes.iter().map(|w| (Span::Key(w.key.clone()), Mode::Exclusive)));
     spans.extend(reads.iter().map(|range| (read_span(range), Mode::Shared)));
+    spans.extend(request.present.iter().map(|key| (Span::Key(key.clone()), Mode::Shared)));
     spans.extend(fences.iter().map(|(key, _)| (Span::Key(key.clone()), Mode::Shared)));
     let guard = cx.latch(spans).await;
 
@@ -53,6 +58,7 @@ pub async fn commit(cx: &Context<'_>, request: pb::Commit) -> Outcome {
     }
     cx.writes_must_reach(&request.writes)?;
     let checked = check(&view.snapshot, txn, Timestamp(request.read_at), &reads, &request.writes, &fences);
+    let checked = checked.and_then(|()| check_present(&view.snapshot, txn, &request.present));
     let checked = checked.and_then(|()| cx.in_the_way_of_fences(&view, txn, &request.writes));
     // What was found may be the past of a deposed leader; a proposal would notice, an error would not.
     cx.confirm().await?;
@@ -79,6 +85,24 @@ pub fn claimed(cx: &Context<'_>, txn: TxnId, writes: &[pb::Write]) -> Option<Ans
     let locks = &cx.leadership.locks;
     let claimed = writes.iter().find(|write| write.absent && locks.is_claimed(txn, &write.key));
     claimed.map(|write| Answer::Waiting(pb::Waiting { key: write.key.clone(), ..pb::Waiting::default() }))
+}
+
+/// Whether rows stand under all of `keys`. Of others' intents there nobody can say yet what they will be.
+fn check_present(snapshot: &Snapshot, txn: TxnId, keys: &[bytes::Bytes]) -> Result<(), Refusal> {
+    let mut points = mvcc::PointReader::new(snapshot);
+    let mut met = Vec::new();
+    for key in keys {
+        if let Some(intent) = intents::get_intent(snapshot, key)?.filter(|intent| intent.txn != txn) {
+            met.push(rules::met(key, &intent));
+        } else if !points.get_with(key, Timestamp::MAX, |_, value| value.is_some())?.unwrap_or(false) {
+            return Err(Error::Conflict { key: key.clone(), rival: None }.into());
+        }
+    }
+    if met.is_empty() {
+        return Ok(());
+    }
+    met.truncate(MET_MAX);
+    Err(Refusal::Blocked { intents: met, in_reads: true })
 }
 
 /// A read range as it is latched; most are single keys.

@@ -16,7 +16,7 @@
 //! were served before; and whoever came later met the intent. So the highest one is above all reads of all its keys, as a
 //! timestamp would be that is drawn after all intents are laid.
 //!
-//! **Which transactions?** Those whose reads need no validation at that timestamp: every key that was read is written, too, and
+//! **Which transactions?** Those whose reads need no validation at that timestamp, and that demand no rows: every key that was read is written, too, and
 //! found unchanged under the latch that its intent is laid under; from there on the intent protects it. The same holds for
 //! the schema: fences are looked at under the latch, and whoever changes one waits for such intents
 //! (`Context::in_the_way_of_fences`). Everyone else commits in two rounds (`commit.rs`).
@@ -91,7 +91,13 @@ impl Txn {
             let first = plan.writes.range(fence.prefix.clone()..).next();
             first.is_some_and(|(key, _)| key.starts_with(&fence.prefix))
         });
-        if !allowed || !small || !covered || !fenced || !plan.set_fences.is_empty() {
+        if !allowed
+            || !small
+            || !covered
+            || !fenced
+            || !plan.set_fences.is_empty()
+            || !plan.demands.is_empty()
+        {
             return None;
         }
         let (keys, now) = (plan.writes.keys().cloned().collect(), self.core.seams.clock.now());

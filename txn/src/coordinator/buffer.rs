@@ -255,6 +255,12 @@ impl Buffer {
         &self.writes
     }
 
+    /// Whether the transaction has written this key and not taken it back. (False for some of the keys that were sent, if there are
+    /// too many of them.)
+    pub fn has_written(&self, key: &Key) -> bool {
+        self.writes.contains_key(key) || self.flushed.contains(key)
+    }
+
     /// The fences that are to be set.
     pub fn fences(&self) -> &BTreeMap<Key, Option<u64>> {
         &self.fences

@@ -46,6 +46,8 @@ pub(super) struct Plan {
     pub set_fences: Vec<(Key, Option<u64>)>,
     /// What must not have changed, and since when. (Rows that are written say so themselves.)
     pub checks: Vec<(Timestamp, SpanSet)>,
+    /// Where a row must stand; in key order (`demand.rs`).
+    pub demands: Vec<Key>,
     pub fences: Vec<Fence>,
     /// The oldest snapshot that a change of schema was planned under.
     planned_at: Option<Timestamp>,
@@ -69,12 +71,14 @@ impl Txn {
             let planned_at = state.strict.iter().chain([&self.reading]).filter_map(|r| r.at()).min();
             // Before the buffer is emptied: what is written needs no check of its own.
             let checks = self.checks(&state);
+            let demands = Self::demands(&state);
             let plan = Plan {
                 writes: state.buffer.take(),
                 bytes,
                 set_fences,
                 planned_at,
                 checks,
+                demands,
                 fences: state.fences.drain().collect(),
                 started: state.started.unwrap_or(Timestamp::MAX),
                 deadline: self.core.deadline(),
@@ -156,6 +160,7 @@ impl Txn {
                 reads: reads.clone(),
                 fences: fences_to_pb(&plan.fences),
                 exact_epoch: !plan.set_fences.is_empty(),
+                present: plan.demands.clone(),
             };
             self.doubt.store(true, Ordering::Release);
             let answer = self.core.router.ask(&shard, Ask::Commit(ask), Repeat::Never, deadline).await;
@@ -216,7 +221,9 @@ impl Txn {
         let hulls = plan.checks.iter().filter_map(|(_, reads)| reads.hull());
         let reads = hulls.into_iter().all(|hull| shard.range.contains_range(&hull));
         let fences = plan.set_fences.iter().all(|(p, _)| shard.range.contains_range(&KeyRange::prefix(p)));
-        writes && reads && fences
+        let ends = [plan.demands.first(), plan.demands.last()];
+        let demands = ends.into_iter().flatten().all(|key| shard.range.contains(key));
+        writes && reads && fences && demands
     }
 
     /// Sends a part of the writes before the commit. Called with `sending` held.
@@ -230,6 +237,7 @@ impl Txn {
             bytes: 0,
             set_fences: Vec::new(),
             checks: Vec::new(),
+            demands: Vec::new(),
             fences,
             planned_at: None,
             started,
@@ -444,7 +452,7 @@ impl Txn {
         loop {
             // With nothing to validate, the leader may as well draw it, under the latch.
             let mut at = Timestamp::ZERO;
-            if !checks.is_empty() || !plan.fences.is_empty() {
+            if !checks.is_empty() || !plan.fences.is_empty() || !plan.demands.is_empty() {
                 at = self.core.oracle.timestamp().await?;
                 let (mut since, mut reads): (_, &[KeyRange]) = (Timestamp::ZERO, &[]);
                 let mut rest = checks.iter();
@@ -455,6 +463,7 @@ impl Txn {
                 for (since, reads) in rest {
                     self.core.validate(self.id, reads, &[], *since, at, deadline).await?;
                 }
+                self.core.meet_demands(self.id, &plan.demands, at).await?;
             }
             let ask = pb::CommitPrimary {
                 txn: txn_bytes(self.id),

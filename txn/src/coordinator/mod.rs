@@ -24,6 +24,7 @@ mod buffer;
 mod collect;
 mod commit;
 mod core;
+mod demand;
 mod flush;
 mod locks;
 mod reading;

@@ -7,7 +7,8 @@
 //! | `ReadCommitted` | each statement's | rows that were locked, since they were; written ones, since they were read |
 //!
 //! Below `Serializable` schema changes are *strict*: what they read is validated like a serializable transaction's, for they
-//! decide by what they don't write (is the schema empty? are the rows unique?).
+//! decide by what they don't write (is the schema empty? are the rows unique?). So are snapshots that a foreign key's checks ask for
+//! ([`Transaction::latest`]): rows that refer to one that goes must not be missed.
 
 use std::sync::Arc;
 
@@ -78,6 +79,11 @@ impl Reading {
         self.inner.lock().tracked = true;
     }
 
+    /// Whether what is read is tracked.
+    pub fn is_tracked(&self) -> bool {
+        self.inner.lock().tracked
+    }
+
     /// A key was read.
     pub fn add_key(&self, key: &Bytes) {
         let mut inner = self.inner.lock();
@@ -96,7 +102,7 @@ impl Reading {
         }
     }
 
-    /// What was read and is to be validated, and since when; to be called at the end.
+    /// What was read and is to be validated, and since when; to be called at the end, or when it counts no more.
     pub fn take(&self) -> Option<(Timestamp, SpanSet)> {
         let mut inner = self.inner.lock();
         let reads = std::mem::take(&mut inner.reads);
@@ -202,6 +208,18 @@ impl Transaction for Statement {
         fences: &[Fence],
     ) -> Result<Vec<LockedRow>, Error> {
         self.txn.lock_at(&self.reading, keys, how, fences, true).await
+    }
+
+    async fn demand(&self, keys: &[Key], how: Locking, fences: &[Fence]) -> Result<Vec<bool>, Error> {
+        self.txn.demand_at(&self.reading, keys, how, fences).await
+    }
+
+    fn latest(&self) -> Option<Arc<dyn Transaction>> {
+        self.txn.latest()
+    }
+
+    fn forget_reads(&self) {
+        let _ = self.reading.take();
     }
 
     fn begin_statement(&self) {

@@ -7,7 +7,7 @@
 //! * what was read and is to be validated is covered by a [`Reading`] (of the shards; own writes aside);
 //! * below `Serializable`, every row that was locked is in `locked` with the moment since when it may not have changed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -65,6 +65,8 @@ pub(super) struct State {
     pub undecided: bool,
     /// Rows that were locked. (`Serializable`: some of them; they are reads as well.)
     pub locked: HashMap<Key, LockedKey>,
+    /// Keys under which a row must stand at the commit (`demand.rs`).
+    pub demanded: BTreeSet<Key>,
 }
 
 /// A row that was locked.
@@ -121,6 +123,7 @@ impl Txn {
             rounds: 0,
             undecided: false,
             locked: HashMap::new(),
+            demanded: BTreeSet::new(),
         };
         let reading = Reading::new(options.isolation == Isolation::Serializable, options.as_of);
         Arc::new_cyclic(|this| {
@@ -153,16 +156,16 @@ impl Txn {
         Ok(())
     }
 
-    /// Notes the fences of a statement, for the commit. Returns those that the shards have to check; those that the
+    /// Notes the fences of a statement, for the commit: `strict`, of one that writes, or whose reads are validated. Returns those that the shards have to check; those that the
     /// transaction itself has set are checked here.
     pub(super) fn use_fences(
         &self,
         state: &mut State,
         fences: &[Fence],
-        writes: bool,
+        strict: bool,
     ) -> Result<Vec<Fence>, Error> {
         // With a snapshot for each statement, what was only read may have another schema by now.
-        let noted = writes || self.options.isolation != Isolation::ReadCommitted;
+        let noted = strict || self.options.isolation != Isolation::ReadCommitted;
         let mut others = Vec::with_capacity(fences.len());
         for fence in fences {
             match state.buffer.fences().get(&fence.prefix) {
@@ -279,11 +282,23 @@ impl Txn {
         keys: &[Key],
         fences: &[Fence],
     ) -> Result<Vec<Option<Value>>, Error> {
+        let (values, from_shards) = self.look_at(reading, keys, fences).await?;
+        from_shards.into_iter().for_each(|index| reading.add_key(&keys[index]));
+        Ok(values)
+    }
+
+    /// The values as of a snapshot, and which of them are not the transaction's own. They are no reads yet.
+    pub(super) async fn look_at(
+        &self,
+        reading: &Reading,
+        keys: &[Key],
+        fences: &[Fence],
+    ) -> Result<(Vec<Option<Value>>, Vec<usize>), Error> {
         let mut values: Vec<Option<Value>> = vec![None; keys.len()];
-        let (mut missing, fences, own) = {
+        let (missing, fences, own) = {
             let mut state = self.state.lock();
             self.check(&state, false)?;
-            let fences = self.use_fences(&mut state, fences, false)?;
+            let fences = self.use_fences(&mut state, fences, reading.is_tracked())?;
             // Looked up before the shards are asked: what is on its way now will be there by then, or still here.
             let (upper, lower) = Self::layers(&state);
             let snapshot = reading.at();
@@ -302,7 +317,7 @@ impl Txn {
             (missing, fences, self.own(&state))
         };
         if missing.is_empty() {
-            return Ok(values);
+            return Ok((values, missing));
         }
         let at = self.draw(reading).await?;
         let found = if missing.len() == keys.len() {
@@ -311,11 +326,10 @@ impl Txn {
             let asked: Vec<Key> = missing.iter().map(|index| keys[*index].clone()).collect();
             self.core.read(own, at, &asked, &fences).await?
         };
-        for (index, value) in missing.drain(..).zip(found) {
-            reading.add_key(&keys[index]);
-            values[index] = value;
+        for (index, value) in missing.iter().zip(found) {
+            values[*index] = value;
         }
-        Ok(values)
+        Ok((values, missing))
     }
 
     pub(super) async fn scan_at(
@@ -329,7 +343,7 @@ impl Txn {
         let (fences, mut own, mut flushes) = {
             let mut state = self.state.lock();
             self.check(&state, false)?;
-            (self.use_fences(&mut state, fences, false)?, self.own(&state), state.flushes)
+            (self.use_fences(&mut state, fences, reading.is_tracked())?, self.own(&state), state.flushes)
         };
         if range.is_empty() {
             return Ok(ScanPage::default());
@@ -502,6 +516,14 @@ impl Transaction for Txn {
                 Some(Statement::new(self.this.upgrade()?, reading))
             }
         }
+    }
+
+    async fn demand(&self, keys: &[Key], how: Locking, fences: &[Fence]) -> Result<Vec<bool>, Error> {
+        self.demand_at(&self.reading, keys, how, fences).await
+    }
+
+    fn latest(&self) -> Option<Arc<dyn Transaction>> {
+        Txn::latest(self)
     }
 
     async fn read_timestamp(&self) -> Result<Timestamp, Error> {
