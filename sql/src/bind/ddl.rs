@@ -3,6 +3,7 @@
 mod alter_table;
 mod constraint;
 mod create_table;
+mod reference;
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::scope::table_name;
 use super::{Binder, refuse};
 use crate::catalog::TableDescriptor;
 use crate::error::{Result, SqlError, SqlState};
-use crate::ir::{Ddl, Statement};
+use crate::ir::{Cascade, Ddl, Dependent, Statement};
 
 impl Binder<'_> {
     pub(super) fn ddl(&mut self, statement: &ast::Statement) -> Result<Statement> {
@@ -150,10 +151,28 @@ impl Binder<'_> {
                         }
                     }
                 }
-                Ok(Statement::Ddl(match tables.is_empty() {
-                    true => Ddl::Nothing { tag: "DROP TABLE", notice },
-                    false => Ddl::DropTable { tables },
-                }))
+                if tables.is_empty() {
+                    return Ok(Statement::Ddl(Ddl::Nothing { tag: "DROP TABLE", notice }));
+                }
+                let of = |table: &Arc<TableDescriptor>| {
+                    let dependents = self.dependents(table, &tables, |_| true);
+                    let on = format!("table {}", table.name);
+                    dependents.into_iter().map(move |dependent| (dependent, on.clone())).collect::<Vec<_>>()
+                };
+                let dependents: Vec<(Dependent, String)> = tables.iter().flat_map(of).collect();
+                let what = match tables.as_slice() {
+                    [one] => format!("table {}", one.name),
+                    _ => "desired object(s)".to_owned(),
+                };
+                let mut refused = reference::dropping(&what, &dependents, cascade);
+                if let (Err(error), true) = (&mut refused, tables.len() > 1) {
+                    error.message =
+                        "cannot drop desired object(s) because other objects depend on them".into();
+                }
+                let mut notices = refused?;
+                notices.extend(notice);
+                let keys = dependents.into_iter().map(|(dependent, _)| dependent).collect();
+                Ok(Statement::Ddl(Ddl::DropTable { tables, cascade: Cascade { keys, notices } }))
             }
             ObjectType::Database => {
                 refuse(cascade, "CASCADE in DROP DATABASE")?;
@@ -180,7 +199,7 @@ impl Binder<'_> {
         }
     }
 
-    pub(super) fn truncate(&mut self, names: &[ast::ObjectName]) -> Result<Statement> {
+    pub(super) fn truncate(&mut self, names: &[ast::ObjectName], cascade: bool) -> Result<Statement> {
         let mut tables: Vec<Arc<TableDescriptor>> = Vec::with_capacity(names.len());
         for name in names {
             // TRUNCATE's errors have no position.
@@ -192,6 +211,26 @@ impl Binder<'_> {
                 tables.push(table);
             }
         }
-        Ok(Statement::Ddl(Ddl::Truncate { tables }))
+        let mut notices = Vec::new();
+        let mut at = 0;
+        while let Some(table) = tables.get(at).cloned() {
+            at += 1;
+            for Dependent { table: child, .. } in self.dependents(&table, &tables, |_| true) {
+                if !cascade {
+                    let message = "cannot truncate a table referenced in a foreign key constraint";
+                    return Err(SqlError::new(SqlState::FEATURE_NOT_SUPPORTED, message)
+                        .detail(format!("Table \"{}\" references \"{}\".", child.name, table.name))
+                        .hint(format!(
+                            "Truncate table \"{}\" at the same time, or use TRUNCATE ... CASCADE.",
+                            child.name
+                        )));
+                }
+                if !tables.iter().any(|other| other.id == child.id) {
+                    notices.push(format!("truncate cascades to table \"{}\"", child.name));
+                    tables.push(child);
+                }
+            }
+        }
+        Ok(Statement::Ddl(Ddl::Truncate { tables, notices }))
     }
 }

@@ -80,7 +80,8 @@ impl Binder<'_> {
 pub(super) fn taken(table: &TableDescriptor) -> Vec<String> {
     let keys = table.primary_key.iter().map(|key| &key.name);
     let unique = table.unique.iter().map(|unique| &unique.name);
-    keys.chain(unique).chain(table.checks.iter().map(|check| &check.name)).cloned().collect()
+    let foreign = table.foreign_keys.iter().map(|key| &key.name);
+    keys.chain(unique).chain(table.checks.iter().map(|check| &check.name)).chain(foreign).cloned().collect()
 }
 
 /// A UNIQUE constraint for a table that is there; an unnamed one is called `<table>_<columns>_<suffix>`.

@@ -377,7 +377,7 @@ impl<'a> Binder<'a> {
                 }
                 Ok(Statement::Explain { statement: Box::new(inner), analyze: *analyze })
             }
-            Tree::Truncate { tables } => self.truncate(tables),
+            Tree::Truncate { tables, cascade } => self.truncate(tables, *cascade),
             Tree::SplitAt { table, points } => self.split_at(table, points),
             Tree::CreateTableAs { names, statement } => match statement {
                 ast::Statement::CreateTable(create) if create.query.is_some() => {

@@ -44,6 +44,7 @@ pub(super) enum Tree {
     /// `TRUNCATE`.
     Truncate {
         tables: Vec<ast::ObjectName>,
+        cascade: bool,
     },
     /// `ALTER TABLE … SPLIT AT VALUES (…), (…)`.
     SplitAt {

@@ -51,6 +51,7 @@ fn table(
             .then(|| PrimaryKey { name: format!("{name}_pkey"), columns: key.to_vec() }),
         unique: Vec::new(),
         checks: Vec::<CheckConstraint>::new(),
+        foreign_keys: Vec::new(),
         sharding: Sharding::Range,
         next_column_id: columns.len() as u32 + 1,
     }

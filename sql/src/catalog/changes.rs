@@ -108,9 +108,9 @@ impl<'a> Changes<'a> {
         if old.storage_id != new.storage_id {
             self.discard(old.storage_range()).await?;
         }
-        for unique in &old.unique {
-            if new.unique.iter().all(|u| u.index_id != unique.index_id) {
-                self.discard(KeyRange::prefix(&old.index_prefix(unique.index_id))).await?;
+        for index in old.index_ids() {
+            if new.index_ids().all(|id| id != index) {
+                self.discard(KeyRange::prefix(&old.index_prefix(index))).await?;
             }
         }
         let new = Arc::new(new);

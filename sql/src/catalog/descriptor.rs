@@ -50,6 +50,45 @@ pub struct CheckConstraint {
     pub expr: String,
 }
 
+/// What becomes of the rows that refer to one that goes, or whose key changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ReferentialAction {
+    /// It is refused, if they still refer to nothing at the end of the statement.
+    #[default]
+    NoAction,
+    /// It is refused.
+    Restrict,
+    /// They go, too, or follow the key.
+    Cascade,
+    /// They refer to nothing.
+    SetNull,
+    /// They refer to what their columns' defaults say.
+    SetDefault,
+}
+
+/// A foreign key: what a row has in these columns stands in the referenced columns of a row of another table, or of this one.
+/// A NULL refers to nothing. Each row that refers has a *link* in an index of its own: under the values and the row's key stands
+/// the row's key. So those who refer to a row are found, and validated, without a look at any others (`exec::references`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForeignKey {
+    /// The constraint's name.
+    pub name: String,
+    /// Indexes into the table's columns.
+    pub columns: Vec<usize>,
+    /// The OID of the table that is referred to.
+    pub parent: u32,
+    /// The ids of the columns there, in the order of `columns`: they are a key of that table.
+    pub parent_columns: Vec<u32>,
+    /// MATCH FULL: all of the columns are NULL, or none.
+    pub full: bool,
+    /// ON DELETE.
+    pub on_delete: ReferentialAction,
+    /// ON UPDATE.
+    pub on_update: ReferentialAction,
+    /// Where the links are: an OID, in keys at the place of the table's storage id. Changed by TRUNCATE.
+    pub index_id: u32,
+}
+
 /// A table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TableDescriptor {
@@ -73,10 +112,53 @@ pub struct TableDescriptor {
     pub unique: Vec<UniqueConstraint>,
     /// CHECK constraints.
     pub checks: Vec<CheckConstraint>,
+    /// Foreign keys.
+    pub foreign_keys: Vec<ForeignKey>,
     /// How the rows are spread.
     pub sharding: Sharding,
     /// The next column id.
     pub next_column_id: u32,
+}
+
+/// A key of a table: its primary key or a UNIQUE constraint.
+#[derive(Clone, Copy, Debug)]
+pub struct TableKey<'a> {
+    /// The constraint's name.
+    pub name: &'a str,
+    /// Indexes into the table's columns.
+    pub columns: &'a [usize],
+    /// Its place in the table's list; `None`: the primary key.
+    pub unique: Option<usize>,
+}
+
+impl TableDescriptor {
+    /// The primary key and the UNIQUE constraints.
+    pub fn keys(&self) -> impl Iterator<Item = TableKey<'_>> {
+        let primary = self.primary_key.iter().map(|key| TableKey {
+            name: &key.name,
+            columns: &key.columns,
+            unique: None,
+        });
+        let unique = self.unique.iter().enumerate().map(|(at, unique)| TableKey {
+            name: &unique.name,
+            columns: &unique.columns,
+            unique: Some(at),
+        });
+        primary.chain(unique)
+    }
+
+    /// The key over exactly these columns, in whatever order.
+    pub fn key_over(&self, columns: &[usize]) -> Option<TableKey<'_>> {
+        self.keys().find(|key| {
+            key.columns.len() == columns.len() && key.columns.iter().all(|column| columns.contains(column))
+        })
+    }
+
+    /// The columns of this table that a foreign key refers to; `None`: it refers to another version of the table.
+    pub fn referenced_by(&self, key: &ForeignKey) -> Option<Vec<usize>> {
+        let place = |id: &u32| self.columns.iter().position(|column| column.id == *id);
+        key.parent_columns.iter().map(place).collect()
+    }
 }
 
 /// What the binder asks of a catalog. One implementation is an immutable image of a database's catalog, pinned for a
@@ -84,6 +166,11 @@ pub struct TableDescriptor {
 pub trait CatalogReader: Send + Sync {
     /// The table `name` in `schema`, or on the search path.
     fn table(&self, schema: Option<&str>, name: &str) -> Option<Arc<TableDescriptor>>;
+    /// The foreign keys that refer to a table: whose they are, and their places there.
+    fn referring(&self, table: u32) -> Vec<(Arc<TableDescriptor>, usize)> {
+        let _ = table;
+        Vec::new()
+    }
     /// Whether there is such a schema (virtual ones included).
     fn has_schema(&self, name: &str) -> bool;
     /// The columns of a virtual table (system view), with its resolved schema; `schema` `None`: `pg_catalog` is searched.

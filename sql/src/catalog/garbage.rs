@@ -146,7 +146,7 @@ impl Kept {
         let stored = values.into_iter().next().flatten();
         if let Some(stored) = stored {
             let now = stored::decode_table(&stored)?;
-            let index_kept = |index: u32| now.unique.iter().any(|unique| unique.index_id == index);
+            let index_kept = |index: u32| now.index_ids().any(|id| id == index);
             if now.storage_id == self.storage && self.index.is_none_or(index_kept) {
                 return Ok(());
             }

@@ -1,6 +1,6 @@
 //! [`CatalogImage`]: all descriptors of one database as of one snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +13,8 @@ use crate::error::{Result, SqlError, SqlState};
 
 /// An immutable image of one database's catalog. Cloning shares the descriptors.
 ///
-/// Invariant: `by_id` and `by_name` hold the same tables.
+/// Invariants: `by_id` and `by_name` hold the same tables, and `children` the ids of those with a foreign key, under the ids of the
+/// tables that they refer to.
 #[derive(Clone, Debug)]
 pub struct CatalogImage {
     database: DatabaseDescriptor,
@@ -21,6 +22,7 @@ pub struct CatalogImage {
     schemas: BTreeMap<String, SchemaDescriptor>,
     by_name: BTreeMap<String, BTreeMap<String, Arc<TableDescriptor>>>,
     by_id: BTreeMap<u32, Arc<TableDescriptor>>,
+    children: BTreeMap<u32, BTreeSet<u32>>,
     version: u64,
 }
 
@@ -33,6 +35,7 @@ impl CatalogImage {
             schemas: BTreeMap::new(),
             by_name: BTreeMap::new(),
             by_id: BTreeMap::new(),
+            children: BTreeMap::new(),
             version: 0,
         };
         image.put_schema(SchemaDescriptor { id: PUBLIC_OID, name: "public".into() });
@@ -60,6 +63,7 @@ impl CatalogImage {
             schemas: BTreeMap::new(),
             by_name: BTreeMap::new(),
             by_id: BTreeMap::new(),
+            children: BTreeMap::new(),
             version: transaction.read_timestamp().await?.0,
         };
         for (_, value) in scan_all(transaction, layout::schemas_range(image.database.id)).await? {
@@ -101,6 +105,16 @@ impl CatalogImage {
         self.by_name.values().flat_map(BTreeMap::values)
     }
 
+    /// The foreign keys that refer to a table: whose they are, and their places there.
+    pub fn referring(&self, table: u32) -> Vec<(Arc<TableDescriptor>, usize)> {
+        let mut found = Vec::new();
+        for child in self.children.get(&table).into_iter().flatten().filter_map(|id| self.by_id.get(id)) {
+            let keys = child.foreign_keys.iter().enumerate().filter(|(_, key)| key.parent == table);
+            found.extend(keys.map(|(at, _)| (Arc::clone(child), at)));
+        }
+        found
+    }
+
     /// A schema by name; virtual schemas are not among them.
     pub fn schema(&self, name: &str) -> Option<&SchemaDescriptor> {
         self.schemas.get(name)
@@ -114,6 +128,9 @@ impl CatalogImage {
     pub(super) fn put_table(&mut self, table: Arc<TableDescriptor>) {
         self.remove_table(table.id);
         self.by_name.entry(table.schema.clone()).or_default().insert(table.name.clone(), Arc::clone(&table));
+        for key in &table.foreign_keys {
+            self.children.entry(key.parent).or_default().insert(table.id);
+        }
         self.by_id.insert(table.id, table);
     }
 
@@ -122,6 +139,9 @@ impl CatalogImage {
             && let Some(tables) = self.by_name.get_mut(&old.schema)
         {
             tables.remove(&old.name);
+            for children in self.children.values_mut() {
+                children.remove(&id);
+            }
         }
     }
 

@@ -4,6 +4,8 @@
 //! table rows      db:u32 table:u32 (storage:u32 | TOP) [(bucket:u16 | TOP)] key columns, or a hidden row id
 //! index entries   db:u32 table:u32 (index:u32 | TOP) indexed columns      (of UNIQUE constraints; the value is the row's key
 //!                                                                         without its `db table`)
+//! links           db:u32 table:u32 (index:u32 | TOP) referenced columns   (of foreign keys, the values as the referenced table
+//!                     the row's key without its `db table`                has them; the value is the row's key once more)
 //! catalog rows    1:u32  kind:u32  …                    (see the functions below)
 //! advisory locks  db:u32 0:u32 (1 bigint | 2 int int)   nothing is stored there: the keys are locked, no more. No table has the
 //!                                                       id 0, and shards are cut at tables, so all of a database's are in one shard
@@ -252,6 +254,12 @@ impl TableDescriptor {
         key.put_u32(self.id);
         key.put_u32(index_id | STORAGE_TOP);
         key
+    }
+
+    /// The ids of all indexes: of UNIQUE constraints and of foreign keys.
+    pub fn index_ids(&self) -> impl Iterator<Item = u32> + '_ {
+        let unique = self.unique.iter().map(|unique| unique.index_id);
+        unique.chain(self.foreign_keys.iter().map(|key| key.index_id))
     }
 
     /// What an index entry of the row under `key` says: where the row is.

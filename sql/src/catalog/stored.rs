@@ -6,7 +6,10 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{CheckConstraint, ColumnDescriptor, PrimaryKey, TableDescriptor, UniqueConstraint};
+use super::{
+    CheckConstraint, ColumnDescriptor, ForeignKey, PrimaryKey, ReferentialAction, TableDescriptor,
+    UniqueConstraint,
+};
 use crate::error::{Result, SqlError, SqlState};
 use crate::ir::Sharding;
 use crate::types::{ColumnType, Type};
@@ -73,6 +76,52 @@ struct StoredCheck {
     expr: String,
 }
 
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StoredAction {
+    NoAction,
+    Restrict,
+    Cascade,
+    SetNull,
+    SetDefault,
+}
+
+impl From<ReferentialAction> for StoredAction {
+    fn from(action: ReferentialAction) -> Self {
+        match action {
+            ReferentialAction::NoAction => StoredAction::NoAction,
+            ReferentialAction::Restrict => StoredAction::Restrict,
+            ReferentialAction::Cascade => StoredAction::Cascade,
+            ReferentialAction::SetNull => StoredAction::SetNull,
+            ReferentialAction::SetDefault => StoredAction::SetDefault,
+        }
+    }
+}
+
+impl From<StoredAction> for ReferentialAction {
+    fn from(action: StoredAction) -> Self {
+        match action {
+            StoredAction::NoAction => ReferentialAction::NoAction,
+            StoredAction::Restrict => ReferentialAction::Restrict,
+            StoredAction::Cascade => ReferentialAction::Cascade,
+            StoredAction::SetNull => ReferentialAction::SetNull,
+            StoredAction::SetDefault => ReferentialAction::SetDefault,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredForeignKey {
+    name: String,
+    columns: Vec<usize>,
+    parent: u32,
+    parent_columns: Vec<u32>,
+    full: bool,
+    on_delete: StoredAction,
+    on_update: StoredAction,
+    index_id: u32,
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum StoredSharding {
@@ -96,6 +145,8 @@ struct StoredTable {
     unique: Vec<StoredUnique>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     checks: Vec<StoredCheck>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    foreign_keys: Vec<StoredForeignKey>,
     sharding: StoredSharding,
     next_column_id: u32,
 }
@@ -155,6 +206,20 @@ pub(super) fn encode_table(table: &TableDescriptor) -> Result<bytes::Bytes> {
             .iter()
             .map(|c| StoredCheck { name: c.name.clone(), expr: c.expr.clone() })
             .collect(),
+        foreign_keys: table
+            .foreign_keys
+            .iter()
+            .map(|f| StoredForeignKey {
+                name: f.name.clone(),
+                columns: f.columns.clone(),
+                parent: f.parent,
+                parent_columns: f.parent_columns.clone(),
+                full: f.full,
+                on_delete: f.on_delete.into(),
+                on_update: f.on_update.into(),
+                index_id: f.index_id,
+            })
+            .collect(),
         sharding: match table.sharding {
             Sharding::Range => StoredSharding::Range,
             Sharding::Hash { shards, key_columns } => StoredSharding::Hash { shards, key_columns },
@@ -170,6 +235,7 @@ pub(super) fn decode_table(bytes: &[u8]) -> Result<TableDescriptor> {
     let stored: StoredTable = decode("table", bytes)?;
     let width = stored.columns.len();
     let keys = stored.primary_key.iter().map(|k| &k.columns).chain(stored.unique.iter().map(|u| &u.columns));
+    let keys = keys.chain(stored.foreign_keys.iter().map(|f| &f.columns));
     if keys.flatten().any(|&column| column >= width) {
         return Err(corrupt("table", format_args!("a key of it names a column beyond the {width}th")));
     }
@@ -203,6 +269,20 @@ pub(super) fn decode_table(bytes: &[u8]) -> Result<TableDescriptor> {
             .map(|u| UniqueConstraint { name: u.name, columns: u.columns, index_id: u.index_id })
             .collect(),
         checks: stored.checks.into_iter().map(|c| CheckConstraint { name: c.name, expr: c.expr }).collect(),
+        foreign_keys: stored
+            .foreign_keys
+            .into_iter()
+            .map(|f| ForeignKey {
+                name: f.name,
+                columns: f.columns,
+                parent: f.parent,
+                parent_columns: f.parent_columns,
+                full: f.full,
+                on_delete: f.on_delete.into(),
+                on_update: f.on_update.into(),
+                index_id: f.index_id,
+            })
+            .collect(),
         sharding: match stored.sharding {
             StoredSharding::Range => Sharding::Range,
             StoredSharding::Hash { shards, key_columns } => Sharding::Hash { shards, key_columns },

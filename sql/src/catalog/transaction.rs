@@ -165,6 +165,10 @@ impl CatalogReader for CatalogView {
         }
     }
 
+    fn referring(&self, table: u32) -> Vec<(Arc<TableDescriptor>, usize)> {
+        self.image.referring(table)
+    }
+
     fn has_schema(&self, name: &str) -> bool {
         self.image.schema(name).is_some() || virtual_table::SCHEMAS.contains(&name)
     }

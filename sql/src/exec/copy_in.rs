@@ -54,7 +54,7 @@ impl CopyIn {
     /// The client has sent everything: writes what is left, and says how many rows there were (`COPY 3`).
     pub async fn finish(mut self) -> Result<u64> {
         self.drain(true).await?;
-        self.writer.flush().await?;
+        self.writer.finish().await?;
         Ok(self.rows)
     }
 

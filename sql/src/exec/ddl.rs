@@ -11,14 +11,14 @@ use txn::ids::prefix_end;
 
 use super::constraint::Constraints;
 use super::write::RowWriter;
-use super::{Outcome, StatementContext, query, rewrite};
+use super::{Outcome, StatementContext, query, references, rewrite};
 use crate::bind;
 use crate::catalog::{
-    Changes, CheckConstraint, ColumnDescriptor, PrimaryKey, TableDescriptor, UniqueConstraint,
+    Changes, CheckConstraint, ColumnDescriptor, ForeignKey, PrimaryKey, TableDescriptor, UniqueConstraint,
 };
 use crate::error::{Result, SqlError, SqlState};
 use crate::eval::{self, Env};
-use crate::ir::{Ddl, Expr, NewColumn, Sharding};
+use crate::ir::{Cascade, Ddl, Expr, NewColumn, NewForeignKey, Sharding};
 use crate::types::key;
 
 /// Shards of one table, at most, as asked for in CREATE TABLE.
@@ -42,23 +42,27 @@ pub async fn run(change: &Ddl, ctx: Arc<StatementContext>) -> Result<Outcome> {
     let changes = Changes::new(&catalog, &*transaction);
     match change {
         Ddl::CreateTable { .. } => create_table(change, &changes, &ctx).await,
-        Ddl::DropTable { tables } => {
+        Ddl::DropTable { tables, cascade } => {
+            drop_dependents(cascade, &changes, &ctx).await?;
             for table in tables {
-                changes.drop_table(table).await?;
+                changes.drop_table(&now(table, &ctx)).await?;
             }
-            done("DROP TABLE")
+            Ok(Outcome::Done { tag: "DROP TABLE".into(), notices: cascade.notices.clone() })
         }
-        Ddl::Truncate { tables } => {
+        Ddl::Truncate { tables, notices } => {
             for table in tables {
                 let mut new = TableDescriptor::clone(table);
                 new.storage_id = changes.allocate_id().await?;
                 for unique in &mut new.unique {
                     unique.index_id = changes.allocate_id().await?;
                 }
+                for key in &mut new.foreign_keys {
+                    key.index_id = changes.allocate_id().await?;
+                }
                 presplit(&new, &ctx).await?;
                 changes.replace_table(table, new).await?;
             }
-            done("TRUNCATE TABLE")
+            Ok(Outcome::Done { tag: "TRUNCATE TABLE".into(), notices: notices.clone() })
         }
         Ddl::AddPrimaryKey { table, columns, name } => {
             rewrite::add_primary_key(table, columns, name.as_deref(), &changes, &ctx).await?;
@@ -68,17 +72,31 @@ pub async fn run(change: &Ddl, ctx: Arc<StatementContext>) -> Result<Outcome> {
             rewrite::add_unique(table, columns, name, &changes, &ctx).await?;
             done(*tag)
         }
-        Ddl::DropUnique { table, at } => {
+        Ddl::DropUnique { table, at, cascade } => {
+            drop_dependents(cascade, &changes, &ctx).await?;
+            let table = &now(table, &ctx);
             let mut new = TableDescriptor::clone(table);
             new.unique.remove(*at);
             changes.replace_table(table, new).await?;
+            Ok(Outcome::Done { tag: "ALTER TABLE".into(), notices: cascade.notices.clone() })
+        }
+        Ddl::AddForeignKey { table, key } => {
+            let key = foreign_key(key, table, &changes).await?;
+            references::add_constraint(table, key, &changes, &ctx).await?;
+            done("ALTER TABLE")
+        }
+        Ddl::DropForeignKey(key) => {
+            references::drop_constraints(&[(Arc::clone(&key.table), key.name.clone())], &changes, &ctx)
+                .await?;
             done("ALTER TABLE")
         }
         Ddl::SplitAt { table, points } => split_at(table, points, &changes, &ctx).await,
         Ddl::AddColumn { table, column, if_not_exists } => {
             add_column(table, column, *if_not_exists, &changes, &ctx).await
         }
-        Ddl::DropColumn { table, column } => drop_column(table, *column, &changes, &ctx).await,
+        Ddl::DropColumn { table, column, cascade } => {
+            drop_column(table, *column, cascade, &changes, &ctx).await
+        }
         Ddl::RenameColumn { table, column, to } => {
             if table.columns.iter().any(|c| c.name == *to) {
                 return Err(duplicate_column(table, to));
@@ -154,6 +172,37 @@ pub async fn run(change: &Ddl, ctx: Arc<StatementContext>) -> Result<Outcome> {
     }
 }
 
+/// Drops the foreign keys that go with something else.
+async fn drop_dependents(cascade: &Cascade, changes: &Changes<'_>, ctx: &StatementContext) -> Result<()> {
+    let keys: Vec<_> = cascade.keys.iter().map(|key| (Arc::clone(&key.table), key.name.clone())).collect();
+    references::drop_constraints(&keys, changes, ctx).await
+}
+
+/// A table as the statement has left it so far.
+fn now(table: &Arc<TableDescriptor>, ctx: &StatementContext) -> Arc<TableDescriptor> {
+    let image = ctx.catalog.transaction().image();
+    Arc::clone(image.table_by_id(table.id).unwrap_or(table))
+}
+
+/// A foreign key of `table`, with an index of its own.
+async fn foreign_key(
+    key: &NewForeignKey,
+    table: &TableDescriptor,
+    changes: &Changes<'_>,
+) -> Result<ForeignKey> {
+    let parent = key.parent.as_deref().unwrap_or(table);
+    Ok(ForeignKey {
+        name: key.name.clone(),
+        columns: key.columns.clone(),
+        parent: parent.id,
+        parent_columns: key.parent_columns.iter().map(|&column| parent.columns[column].id).collect(),
+        full: key.full,
+        on_delete: key.on_delete,
+        on_update: key.on_update,
+        index_id: changes.allocate_id().await?,
+    })
+}
+
 fn outside_block(what: &str, ctx: &StatementContext) -> Result<()> {
     if ctx.auto_commit {
         return Ok(());
@@ -173,6 +222,7 @@ async fn create_table(change: &Ddl, changes: &Changes<'_>, ctx: &Arc<StatementCo
         primary_key,
         unique,
         checks,
+        foreign_keys,
         sharding,
         source,
     } = change
@@ -217,6 +267,7 @@ async fn create_table(change: &Ddl, changes: &Changes<'_>, ctx: &Arc<StatementCo
             .iter()
             .map(|(name, text, _)| CheckConstraint { name: name.clone(), expr: text.clone() })
             .collect(),
+        foreign_keys: Vec::with_capacity(foreign_keys.len()),
         sharding: sharding.clone(),
     };
     // After the storage's id: of several violated constraints the first by key is reported, as PostgreSQL does the primary key.
@@ -224,12 +275,18 @@ async fn create_table(change: &Ddl, changes: &Changes<'_>, ctx: &Arc<StatementCo
         let index_id = changes.allocate_id().await?;
         table.unique.push(UniqueConstraint { name: name.clone(), columns: columns.clone(), index_id });
     }
+    for key in foreign_keys {
+        let key = foreign_key(key, &table, changes).await?;
+        table.foreign_keys.push(key);
+    }
     if changes.table_exists(database, schema, name).await? {
         // Asked before the shards are split off, too.
         return Err(crate::catalog::duplicate_table(name));
     }
     presplit(&table, ctx).await?;
     let table = changes.create_table(table).await?;
+    let parents = table.foreign_keys.iter().map(|key| key.parent).collect();
+    references::touch_parents(&parents, table.id, changes, ctx).await?;
     let Some(source) = source else { return done("CREATE TABLE") };
     let mut rows = query::rows(source, ctx).await?;
     let constraints = Constraints::with_checks(&table, Vec::new());
@@ -363,9 +420,15 @@ async fn add_column(
 async fn drop_column(
     table: &Arc<TableDescriptor>,
     column: usize,
+    cascade: &Cascade,
     changes: &Changes<'_>,
     ctx: &StatementContext,
 ) -> Result<Outcome> {
+    let gone = table.foreign_keys.iter().filter(|key| key.columns.contains(&column));
+    let gone: Vec<_> = gone.map(|key| (Arc::clone(table), key.name.clone())).collect();
+    references::drop_constraints(&gone, changes, ctx).await?;
+    drop_dependents(cascade, changes, ctx).await?;
+    let table = &now(table, ctx);
     if table.primary_key.as_ref().is_some_and(|k| k.columns.contains(&column)) {
         return Err(SqlError::unsupported("dropping a column of the primary key"));
     }
@@ -382,13 +445,14 @@ async fn drop_column(
     new.columns.remove(column);
     new.unique.retain(|unique| !unique.columns.contains(&column));
     let keys = new.primary_key.iter_mut().map(|k| &mut k.columns);
-    for place in keys.chain(new.unique.iter_mut().map(|u| &mut u.columns)).flatten() {
+    let keys = keys.chain(new.unique.iter_mut().map(|u| &mut u.columns));
+    for place in keys.chain(new.foreign_keys.iter_mut().map(|key| &mut key.columns)).flatten() {
         if *place > column {
             *place -= 1;
         }
     }
     changes.replace_table(table, new).await?;
-    done("ALTER TABLE")
+    Ok(Outcome::Done { tag: "ALTER TABLE".into(), notices: cascade.notices.clone() })
 }
 
 /// Constraints are kept as text, which names columns: a rename that one of them would notice is refused.

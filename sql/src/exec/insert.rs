@@ -42,7 +42,7 @@ pub async fn run(insert: &Insert, ctx: Arc<StatementContext>) -> Result<Outcome>
             }
         }
     }
-    writer.flush().await?;
+    writer.finish().await?;
     Ok(effects.outcome("INSERT 0 "))
 }
 

@@ -114,6 +114,8 @@ impl<'a> KeyOf<'a> {
         let storage = table.storage_of(key)?;
         let (constraint, columns, offset) = match table.unique.iter().find(|u| u.index_id == storage) {
             Some(unique) => (unique.name.as_str(), &unique.columns[..], layout::STORAGE_PREFIX_BYTES),
+            // The links of foreign keys are no keys of the table.
+            None if table.foreign_keys.iter().any(|key| key.index_id == storage) => return None,
             None => {
                 let primary = table.primary_key.as_ref()?;
                 (primary.name.as_str(), &primary.columns[..], table.key_offset())

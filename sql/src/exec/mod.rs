@@ -16,6 +16,7 @@ pub mod key;
 mod locked;
 mod query;
 mod recheck;
+mod references;
 mod rewrite;
 pub mod scan;
 mod source;
@@ -40,6 +41,7 @@ use crate::types::Datum;
 pub use copy_in::CopyIn;
 pub use copy_out::CopyOut;
 pub use direct::count;
+pub use references::comparable;
 
 /// A row.
 pub type Row = Vec<Datum>;
@@ -135,6 +137,22 @@ impl StatementContext {
         let how = Locking { mode: LockMode::Update, wait: LockWait::For(self.lock_timeout) };
         let locked = self.transaction.lock_latest(keys, how, fences).await;
         locked.map_err(|error| key::explain(error, self.catalog.image()))
+    }
+
+    /// The statement as it would go on with everything that is committed by the time of its next read, which is validated by the commit.
+    pub fn at_latest(self: &Arc<Self>) -> Arc<Self> {
+        let Some(transaction) = self.transaction.latest() else { return Arc::clone(self) };
+        Arc::new(Self {
+            database: self.database.clone(),
+            transaction,
+            catalog: self.catalog.clone(),
+            auto_commit: self.auto_commit,
+            eval: self.eval.clone(),
+            params: self.params.clone(),
+            cancel: self.cancel.clone(),
+            lock_timeout: self.lock_timeout,
+            memory_bytes_max: self.memory_bytes_max,
+        })
     }
 
     /// Whether what is read is validated by the commit. Where it isn't, keys of new rows are locked.

@@ -37,6 +37,9 @@ pub async fn add_primary_key(
         // Entries say where their rows are, so they are written anew.
         unique.index_id = changes.allocate_id().await?;
     }
+    for key in &mut new.foreign_keys {
+        key.index_id = changes.allocate_id().await?;
+    }
     let name = name.map_or_else(|| format!("{}_pkey", table.name), str::to_owned);
     new.primary_key = Some(PrimaryKey { name, columns: columns.to_vec() });
     for &column in columns {

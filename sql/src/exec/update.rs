@@ -8,6 +8,7 @@ use bytes::Bytes;
 use txn::LockMode;
 use txn::api::{Fence, Key, LockedRow};
 
+use super::constraint::row_bytes;
 use super::key::{entries_of, key_of_row};
 use super::recheck::Recheck;
 use super::source::{self, Effects};
@@ -112,7 +113,7 @@ impl<'a> Locks<'a> {
 }
 
 /// Locks the index entries that a statement removes: whoever inserts one of the same value waits to see whether it goes.
-async fn lock_entries(
+pub async fn lock_entries(
     table: &TableDescriptor,
     rows: &[Row],
     fences: &[Fence],
@@ -145,7 +146,9 @@ pub async fn update(update: &Update, ctx: Arc<StatementContext>) -> Result<Outco
     let mut once = Once::new(plain, &ctx);
     let mut effects = Effects::new(update.returning.as_ref(), &ctx);
     let mut writer = RowWriter::new(table, &ctx)?;
-    let mut moved = Moved { ctx: &ctx, removed: HashSet::new(), put: BTreeMap::new(), bytes: 0 };
+    let relinks = writer.refers_by(&update.assigned);
+    let mut moved =
+        Moved { ctx: &ctx, removed: HashSet::new(), put: BTreeMap::new(), rows: Vec::new(), bytes: 0 };
     while let Some(batch) = rows.next().await? {
         for mut row in locks.take(batch).await? {
             let key = key_in(&row, width)?;
@@ -155,7 +158,7 @@ pub async fn update(update: &Update, ctx: Arc<StatementContext>) -> Result<Outco
             let extra = row.split_off((width + 1 + update.assigned.len()).min(row.len()));
             let values = row.split_off(width + 1);
             row.truncate(width);
-            let old = if moves { row.clone() } else { Row::new() };
+            let old = if moves || relinks { row.clone() } else { Row::new() };
             for (column, value) in update.assigned.iter().zip(values) {
                 row[*column] = value;
             }
@@ -164,12 +167,15 @@ pub async fn update(update: &Update, ctx: Arc<StatementContext>) -> Result<Outco
             if moves {
                 moved.add(table, key, &old, &row, &writer)?;
             } else {
+                if relinks {
+                    writer.relink((&key, &old), (&key, &row)).await?;
+                }
                 writer.put(key, &row).await?;
             }
         }
     }
     moved.write(&update.table, &mut writer).await?;
-    writer.flush().await?;
+    writer.finish().await?;
     Ok(effects.outcome("UPDATE "))
 }
 
@@ -181,6 +187,8 @@ struct Moved<'a> {
     removed: HashSet<Key>,
     /// New rows and index entries.
     put: BTreeMap<Key, Bytes>,
+    /// The rows before and after, where foreign keys have something to say about them.
+    rows: Vec<[(Key, Row); 2]>,
     bytes: usize,
 }
 
@@ -198,6 +206,10 @@ impl Moved<'_> {
             None => old_key.clone(),
         };
         let entry_value = TableDescriptor::entry_value(&key);
+        if writer.has_references() {
+            self.bytes += row_bytes(old) + row_bytes(new) + 96;
+            self.rows.push([(old_key.clone(), old.clone()), (key.clone(), new.clone())]);
+        }
         self.remove(old_key);
         self.put(key, writer.encode(new), writer)?;
         for entry in entries_of(table, old) {
@@ -253,6 +265,13 @@ impl Moved<'_> {
         for (key, value) in self.put {
             writer.put_encoded(key, value).await?;
         }
+        // One row's new link may be another one's old one: first all go.
+        for [(key, old), (_, new)] in &self.rows {
+            writer.unlink(key, old, new).await?;
+        }
+        for [_, (key, new)] in &self.rows {
+            writer.link(key, new).await?;
+        }
         Ok(())
     }
 }
@@ -281,6 +300,6 @@ pub async fn delete(delete: &Delete, ctx: Arc<StatementContext>) -> Result<Outco
             writer.delete(key, &row).await?;
         }
     }
-    writer.flush().await?;
+    writer.finish().await?;
     Ok(effects.outcome("DELETE "))
 }

@@ -9,6 +9,7 @@ use txn::ids::KeyRange;
 
 use super::constraint::Constraints;
 use super::key::{RowIds, duplicate_key, entries_of, explain, key_of_row, key_of_unique};
+use super::references::{self, References, links_of, set_links};
 use super::{StatementContext, canceled};
 use crate::catalog::TableDescriptor;
 use crate::error::{Result, SqlError, SqlState};
@@ -66,6 +67,8 @@ pub struct RowWriter {
     claimed: usize,
     /// What the batch inserts for the primary key, and then for each UNIQUE constraint.
     claims: Vec<Claims>,
+    /// What foreign keys have to be asked about.
+    references: References,
 }
 
 /// Keys of one constraint that a statement inserts.
@@ -81,10 +84,11 @@ impl RowWriter {
     /// A writer for a statement.
     pub fn new(table: &Arc<TableDescriptor>, ctx: &Arc<StatementContext>) -> Result<Self> {
         let constraints = Constraints::new(table, ctx)?;
-        Ok(Self::with_constraints(table, constraints, ctx))
+        let references = References::new(table, ctx)?;
+        Ok(Self { references, ..Self::with_constraints(table, constraints, ctx) })
     }
 
-    /// A writer with constraints of the caller's choosing.
+    /// A writer with constraints of the caller's choosing, foreign keys not among them.
     pub fn with_constraints(
         table: &Arc<TableDescriptor>,
         constraints: Constraints,
@@ -104,6 +108,7 @@ impl RowWriter {
             batches: 0,
             claimed: 0,
             claims: (0..=table.unique.len()).map(|_| Claims::default()).collect(),
+            references: References::default(),
         }
     }
 
@@ -152,6 +157,10 @@ impl RowWriter {
         let key = self.key_of(row);
         let entry_value = TableDescriptor::entry_value(&key);
         let value = self.encode(row);
+        self.references.inserted(row)?;
+        for link in links_of(&self.table, &key, row) {
+            self.put_encoded(link, entry_value.clone()).await?;
+        }
         if self.table.primary_key.is_none() || free.contains(&0) {
             self.put_encoded(key, value).await?;
         } else {
@@ -184,6 +193,7 @@ impl RowWriter {
             Some(_) => key_of_row(&self.table, &self.primary, new),
         };
         let (before, after) = (entries_of(&self.table, old), entries_of(&self.table, new));
+        self.relink((&key, old), (&new_key, new)).await?;
         if new_key == key && before == after {
             return self.put(key, new).await;
         }
@@ -208,6 +218,49 @@ impl RowWriter {
         }
         self.put(new_key, new).await?;
         self.flush().await
+    }
+
+    /// A row has other values, or another key: its links follow, and those who refer to it are remembered.
+    pub async fn relink(&mut self, old: (&Key, &[Datum]), new: (&Key, &[Datum])) -> Result<()> {
+        self.references.changed(old.1, new.1)?;
+        if self.table.foreign_keys.is_empty() {
+            return Ok(());
+        }
+        let (gone, added) = set_links(&self.table, old, new);
+        for link in gone {
+            self.delete_key(link).await?;
+        }
+        for link in added {
+            self.put_encoded(link, TableDescriptor::entry_value(new.0)).await?;
+        }
+        Ok(())
+    }
+
+    /// The first half of [`RowWriter::relink`], for rows that take each other's keys.
+    pub async fn unlink(&mut self, key: &Key, old: &[Datum], new: &[Datum]) -> Result<()> {
+        self.references.changed(old, new)?;
+        for link in links_of(&self.table, key, old) {
+            self.delete_key(link).await?;
+        }
+        Ok(())
+    }
+
+    /// The second half.
+    pub async fn link(&mut self, key: &Key, new: &[Datum]) -> Result<()> {
+        for link in links_of(&self.table, key, new) {
+            self.put_encoded(link, TableDescriptor::entry_value(key)).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether there are foreign keys, of the table or to it.
+    pub fn has_references(&self) -> bool {
+        self.references.any()
+    }
+
+    /// Whether rows with other values in these columns have to be told to [`RowWriter::relink`].
+    pub fn refers_by(&self, columns: &[usize]) -> bool {
+        self.table.foreign_keys.iter().flat_map(|key| &key.columns).any(|column| columns.contains(column))
     }
 
     /// Writes a key that must be new.
@@ -237,7 +290,8 @@ impl RowWriter {
 
     /// Deletes a row with its index entries.
     pub async fn delete(&mut self, key: Key, row: &[Datum]) -> Result<()> {
-        for entry in entries_of(&self.table, row) {
+        self.references.deleted(row)?;
+        for entry in entries_of(&self.table, row).into_iter().chain(links_of(&self.table, &key, row)) {
             self.delete_key(entry).await?;
         }
         self.delete_key(key).await
@@ -273,7 +327,19 @@ impl RowWriter {
         Ok(())
     }
 
-    /// Hands what is buffered to the transaction. To be called at the end of the statement.
+    /// Hands what is left to the transaction, and settles what foreign keys have to say about it. To be called at the end of the statement.
+    pub async fn finish(&mut self) -> Result<()> {
+        self.flush().await?;
+        references::settle(&self.ctx, std::mem::take(&mut self.references)).await
+    }
+
+    /// What foreign keys have to be asked about. Everything is written.
+    pub fn into_references(self) -> References {
+        debug_assert!(self.batch.is_empty(), "rows that are not written yet");
+        self.references
+    }
+
+    /// Hands what is buffered to the transaction.
     pub async fn flush(&mut self) -> Result<()> {
         if self.batch.is_empty() {
             return Ok(());
@@ -291,7 +357,8 @@ impl RowWriter {
         self.batch_bytes = 0;
         self.batches += 1;
         let written = self.ctx.transaction.write(batch, &self.fences).await;
-        written.map_err(|error| explain(error, self.ctx.catalog.image()))
+        written.map_err(|error| explain(error, self.ctx.catalog.image()))?;
+        self.references.check_early(&self.ctx).await
     }
 
     /// Fails with `23505` if one of the keys to be inserted exists, as far as this has to be known now.

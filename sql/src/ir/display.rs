@@ -6,8 +6,9 @@
 use std::fmt::Write;
 
 use super::{
-    AggregateCall, CallKind, Ddl, Expr, FrameBound, FrameUnits, JoinKind, OnConflict, OutputColumn, Plan,
-    Returning, Rivals, SetOp, SortKey, Statement, SubqueryKind, WindowCall, WindowFunctionRef,
+    AggregateCall, CallKind, Ddl, Expr, FrameBound, FrameUnits, JoinKind, NewForeignKey, OnConflict,
+    OutputColumn, Plan, Returning, Rivals, SetOp, SortKey, Statement, SubqueryKind, WindowCall,
+    WindowFunctionRef,
 };
 use crate::bind::shown_lock;
 use crate::types::{ColumnType, Datum, TimeZone, Type, format_type, io};
@@ -137,6 +138,16 @@ impl Text {
         }
     }
 
+    fn foreign_key(&mut self, depth: usize, what: &str, key: &NewForeignKey) {
+        let parent = key.parent.as_ref().map_or("itself", |parent| parent.name.as_str());
+        let full = if key.full { " match full" } else { "" };
+        let line = format!(
+            "{what} {} {:?} to {parent} {:?}{full} on delete {:?} on update {:?}",
+            key.name, key.columns, key.parent_columns, key.on_delete, key.on_update
+        );
+        self.line(depth, &line);
+    }
+
     fn ddl(&mut self, ddl: &Ddl, depth: usize) {
         match ddl {
             Ddl::CreateTable {
@@ -147,6 +158,7 @@ impl Text {
                 primary_key,
                 unique,
                 checks,
+                foreign_keys,
                 sharding,
                 source,
             } => {
@@ -173,6 +185,9 @@ impl Text {
                     let expr = self.expr(expr, &row, depth);
                     self.line(depth + 1, &format!("check {name} [{text}] {expr}"));
                 }
+                for key in foreign_keys {
+                    self.foreign_key(depth + 1, "foreign key", key);
+                }
                 if let Some(source) = source {
                     self.plan(source, depth + 1);
                 }
@@ -180,7 +195,7 @@ impl Text {
             Ddl::AddUnique { table, columns, name, tag: _ } => {
                 self.line(depth, &format!("AddUnique {} {name} {columns:?}", table.name));
             }
-            Ddl::DropUnique { table, at } => {
+            Ddl::DropUnique { table, at, cascade: _ } => {
                 self.line(depth, &format!("DropUnique {} {}", table.name, table.unique[*at].name));
             }
             Ddl::SplitAt { table, points } => {
@@ -188,7 +203,13 @@ impl Text {
                     points.iter().map(|point| format!("({})", self.list(point, &[], depth))).collect();
                 self.line(depth, &format!("SplitAt {} {}", table.name, points.join(", ")));
             }
-            Ddl::DropTable { tables } | Ddl::Truncate { tables } => {
+            Ddl::AddForeignKey { table, key } => {
+                self.foreign_key(depth, &format!("AddForeignKey {}", table.name), key);
+            }
+            Ddl::DropForeignKey(key) => {
+                self.line(depth, &format!("DropForeignKey {} {}", key.table.name, key.name));
+            }
+            Ddl::DropTable { tables, cascade: _ } | Ddl::Truncate { tables, notices: _ } => {
                 let names: Vec<&str> = tables.iter().map(|t| t.name.as_str()).collect();
                 let verb = if matches!(ddl, Ddl::Truncate { .. }) { "Truncate" } else { "DropTable" };
                 self.line(depth, &format!("{verb} {}", names.join(", ")));
@@ -205,7 +226,7 @@ impl Text {
                 let null = if column.not_null { " not null" } else { "" };
                 self.line(depth, &format!("AddColumn {} {} {ty}{null}{default}", table.name, column.name));
             }
-            Ddl::DropColumn { table, column } => {
+            Ddl::DropColumn { table, column, cascade: _ } => {
                 self.line(depth, &format!("DropColumn {} {}", table.name, table.columns[*column].name));
             }
             Ddl::RenameColumn { table, column, to } => {

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use txn::LockMode;
 
 use super::{Expr, OutputColumn, Plan, Rivals};
-use crate::catalog::TableDescriptor;
+use crate::catalog::{ReferentialAction, TableDescriptor};
 use crate::types::{ColumnType, Type};
 
 /// A bound statement.
@@ -223,6 +223,43 @@ pub struct NewColumn {
     pub default: Option<(String, Expr)>,
 }
 
+/// A foreign key of CREATE TABLE or ALTER TABLE.
+#[derive(Clone, Debug)]
+pub struct NewForeignKey {
+    /// The constraint's name.
+    pub name: String,
+    /// Indexes into the table's columns.
+    pub columns: Vec<usize>,
+    /// The table that is referred to; `None`: the table itself.
+    pub parent: Option<Arc<TableDescriptor>>,
+    /// Indexes into its columns.
+    pub parent_columns: Vec<usize>,
+    /// MATCH FULL.
+    pub full: bool,
+    /// ON DELETE.
+    pub on_delete: ReferentialAction,
+    /// ON UPDATE.
+    pub on_update: ReferentialAction,
+}
+
+/// A foreign key that goes with what it rests on.
+#[derive(Clone, Debug)]
+pub struct Dependent {
+    /// Its table.
+    pub table: Arc<TableDescriptor>,
+    /// Its name.
+    pub name: String,
+}
+
+/// Foreign keys that are dropped first, and what is said about it.
+#[derive(Clone, Debug, Default)]
+pub struct Cascade {
+    /// They.
+    pub keys: Vec<Dependent>,
+    /// NOTICE messages.
+    pub notices: Vec<String>,
+}
+
 /// Schema changes.
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the fields are the statements' own words")]
@@ -238,16 +275,25 @@ pub enum Ddl {
         unique: Vec<(Vec<usize>, String)>,
         /// CHECK constraints: name, SQL text, expression over the row.
         checks: Vec<(String, String, Expr)>,
+        foreign_keys: Vec<NewForeignKey>,
         sharding: Sharding,
         /// CREATE TABLE … AS.
         source: Option<Plan>,
     },
     DropTable {
         tables: Vec<Arc<TableDescriptor>>,
+        cascade: Cascade,
     },
     Truncate {
         tables: Vec<Arc<TableDescriptor>>,
+        notices: Vec<String>,
     },
+    AddForeignKey {
+        table: Arc<TableDescriptor>,
+        key: NewForeignKey,
+    },
+    /// ALTER TABLE … DROP CONSTRAINT of a foreign key.
+    DropForeignKey(Dependent),
     AddPrimaryKey {
         table: Arc<TableDescriptor>,
         columns: Vec<usize>,
@@ -264,6 +310,7 @@ pub enum Ddl {
     DropUnique {
         table: Arc<TableDescriptor>,
         at: usize,
+        cascade: Cascade,
     },
     /// Split points: each a prefix of the primary key's values.
     SplitAt {
@@ -278,6 +325,7 @@ pub enum Ddl {
     DropColumn {
         table: Arc<TableDescriptor>,
         column: usize,
+        cascade: Cascade,
     },
     RenameColumn {
         table: Arc<TableDescriptor>,
@@ -320,6 +368,8 @@ impl Ddl {
             Ddl::Truncate { .. } => "TRUNCATE TABLE",
             Ddl::AddUnique { tag, .. } => tag,
             Ddl::AddPrimaryKey { .. }
+            | Ddl::AddForeignKey { .. }
+            | Ddl::DropForeignKey(_)
             | Ddl::DropUnique { .. }
             | Ddl::SplitAt { .. }
             | Ddl::AddColumn { .. }

@@ -179,6 +179,7 @@ macro_rules! scripts {
 scripts! {
     insert_update_delete
     constraints
+    foreign_keys
     schema_changes
     sharded_tables
     access_paths

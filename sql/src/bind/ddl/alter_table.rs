@@ -4,11 +4,12 @@ use sqlparser::ast::{self, AlterTableOperation, TableConstraint};
 
 use super::constraint::{multiple_keys, no_subquery};
 use super::create_table::NewTable;
+use super::reference::{Referring, dropping};
 use crate::bind::insert::column_index;
 use crate::bind::scope::{fold, table_name};
 use crate::bind::{Binder, Clause, LevelKind, refuse};
 use crate::error::{Result, SqlError, SqlState};
-use crate::ir::{Ddl, Expr, Sharding, Statement};
+use crate::ir::{Cascade, Ddl, Dependent, Expr, Sharding, Statement};
 use crate::types::Type;
 
 impl Binder<'_> {
@@ -53,6 +54,11 @@ impl Binder<'_> {
                         let (columns, name) = self.unique_parts(unique, find)?;
                         crate::bind::index::add_unique(table, columns, name, "key", "ALTER TABLE")?
                     }
+                    TableConstraint::ForeignKey(key) => {
+                        let taken = crate::bind::index::taken(&table);
+                        let key = self.foreign_key(&Referring::of(&table, &taken), key)?;
+                        Ddl::AddForeignKey { table, key }
+                    }
                     _ => return Err(SqlError::unsupported("ALTER TABLE ADD of this constraint")),
                 }
             }
@@ -78,13 +84,14 @@ impl Binder<'_> {
                 self.column_options(&mut new, &table.name, 0, options)?;
                 refuse(new.primary_key.is_some() || !new.unique.is_empty(), "a key on an added column")?;
                 refuse(!new.checks.is_empty(), "CHECK on an added column")?;
+                refuse(!new.references.is_empty(), "REFERENCES on an added column")?;
                 Ddl::AddColumn { table, column: new.columns.remove(0), if_not_exists: *if_not_exists }
             }
             AlterTableOperation::DropColumn {
                 has_column_keyword: _,
                 column_names,
                 if_exists,
-                drop_behavior: _,
+                drop_behavior,
             } => {
                 let [name] = column_names.as_slice() else {
                     return Err(SqlError::unsupported("DROP of several columns"));
@@ -94,7 +101,20 @@ impl Binder<'_> {
                         if table.primary_key.as_ref().is_some_and(|key| key.columns.contains(&column)) {
                             return Err(SqlError::unsupported("DROP of a primary key's column"));
                         }
-                        Ddl::DropColumn { table, column }
+                        // The table's own foreign keys go with the column, also those that refer to it.
+                        let dependents =
+                            self.dependents(&table, &[], |columns| columns.contains(&column)).into_iter();
+                        let own = |dependent: &Dependent| {
+                            let keys = &dependent.table.foreign_keys;
+                            dependent.table.id == table.id
+                                && keys
+                                    .iter()
+                                    .any(|k| k.name == dependent.name && k.columns.contains(&column))
+                        };
+                        let what = format!("column {} of table {}", table.columns[column].name, table.name);
+                        let on = dependents.filter(|dependent| !own(dependent)).map(|d| (d, what.clone()));
+                        let cascade = cascade(&what, on.collect(), drop_behavior.as_ref())?;
+                        Ddl::DropColumn { table, column, cascade }
                     }
                     Err(e) if *if_exists => {
                         let notice = Some(format!("{}, skipping", e.message));
@@ -103,10 +123,22 @@ impl Binder<'_> {
                     Err(e) => return Err(e),
                 }
             }
-            AlterTableOperation::DropConstraint { if_exists, name, drop_behavior: _ } => {
+            AlterTableOperation::DropConstraint { if_exists, name, drop_behavior } => {
                 let name = fold(name);
+                let is_foreign = table.foreign_keys.iter().any(|key| key.name == name);
                 match table.unique.iter().position(|unique| unique.name == name) {
-                    Some(at) => Ddl::DropUnique { table, at },
+                    _ if is_foreign => Ddl::DropForeignKey(Dependent { table, name }),
+                    Some(at) => {
+                        let rests = |columns: &[usize]| {
+                            table.key_over(columns).is_some_and(|key| key.unique == Some(at))
+                        };
+                        let on = format!("index {name}");
+                        let dependents = self.dependents(&table, &[], rests).into_iter();
+                        let dependents = dependents.map(|dependent| (dependent, on.clone())).collect();
+                        let what = format!("constraint {name} on table {}", table.name);
+                        let cascade = cascade(&what, dependents, drop_behavior.as_ref())?;
+                        Ddl::DropUnique { table, at, cascade }
+                    }
                     None if crate::bind::index::taken(&table).contains(&name) => {
                         return Err(SqlError::unsupported("DROP of a constraint that is not UNIQUE"));
                     }
@@ -245,4 +277,15 @@ impl Binder<'_> {
         }
         Ok(out)
     }
+}
+
+/// What goes along with something that is dropped, unless it is refused.
+fn cascade(
+    what: &str,
+    dependents: Vec<(Dependent, String)>,
+    behavior: Option<&ast::DropBehavior>,
+) -> Result<Cascade> {
+    let notices = dropping(what, &dependents, matches!(behavior, Some(ast::DropBehavior::Cascade)))?;
+    let keys = dependents.into_iter().map(|(dependent, _)| dependent).collect();
+    Ok(Cascade { keys, notices })
 }

@@ -1,4 +1,4 @@
-//! Defaults and constraints: PRIMARY KEY, UNIQUE, CHECK, and their names.
+//! Defaults and constraints: PRIMARY KEY, UNIQUE, CHECK, and their names. (Foreign keys: `reference.rs`.)
 
 use sqlparser::ast::{self, TableConstraint};
 
@@ -162,7 +162,10 @@ impl Binder<'_> {
                 refuse(enforced.is_some(), "ENFORCED")?;
                 self.check(table, name, expr, given.as_ref().map(fold))
             }
-            TableConstraint::ForeignKey(_) => Err(SqlError::unsupported("a foreign key")),
+            TableConstraint::ForeignKey(key) => {
+                table.references.push(key.clone());
+                Ok(())
+            }
             TableConstraint::Index(_)
             | TableConstraint::FulltextOrSpatial(_)
             | TableConstraint::PrimaryKeyUsingIndex(_)

@@ -6,7 +6,7 @@ use super::constraint::unique;
 use crate::bind::scope::{fold, table_name};
 use crate::bind::{Binder, LevelKind, refuse};
 use crate::error::{Result, SqlError, SqlState};
-use crate::ir::{Ddl, Expr, NewColumn, Sharding, Statement};
+use crate::ir::{Ddl, Expr, NewColumn, NewForeignKey, Sharding, Statement};
 use crate::types::Type;
 
 /// PostgreSQL's limit.
@@ -20,6 +20,10 @@ pub(super) struct NewTable {
     pub primary_key: Option<(Vec<usize>, String)>,
     pub unique: Vec<(Vec<usize>, String)>,
     pub checks: Vec<(String, String, Expr)>,
+    /// Foreign keys, to be bound when the rest is known …
+    pub references: Vec<ast::ForeignKeyConstraint>,
+    /// … and those that were.
+    pub foreign_keys: Vec<NewForeignKey>,
     /// All constraints' names so far.
     pub names: Vec<String>,
 }
@@ -198,6 +202,7 @@ impl Binder<'_> {
             }
         }
         table.unique = kept;
+        self.foreign_keys(&schema, &name, &mut table)?;
         let sharding = self.table_options(table_options, &table)?;
         Ok(Statement::Ddl(Ddl::CreateTable {
             schema,
@@ -207,6 +212,7 @@ impl Binder<'_> {
             primary_key: table.primary_key,
             unique: table.unique,
             checks: table.checks,
+            foreign_keys: table.foreign_keys,
             sharding,
             source,
         }))
@@ -308,8 +314,11 @@ impl Binder<'_> {
                     let given = constraint_name.or_else(|| inner.as_ref().map(fold));
                     self.check(table, name, expr, given)?;
                 }
-                ColumnOption::ForeignKey(_) => {
-                    return Err(SqlError::unsupported("a foreign key (REFERENCES)"));
+                ColumnOption::ForeignKey(key) => {
+                    let column = ast::Ident::with_quote('"', table.columns[index].name.clone());
+                    let name = constraint.clone().or_else(|| key.name.clone());
+                    let columns = vec![column];
+                    table.references.push(ast::ForeignKeyConstraint { name, columns, ..key.clone() });
                 }
                 ColumnOption::Generated { .. } => return Err(SqlError::unsupported("a generated column")),
                 ColumnOption::Collation(collation) => {

@@ -86,10 +86,11 @@ impl Reader<'_, '_> {
                 break;
             }
         }
-        // There are no sequences that belong to columns, and no foreign keys.
+        // There are no sequences that belong to columns.
         let _ = self.words(&["restart", "identity"]) || self.words(&["continue", "identity"]);
-        let _ = self.word("cascade") || self.word("restrict");
-        Ok(self.cursor.bindable(Tree::Truncate { tables }))
+        let cascade = self.word("cascade");
+        let _ = !cascade && self.word("restrict");
+        Ok(self.cursor.bindable(Tree::Truncate { tables, cascade }))
     }
 
     pub(super) fn is_split(&self) -> bool {

@@ -1,6 +1,6 @@
 //! The schema `information_schema`: the SQL standard's views (PostgreSQL 15, chapter 37).
 
-use super::{SCHEMAS, Source, VirtualTable, all, length_of, or_null, text, yes_or_no};
+use super::{SCHEMAS, Source, VirtualTable, all, length_of, or_null, references, text, yes_or_no};
 use crate::exec::Row;
 use crate::types::{ColumnType, Datum, Type};
 
@@ -87,6 +87,7 @@ pub(super) const TABLES: &[VirtualTable] = &[
             ("table_name", Type::Name),
             ("column_name", Type::Name),
             ("ordinal_position", Type::Int4),
+            ("position_in_unique_constraint", Type::Int4),
         ],
         rows: key_column_usage,
     },
@@ -232,19 +233,19 @@ fn table_constraints(source: &Source<'_>) -> Vec<Row> {
         for check in &table.checks {
             push(&check.name, "CHECK");
         }
+        for key in &table.foreign_keys {
+            push(&key.name, "FOREIGN KEY");
+        }
     }
     rows
 }
 
 fn key_column_usage(source: &Source<'_>) -> Vec<Row> {
     let catalog = text(&source.image.database().name);
+    let place = |i: usize| Datum::Int4(i32::try_from(i + 1).unwrap_or(i32::MAX));
     let mut rows = Vec::new();
     for table in source.image.tables() {
-        let primary = table.primary_key.iter().map(|k| (&k.name, &k.columns));
-        let keys = primary.chain(table.unique.iter().map(|u| (&u.name, &u.columns)));
-        for (name, i, column) in
-            keys.flat_map(|(name, columns)| columns.iter().enumerate().map(move |(i, &c)| (name, i, c)))
-        {
+        let mut push = |name: &str, column: usize, i: usize, referred: Option<usize>| {
             rows.push(vec![
                 catalog.clone(),
                 text(&table.schema),
@@ -253,8 +254,19 @@ fn key_column_usage(source: &Source<'_>) -> Vec<Row> {
                 text(&table.schema),
                 text(&table.name),
                 text(&table.columns[column].name),
-                Datum::Int4(i32::try_from(i + 1).unwrap_or(i32::MAX)),
+                place(i),
+                or_null(referred, place),
             ]);
+        };
+        for key in table.keys() {
+            key.columns.iter().enumerate().for_each(|(i, &column)| push(key.name, column, i, None));
+        }
+        for key in &table.foreign_keys {
+            for ((i, &column), referred) in
+                key.columns.iter().enumerate().zip(references::places(source, key))
+            {
+                push(&key.name, column, i, referred);
+            }
         }
     }
     rows

@@ -9,6 +9,7 @@ mod information_schema;
 mod locks;
 mod pg_catalog;
 mod pg_fixed;
+mod references;
 
 use txn::api::{NodeInfo, OperationInfo, SettingInfo, ShardInfo};
 use txn::ids::KeyRange;
@@ -51,9 +52,9 @@ impl VirtualTable {
 
 /// All system views.
 pub fn all() -> impl Iterator<Item = &'static VirtualTable> {
-    static LOCKS: &[VirtualTable] = &[locks::PG_LOCKS, locks::FLOTILLA];
+    static OTHERS: &[VirtualTable] = &[locks::PG_LOCKS, locks::FLOTILLA, references::REFERENTIAL_CONSTRAINTS];
     let postgres = pg_catalog::TABLES.iter().chain(pg_fixed::TABLES).chain(information_schema::TABLES);
-    postgres.chain(cluster::TABLES).chain(LOCKS)
+    postgres.chain(cluster::TABLES).chain(OTHERS)
 }
 
 /// A system view by name; without a schema, `pg_catalog` is searched.

@@ -3,8 +3,8 @@
 //! OIDs are the catalog's own ids. A primary key's index and constraint have no ids of their own; theirs are the table's
 //! with a high bit set, which no allocated id has.
 
-use super::{SCHEMAS, Source, VirtualTable, none, text};
-use crate::catalog::{PUBLIC_OID, TableDescriptor};
+use super::{SCHEMAS, Source, VirtualTable, none, references, text};
+use crate::catalog::{ForeignKey, PUBLIC_OID, TableDescriptor};
 use crate::exec::Row;
 use crate::types::{Datum, Type};
 
@@ -148,6 +148,10 @@ pub(super) const TABLES: &[VirtualTable] = &[
             ("convalidated", Type::Bool),
             ("conrelid", Type::Oid),
             ("conindid", Type::Oid),
+            ("confrelid", Type::Oid),
+            ("confupdtype", Type::Text),
+            ("confdeltype", Type::Text),
+            ("confmatchtype", Type::Text),
         ],
         rows: pg_constraint,
     },
@@ -450,9 +454,9 @@ fn pg_constraint(source: &Source<'_>) -> Vec<Row> {
     let mut rows = Vec::new();
     for table in source.image.tables() {
         let namespace = schema_oid(source, &table.schema);
-        let mut push = |name: &str, kind: &str, index: u32| {
-            rows.push(vec![
-                Datum::Oid(if index == 0 { table.id } else { index } | CONSTRAINT_BIT),
+        let mut push = |name: &str, kind: &str, oid: u32, index: u32, key: Option<&ForeignKey>| {
+            let mut row = vec![
+                Datum::Oid(oid | CONSTRAINT_BIT),
                 text(name),
                 Datum::Oid(namespace),
                 text(kind),
@@ -461,13 +465,22 @@ fn pg_constraint(source: &Source<'_>) -> Vec<Row> {
                 Datum::Bool(true),
                 Datum::Oid(table.id),
                 Datum::Oid(index),
-            ]);
+            ];
+            row.extend(references::referred(key));
+            rows.push(row);
         };
         for index in indexes(table) {
-            push(index.name, if index.primary { "p" } else { "u" }, index.oid);
+            push(index.name, if index.primary { "p" } else { "u" }, index.oid, index.oid, None);
         }
         for check in &table.checks {
-            push(&check.name, "c", 0);
+            push(&check.name, "c", table.id, 0, None);
+        }
+        for key in &table.foreign_keys {
+            let index = references::target(source, key).map_or(0, |(parent, unique)| match unique {
+                None => parent.id | INDEX_BIT,
+                Some(at) => parent.unique[at].index_id,
+            });
+            push(&key.name, "f", key.index_id, index, Some(key));
         }
     }
     rows
