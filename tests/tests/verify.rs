@@ -144,6 +144,7 @@ async fn the_levels_of_postgresql_are_told_apart() -> Result<()> {
         ("write-skew", "serializable", None),
         ("write-skew", "repeatable read", Some("G2")),
         ("hot-row", "read committed", Some("lost-update")),
+        ("foreign-key", "read committed", None),
     ] {
         let url = format!(
             "{}&options=-c%20default_transaction_isolation%3D{}",

@@ -7,6 +7,7 @@ pub mod availability;
 pub mod bank;
 pub mod comments;
 pub mod counter;
+pub mod foreign_key;
 pub mod linear;
 pub mod long_fork;
 pub mod monotonic;
@@ -181,6 +182,11 @@ pub const ALL: &[Checker] = &[
         name: "write-skew",
         about: "of inserts that exclude each other, one succeeds, and its row stays",
         check: write_skew::check,
+    },
+    Checker {
+        name: "foreign-key",
+        about: "nobody refers to what is not there, and nothing goes that nobody has deleted",
+        check: foreign_key::check,
     },
     Checker { name: "mutex", about: "no lock is held by two at a time", check: mutex::check },
     Checker {

@@ -11,6 +11,7 @@ mod bank;
 mod comments;
 mod counter;
 mod ddl;
+mod foreign_key;
 mod lock;
 mod long_fork;
 mod register;
@@ -157,6 +158,12 @@ pub const ALL: &[Entry] = &[
         about: "inserts of equal values into a unique column",
         checkers: &["write-skew"],
         make: || Arc::new(write_skew::WriteSkew::unique()),
+    },
+    Entry {
+        name: "foreign-key",
+        about: "rows that refer to others, which are deleted and made again meanwhile, at all isolation levels",
+        checkers: &["foreign-key"],
+        make: || Arc::new(foreign_key::ForeignKey::default()),
     },
     Entry {
         name: "upsert",
