@@ -59,6 +59,13 @@ struct Cache {
     leaders: HashMap<GroupId, NodeId>,
 }
 
+impl Cache {
+    fn node_at(&self, address: &str) -> Option<NodeId> {
+        let is = |node: &pb::MapNode| node.addresses.as_ref().is_some_and(|at| at.rpc == address);
+        self.nodes.iter().find(|(_, node)| is(node)).map(|(id, _)| *id)
+    }
+}
+
 /// See the module. Cheap to share; made once per node.
 pub struct MetaClient {
     seams: Seams,
@@ -307,7 +314,11 @@ impl MetaClient {
         loop {
             let (target, address) = self.target(tries)?;
             let result = match target {
-                Some(target) => within(&self.seams, attempt_limit, attempt(target)).await,
+                Some(target) => tokio::select! {
+                    biased;
+                    result = within(&self.seams, attempt_limit, attempt(target)) => result,
+                    () = self.lost(address.as_deref()) => Err(Error::Unavailable("its node does not answer".into())),
+                },
                 None => Err(Error::Unavailable("no member of the meta-group is known".into())),
             };
             tries += 1;
@@ -339,15 +350,31 @@ impl MetaClient {
         }
     }
 
+    /// Completes when the node at an address doesn't answer: another one leads soon.
+    async fn lost(&self, address: Option<&str>) {
+        let node = address.and_then(|address| self.cache.read().node_at(address));
+        match (self.local.get(), node) {
+            (Some(local), Some(node)) => local.multi.reach().lost(node).await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Whether the node at an address is known not to answer.
+    fn is_lost(&self, address: &str) -> bool {
+        let node = self.cache.read().node_at(address);
+        self.local.get().zip(node).is_some_and(|(local, node)| local.multi.reach().is_lost(node))
+    }
+
     /// Whom to ask next: this node, the known leader, the one this node's replica follows, or the members in turn.
     fn target(&self, tries: usize) -> Result<(Option<Target>, Option<String>), Error> {
         let local = self.local.get();
         if let Some(server) = local.filter(|server| server.leads()) {
             return Ok((Some(Target::Local(server.clone())), None));
         }
-        let mut address = self.leader.lock().clone();
+        let mut address = self.leader.lock().clone().filter(|address| !self.is_lost(address));
         if address.is_none() && tries.is_multiple_of(2) {
-            address = local.map(|server| server.leader_address()).filter(|address| !address.is_empty());
+            address = local.map(|server| server.leader_address());
+            address = address.filter(|address| !address.is_empty() && !self.is_lost(address));
         }
         if address.is_none() {
             let own = local.map(|server| server.node);
@@ -355,7 +382,12 @@ impl MetaClient {
             let members = cache.members.iter().filter(|id| Some(**id) != own);
             let members =
                 members.filter_map(|id| cache.nodes.get(id)?.addresses.as_ref().map(|a| a.rpc.clone()));
-            let known: Vec<String> = members.chain(self.seeds.iter().cloned()).collect();
+            let mut known: Vec<String> = members.chain(self.seeds.iter().cloned()).collect();
+            drop(cache);
+            // If nobody else is left, it may as well be asked.
+            if known.iter().any(|address| !self.is_lost(address)) {
+                known.retain(|address| !self.is_lost(address));
+            }
             address = (!known.is_empty()).then(|| known[(tries / 2) % known.len()].clone());
         }
         let Some(address) = address else { return Ok((None, None)) };

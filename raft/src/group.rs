@@ -353,6 +353,19 @@ impl Group {
         let _ = self.raft.trigger().elect(true).await;
     }
 
+    /// The members with a vote, as far as is known here, and their nodes.
+    pub(crate) fn voters(&self) -> Vec<(ReplicaId, NodeId)> {
+        let server = self.server.borrow_watched();
+        let members = &server.membership_config;
+        let of = |id: u64| members.get_node(&id).map(|host| (ReplicaId(id), NodeId(host.0)));
+        members.voter_ids().filter_map(of).collect()
+    }
+
+    /// … the nodes alone.
+    pub(crate) fn voter_nodes(&self) -> Vec<NodeId> {
+        self.voters().into_iter().map(|(_, node)| node).collect()
+    }
+
     /// The voter that would lead soonest in this one's place.
     pub(crate) fn successor(&self) -> Option<ReplicaId> {
         let status = self.status();

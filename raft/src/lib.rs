@@ -47,6 +47,8 @@
 //! split's child before its parent (its state is flushed before its log exists); block the scheduler's threads on an
 //! fsync; or hold unbounded messages, entries or proposals.
 //!
+//! Who lives is known node by node, not group by group: [`liveness`] has the picture.
+//!
 //! # Traps of openraft 0.10.0-alpha.37, and where each is handled
 //!
 //! | trap | handled |
@@ -57,7 +59,7 @@
 //! | voters may elect during a transfer in spite of the lease | `Group::lease` is void from before the transfer begins until the role changes |
 //! | a removed leader transfers by itself (`removed_leader_step_down`), of which the lease would not know | off in `options.rs`; `Group::change_voters` refuses to remove the leader |
 //! | a restored vote carries no lease: a restarted follower would elect at once | `Group::is_gated`: neither elects nor votes for the longest lease; sole voters need not wait |
-//! | heartbeats of a leader without a quorum keep connected followers from electing | `quorum_loss_probe_interval` in `options.rs` |
+//! | heartbeats of a leader without a quorum keep connected followers from electing | `liveness/`: its groups are mute after three missed pulses; `quorum_loss_probe_interval` in `options.rs` |
 //! | purges follow the *snapshot's* index | `state_machine.rs`: a "snapshot" is what is flushed; `checkpoint.rs` drives it |
 //! | at start the "current snapshot" counts as such a one | `Adapter::get_current_snapshot` tells the flushed position until openraft runs |
 //! | leadership may be restored after a restart, without an entry of its own | `enable_leader_restore` is off |
@@ -87,6 +89,7 @@ mod gauges;
 mod group;
 pub mod inspect;
 mod keys;
+mod liveness;
 mod log_store;
 mod members;
 mod multi;
@@ -106,6 +109,7 @@ pub use api::{
 };
 pub use group::Group;
 pub use keys::{private_key, private_keys};
+pub use liveness::Reach;
 pub use multi::MultiRaft;
 pub use options::RaftOptions;
 pub use transport::dial::Dialer;

@@ -19,6 +19,7 @@ use tonic::Status;
 use crate::api::{AddressBook, Error, Fatal, Peer, StateMachineFactory, UnknownReplica};
 use crate::fault::Fault;
 use crate::group::{Group, Raft, within};
+use crate::liveness::{self, Reach};
 use crate::log_store::{LogStore, decode_ballot, durably, encode_ballot};
 use crate::options::RaftOptions;
 use crate::state_machine::{Adapter, Position, Shared};
@@ -98,6 +99,11 @@ impl MultiRaft {
         multi.mount.attach(&multi);
         multi.reopen().await?;
         seams.spawn("raft-gate", open_gate(Arc::downgrade(&multi), seams.clone()));
+        seams.spawn("raft-pulses", liveness::beat(multi.hub.clone()));
+        seams.spawn(
+            "raft-liveness",
+            liveness::watch(Arc::downgrade(&multi), multi.hub.clone(), seams.clone()),
+        );
         seams.spawn("raft-checkpoint", checkpoint::run(Arc::downgrade(&multi), seams.clone()));
         Ok(multi)
     }
@@ -106,6 +112,11 @@ impl MultiRaft {
     /// and attaches this to it.
     pub fn service(&self) -> RaftServer<Endpoint> {
         self.mount.service()
+    }
+
+    /// Which nodes don't answer.
+    pub fn reach(&self) -> Reach {
+        Reach::new(self.hub.clone())
     }
 
     /// Called (from the transport, so: quickly) when a message comes for a replica that this node doesn't have.
@@ -424,6 +435,10 @@ impl MultiRaft {
             return Err(Status::failed_precondition(text));
         }
         Ok(())
+    }
+
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use openraft::{Config, SnapshotPolicy, StepDownPolicy};
 
 use crate::api::Error;
+use crate::liveness::Limits;
 
 /// Timings and bounds. The defaults suit nodes in one data centre: a dead leader is replaced in about a second.
 #[derive(Clone, Debug)]
@@ -74,6 +75,21 @@ impl RaftOptions {
     /// that run at different rates.
     pub(crate) fn lease(&self) -> Duration {
         self.election_max - self.election_max / 10
+    }
+
+    /// See [`crate::liveness`].
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            // When the leases of the followers end.
+            silent: self.election_max,
+            unreachable: self.election_max,
+            mute: self.election_max * 7 / 11,
+        }
+    }
+
+    /// Between two pulses.
+    pub(crate) fn pulse(&self) -> Duration {
+        self.heartbeat * 2 / 3
     }
 
     pub(crate) fn openraft(&self) -> Result<Config, Error> {

@@ -117,6 +117,7 @@ impl Map {
 pub struct Router {
     server: Arc<ShardServer>,
     peers: Peers,
+    reach: raft::Reach,
     directory: Arc<dyn Directory>,
     seams: Seams,
     map: RwLock<Map>,
@@ -126,7 +127,8 @@ impl Router {
     /// A router that knows nothing yet.
     pub fn new(server: Arc<ShardServer>, directory: Arc<dyn Directory>, seams: Seams) -> Self {
         let peers = Peers::new(directory.clone(), seams.clone());
-        Self { server, peers, directory, seams, map: RwLock::default() }
+        let reach = server.reach();
+        Self { server, peers, reach, directory, seams, map: RwLock::default() }
     }
 
     /// The shards of this node.
@@ -355,11 +357,20 @@ impl Router {
     async fn attempt(&self, node: NodeId, request: pb::Request, time: Duration) -> Result<Answer, CallError> {
         let call: BoxFuture<'_, Result<pb::Response, CallError>> = match node == self.server.me() {
             true => Box::pin(async { Ok(self.server.handle(request).await) }),
+            // One that doesn't answer anybody: somebody else leads soon.
+            false if self.reach.is_lost(node) => return Err(CallError::NotSent),
             false => Box::pin(self.peers.call(node, request)),
+        };
+        let lost = async {
+            match node == self.server.me() {
+                true => std::future::pending().await,
+                false => self.reach.lost(node).await,
+            }
         };
         let response = tokio::select! {
             biased;
             response = call => response?,
+            () = lost => return Err(CallError::Lost),
             () = self.seams.sleep(time) => return Err(CallError::Lost),
         };
         response.body.ok_or(CallError::Lost)

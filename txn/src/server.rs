@@ -65,6 +65,11 @@ impl ShardServer {
         self.registry.me()
     }
 
+    /// Which nodes don't answer.
+    pub(crate) fn reach(&self) -> raft::Reach {
+        self.multi.reach()
+    }
+
     /// The shards of this node.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry

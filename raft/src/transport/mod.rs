@@ -38,6 +38,7 @@ use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::api::AddressBook;
+use crate::liveness::Liveness;
 use crate::options::RaftOptions;
 use dial::Dialer;
 use link::Link;
@@ -59,6 +60,7 @@ pub(crate) struct Hub {
     pub options: RaftOptions,
     /// Of the snapshots that this node sends.
     pub pace: pace::Pace,
+    pub liveness: Liveness,
     links: Mutex<HashMap<NodeId, Arc<Link>>>,
     stopping: watch::Sender<bool>,
 }
@@ -75,9 +77,10 @@ impl Hub {
             cluster: Bytes::copy_from_slice(&cluster.to_be_bytes()),
             me,
             book,
-            seams,
             pace: pace::Pace::new(options.snapshot_bytes_per_second),
+            liveness: Liveness::new(seams.random_u64(), options.limits(), seams.clock.now()),
             options,
+            seams,
             links: Mutex::default(),
             stopping: watch::Sender::new(false),
         })
@@ -86,6 +89,13 @@ impl Hub {
     /// The link to a node; made, and from then on kept up, when it is first asked for.
     pub fn link(self: &Arc<Self>, node: NodeId) -> Arc<Link> {
         self.links.lock().entry(node).or_insert_with(|| Link::start(self.clone(), node)).clone()
+    }
+
+    /// All links there are.
+    pub fn all_links(&self) -> Vec<Arc<Link>> {
+        let mut links: Vec<Arc<Link>> = self.links.lock().values().cloned().collect();
+        links.sort_unstable_by_key(|link| link.node());
+        links
     }
 
     pub fn stop(&self) {

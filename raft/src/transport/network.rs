@@ -26,6 +26,8 @@ use crate::types::{
 
 type Rpc = RPCError<TypeConfig>;
 
+/// What a leader is told of its own messages while no majority answers.
+const MUTE: &str = "no majority answers: nothing is sent";
 /// Appends of one group to one replica that may be under way.
 const PIPELINE_MAX: usize = 64;
 /// A child of a split may be asked for its vote before its node has applied the split.
@@ -71,6 +73,11 @@ impl Network {
         self.link.request(self.group, self.replica, self.target, bytes, timeout, body)
     }
 
+    /// See [`crate::liveness`].
+    fn is_mute(&self) -> bool {
+        self.hub.liveness.is_mute(self.group)
+    }
+
     fn error(&self, action: RPCTypes, timeout: Duration, error: LinkError) -> Rpc {
         match error {
             LinkError::TimedOut => {
@@ -114,6 +121,10 @@ impl Network {
     }
 }
 
+fn mute() -> Rpc {
+    RPCError::Unreachable(Unreachable::from_string(MUTE))
+}
+
 fn strange(error: Malformed) -> Rpc {
     RPCError::Network(NetworkError::new(&error))
 }
@@ -151,6 +162,9 @@ impl RaftNetworkV2<TypeConfig> for Network {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, Rpc> {
+        if self.is_mute() {
+            return Err(mute());
+        }
         let (bytes, body) = append_to_wire(&rpc);
         let timeout = option.hard_ttl();
         let answer = self.request(bytes, timeout, body).await;
@@ -174,10 +188,11 @@ impl RaftNetworkV2<TypeConfig> for Network {
             .map(move |rpc| {
                 let (bytes, body) = append_to_wire(&rpc);
                 // Queued here and now, so in order.
-                let answer = network.request(bytes, timeout, body);
+                let answer = (!network.is_mute()).then(|| network.request(bytes, timeout, body));
                 let previous = rpc.prev_log_id;
                 let last = rpc.entries.last().map(|entry| entry.log_id).or(previous);
                 async move {
+                    let answer = answer.ok_or_else(mute)?;
                     let answer =
                         answer.await.map_err(|e| network.error(RPCTypes::AppendEntries, timeout, e))?;
                     match appended_from_wire(answer)? {

@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{MESSAGE_BYTES_MAX, bulk};
 use crate::api::Peer;
 use crate::group::Group;
+use crate::liveness;
 use crate::multi::MultiRaft;
 use crate::types::{
     Malformed, TypeConfig, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
@@ -140,6 +141,10 @@ impl Incoming {
 
 async fn answer(multi: Arc<MultiRaft>, from: NodeId, request: wire::Request) -> wire::Answer {
     let id = request.id;
+    if let Some(wire::request::Body::Pulse(pulse)) = request.body {
+        let pulsed = liveness::answer(multi.hub(), from, pulse);
+        return wire::Answer { id, body: Some(wire::answer::Body::Pulsed(pulsed)) };
+    }
     let from = Peer { replica: ReplicaId(request.from_replica), node: from };
     let body = match multi.addressed(GroupId(request.group), ReplicaId(request.to_replica), from) {
         Ok(group) => handle(&group, request.body).await,
@@ -171,7 +176,7 @@ async fn handle(
         Some(Body::Vote(vote)) => handle_vote(group, vote, false).await,
         Some(Body::PreVote(vote)) => handle_vote(group, vote, true).await,
         Some(Body::TransferLeader(transfer)) => handle_transfer(group, transfer).await,
-        None => Err(malformed(Malformed { what: "request" })),
+        Some(Body::Pulse(_)) | None => Err(malformed(Malformed { what: "request" })),
     }
 }
 

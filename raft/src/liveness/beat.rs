@@ -1,0 +1,93 @@
+//! The two tasks: one sends pulses, one looks who has missed some.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use proto::raft as wire;
+use storage::ids::{GroupId, NodeId, ReplicaId};
+use storage::seam::Seams;
+
+use super::LOOK_EVERY;
+use super::succession::succeed;
+use crate::group::Group;
+use crate::multi::MultiRaft;
+use crate::transport::Hub;
+use crate::transport::link::LinkError;
+
+/// An answer that comes later says nothing about now.
+const ANSWER_LIMIT: Duration = Duration::from_millis(500);
+const PULSE_BYTES: usize = 32;
+
+/// Sends pulses over all links until the node stops.
+pub(crate) async fn beat(hub: Arc<Hub>) {
+    let mut stopping = hub.stopping();
+    while !*stopping.borrow() {
+        for link in hub.all_links() {
+            let now = hub.seams.clock.now();
+            let node = link.node();
+            let pulse = wire::Pulse {
+                incarnation: hub.liveness.incarnation,
+                answered: hub.liveness.asking(node, now),
+            };
+            let body = wire::request::Body::Pulse(pulse);
+            let of_node = (GroupId(0), ReplicaId(0), ReplicaId(0));
+            let answer = link.request(of_node.0, of_node.1, of_node.2, PULSE_BYTES, ANSWER_LIMIT, body);
+            let hub = hub.clone();
+            hub.seams.clone().spawn("raft-pulse", async move {
+                // One that doesn't know pulses (an older version) lives all the same.
+                if matches!(answer.await, Ok(_) | Err(LinkError::Refused(_))) {
+                    hub.liveness.answered(node, now);
+                }
+            });
+        }
+        tokio::select! {
+            () = hub.seams.sleep(hub.options.pulse()) => {}
+            _ = stopping.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Looks who has fallen silent, until the node stops.
+pub(crate) async fn watch(multi: Weak<MultiRaft>, hub: Arc<Hub>, seams: Seams) {
+    loop {
+        seams.sleep(LOOK_EVERY).await;
+        let Some(multi) = multi.upgrade() else { return };
+        if multi.is_stopping() {
+            return;
+        }
+        let news = hub.liveness.look(seams.clock.now());
+        if news.answers_changed || !hub.liveness.all_speak() {
+            for group in multi.groups() {
+                hush(&hub, &group);
+            }
+            hub.liveness.retain_mute(|group| multi.group(group).is_some());
+        }
+        for node in news.silent {
+            tracing::warn!(%node, "it is not heard any more");
+            metrics::counter!("flotilla_nodes_silent_total").increment(1);
+            seams.spawn("raft-succession", succeed(Arc::downgrade(&multi), hub.clone(), node));
+        }
+    }
+}
+
+/// A leader that no majority answers is silent, so that the others elect another.
+fn hush(hub: &Hub, group: &Group) {
+    let leads = group.leads().is_some();
+    let answered = !leads || hub.liveness.is_answered(hub.me, &group.voter_nodes());
+    if !hub.liveness.set_mute(group.id(), !answered) {
+        return;
+    }
+    let group = group.id();
+    match answered {
+        false => {
+            tracing::warn!(%group, "no majority answers: this leader is silent, so that the others elect")
+        }
+        true => tracing::info!(%group, "this replica speaks again"),
+    }
+}
+
+/// A pulse of another node.
+pub(crate) fn answer(hub: &Hub, from: NodeId, pulse: wire::Pulse) -> wire::Pulsed {
+    hub.liveness.heard(from, pulse.answered, hub.seams.clock.now());
+    wire::Pulsed { incarnation: hub.liveness.incarnation }
+}

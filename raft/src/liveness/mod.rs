@@ -1,0 +1,325 @@
+//! Who lives: one heartbeat per pair of nodes.
+//!
+//! Each node sends a *pulse* to every node that it has a link to, ten times a second, on that link, whatever the groups
+//! have to say. What comes of it:
+//!
+//! ```text
+//!                     pulse, 100 ms                       what it tells
+//!   node a ═══════════════════════════════▶ node b        b: a lives, and hears somebody
+//!          ◀═══════════════════════════════               a: b is reachable, there and back
+//!                     answer
+//!
+//!   no pulse that was answered for 550 ms  ─▶ *silent*:      its groups elect at once       (succession)
+//!   no answer for 550 ms                   ─▶ *unreachable*: requests to it fail at once    (Reach)
+//!   no answer for 350 ms from a majority   ─▶ *mute*:        a leader stops talking         (here)
+//! ```
+//!
+//! # Why so
+//!
+//! - *Elections begin when the lease ends*, not a random time later. openraft's own timers wait for a lease and then for
+//!   300 to 550 ms more, so that elections don't collide. Here whoever misses the leader's node has its groups elect in
+//!   an order that the voters agree upon, each after a moment of its own; openraft's timers are the fallback.
+//! - *A leader that nobody answers must fall silent*, or its heartbeats, which reach the others, keep them from electing
+//!   (a one-way partition). openraft notices when the lease is over; here it is noticed when three pulses were missed, and
+//!   nothing of such a group is sent until somebody answers. A pulse says whether its sender was
+//!   answered lately; one that says no is no sign of life.
+//! - *Requests to a node that doesn't answer* are not waited for: whoever sent them asks the next one. TCP would take a second
+//!   to notice, and never notices a one-way partition.
+//!
+//! # What must never happen
+//!
+//! Safety rests upon none of this. A node that is wrongly held for silent causes a pre-vote, which the others refuse as long as their
+//! lease lasts; one that is wrongly held for unreachable is asked a little later. So the limits may be short, and a
+//! process that has slept itself ([`Liveness::look`]) forgives the others their silence.
+
+mod beat;
+mod reach;
+mod succession;
+
+pub(crate) use beat::{answer, beat, watch};
+pub use reach::Reach;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use storage::ids::{GroupId, NodeId};
+use tokio::sync::watch;
+
+/// How often silence is looked for.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(25);
+/// A look that comes so much too late: this process has slept, or had no processor.
+const SLEPT: Duration = Duration::from_millis(150);
+
+/// How long is too long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// For groups led by a node that is not heard.
+    pub silent: Duration,
+    /// For requests to a node that doesn't answer.
+    pub unreachable: Duration,
+    /// For a leader whose followers don't answer.
+    pub mute: Duration,
+}
+
+/// What is known of another node.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    /// Since when it is sent pulses.
+    asked: Instant,
+    /// When the last pulse was sent that it answered.
+    answered: Option<Instant>,
+    /// When its last pulse came that said that it was answered itself.
+    heard: Option<Instant>,
+}
+
+/// What a look has found to be new.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct News {
+    /// Nodes that have fallen silent since the last one.
+    pub silent: Vec<NodeId>,
+    /// Who answers is not the same any more.
+    pub answers_changed: bool,
+}
+
+/// The others, as this node sees them. Decides; the tasks in [`beat`] act.
+pub(crate) struct Liveness {
+    /// Of this process.
+    pub incarnation: u64,
+    limits: Limits,
+    inner: Mutex<Inner>,
+    unreachable: watch::Sender<Arc<BTreeSet<NodeId>>>,
+    /// Groups that this node leads without an answer from a majority: nothing of theirs is sent.
+    mute: RwLock<BTreeSet<GroupId>>,
+}
+
+struct Inner {
+    peers: BTreeMap<NodeId, Peer>,
+    silent: BTreeSet<NodeId>,
+    deaf: BTreeSet<NodeId>,
+    looked: Instant,
+    /// Silence before this doesn't count: this process did not run.
+    awake: Instant,
+}
+
+impl Liveness {
+    pub fn new(incarnation: u64, limits: Limits, now: Instant) -> Self {
+        let (peers, silent, deaf) = Default::default();
+        Self {
+            incarnation,
+            limits,
+            inner: Mutex::new(Inner { peers, silent, deaf, looked: now, awake: now }),
+            unreachable: watch::Sender::new(Arc::default()),
+            mute: RwLock::default(),
+        }
+    }
+
+    /// A pulse is sent to a node; whether it may say that this node is answered.
+    pub fn asking(&self, node: NodeId, now: Instant) -> bool {
+        let mut inner = self.inner.lock();
+        let fresh = Peer { asked: now, answered: None, heard: None };
+        let peer = inner.peers.entry(node).or_insert(fresh);
+        peer.answered.is_some_and(|at| now.saturating_duration_since(at) < self.limits.mute)
+    }
+
+    /// A node has answered the pulse that was sent at `sent`.
+    pub fn answered(&self, node: NodeId, sent: Instant) {
+        if let Some(peer) = self.inner.lock().peers.get_mut(&node) {
+            peer.answered = Some(peer.answered.map_or(sent, |at| at.max(sent)));
+        }
+    }
+
+    /// A node's pulse has come.
+    pub fn heard(&self, node: NodeId, answered: bool, now: Instant) {
+        if !answered {
+            return;
+        }
+        let mut inner = self.inner.lock();
+        let fresh = Peer { asked: now, answered: None, heard: None };
+        inner.peers.entry(node).or_insert(fresh).heard = Some(now);
+        inner.silent.remove(&node);
+    }
+
+    /// Whether a node that was heard before is heard no more.
+    pub fn is_silent(&self, node: NodeId) -> bool {
+        self.inner.lock().silent.contains(&node)
+    }
+
+    /// Whether a majority of these nodes, of which this one is one, has answered lately.
+    pub fn is_answered(&self, me: NodeId, voters: &[NodeId]) -> bool {
+        let inner = self.inner.lock();
+        let deaf = voters.iter().filter(|node| **node != me && inner.deaf.contains(node)).count();
+        2 * (voters.len() - deaf) > voters.len()
+    }
+
+    /// Looks at the clock.
+    pub fn look(&self, now: Instant) -> News {
+        let mut news = News::default();
+        let mut inner = self.inner.lock();
+        let Inner { peers, silent, deaf, looked, awake } = &mut *inner;
+        if now.saturating_duration_since(*looked) > LOOK_EVERY + SLEPT {
+            *awake = now;
+        }
+        *looked = now;
+        let since = |at: Instant| now.saturating_duration_since(at.max(*awake));
+        let mut unreachable = BTreeSet::new();
+        for (node, peer) in &*peers {
+            if peer.heard.is_some_and(|at| since(at) >= self.limits.silent) && silent.insert(*node) {
+                news.silent.push(*node);
+            }
+            // Of one that has never answered nothing is known: it may be starting.
+            if peer.answered.is_some_and(|at| since(at) >= self.limits.unreachable) {
+                unreachable.insert(*node);
+            }
+            news.answers_changed |= match since(peer.answered.unwrap_or(peer.asked)) >= self.limits.mute {
+                true => deaf.insert(*node),
+                false => deaf.remove(node),
+            };
+        }
+        drop(inner);
+        self.unreachable.send_if_modified(|known| {
+            let changed = **known != unreachable;
+            if changed {
+                *known = Arc::new(unreachable);
+            }
+            changed
+        });
+        news
+    }
+
+    /// Says whether anything of a group may be sent; true if that is new.
+    pub fn set_mute(&self, group: GroupId, mute: bool) -> bool {
+        if !mute && self.mute.read().is_empty() {
+            return false;
+        }
+        let mut groups = self.mute.write();
+        if mute { groups.insert(group) } else { groups.remove(&group) }
+    }
+
+    /// Whether nothing of a group may be sent.
+    pub fn is_mute(&self, group: GroupId) -> bool {
+        let groups = self.mute.read();
+        !groups.is_empty() && groups.contains(&group)
+    }
+
+    /// Forgets groups that this node has no more.
+    pub fn retain_mute(&self, exists: impl Fn(GroupId) -> bool) {
+        self.mute.write().retain(|group| exists(*group));
+    }
+
+    /// No group is mute.
+    pub fn all_speak(&self) -> bool {
+        self.mute.read().is_empty()
+    }
+
+    pub(crate) fn unreachable(&self) -> watch::Receiver<Arc<BTreeSet<NodeId>>> {
+        self.unreachable.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::seam::Seams;
+
+    use super::*;
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+    const C: NodeId = NodeId(3);
+
+    struct World {
+        life: Liveness,
+        start: Instant,
+        ms: u64,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let ms = Duration::from_millis;
+            let limits = Limits { silent: ms(550), unreachable: ms(550), mute: ms(350) };
+            let start = Seams::real().clock.now();
+            Self { life: Liveness::new(7, limits, start), start, ms: 0 }
+        }
+
+        fn now(&self) -> Instant {
+            self.start + Duration::from_millis(self.ms)
+        }
+
+        /// Time passes; `answering` nodes answer, `speaking` ones are heard. All that was new.
+        fn pass(&mut self, ms: u64, answering: &[NodeId], speaking: &[NodeId]) -> News {
+            let mut all = News::default();
+            for _ in 0..ms / 25 {
+                self.ms += 25;
+                if self.ms.is_multiple_of(100) {
+                    for node in [B, C] {
+                        self.life.asking(node, self.now());
+                    }
+                    answering.iter().for_each(|node| self.life.answered(*node, self.now()));
+                    speaking.iter().for_each(|node| self.life.heard(*node, true, self.now()));
+                }
+                let news = self.life.look(self.now());
+                all.silent.extend(news.silent);
+                all.answers_changed |= news.answers_changed;
+            }
+            all
+        }
+    }
+
+    #[test]
+    fn a_node_that_is_heard_no_more_is_silent_once() {
+        let mut world = World::new();
+        assert_eq!(world.pass(1_000, &[B, C], &[B, C]).silent, []);
+        assert_eq!(world.pass(500, &[C], &[C]).silent, []);
+        assert_eq!(world.pass(500, &[C], &[C]).silent, [B]);
+        assert!(world.life.is_silent(B) && !world.life.is_silent(C));
+        assert_eq!(world.pass(1_000, &[C], &[C]).silent, []);
+        world.pass(100, &[B, C], &[B, C]);
+        assert!(!world.life.is_silent(B));
+    }
+
+    #[test]
+    fn a_leader_falls_mute_when_no_majority_answers() {
+        let mut world = World::new();
+        world.pass(1_000, &[B, C], &[B, C]);
+        world.pass(400, &[C], &[B, C]);
+        assert!(world.life.is_answered(A, &[A, B, C]));
+        let news = world.pass(400, &[], &[B, C]);
+        assert!(news.answers_changed);
+        assert!(!world.life.is_answered(A, &[A, B, C]));
+        assert!(world.life.is_answered(A, &[A]), "a sole voter needs nobody");
+        assert!(!world.life.asking(B, world.now()), "and its pulses say so");
+        world.pass(100, &[B], &[]);
+        assert!(world.life.is_answered(A, &[A, B, C]));
+    }
+
+    #[test]
+    fn a_node_that_has_never_answered_is_not_unreachable_but_is_no_majority() {
+        let mut world = World::new();
+        world.pass(2_000, &[], &[]);
+        assert!(world.life.unreachable().borrow().is_empty());
+        assert!(!world.life.is_answered(A, &[A, B, C]));
+    }
+
+    #[test]
+    fn whoever_slept_forgives_the_silence() {
+        let mut world = World::new();
+        world.pass(1_000, &[B, C], &[B, C]);
+        world.ms += 5_000;
+        assert_eq!(world.life.look(world.now()), News::default());
+        assert_eq!(world.pass(300, &[], &[]), News::default());
+        assert_eq!(world.pass(300, &[], &[]).silent, [B, C]);
+        assert_eq!(world.life.unreachable().borrow().len(), 2);
+    }
+
+    #[test]
+    fn a_pulse_of_one_that_nobody_answers_is_no_sign_of_life() {
+        let mut world = World::new();
+        world.pass(1_000, &[B, C], &[B, C]);
+        for _ in 0..6 {
+            world.life.heard(B, false, world.now());
+            world.pass(100, &[B, C], &[C]);
+        }
+        assert!(world.life.is_silent(B));
+    }
+}

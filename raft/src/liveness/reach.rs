@@ -1,0 +1,48 @@
+//! What the rooms above learn: whom it makes no sense to wait for.
+
+use std::sync::Arc;
+
+use storage::ids::NodeId;
+
+use crate::transport::Hub;
+
+/// Says which nodes don't answer. A hint: whoever is named may have done what it was asked.
+#[derive(Clone)]
+pub struct Reach {
+    hub: Arc<Hub>,
+}
+
+impl Reach {
+    pub(crate) fn new(hub: Arc<Hub>) -> Self {
+        Self { hub }
+    }
+
+    /// Whether a node that answered before has not done so for a while.
+    pub fn is_lost(&self, node: NodeId) -> bool {
+        self.watch(node);
+        self.hub.liveness.unreachable().borrow().contains(&node)
+    }
+
+    /// Completes when that is so.
+    pub async fn lost(&self, node: NodeId) {
+        self.watch(node);
+        let mut unreachable = self.hub.liveness.unreachable();
+        if unreachable.wait_for(|nodes| nodes.contains(&node)).await.is_err() {
+            // The node's consensus layer has ended, and with it the news.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Only nodes with a link are sent pulses.
+    fn watch(&self, node: NodeId) {
+        if node != self.hub.me {
+            self.hub.link(node);
+        }
+    }
+}
+
+impl std::fmt::Debug for Reach {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reach")
+    }
+}

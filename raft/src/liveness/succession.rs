@@ -1,0 +1,82 @@
+//! A node has fallen silent: what it led elects.
+//!
+//! All survivors see the silence at about the same time, and the same silence for all groups. So that they neither collide nor wait for
+//! each other longer than they must, each group's survivors have an order, by which they begin one after the other: the first
+//! at once, each next one a step later, with a little chance in it. The order turns with the group's number, so that the
+//! leaderships of a dead node are spread over the others. Groups begin a moment apart: elections cost an fsync.
+//!
+//! Standing for election begins with a pre-vote. Whoever still hears the leader refuses it.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use storage::ids::{GroupId, NodeId};
+
+use crate::api::Role;
+use crate::group::Group;
+use crate::multi::MultiRaft;
+use crate::transport::Hub;
+
+/// Between a group's first candidate and its second.
+const STEP: Duration = Duration::from_millis(90);
+/// … more or less.
+const CHANCE: Duration = Duration::from_millis(30);
+/// Between two groups.
+const GROUP_STEP: Duration = Duration::from_micros(300);
+/// Between two attempts of the same candidate: leases of followers end at different moments.
+const AGAIN: Duration = Duration::from_millis(60);
+/// After these, openraft's own timers have long run out.
+const ATTEMPTS_MAX: u32 = 12;
+
+/// Stands for election in all groups that `node` led, until each has another leader or the node is back.
+pub(super) async fn succeed(multi: Weak<MultiRaft>, hub: Arc<Hub>, node: NodeId) {
+    let seams = hub.seams.clone();
+    let start = seams.clock.now();
+    let mut due: BinaryHeap<Reverse<(Instant, GroupId, u32)>> = BinaryHeap::new();
+    {
+        let Some(multi) = multi.upgrade() else { return };
+        let mut groups: Vec<Arc<Group>> = multi.groups().into_iter().filter(|g| follows(g, node)).collect();
+        groups.sort_unstable_by_key(|group| group.id());
+        for (n, group) in groups.iter().enumerate() {
+            // One without a vote does not stand.
+            let Some(place) = place(group, node) else { continue };
+            let chance = CHANCE.mul_f64(seams.random_f64());
+            let at = start + GROUP_STEP * n as u32 + STEP * place + chance;
+            due.push(Reverse((at, group.id(), 0)));
+        }
+    }
+    while let Some(Reverse((at, id, attempt))) = due.pop() {
+        let wait = at.saturating_duration_since(seams.clock.now());
+        if !wait.is_zero() {
+            seams.sleep(wait).await;
+        }
+        let Some(multi) = multi.upgrade() else { return };
+        if multi.is_stopping() || !hub.liveness.is_silent(node) {
+            return;
+        }
+        let Some(group) = multi.group(id).filter(|group| follows(group, node)) else { continue };
+        if !group.is_gated() {
+            group.campaign().await;
+        }
+        if attempt + 1 < ATTEMPTS_MAX {
+            let pause = AGAIN.mul_f64(1.0 + seams.random_f64());
+            due.push(Reverse((seams.clock.now() + pause, id, attempt + 1)));
+        }
+    }
+}
+
+/// Whether the replica takes its leader to be on that node.
+fn follows(group: &Group, node: NodeId) -> bool {
+    matches!(&*group.role().borrow(), Role::Follower { leader: Some(leader) } if leader.node == node)
+}
+
+/// How many others stand for election before this replica does.
+fn place(group: &Group, dead: NodeId) -> Option<u32> {
+    let mut survivors = group.voters();
+    survivors.retain(|(_, node)| *node != dead);
+    let count = survivors.len().max(1);
+    let mine = survivors.iter().position(|(replica, _)| *replica == group.replica())?;
+    Some(((mine + group.id().0 as usize) % count) as u32)
+}
