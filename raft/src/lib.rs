@@ -62,6 +62,7 @@
 //! | heartbeats of a leader without a quorum keep connected followers from electing | `liveness/`: its groups are mute after three missed pulses; `quorum_loss_probe_interval` in `options.rs` |
 //! | purges follow the *snapshot's* index | `state_machine.rs`: a "snapshot" is what is flushed; `checkpoint.rs` drives it |
 //! | at start the "current snapshot" counts as such a one | `Adapter::get_current_snapshot` tells the flushed position until openraft runs |
+//! | the answer to an append counts for later ones without entries, as if these were heard: false leases | `transport/in_step.rs` |
 //! | leadership may be restored after a restart, without an entry of its own | `enable_leader_restore` is off |
 //! | `save_committed` may name entries that a crash took | `LogStore::open` ignores it then |
 //! | a hole between the state and the log goes unnoticed | `MultiRaft::try_open` refuses |

@@ -15,11 +15,12 @@
 //! - [`link`]: the sending end of a stream;
 //! - [`dial`]: where connections come from;
 //! - [`server`]: the receiving end;
-//! - [`network`]: what openraft sees of it;
+//! - [`network`]: what openraft sees of it; [`in_step`]: what it must not see too early;
 //! - [`bulk`]: snapshots, on streams and connections of their own, at a [`pace`].
 
 pub(crate) mod bulk;
 pub(crate) mod dial;
+mod in_step;
 pub(crate) mod link;
 pub(crate) mod network;
 pub(crate) mod pace;

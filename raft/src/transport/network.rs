@@ -17,6 +17,7 @@ use storage::ids::{GroupId, NodeId, ReplicaId};
 
 use super::Hub;
 use super::bulk;
+use super::in_step::{Sent, in_step};
 use super::link::{Link, LinkError};
 use crate::snapshot::SnapshotData;
 use crate::types::{
@@ -184,13 +185,16 @@ impl RaftNetworkV2<TypeConfig> for Network {
         // heartbeats bring their own.
         let timeout = self.hub.options.request_timeout;
         let network = &*self;
-        let output = input
+        let sent = Sent::new();
+        let pulled = sent.clone();
+        let answers = input
             .map(move |rpc| {
                 let (bytes, body) = append_to_wire(&rpc);
                 // Queued here and now, so in order.
                 let answer = (!network.is_mute()).then(|| network.request(bytes, timeout, body));
                 let previous = rpc.prev_log_id;
                 let last = rpc.entries.last().map(|entry| entry.log_id).or(previous);
+                pulled.push(last);
                 async move {
                     let answer = answer.ok_or_else(mute)?;
                     let answer =
@@ -204,6 +208,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
                 }
             })
             .buffered(PIPELINE_MAX);
+        let output = in_step(answers, sent, |answer| matches!(answer, Ok(Ok(_))));
         Box::pin(async move { Ok(Box::pin(output) as BoxStream<'s, _>) })
     }
 
