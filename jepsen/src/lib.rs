@@ -15,6 +15,7 @@
 //! - A *fault* ([`fault`]) is done to a cluster and undone; the network's through proxies of our own
 //!   ([`links`]), the disk's through a library that is loaded into the nodes ([`fault::disk`]).
 //! - A *run* ([`run`]) puts them together and leaves a folder with everything that is needed to understand it.
+//! - [`gaps`] measures one thing well: for how long clients get no answer when a node fails.
 //!
 //! Nothing of this knows the product from inside: workloads and checkers could be pointed at PostgreSQL. [`sim`] does: it runs the
 //! product's own rooms, without SQL, in a simulated machine, where a seed does the same thing again.
@@ -27,6 +28,7 @@
 pub mod checker;
 pub mod cluster;
 pub mod fault;
+pub mod gaps;
 pub mod history;
 pub mod links;
 pub mod report;

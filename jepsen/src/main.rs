@@ -1,8 +1,9 @@
-//! The command line: `jepsen run`, `jepsen sim`, `jepsen check`, `jepsen list`.
+//! The command line: `jepsen run`, `jepsen sim`, `jepsen gaps`, `jepsen check`, `jepsen list`.
 //!
 //! Exit status: 0 if every checker is satisfied, 1 if one found an anomaly, 2 if the verdict is unknown or the harness failed.
 
 mod campaign;
+mod failover;
 mod interpose;
 mod simulator;
 
@@ -30,6 +31,8 @@ enum Command {
     Run(Run),
     /// Run a cluster in one process, in simulated time: what a seed does, it does again
     Sim(simulator::Sim),
+    /// Measure how long clients wait when a node fails, in all ways that a node can fail
+    Gaps(failover::Gaps),
     /// Check a history that was written before, by this or by Jepsen
     Check {
         /// An EDN file, or JSON by lines if it ends in .json
@@ -141,6 +144,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(arguments) => run_real(arguments),
         Command::Sim(arguments) => simulator::run(&arguments),
+        Command::Gaps(arguments) => failover::run(arguments),
         Command::Check { history, checker, json } => check(&history, &checker, json),
         Command::List => {
             list();
