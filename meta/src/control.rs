@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use proto::admin as pb;
@@ -9,14 +10,21 @@ use proto::admin::node_control_server as service;
 use raft::{Group, MultiRaft};
 use storage::ids::{GroupId, NodeId, ReplicaId};
 use tonic::{Request, Response, Status};
+use txn::ShardServer;
 
 use crate::Leftovers;
+
+/// How long a replica may take to be frozen, once its leader is.
+const FREEZE_LIMIT: Duration = Duration::from_secs(3);
+/// How often it is looked at.
+const FREEZE_LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// The service.
 pub struct NodeControl {
     cluster_id: u128,
     multi: Arc<MultiRaft>,
     leftovers: Arc<Leftovers>,
+    shards: Arc<ShardServer>,
 }
 
 impl NodeControl {
@@ -25,8 +33,9 @@ impl NodeControl {
         cluster_id: u128,
         multi: Arc<MultiRaft>,
         leftovers: Arc<Leftovers>,
+        shards: Arc<ShardServer>,
     ) -> service::NodeControlServer<Self> {
-        service::NodeControlServer::new(Self { cluster_id, multi, leftovers })
+        service::NodeControlServer::new(Self { cluster_id, multi, leftovers, shards })
     }
 
     /// A node may have taken over the address of one of another cluster.
@@ -40,6 +49,26 @@ impl NodeControl {
     fn group(&self, id: u64) -> Result<Arc<Group>, Status> {
         let id = GroupId(id);
         self.multi.group(id).ok_or_else(|| Status::not_found(format!("{id} has no replica on this node")))
+    }
+}
+
+impl NodeControl {
+    /// Returns when this node's replica is frozen at `epoch`, by the word of the engine: the memory is a moment ahead.
+    async fn until_frozen(&self, group: GroupId, epoch: u64) -> Result<(), Status> {
+        let seams = self.shards.seams();
+        let deadline = seams.clock.now() + FREEZE_LIMIT;
+        loop {
+            let shard = self.shards.registry().get(group);
+            let shard =
+                shard.ok_or_else(|| Status::not_found(format!("{group} has no replica on this node")))?;
+            if shard.is_frozen_at(epoch).map_err(refused)? {
+                return Ok(());
+            }
+            if seams.clock.now() >= deadline {
+                return Err(refused(format!("{group} is not frozen on this node yet")));
+            }
+            seams.sleep(FREEZE_LOOK_EVERY).await;
+        }
     }
 }
 
@@ -130,5 +159,28 @@ impl service::NodeControl for NodeControl {
         let request = request.into_inner();
         self.group(request.group)?.transfer_leader(ReplicaId(request.replica)).await.map_err(refused)?;
         Ok(Response::new(pb::TransferLeaderResponse {}))
+    }
+
+    async fn ask_shard(
+        &self,
+        request: Request<pb::AskShardRequest>,
+    ) -> Result<Response<pb::AskShardResponse>, Status> {
+        let request = request.into_inner();
+        self.check_cluster(&request.cluster_id)?;
+        let request = request.request.ok_or_else(|| Status::invalid_argument("an empty request"))?;
+        Ok(Response::new(pb::AskShardResponse { response: Some(self.shards.handle(request).await) }))
+    }
+
+    async fn await_frozen(
+        &self,
+        request: Request<pb::AwaitFrozenRequest>,
+    ) -> Result<Response<pb::AwaitFrozenResponse>, Status> {
+        let request = request.into_inner();
+        self.check_cluster(&request.cluster_id)?;
+        if request.epoch != 0 {
+            self.until_frozen(GroupId(request.group), request.epoch).await?;
+        }
+        self.multi.make_durable().await.map_err(refused)?;
+        Ok(Response::new(pb::AwaitFrozenResponse {}))
     }
 }

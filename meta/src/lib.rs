@@ -22,7 +22,8 @@
 //! - [`server`] answers the gRPC service at the leader and redirects elsewhere; [`oracle`] is its pure window;
 //! - [`deadlock`] finds transactions that wait for each other, in whatever shards;
 //! - [`safe_point`] says up to where old versions may be collected; [`settings`] are what operators set;
-//! - `operator` answers what operators ask; `leftovers` removes replicas that are no members any more;
+//! - `operator` answers what operators ask; `leftovers` removes replicas that are no members any more, [`absorbed`] those of shards
+//!   that are gone;
 //! - [`consistency`] compares the replicas of each group with each other;
 //! - [`placement`] is a pure function, [`reconcile`] the loop that carries out what it says;
 //! - [`client`] finds the leader and implements the transaction layer's `Oracle` and `Directory`; [`reporter`] is each
@@ -30,8 +31,8 @@
 //!
 //! # Why so
 //!
-//! *Shards are authoritative for themselves.* A split is decided and replicated in the shard's own group; the map here
-//! is told afterwards, and takes whatever has the higher epoch. A stale map costs a redirect, never a wrong answer,
+//! *Shards are authoritative for themselves.* A split or merge is replicated in the shards' own groups; the map here
+//! is told afterwards, and takes whatever has the higher epoch: each key is given away under a higher one. A stale map costs a redirect, never a wrong answer,
 //! so the map needs no transaction with the shards.
 //!
 //! *Liveness is soft.* Heartbeats are not replicated; a new leader of the meta-group starts by believing that all
@@ -46,11 +47,11 @@
 //!
 //! # Caveats
 //!
-//! Placement plans more than can be carried out yet ([`reconcile`] says what): shards are not split or merged by
-//! themselves. Reports carry all groups a node leads, which is meant for hundreds of groups a node, not for tens of thousands.
+//! Leaders are spread by number and not by load. Reports carry all groups a node leads, which is meant for hundreds of groups a node, not for tens of thousands.
 //!
 //! Start reading at [`server::MetaServer`].
 
+pub mod absorbed;
 pub mod client;
 pub mod command;
 pub mod consistency;
@@ -62,6 +63,7 @@ pub mod machine;
 mod meter;
 mod operate;
 mod operator;
+mod operator_shards;
 pub mod oracle;
 pub mod placement;
 pub mod reconcile;

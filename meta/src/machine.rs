@@ -98,7 +98,11 @@ impl StateMachine for MetaStateMachine {
         let mut state = self.replica.state.write();
         let result = command::apply(&mut state, command).map_err(Fatal::new)?;
         for (record, value) in state.take_dirty() {
-            batch.put(Cf::Group, &private_key(META_GROUP, &record.key()), &value);
+            let key = private_key(META_GROUP, &record.key());
+            match value {
+                Some(value) => batch.put(Cf::Group, &key, &value),
+                None => batch.delete(Cf::Group, &key),
+            }
         }
         Ok(result.encode_to_vec().into())
     }

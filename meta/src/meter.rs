@@ -86,6 +86,10 @@ mod tests {
             Some(group.0 * 1_000)
         }
 
+        fn frozen(&self, _: GroupId) -> Option<(GroupId, u64)> {
+            None
+        }
+
         fn requests(&self, _: GroupId) -> (u64, u64) {
             let requests = self.requests.load(Ordering::Relaxed);
             (requests, requests / 10)

@@ -9,6 +9,8 @@ use crate::{Error, MetaClient};
 
 /// A transfer waits for its group to be free, and for the new leader.
 const TRANSFER_LIMIT: Duration = Duration::from_secs(12);
+/// A split waits for its group to be free, looks for a key, and waits for what is in flight.
+const RESHAPE_LIMIT: Duration = Duration::from_secs(14);
 
 impl MetaClient {
     /// Changes what is wanted of a node.
@@ -61,6 +63,50 @@ impl MetaClient {
                 match target {
                     Target::Local(server) => server.transfer(request).await,
                     Target::Remote(mut rpc) => Ok(rpc.transfer(request).await?.into_inner()),
+                }
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Cuts a shard in two.
+    pub async fn split(&self, request: pb::SplitRequest) -> Result<pb::SplitResponse, Error> {
+        self.call_slow(RESHAPE_LIMIT, RESHAPE_LIMIT, move |target| {
+            let request = request.clone();
+            async move {
+                match target {
+                    Target::Local(server) => server.split(request).await,
+                    Target::Remote(mut rpc) => Ok(rpc.split(request).await?.into_inner()),
+                }
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Has a shard absorb its right neighbour.
+    pub async fn merge(&self, request: pb::MergeRequest) -> Result<pb::MergeResponse, Error> {
+        self.call(CALL_LIMIT, move |target| {
+            async move {
+                match target {
+                    Target::Local(server) => server.merge(request).await,
+                    Target::Remote(mut rpc) => Ok(rpc.merge(request).await?.into_inner()),
+                }
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Says what is wanted of a table's shards.
+    pub async fn set_rule(&self, rule: pb::TableRule) -> Result<(), Error> {
+        self.call(CALL_LIMIT, move |target| {
+            let rule = rule.clone();
+            async move {
+                match target {
+                    Target::Local(server) => server.set_rule(rule).await,
+                    Target::Remote(mut rpc) => rpc.set_rule(rule).await.map(|_| ()).map_err(Error::from),
                 }
             }
             .boxed()

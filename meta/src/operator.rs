@@ -26,6 +26,7 @@ impl MetaServer {
             let plan = reconcile::plan(self, soft, now);
             let planned = plan.steps.iter().map(ToString::to_string).collect();
             let operations = self.operations(soft, now);
+            let wanted = reconcile::wanted_replicas(self, soft, now);
             self.replica.read(|state| {
                 let mut groups = Vec::new();
                 let shards = state.shards().iter().map(|(id, shard)| (*id, shard.descriptor.clone()));
@@ -39,6 +40,7 @@ impl MetaServer {
                         replicas: reported.map(|r| r.report.replicas.clone()).unwrap_or_default(),
                         load: reported.and_then(|r| r.report.load),
                         joint: reported.is_some_and(|r| r.report.joint),
+                        wanted: wanted.get(&id).copied().unwrap_or(0) as u32,
                     });
                 }
                 let node = |(id, node): (&NodeId, &pb::Node)| pb::NodeStatus {
@@ -79,6 +81,24 @@ impl MetaServer {
                 id: format!("move-{}", wanted.id),
                 kind: "move".into(),
                 subject: format!("g{} from n{} to n{}", wanted.group, wanted.from, wanted.to),
+                state,
+            });
+        }
+        for (wanted, next) in reconcile::wanted_merges(self, soft, now) {
+            let underway = [wanted.left, wanted.right].map(|group| soft.operations.get(&GroupId(group)));
+            let running = underway.into_iter().flatten().find(|u| matches!(u.state, Phase::Running));
+            let state = match (running, next) {
+                (Some(running), _) => running.what.clone(),
+                (None, Next::Step(step)) => step.to_string(),
+                (None, Next::Wait(what)) => what.to_owned(),
+                (None, Next::Done) => "done".to_owned(),
+                (None, Next::Impossible(why)) => why,
+            };
+            let subject = format!("g{} absorbs g{}", wanted.left, wanted.right);
+            list.push(pb::Operation {
+                id: format!("merge-{}", wanted.id),
+                kind: "merge".into(),
+                subject,
                 state,
             });
         }
@@ -217,6 +237,8 @@ impl MetaServer {
         let id: u64 = number.parse().map_err(|_| unknown())?;
         let command = match kind {
             "move" => Command::EndMove(pb::EndMove { id }),
+            // (Should it be under way this very moment, it may end as it was meant to.)
+            "merge" => Command::EndMerge(pb::EndMerge { id }),
             "drain" => Command::ChangeDuty(pb::ChangeDuty { node: id, change: Change::Undrain.into() }),
             "decommission" => {
                 Command::ChangeDuty(pb::ChangeDuty { node: id, change: Change::Recommission.into() })

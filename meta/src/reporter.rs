@@ -27,6 +27,8 @@ pub trait Local: Send + Sync + 'static {
     fn descriptor(&self, group: GroupId) -> Option<ShardDescriptor>;
     /// About how much of the disk a shard takes. May block on the disk for a moment.
     fn bytes(&self, group: GroupId) -> Option<u64>;
+    /// Into which shard this one is frozen, and at which epoch of it; `None`: it serves.
+    fn frozen(&self, group: GroupId) -> Option<(GroupId, u64)>;
     /// How many requests the shard's leader has served here since it was opened: those that only read, and those that
     /// write.
     fn requests(&self, group: GroupId) -> (u64, u64);
@@ -122,6 +124,7 @@ impl Reporter {
             }
         };
         let voters = status.members.iter().map(|(replica, node)| progress(*replica, node, false));
+        let frozen = self.local.frozen(status.group);
         let learners = status.learners.iter().map(|(replica, node)| progress(*replica, node, true));
         Some(pb::GroupReport {
             group: status.group.0,
@@ -130,6 +133,8 @@ impl Reporter {
             replicas: voters.chain(learners).collect(),
             load: None,
             joint: status.joint,
+            frozen_into: frozen.map_or(0, |(into, _)| into.0),
+            frozen_into_epoch: frozen.map_or(0, |(_, epoch)| epoch),
         })
     }
 }

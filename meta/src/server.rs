@@ -45,6 +45,9 @@ pub(crate) struct Soft {
     pub(crate) between_leaders: HashMap<GroupId, Instant>,
     /// Operations under way, or done and not yet seen in a report.
     pub(crate) operations: HashMap<GroupId, crate::reconcile::Underway>,
+    /// Shards whose range has changed, or could not be changed, and since when: what is known of their bytes and load is not of what
+    /// they are now.
+    pub(crate) reshaped: HashMap<GroupId, Instant>,
     /// Which replica of a group the learner that was added last is to replace.
     pub(crate) replacing: HashMap<GroupId, ReplicaId>,
     /// The ends of what has ended are being replicated.
@@ -70,7 +73,7 @@ pub(crate) struct Reported {
 impl Soft {
     fn new(term: Term, since: Instant) -> Self {
         let (last_seen, facts, groups, between_leaders, operations) = Default::default();
-        let (replacing, ending, given_up, waits, safe_point) = Default::default();
+        let (reshaped, replacing, ending, given_up, waits, safe_point) = Default::default();
         Self {
             term,
             since,
@@ -79,6 +82,7 @@ impl Soft {
             groups,
             between_leaders,
             operations,
+            reshaped,
             replacing,
             ending,
             given_up,
@@ -248,7 +252,7 @@ impl MetaServer {
                 .filter_map(|g| g.descriptor.clone())
                 .filter(|new| {
                     let known = state.shards().get(&GroupId(new.group)).and_then(|s| s.descriptor.as_ref());
-                    known.is_none_or(|known| known.epoch < new.epoch)
+                    known.is_none_or(|known| known.epoch < new.epoch) && !state.is_absorbed(new)
                 })
                 .collect();
             (stored.is_some(), stored.is_some_and(|n| n.addresses != request.addresses), changed)
@@ -333,8 +337,18 @@ impl MetaServer {
 
     /// Takes descriptors in that are newer than what is known.
     pub async fn publish(&self, shards: Vec<ShardDescriptor>) -> Result<(), Error> {
+        self.publish_split(shards, None).await
+    }
+
+    /// The same, of which one may be a shard that placement has split off.
+    pub(crate) async fn publish_split(
+        &self,
+        shards: Vec<ShardDescriptor>,
+        automatic: Option<GroupId>,
+    ) -> Result<(), Error> {
         if !shards.is_empty() {
-            self.propose(Command::UpdateShards(pb::UpdateShards { shards })).await?;
+            let automatic = automatic.into_iter().map(|group| group.0).collect();
+            self.propose(Command::UpdateShards(pb::UpdateShards { shards, automatic })).await?;
             self.nudge.notify_one();
         }
         Ok(())
@@ -540,6 +554,22 @@ impl pb::meta_server::Meta for MetaService {
         request: Request<pb::TransferRequest>,
     ) -> Result<Response<pb::TransferResponse>, Status> {
         Ok(Response::new(self.server.transfer(request.into_inner()).await?))
+    }
+
+    async fn split(&self, request: Request<pb::SplitRequest>) -> Result<Response<pb::SplitResponse>, Status> {
+        Ok(Response::new(self.server.split(request.into_inner()).await?))
+    }
+
+    async fn merge(&self, request: Request<pb::MergeRequest>) -> Result<Response<pb::MergeResponse>, Status> {
+        Ok(Response::new(self.server.merge(request.into_inner()).await?))
+    }
+
+    async fn set_rule(
+        &self,
+        request: Request<pb::TableRule>,
+    ) -> Result<Response<pb::SetRuleResponse>, Status> {
+        self.server.set_rule(request.into_inner()).await?;
+        Ok(Response::new(pb::SetRuleResponse {}))
     }
 
     async fn repair(

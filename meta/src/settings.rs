@@ -25,12 +25,16 @@ pub struct Setting {
 enum Kind {
     Duration { min: Duration, max: Duration },
     Count { min: u64, max: u64 },
+    Bytes { min: u64, max: u64 },
     Switch,
 }
 
 const MOVES: &str = "moves_per_node";
 const REPLACE_AFTER: &str = "node_down_replace_after";
 const SNAPSHOT_RATE: &str = "snapshot_mib_per_second";
+const SHARD_BYTES: &str = "shard_max_bytes";
+const SHARD_LOAD: &str = "shard_max_requests_per_second";
+const SHARD_MERGE: &str = "shard_merge";
 const REBALANCE: &str = "rebalance";
 const REPLICATION: &str = "replication_factor";
 const ASYNC_COMMIT: &str = "async_commit";
@@ -83,6 +87,24 @@ pub const ALL: &[Setting] = &[
         kind: Kind::Count { min: 1, max: 9 },
     },
     Setting {
+        name: SHARD_BYTES,
+        default: "256MB",
+        description: "a shard that is larger is split",
+        kind: Kind::Bytes { min: 64 << 10, max: 1 << 40 },
+    },
+    Setting {
+        name: SHARD_LOAD,
+        default: "10000",
+        description: "a shard that gets more requests is split, where that halves them",
+        kind: Kind::Count { min: 10, max: 1_000_000_000 },
+    },
+    Setting {
+        name: SHARD_MERGE,
+        default: "on",
+        description: "merge shards that were split by themselves, and are small and cold again",
+        kind: Kind::Switch,
+    },
+    Setting {
         name: SNAPSHOT_RATE,
         default: "64",
         description: "how fast a node sends snapshots, all of them together, when replicas are built",
@@ -116,6 +138,14 @@ pub fn check(name: &str, value: &str) -> Result<(), String> {
                 )),
             }
         }
+        Kind::Bytes { min, max } => match parse_bytes(value) {
+            Some(parsed) if (min..=max).contains(&parsed) => Ok(()),
+            _ => Err(format!(
+                "{name} is a size between {} kB and {} MB, like \"256MB\", and not {value:?}",
+                min >> 10,
+                max >> 20
+            )),
+        },
         Kind::Switch if matches!(value, "on" | "off") => Ok(()),
         Kind::Switch => Err(format!("{name} is on or off, and not {value:?}")),
         Kind::Count { min, max } => match value.parse::<u64>() {
@@ -123,6 +153,21 @@ pub fn check(name: &str, value: &str) -> Result<(), String> {
             _ => Err(format!("{name} is a number between {min} and {max}, and not {value:?}")),
         },
     }
+}
+
+/// A number with one of PostgreSQL's units of memory, which are powers of 1024; without one, of bytes.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "kB" => 10,
+        "MB" => 20,
+        "GB" => 30,
+        "TB" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// The settings of a cluster, read.
@@ -157,6 +202,23 @@ impl Settings {
     pub fn moves_per_node(&self) -> usize {
         let value = find(MOVES).ok().and_then(|setting| self.value(setting).parse().ok());
         value.unwrap_or(1)
+    }
+
+    /// How large a shard may be.
+    pub fn shard_bytes(&self) -> u64 {
+        let value = find(SHARD_BYTES).ok().and_then(|setting| parse_bytes(&self.value(setting)));
+        value.unwrap_or(256 << 20)
+    }
+
+    /// How many requests per second a shard may get.
+    pub fn shard_load(&self) -> u64 {
+        let value = find(SHARD_LOAD).ok().and_then(|setting| self.value(setting).parse().ok());
+        value.unwrap_or(u64::MAX)
+    }
+
+    /// Whether shards are merged by themselves.
+    pub fn shard_merge(&self) -> bool {
+        find(SHARD_MERGE).is_ok_and(|setting| self.value(setting) == "on")
     }
 
     /// How many bytes of snapshots a node sends in a second.
@@ -212,12 +274,20 @@ mod tests {
 
     #[test]
     fn values_out_of_bounds_are_refused_by_name() {
-        for (name, value) in
-            [(GC_TTL, "1s"), (GC_TTL, "soon"), (REPLICATION, "0"), (REPLICATION, "many"), ("gc.ttl", "1h")]
-        {
+        for (name, value) in [
+            (SHARD_BYTES, "1kB"),
+            (SHARD_BYTES, "256 Mb"),
+            (SHARD_LOAD, "0"),
+            (GC_TTL, "1s"),
+            (GC_TTL, "soon"),
+            (REPLICATION, "0"),
+            (REPLICATION, "many"),
+            ("gc.ttl", "1h"),
+        ] {
             let refused = check(name, value).expect_err(value);
             assert!(refused.contains(name), "{refused}");
         }
         assert_eq!(check(GC_TTL, ""), Ok(()));
+        assert_eq!(check(SHARD_BYTES, "1 GB"), Ok(()));
     }
 }

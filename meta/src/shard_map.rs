@@ -9,7 +9,7 @@ use txn::ShardDescriptor;
 /// A set of descriptors, of each group the one with the highest epoch, to be searched by key.
 ///
 /// Reports of a split may arrive child first, so ranges may overlap for a moment: the shard that starts nearest before
-/// the key wins, which is the child.
+/// the key wins, which is the child. A shard whose first key another one has at a higher epoch was absorbed, and goes.
 #[derive(Clone, Debug, Default)]
 pub struct ShardMap {
     groups: HashMap<GroupId, ShardDescriptor>,
@@ -19,6 +19,12 @@ pub struct ShardMap {
 impl ShardMap {
     /// Takes a descriptor in, unless it is not newer than what is known. Returns whether it was taken.
     pub fn learn(&mut self, new: ShardDescriptor) -> bool {
+        let takes = |one: &ShardDescriptor, other: &ShardDescriptor| {
+            one.group != other.group && one.epoch > other.epoch && one.range.contains(&other.range.start)
+        };
+        if self.lookup(&new.range.start).is_some_and(|known| takes(known, &new)) {
+            return false;
+        }
         if let Some(old) = self.groups.get(&new.group) {
             if old.epoch >= new.epoch {
                 return false;
@@ -26,6 +32,15 @@ impl ShardMap {
             if self.starts.get(&old.range.start) == Some(&old.group) {
                 self.starts.remove(&old.range.start);
             }
+        }
+        let within = self.starts.range::<Bytes, _>(&new.range.start..);
+        let within = within.take_while(|(start, _)| new.range.end.is_empty() || **start < new.range.end);
+        let gone = |group: &GroupId| self.groups.get(group).is_some_and(|known| takes(&new, known));
+        let absorbed: Vec<(Bytes, GroupId)> =
+            within.filter(|(_, group)| gone(group)).map(|(start, group)| (start.clone(), *group)).collect();
+        for (start, group) in absorbed {
+            self.starts.remove(&start);
+            self.groups.remove(&group);
         }
         self.starts.insert(new.range.start.clone(), new.group);
         self.groups.insert(new.group, new);
@@ -113,6 +128,24 @@ mod tests {
         assert!(!map.learn(shard(1, "", "", 1)));
         assert_eq!(groups(&map, "a", "m"), Some(vec![1]));
         assert_eq!(groups(&map, "", ""), Some(vec![1, 2]));
+    }
+
+    #[test]
+    fn absorbed_shard_goes_and_does_not_come_back() {
+        let mut map = ShardMap::default();
+        for known in [shard(1, "", "g", 4), shard(2, "g", "m", 2), shard(3, "m", "", 7)] {
+            assert!(map.learn(known));
+        }
+        assert!(map.learn(shard(1, "", "m", 5)));
+        assert_eq!(map.lookup(b"h").map(|d| d.group.0), Some(1));
+        assert_eq!((map.len(), map.get(GroupId(2)).is_none()), (2, true));
+        assert!(!map.learn(shard(2, "g", "m", 3)), "a late report of the absorbed one");
+        // Split off again, under another id, and told of before the shard that it was split off from.
+        assert!(map.learn(shard(4, "g", "m", 6)));
+        assert_eq!(groups(&map, "", ""), Some(vec![1, 4, 3]));
+        assert!(!map.learn(shard(1, "", "m", 5)));
+        assert!(map.learn(shard(1, "", "g", 6)));
+        assert_eq!(map.len(), 3);
     }
 
     #[test]

@@ -85,14 +85,14 @@ impl State {
         Ok(state)
     }
 
-    /// The records changed since the last call, encoded.
-    pub fn take_dirty(&mut self) -> Vec<(Record, Vec<u8>)> {
+    /// The records changed since the last call, encoded; `None`: it is gone.
+    pub fn take_dirty(&mut self) -> Vec<(Record, Option<Vec<u8>>)> {
         let encode = |record: Record| match record {
             Record::Cluster => Some(self.cluster.encode_to_vec()),
             Record::Node(id) => self.nodes.get(&id).map(Message::encode_to_vec),
             Record::Shard(id) => self.shards.get(&id).map(Message::encode_to_vec),
         };
-        std::mem::take(&mut self.dirty).into_iter().filter_map(|r| encode(r).map(|v| (r, v))).collect()
+        std::mem::take(&mut self.dirty).into_iter().map(|record| (record, encode(record))).collect()
     }
 
     /// The cluster's identity, once it is initialised.
@@ -157,10 +157,49 @@ impl State {
             old.and_then(|s| s.descriptor.as_ref()).is_none_or(|d| d.epoch <= descriptor.epoch),
             "a shard's epoch went back"
         );
+        let automatic = old.is_some_and(|old| old.automatic);
         let cluster = self.cluster_mut();
         cluster.map_version += 1;
         let changed_at = cluster.map_version;
-        self.shards.insert(id, pb::Shard { descriptor: Some(descriptor), changed_at });
+        self.shards.insert(id, pb::Shard { descriptor: Some(descriptor), changed_at, automatic });
         self.dirty.insert(Record::Shard(id));
     }
+
+    /// Placement has split the shard off.
+    pub(crate) fn note_automatic(&mut self, id: GroupId) {
+        if let Some(shard) = self.shards.get_mut(&id) {
+            shard.automatic = true;
+            self.dirty.insert(Record::Shard(id));
+        }
+    }
+
+    /// Its keys are another shard's.
+    pub(crate) fn remove_shard(&mut self, id: GroupId) {
+        if self.shards.remove(&id).is_some() {
+            self.cluster_mut().map_version += 1;
+            self.dirty.insert(Record::Shard(id));
+        }
+    }
+
+    /// Whether another shard is known to have this one's first key, from later than this one's descriptor. A shard keeps its first
+    /// key for as long as it exists.
+    pub fn is_absorbed(&self, shard: &ShardDescriptor) -> bool {
+        let mut others = self.descriptors().filter(|other| other.group != shard.group);
+        others.any(|other| other.epoch > shard.epoch && holds(other, &shard.start))
+    }
+
+    /// The shards that are gone if this descriptor is true.
+    pub(crate) fn absorbed_by(&self, shard: &ShardDescriptor) -> Vec<GroupId> {
+        let others = self.descriptors().filter(|other| other.group != shard.group);
+        let gone = others.filter(|other| other.epoch < shard.epoch && holds(shard, &other.start));
+        gone.map(|other| GroupId(other.group)).collect()
+    }
+
+    fn descriptors(&self) -> impl Iterator<Item = &ShardDescriptor> {
+        self.shards.values().filter_map(|shard| shard.descriptor.as_ref())
+    }
+}
+
+fn holds(shard: &ShardDescriptor, key: &[u8]) -> bool {
+    shard.start[..] <= *key && (shard.end.is_empty() || shard.end[..] > *key)
 }

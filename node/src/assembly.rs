@@ -10,7 +10,7 @@ use meta::consistency::Consistency;
 use meta::control::NodeControl;
 use meta::reporter::{Local, Reporter};
 use meta::server::MetaService;
-use meta::{Leftovers, MetaClient, MetaReplica, MetaServer, reconcile};
+use meta::{Leftovers, MetaClient, MetaReplica, MetaServer, absorbed, reconcile};
 use prost::Message;
 use proto::admin::node_control_server::NodeControlServer;
 use proto::consistency::consistency_server::ConsistencyServer;
@@ -163,8 +163,7 @@ pub async fn assemble(place: Place, parts: Parts) -> Result<Assembled, Failure> 
     }
     services.meta.set(meta_server.service());
     let leftovers = Leftovers::new(identity.cluster_id, multi.clone(), meta_client.clone(), seams.clone());
-    services.control.set(NodeControl::service(identity.cluster_id, multi.clone(), leftovers.clone()));
-    seams.spawn("leftovers", leftovers.run(closing.clone()));
+    seams.spawn("leftovers", leftovers.clone().run(closing.clone()));
     let consistency =
         Consistency::service(identity.cluster_id, multi.clone(), meta_client.clone(), seams.clone());
     services.consistency.set(consistency);
@@ -193,12 +192,19 @@ pub async fn assemble(place: Place, parts: Parts) -> Result<Assembled, Failure> 
         seams: seams.clone(),
     };
     seams.spawn("reporter", reporter.run(closing.clone()));
-    seams.spawn("remember map", remember(meta_client.clone(), files, seams.clone(), closing));
+    seams.spawn("remember map", remember(meta_client.clone(), files, seams.clone(), closing.clone()));
 
     // 3. Transactions over the shards of this node and of the others.
     let (oracle, directory) = (meta_client.clone(), meta_client.clone());
     let shards = ShardServer::start(registry, births, multi.clone(), oracle.clone(), seams.clone());
     services.shards.set(ShardService::new(shards.clone()).into_service());
+    let control = NodeControl::service(identity.cluster_id, multi.clone(), leftovers, shards.clone());
+    services.control.set(control);
+    let (for_shards, for_client) = (shards.clone(), meta_client.clone());
+    seams.spawn(
+        "absorbed",
+        absorbed::run(for_shards, multi.clone(), for_client, seams.clone(), closing.clone()),
+    );
     adopt_orphans(&multi, shards.registry().clone(), meta_client.clone(), seams.clone());
     let coordinator = CoordinatorOptions::default();
     let database: Arc<dyn Database> = Arc::new(Cluster::new(shards, oracle, directory, seams, coordinator));
@@ -245,6 +251,11 @@ impl Local for Reported {
         let range = shard.descriptor()?.range.clone();
         let families = [Cf::Data, Cf::Intents];
         Some(families.map(|family| shard.engine().approximate_bytes(family, &range)).iter().sum())
+    }
+
+    fn frozen(&self, group: GroupId) -> Option<(GroupId, u64)> {
+        let frozen = self.registry.get(group)?.frozen()?;
+        Some((GroupId(frozen.into), frozen.into_epoch))
     }
 
     fn requests(&self, group: GroupId) -> (u64, u64) {

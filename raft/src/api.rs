@@ -43,6 +43,21 @@ pub trait StateMachine: Send + Sync + 'static {
     /// A snapshot was installed: load what is kept in memory from the engine again.
     fn restored(&self) -> Result<(), Fatal>;
 
+    /// Whether the group's members must stay as they are now. Asked at the leader before each change of them.
+    fn keeps_members(&self) -> bool {
+        false
+    }
+
+    /// Whether a snapshot of that group may overlap what this replica holds: it has taken this one's place, or is about to.
+    fn yields_to(&self, _group: GroupId) -> bool {
+        false
+    }
+
+    /// Whether this replica holds nothing any more, because another group's does: then it has no state to give to others.
+    fn is_retired(&self) -> bool {
+        false
+    }
+
     /// The role changed. Called with `Leader` once an entry of the own term is applied (so that everything committed
     /// before is, too), before [`crate::Group::role`] says so; it must not block.
     fn role_changed(&self, role: &Role);

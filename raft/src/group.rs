@@ -49,7 +49,7 @@ pub struct Group {
     handing_over: AtomicBool,
     /// A change of members is under way: what the metrics say of the voters may be outdated.
     changing: AtomicBool,
-    changes: tokio::sync::Mutex<()>,
+    changes: Arc<tokio::sync::Mutex<()>>,
     /// Being stopped on purpose.
     stopping: AtomicBool,
     opened: Instant,
@@ -74,7 +74,7 @@ impl Group {
             gated: AtomicBool::new(gated),
             handing_over: AtomicBool::new(false),
             changing: AtomicBool::new(false),
-            changes: tokio::sync::Mutex::new(()),
+            changes: Arc::default(),
             stopping: AtomicBool::new(false),
             opened: shared.seams.clock.now(),
             heard_ms: AtomicU64::new(0),
@@ -246,6 +246,11 @@ impl Group {
         if self.leads().is_none() {
             return Err(self.not_leader().into());
         }
+        if self.shared.machine.keeps_members() {
+            return Err(ChangeError::Refused(
+                "the group's members are to stay as they are for now".to_owned(),
+            ));
+        }
         self.changing.store(true, Ordering::SeqCst);
         let result = tokio::select! {
             result = self.raft.change_membership(change, false) => result,
@@ -274,6 +279,12 @@ impl Group {
                 ClientWriteError::ChangeMembershipError(_) => ChangeError::Refused(error.to_string()),
             }),
         }
+    }
+
+    /// No change of members begins here while this is held. What another leader has begun before is in the log already, and
+    /// to be seen in [`Group::status`].
+    pub async fn hold_members(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        self.changes.clone().lock_owned().await
     }
 
     /// Waits until the metrics tell of the membership that came with an entry.

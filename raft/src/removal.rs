@@ -14,7 +14,8 @@
 //! snapshot there would be written over by the parent's log, and be gone with the parent's replica. So a snapshot that
 //! overlaps what another replica holds is refused until that one has split, or gone. The sender tries again. Looking
 //! and installing are one step, as are looking and removing: [`MultiRaft::territory`] is held meanwhile. Splits need no
-//! such care, for what they give a child they take from its parent.
+//! such care, for what they give a child they take from its parent. A merge gives a replica's keys to another one in one batch;
+//! where that comes by snapshot, the one whose keys go says so ([`crate::StateMachine::yields_to`]).
 
 use std::sync::Arc;
 
@@ -51,6 +52,18 @@ impl MultiRaft {
         self.wipe(id, replica, &**group.machine()).await?;
         tracing::info!(group = %id, %replica, "removed from this node");
         Ok(())
+    }
+
+    /// Removes a replica whose state another group has taken over. What it holds according to the state's last flush goes with it,
+    /// also after a crash; so the take-over has to be durable first.
+    pub async fn bury(&self, group: GroupId, replica: ReplicaId) -> Result<(), Error> {
+        self.make_durable().await?;
+        self.remove_replica(group, replica).await
+    }
+
+    /// Makes everything durable that is applied now.
+    pub async fn make_durable(&self) -> Result<(), Error> {
+        self.flush().await
     }
 
     /// At start: a removal that a crash has interrupted.
@@ -106,6 +119,7 @@ impl MultiRaft {
         let others = self.groups().into_iter().filter(|other| other.id() != group);
         let holds =
             |spans: Vec<(Cf, KeyRange)>| spans.iter().any(|(of, held)| *of == cf && held.overlaps(range));
+        let others = others.into_iter().filter(|other| !other.machine().yields_to(group));
         others.into_iter().find(|other| holds(other.machine().spans())).map(|other| other.id())
     }
 

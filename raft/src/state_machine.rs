@@ -261,6 +261,10 @@ impl RaftStateMachine<TypeConfig> for Adapter {
         let position = self.shared.applied();
         let view = self.shared.engine.snapshot();
         let spans = self.shared.machine.spans();
+        // (Asked last: then the spans are from before.)
+        if self.shared.machine.is_retired() {
+            return Ok(None);
+        }
         let data = SnapshotData::View { engine: self.shared.engine.clone(), view, spans };
         Ok(Some(Snapshot { meta: position.meta(), snapshot: data }))
     }

@@ -72,6 +72,7 @@ pub mod ids;
 pub mod inspect;
 pub mod intents;
 pub mod keys;
+pub mod middle;
 pub mod mvcc;
 pub mod options;
 pub mod raft_log;

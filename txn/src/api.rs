@@ -353,6 +353,12 @@ pub trait Database: Send + Sync + 'static {
     /// shards that begin at these keys are spread over the nodes. Returns when the shards serve.
     async fn split(&self, keys: &[Key], spread: bool) -> Result<(), Error>;
 
+    /// Says what is wanted of the replicas of the shards that begin with a table's prefix: how many (0: as many as for all), and
+    /// where (in words that the meta-group understands; empty: anywhere). [`Error::Invalid`] says what is wrong with the words.
+    async fn set_placement(&self, _prefix: &Key, _replicas: u32, _places: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Removes all versions of all keys in `range`, without a transaction: for what no snapshot can reach any more. The
     /// fences that shards keep at their starts stay, as do the fates of transactions.
     async fn clear_range(&self, range: &KeyRange) -> Result<(), Error>;

@@ -46,6 +46,12 @@ pub trait Directory: Send + Sync + 'static {
     /// report. Returns when lookups find them.
     async fn publish(&self, descriptors: &[ShardDescriptor]) -> Result<(), Error>;
 
+    /// Says what is wanted of the replicas of the shards that begin with a table's prefix of eight bytes: how many (0: as many as
+    /// for all), and where.
+    async fn set_placement(&self, _prefix: &[u8], _replicas: u32, _places: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Asks that the leaders of `groups` be spread over the nodes. Returns when the wish is noted, not when it is done.
     async fn spread_leaders(&self, groups: &[GroupId]) -> Result<(), Error>;
 

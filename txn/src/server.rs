@@ -14,10 +14,10 @@ use storage::seam::Seams;
 use tokio::sync::mpsc;
 
 use crate::api::Witness;
-use crate::command::{Context, Outcome, Refusal};
+use crate::command::{Context, Outcome, Refusal, merge};
 use crate::descriptor::{ShardDescriptor, replicas_to_pb};
 use crate::lock::Edge;
-use crate::shard::{Leadership, Registry};
+use crate::shard::{Leadership, Registry, Shard};
 use crate::wire::{activity_to_pb, parse_txn};
 use crate::{Error, Oracle};
 
@@ -29,6 +29,9 @@ const LOCK_SWEEP_EVERY: Duration = Duration::from_millis(200);
 
 /// How many descriptors an answer to a misrouted request brings along, at most.
 const LEARNED_MAX: usize = 64;
+
+/// How long a request waits at a shard that is frozen.
+const FROZEN_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// How many sessions or transactions one request may ask about.
 const DESCRIBED_MAX: usize = 4096;
@@ -54,6 +57,9 @@ impl ShardServer {
     ) -> Arc<Self> {
         let witness = OnceLock::new();
         let server = Arc::new(Self { registry, multi, oracle, seams, witness });
+        if let Err(error) = server.registry.retire_overlapped() {
+            tracing::error!(%error, "two shards on this node hold the same keys");
+        }
         server.seams.spawn("shard-births", deliver(Arc::downgrade(&server), births));
         server.seams.spawn("lock-lapses", sweep_locks(Arc::downgrade(&server)));
         server.seams.spawn("shard-members", follow_members(Arc::downgrade(&server)));
@@ -123,6 +129,9 @@ impl ShardServer {
         let (Some(shard), Some(group)) = (self.registry.get(id), self.multi.group(id)) else {
             return Err(Refusal::NotLeader(None));
         };
+        if !merge::concerns_frozen(&ask) && !self.outlast_merge(&shard, request.timeout_ms).await {
+            return Err(Refusal::WrongShard);
+        }
         let leadership = shard.leadership();
         let (Some(leadership), Some(descriptor)) = (leadership, shard.descriptor()) else {
             let leader = match &*group.role().borrow() {
@@ -137,6 +146,20 @@ impl ShardServer {
         let context =
             Context { server: self, shard, group, leadership, descriptor, epoch: request.epoch, deadline };
         context.evaluate(ask).await
+    }
+
+    /// Waits while the shard is frozen. Whether it serves; otherwise whoever asked has to look for its keys elsewhere.
+    async fn outlast_merge(&self, shard: &Shard, timeout_ms: u32) -> bool {
+        if shard.frozen().is_some() {
+            let limit = FROZEN_WAIT_MAX.min(Duration::from_millis(timeout_ms.into()));
+            let mut changes = self.registry.watch();
+            let thawed = async { while shard.frozen().is_some() && changes.changed().await.is_ok() {} };
+            tokio::select! {
+                () = thawed => {}
+                () = self.seams.sleep(limit) => {}
+            }
+        }
+        shard.frozen().is_none() && !shard.is_absorbed()
     }
 
     /// Who knows this node's sessions.
@@ -228,16 +251,38 @@ async fn follow_members(server: std::sync::Weak<ShardServer>) {
             let Some(status) = server.multi.group(shard.group()).map(|group| group.status()) else {
                 continue;
             };
-            if status.joint || status.members.is_empty() || status.members == descriptor.replicas {
+            let steady = !status.joint && !status.members.is_empty() && shard.frozen().is_none();
+            if !steady || status.members == descriptor.replicas {
                 continue;
             }
             if let Err(error) = server.set_replicas(shard.group(), &status.members).await {
                 tracing::debug!(group = %shard.group(), %error, "the descriptor does not follow the members yet");
             }
         }
+        server.bury().await;
         let seams = server.seams.clone();
         drop(server);
         seams.sleep(MEMBERS_EVERY).await;
+    }
+}
+
+impl ShardServer {
+    /// Removes the replicas of shards that were absorbed a while ago.
+    async fn bury(&self) {
+        let now = self.seams.clock.now();
+        for shard in self.registry.all().into_iter().filter(|shard| shard.is_to_be_buried(now)) {
+            let Some(replica) = self.multi.group(shard.group()).map(|group| group.replica()) else {
+                continue;
+            };
+            match self.multi.bury(shard.group(), replica).await {
+                Ok(()) => {
+                    tracing::info!(group = %shard.group(), "was absorbed, and is removed from this node")
+                }
+                Err(error) => {
+                    tracing::warn!(group = %shard.group(), %error, "cannot remove what was absorbed")
+                }
+            }
+        }
     }
 }
 

@@ -10,7 +10,9 @@ mod bootstrap;
 mod change_duty;
 mod change_setting;
 mod extend_oracle;
+mod merges;
 mod moves;
+mod set_rule;
 mod update_members;
 mod update_node;
 mod update_shards;
@@ -39,6 +41,9 @@ pub fn apply(state: &mut State, command: pb::Command) -> Result<CommandResult, S
         Command::ChangeDuty(command) => change_duty::apply(state, command),
         Command::BeginMove(command) => moves::begin(state, command),
         Command::EndMove(command) => moves::end(state, command),
+        Command::BeginMerge(command) => merges::begin(state, command),
+        Command::EndMerge(command) => merges::end(state, command),
+        Command::SetRule(command) => set_rule::apply(state, command),
     })
 }
 

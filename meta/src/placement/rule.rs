@@ -37,6 +37,57 @@ pub enum Constraint {
     AtLeast(usize, Locality),
 }
 
+impl Rule {
+    /// Whether it says where replicas or the leader should be.
+    pub fn places(&self) -> bool {
+        !self.constraints.is_empty() || self.leader_in != Locality::default()
+    }
+}
+
+/// How operators write it: conditions between semicolons, of which each is one of
+///
+/// ```text
+///   region=eu                 all replicas are in there
+///   not zone=a                no replica is in there
+///   2 in region=us            at least so many replicas are in there
+///   leader in region=eu       the leader is in there, if it can be
+/// ```
+impl std::str::FromStr for Rule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut rule = Rule::default();
+        for condition in text.split(';').map(str::trim).filter(|condition| !condition.is_empty()) {
+            let place = |text: &str| {
+                let place: Locality =
+                    text.trim().parse::<Locality>().map_err(|why| format!("{condition:?}: {why}"))?;
+                match place == Locality::default() {
+                    true => Err(format!("{condition:?} names no place, like region=eu")),
+                    false => Ok(place),
+                }
+            };
+            if let Some(outside) = condition.strip_prefix("not ") {
+                rule.constraints.push(Constraint::Outside(place(outside)?));
+            } else if let Some((what, within)) = condition.split_once(" in ") {
+                match (what.trim(), what.trim().parse::<usize>()) {
+                    ("leader", _) => rule.leader_in = place(within)?,
+                    (_, Ok(count)) if (1..=REPLICAS_MAX).contains(&count) => {
+                        rule.constraints.push(Constraint::AtLeast(count, place(within)?));
+                    }
+                    _ => {
+                        return Err(format!(
+                            "{condition:?}: what is in a place is \"leader\" or a number of replicas, up to {REPLICAS_MAX}"
+                        ));
+                    }
+                }
+            } else {
+                rule.constraints.push(Constraint::Within(place(condition)?));
+            }
+        }
+        Ok(rule)
+    }
+}
+
 /// A rule, worked out for the nodes there are.
 pub(super) struct Placing {
     /// How many voters there shall be.
@@ -70,5 +121,29 @@ impl Placing {
             wanted.saturating_sub(nodes.clone().filter(|node| there.get(*node) == Some(&true)).count())
         });
         misplaced + missing.sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_read_as_operators_write_them() {
+        let place = |text: &str| text.parse::<Locality>().expect("a place");
+        let rule: Rule =
+            "region=eu; not zone=a;2 in region=eu,zone=b ; leader in zone=c;".parse().expect("a rule");
+        let constraints = vec![
+            Constraint::Within(place("region=eu")),
+            Constraint::Outside(place("zone=a")),
+            Constraint::AtLeast(2, place("region=eu,zone=b")),
+        ];
+        assert_eq!((rule.constraints, rule.leader_in), (constraints, place("zone=c")));
+        assert_eq!("".parse::<Rule>().map(|rule| rule.places()), Ok(false));
+        for wrong in
+            ["eu", "region=", "0 in region=eu", "all in region=eu", "not", "planet=mars", "leader in "]
+        {
+            assert!(wrong.parse::<Rule>().is_err(), "{wrong}");
+        }
     }
 }

@@ -26,7 +26,8 @@ pub(super) fn suggest(view: &View<'_>, draft: &mut Draft) {
 /// Whether the group may be asked to change its range.
 fn quiet(view: &View<'_>, draft: &Draft, place: usize) -> bool {
     let group = &view.cluster.groups[place];
-    group.id != META_GROUP && !group.restless && !draft.touched(place) && view.leader(group).is_some()
+    let steady = !group.restless && !group.reshaped && !group.busy && !group.joint;
+    group.id != META_GROUP && steady && !draft.touched(place) && view.leader(group).is_some()
 }
 
 /// How many times too large or too hot a shard is, in thousandths.

@@ -1,5 +1,6 @@
 //! The cluster as placement sees it: the replicated state with the last reports.
 
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use proto::meta::{self as pb, NodeDuty};
@@ -21,14 +22,20 @@ const YOUNG_TERM: u64 = 2;
 /// A learner on a node that lives has answered nothing for so long: it isn't there, or never will be.
 const LEARNER_SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// What this version can carry out: everything but splits and merges, which are made by command only. Leaders are spread
-/// by number; by load they will be when hot shards are split, too.
+/// What is known of a shard's bytes and load is of before, for so long after its range has changed (or could not be).
+const RESHAPED_REST: Duration = Duration::from_secs(20);
+
+/// Leaders are spread by number, not by load: a hot shard is split, and the halves are spread.
 pub(super) fn policy(settings: &Settings) -> Policy {
     let balance = settings.rebalance();
-    let can = Capabilities { grow: true, replace: true, balance, transfer: true, ..Capabilities::NONE };
+    let can = Capabilities { balance, merge: settings.shard_merge(), ..Capabilities::ALL };
     let bands = Bands { led_load: f64::INFINITY, ..Bands::default() };
     let (repair_after, moves_per_node_max) = (settings.replace_after(), settings.moves_per_node());
-    Policy { can, bands, repair_after, moves_per_node_max, ..Policy::default() }
+    let (split_bytes, split_load) = (settings.shard_bytes(), settings.shard_load());
+    // Far below, or what is merged would be split again.
+    let (merge_bytes_max, merge_load_max) = (split_bytes / 4, split_load / 10);
+    let thresholds = Policy { split_bytes, split_load, merge_bytes_max, merge_load_max, ..Policy::default() };
+    Policy { can, bands, repair_after, moves_per_node_max, ..thresholds }
 }
 
 pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -> Description {
@@ -43,9 +50,15 @@ pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -
         shards.sort_by_key(|(id, descriptor)| (descriptor.map(|d| &d.start), *id));
         let groups = std::iter::once((META_GROUP, None)).chain(shards);
         let mut groups: Vec<_> = groups.map(|(id, d)| describe_group(id, d, soft, now)).collect();
-        // What an operator is moving is left alone.
+        let (rules, rule_of) = rules(&state.cluster().rules, replicas);
+        // What an operator is moving is left alone, and what is being merged.
+        let moved = state.cluster().moves.iter().map(|moving| moving.group);
+        let merged = state.cluster().merges.iter().flat_map(|merge| [merge.left, merge.right]);
+        let taken: HashSet<u64> = moved.chain(merged).collect();
         for group in &mut groups {
-            group.busy |= state.cluster().moves.iter().any(|moving| moving.group == group.id.0);
+            group.busy |= taken.contains(&group.id.0);
+            group.pinned = !state.shards().get(&group.id).is_some_and(|shard| shard.automatic);
+            group.rule = group.family.and_then(|family| rule_of.get(&family.0)).copied().unwrap_or(0);
         }
         // A leader of the meta-group that is new to it waits for what the others report; and while leaders move, who
         // leads how much is not known: moving more of them by half the truth would never come to rest.
@@ -59,11 +72,29 @@ pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -
         Description {
             nodes: nodes.into_iter().map(|(id, duty)| describe_node(id, duty, soft, now)).collect(),
             groups,
-            rules: vec![placement::Rule { replicas, ..placement::Rule::default() }],
+            rules,
             incomplete: !settings.rebalance() || unknown || moving || awaited || !soft.operations.is_empty(),
             salt: (now - soft.since).as_secs(),
         }
     })
+}
+
+/// The rule for all, and those of tables; by family, which of them.
+fn rules(own: &[pb::TableRule], replicas: usize) -> (Vec<placement::Rule>, HashMap<u64, u16>) {
+    let mut rules = vec![placement::Rule { replicas, ..placement::Rule::default() }];
+    let mut of = HashMap::new();
+    for table in own.iter().take(usize::from(u16::MAX)) {
+        // (It was checked when it was set; what a later version understands is as good as not said.)
+        let places = table.placement.parse().unwrap_or_else(|_| placement::Rule::default());
+        let replicas = if table.replicas == 0 { replicas } else { table.replicas as usize };
+        let rule = placement::Rule { replicas, ..places };
+        let place = rules.iter().position(|known| *known == rule).unwrap_or_else(|| {
+            rules.push(rule);
+            rules.len() - 1
+        });
+        of.insert(table.family, place as u16);
+    }
+    (rules, of)
 }
 
 fn describe_node(id: NodeId, duty: NodeDuty, soft: &Soft, now: Instant) -> placement::Node {
@@ -116,7 +147,9 @@ pub(super) fn describe_group(
     group.leader = Some(reported.by);
     group.replicas = reported.report.replicas.iter().map(replica).collect();
     group.joint = reported.report.joint;
+    group.reshaped = soft.reshaped.get(&id).is_some_and(|at| now - *at < RESHAPED_REST);
     group.restless = reported.report.term > YOUNG_TERM && now - reported.since < REST;
+    group.busy |= reported.report.frozen_into != 0;
     let load = reported.report.load.unwrap_or_default();
     group.bytes = load.bytes;
     group.load = placement::Load { reads: load.reads_per_second, writes: load.writes_per_second };

@@ -10,21 +10,33 @@ use storage::ids::{GroupId, NodeId, ReplicaId};
 use tonic::transport::Channel;
 use tracing::debug;
 
+use super::reshape::{self, Cut};
 use crate::Error;
 use crate::placement::Operation;
 use crate::rpc::{Channels, within};
 use crate::server::MetaServer;
+use crate::settings::Settings;
 
 /// An operation's RPC takes no longer; a change of members waits for the log to be committed under the new ones.
 pub(crate) const OPERATION_LIMIT: Duration = Duration::from_secs(10);
 
 /// A step on the way: whom to ask, and the cluster's name, without which nobody does anything.
-struct Executor<'e> {
-    server: &'e MetaServer,
+pub(super) struct Executor<'e> {
+    pub(super) server: &'e MetaServer,
     channels: &'e Channels,
-    cluster_id: Bytes,
-    group: GroupId,
-    leader: NodeId,
+    pub(super) cluster_id: Bytes,
+    pub(super) group: GroupId,
+    pub(super) leader: NodeId,
+}
+
+impl<'e> Executor<'e> {
+    /// For a group that has a known leader.
+    pub(super) fn of(server: &'e MetaServer, channels: &'e Channels, group: GroupId) -> Result<Self, Error> {
+        let leader = server.with_soft(|soft, _| soft.groups.get(&group).map(|known| known.by))?;
+        let leader = leader.ok_or_else(|| Error::Unavailable(format!("{group} has no known leader")))?;
+        let cluster_id = server.replica.read(|state| state.cluster().cluster_id.clone());
+        Ok(Self { server, channels, cluster_id, group, leader })
+    }
 }
 
 pub(super) async fn execute(
@@ -32,11 +44,25 @@ pub(super) async fn execute(
     channels: &Channels,
     operation: &Operation,
 ) -> Result<(), Error> {
-    let group = operation.group();
-    let leader = server.with_soft(|soft, _| soft.groups.get(&group).map(|known| known.by))?;
-    let leader = leader.ok_or_else(|| Error::Unavailable(format!("{group} has no known leader")))?;
-    let cluster_id = server.replica.read(|state| state.cluster().cluster_id.clone());
-    Executor { server, channels, cluster_id, group, leader }.execute(operation).await
+    match operation {
+        Operation::Split { group } => split(server, channels, *group).await,
+        Operation::Merge { group, right } => reshape::merge(server, channels, *group, *right).await,
+        _ => Executor::of(server, channels, operation.group())?.execute(operation).await,
+    }
+}
+
+/// By itself: if it is not too large, it is too hot.
+async fn split(server: &Arc<MetaServer>, channels: &Channels, group: GroupId) -> Result<(), Error> {
+    let bytes = server.with_soft(|soft, _| {
+        let reported = soft.groups.get(&group).and_then(|known| known.report.load);
+        reported.and_then(|load| load.bytes).unwrap_or(0)
+    })?;
+    let max = server.replica.read(|state| Settings::new(state.settings()).shard_bytes());
+    let cut = if bytes > max { Cut::Bytes } else { Cut::Load };
+    let outcome = reshape::split(server, channels, group, cut, true).await;
+    // One that can't be split is left alone for a while, too.
+    server.with_soft(|soft, now| soft.reshaped.insert(group, now))?;
+    outcome.map(|_| ())
 }
 
 impl Executor<'_> {
@@ -76,7 +102,7 @@ impl Executor<'_> {
                 within(seams, OPERATION_LIMIT, to_leader.transfer_leader(transfer)).await?;
             }
             Operation::Split { .. } | Operation::Merge { .. } => {
-                return Err(Error::Rejected(format!("{operation}: this version plans no such thing")));
+                return Err(Error::Rejected(format!("{operation}: that is not done by the leader alone")));
             }
         }
         Ok(())
@@ -113,7 +139,7 @@ impl Executor<'_> {
         }
     }
 
-    fn control(&self, node: NodeId) -> Result<NodeControlClient<Channel>, Error> {
+    pub(super) fn control(&self, node: NodeId) -> Result<NodeControlClient<Channel>, Error> {
         let address = self.server.replica.read(|state| {
             let known = state.nodes().get(&node).and_then(|n| n.addresses.as_ref());
             known.map(|addresses| addresses.rpc.clone())

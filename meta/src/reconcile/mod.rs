@@ -29,9 +29,11 @@
 
 mod describe;
 mod execute;
+pub(crate) mod merges;
 pub(crate) mod moves;
+pub(crate) mod reshape;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -58,6 +60,10 @@ const IDLE_TICK: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_secs(2);
 /// An operation that failed is not tried again at once.
 const FAILURE_PAUSE: Duration = Duration::from_millis(300);
+/// For so long a merge waits for a node that is down.
+const MERGE_AWAITS: Duration = Duration::from_secs(60);
+/// Placement has no more merges under way at a time.
+const MERGES_MAX: usize = 4;
 
 /// An operation on a group.
 #[derive(Clone, Debug)]
@@ -100,17 +106,44 @@ pub async fn run(server: Arc<MetaServer>, stop: CancellationToken) {
 fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
     let planned = server.with_soft(|soft, now| {
         soft.forget_settled(now);
-        let mut operations: Vec<Operation> = plan(server, soft, now).operations().cloned().collect();
-        let ended = go_on(server, soft, now, &mut operations);
+        let plan = plan(server, soft, now);
+        // Merges take time, and survive this leader: they are noted first.
+        let (merges, mut operations): (Vec<Operation>, Vec<Operation>) =
+            plan.operations().cloned().partition(|operation| matches!(operation, Operation::Merge { .. }));
+        let mut ended = go_on(server, soft, now, &mut operations);
+        if !soft.ending {
+            ended.extend(begin_merges(server, &merges));
+        }
         soft.ending |= !ended.is_empty();
+        let frozen = reshape::left_frozen(soft);
+        for (shard, left, _) in &frozen {
+            let what = format!("g{}: call its merge with {left} off", shard.group);
+            for group in [GroupId(shard.group), *left] {
+                soft.operations.insert(group, Underway { what: what.clone(), state: Phase::Running });
+            }
+        }
         for operation in &operations {
             soft.remember_replaced(operation);
-            let underway = Underway { what: operation.to_string(), state: Phase::Running };
-            soft.operations.insert(operation.group(), underway);
+            soft.note(operation, Phase::Running);
         }
-        (operations, ended, !soft.operations.is_empty())
+        (operations, ended, frozen, !soft.operations.is_empty())
     });
-    let Ok((operations, ended, busy)) = planned else { return false };
+    let Ok((operations, ended, frozen, busy)) = planned else { return false };
+    for frozen in frozen {
+        let (server, channels) = (server.clone(), channels.clone());
+        server.seams.clone().spawn("reconcile-frozen", async move {
+            let groups = [GroupId(frozen.0.group), frozen.1];
+            let what = format!("{}: call its merge with {} off", groups[0], groups[1]);
+            let outcome = reshape::clean_up(&server, &channels, frozen).await;
+            let state = phase(&server, &outcome);
+            let _ = server.with_soft(|soft, _| {
+                for group in groups {
+                    soft.operations.insert(group, Underway { what: what.clone(), state: state.clone() });
+                }
+            });
+            server.nudge.notify_one();
+        });
+    }
     if !ended.is_empty() {
         let server = server.clone();
         server.seams.clone().spawn("reconcile-end", async move {
@@ -126,19 +159,15 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
     for operation in operations {
         by_group.entry(operation.group()).or_default().push(operation);
     }
-    for (group, operations) in by_group {
+    for operations in by_group.into_values() {
         let (server, channels) = (server.clone(), channels.clone());
         server.seams.clone().spawn("reconcile", async move {
             let mut state = Phase::Running;
-            let mut what = String::new();
+            let mut last = None;
             for operation in &operations {
-                what = operation.to_string();
+                last = Some(operation);
                 let outcome = execute::execute(&server, &channels, operation).await;
-                let now = server.seams.clock.now();
-                state = match outcome {
-                    Ok(()) => Phase::Ended(now),
-                    Err(error) => Phase::Failed(now, error.to_string()),
-                };
+                state = phase(&server, &outcome);
                 match &state {
                     Phase::Failed(_, error) => {
                         debug!("{operation}: not now: {error}");
@@ -148,15 +177,40 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
                 }
             }
             // No longer leading: the next leader plans from what is.
-            let _ = server.with_soft(|soft, _| soft.operations.insert(group, Underway { what, state }));
+            let _ = server.with_soft(|soft, _| last.map(|operation| soft.note(operation, state)));
             server.nudge.notify_one();
         });
     }
     busy
 }
 
+fn phase(server: &MetaServer, outcome: &Result<(), Error>) -> Phase {
+    let now = server.seams.clock.now();
+    match outcome {
+        Ok(()) => Phase::Ended(now),
+        Err(error) => Phase::Failed(now, error.to_string()),
+    }
+}
+
+/// How to say that placement wants these shards merged.
+fn begin_merges(server: &MetaServer, merges: &[Operation]) -> Vec<Command> {
+    let known = server.replica.read(|state| state.cluster().merges.len());
+    let begin = merges.iter().filter_map(|operation| match operation {
+        Operation::Merge { group, right } => {
+            Some(Command::BeginMerge(pb::BeginMerge { left: group.0, right: right.0, automatic: true }))
+        }
+        _ => None,
+    });
+    begin.take(MERGES_MAX.saturating_sub(known)).collect()
+}
+
 /// Adds the next steps of what operators have begun; returns how to say that something of it has ended, once at a time.
-fn go_on(server: &MetaServer, soft: &Soft, now: Instant, operations: &mut Vec<Operation>) -> Vec<Command> {
+fn go_on(
+    server: &MetaServer,
+    soft: &mut Soft,
+    now: Instant,
+    operations: &mut Vec<Operation>,
+) -> Vec<Command> {
     let mut ended = Vec::new();
     for (wanted, next) in wanted_moves(server, soft, now) {
         let pb::Move { id, group, from, to } = wanted;
@@ -171,6 +225,27 @@ fn go_on(server: &MetaServer, soft: &Soft, now: Instant, operations: &mut Vec<Op
             Next::Impossible(why) => info!("move-{id}: g{group} stays on n{from}: {why}"),
         }
         ended.push(Command::EndMove(pb::EndMove { id }));
+    }
+    for (wanted, next) in wanted_merges(server, soft, now) {
+        let pb::Merge { id, left, right, .. } = wanted;
+        let free = |group: &u64| !soft.operations.contains_key(&GroupId(*group));
+        match next {
+            Next::Step(operation) if [left, right].iter().all(free) => {
+                operations.push(operation);
+                continue;
+            }
+            Next::Step(_) | Next::Wait(_) => continue,
+            _ if soft.ending => continue,
+            Next::Done => info!("merge-{id}: g{left} has absorbed g{right}"),
+            Next::Impossible(why) => {
+                info!("merge-{id}: g{left} does not absorb g{right}: {why}");
+                // Not to be wanted again at once.
+                for group in [left, right] {
+                    soft.reshaped.insert(GroupId(group), now);
+                }
+            }
+        }
+        ended.push(Command::EndMerge(pb::EndMerge { id }));
     }
     if soft.ending {
         return ended;
@@ -188,12 +263,42 @@ pub(crate) fn plan(server: &MetaServer, soft: &Soft, now: Instant) -> Plan {
     placement::plan(&describe::describe_cluster(server, soft, now), &describe::policy(&settings))
 }
 
+/// How many voters are wanted of each group, nodes permitting.
+pub(crate) fn wanted_replicas(server: &MetaServer, soft: &Soft, now: Instant) -> HashMap<GroupId, usize> {
+    let cluster = describe::describe_cluster(server, soft, now);
+    let wanted =
+        |group: &placement::Group| cluster.rules.get(usize::from(group.rule)).map(|rule| rule.replicas);
+    cluster.groups.iter().filter_map(|group| Some((group.id, wanted(group)?))).collect()
+}
+
 /// The moves that operators want, each with what is to be done about it.
 pub(crate) fn wanted_moves(server: &MetaServer, soft: &Soft, now: Instant) -> Vec<(pb::Move, Next)> {
     let wanted = server.replica.read(|state| state.cluster().moves.clone());
     let next = |wanted: pb::Move| {
         let group = describe::describe_group(GroupId(wanted.group), None, soft, now);
         let next = moves::next(&wanted, &group, |node| soft.alive(node, now));
+        (wanted, next)
+    };
+    wanted.into_iter().map(next).collect()
+}
+
+/// The merges that are wanted, each with what is to be done about it.
+pub(crate) fn wanted_merges(server: &MetaServer, soft: &Soft, now: Instant) -> Vec<(pb::Merge, Next)> {
+    let wanted = server.replica.read(|state| {
+        let of = |group: u64| state.shards().get(&GroupId(group)).and_then(|shard| shard.descriptor.as_ref());
+        let merges = state.cluster().merges.iter().map(|wanted| {
+            let neighbours =
+                of(wanted.right).map(|right| of(wanted.left).is_some_and(|left| left.end == right.start));
+            (*wanted, neighbours)
+        });
+        merges.collect::<Vec<_>>()
+    });
+    let next = |(wanted, neighbours): (pb::Merge, Option<bool>)| {
+        let group = |id: u64| describe::describe_group(GroupId(id), None, soft, now);
+        let (left, right) = (group(wanted.left), group(wanted.right));
+        let silent = |node: NodeId| now - soft.last_seen.get(&node).copied().unwrap_or(soft.since);
+        let awaited = |node| silent(node) < MERGE_AWAITS && !soft.given_up.contains(&node);
+        let next = merges::next(&wanted, &left, &right, neighbours, |node| soft.alive(node, now), awaited);
         (wanted, next)
     };
     wanted.into_iter().map(next).collect()
@@ -228,8 +333,7 @@ pub(crate) async fn carry_out(server: &Arc<MetaServer>, operation: Operation) ->
             let running =
                 soft.operations.get(&group).is_some_and(|underway| matches!(underway.state, Phase::Running));
             if !running {
-                let underway = Underway { what: operation.to_string(), state: Phase::Running };
-                soft.operations.insert(group, underway);
+                soft.note(&operation, Phase::Running);
             }
             !running
         })?;
@@ -243,18 +347,22 @@ pub(crate) async fn carry_out(server: &Arc<MetaServer>, operation: Operation) ->
     }
     let channels = Channels::new(&server.seams);
     let outcome = execute::execute(server, &channels, &operation).await;
-    let now = server.seams.clock.now();
-    let state = match &outcome {
-        Ok(()) => Phase::Ended(now),
-        Err(error) => Phase::Failed(now, error.to_string()),
-    };
-    let what = operation.to_string();
-    let _ = server.with_soft(|soft, _| soft.operations.insert(group, Underway { what, state }));
+    let state = phase(server, &outcome);
+    let _ = server.with_soft(|soft, _| soft.note(&operation, state));
     server.nudge.notify_one();
     outcome
 }
 
 impl Soft {
+    /// How far an operation is, for all groups that it is about.
+    fn note(&mut self, operation: &Operation, state: Phase) {
+        let what = operation.to_string();
+        if let Operation::Merge { right, .. } = operation {
+            self.operations.insert(*right, Underway { what: what.clone(), state: state.clone() });
+        }
+        self.operations.insert(operation.group(), Underway { what, state });
+    }
+
     /// Who is to go when a learner gets its vote. (Without it, placement chooses again, and may choose the learner.)
     fn remember_replaced(&mut self, operation: &Operation) {
         match operation {

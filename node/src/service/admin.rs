@@ -141,6 +141,20 @@ impl service::Admin for Admin {
         Ok(Response::new(self.meta()?.repair(request.into_inner()).await?))
     }
 
+    async fn split(
+        &self,
+        request: Request<meta_pb::SplitRequest>,
+    ) -> Result<Response<meta_pb::SplitResponse>, Status> {
+        Ok(Response::new(self.meta()?.split(request.into_inner()).await?))
+    }
+
+    async fn merge(
+        &self,
+        request: Request<meta_pb::MergeRequest>,
+    ) -> Result<Response<meta_pb::MergeResponse>, Status> {
+        Ok(Response::new(self.meta()?.merge(request.into_inner()).await?))
+    }
+
     async fn cluster(&self, _: Request<pb::ClusterRequest>) -> Result<Response<pb::ClusterResponse>, Status> {
         let cluster = self.meta()?.describe().await?;
         Ok(Response::new(pb::ClusterResponse { cluster: Some(cluster) }))

@@ -26,11 +26,13 @@ mod collect;
 mod commit;
 mod decide;
 mod forget;
+mod halve;
 mod heartbeat;
 mod intents;
 #[cfg(test)]
 mod interleaving;
 mod lock;
+pub(crate) mod merge;
 mod outcome;
 mod prewrite;
 mod probe;
@@ -147,6 +149,11 @@ impl Context<'_> {
             Ask::ListLocks(r) => lock::list_locks(self, r).await,
             Ask::Probe(r) => probe::probe(self, r).await,
             Ask::Collect(r) => collect::collect(self, r).await,
+            Ask::Halve(r) => halve::halve(self, r).await,
+            Ask::Freeze(r) => merge::freeze(self, r).await,
+            Ask::Absorb(r) => merge::absorb(self, r).await,
+            Ask::Abandon(r) => merge::abandon(self, r).await,
+            Ask::Thaw(r) => merge::thaw(self, r).await,
             Ask::LockAdvisory(r) => advisory::lock(self, r).await,
             Ask::UnlockAdvisory(r) => advisory::unlock(self, r).await,
             Ask::KeepAdvisory(r) => advisory::keep(self, r).await,
@@ -186,6 +193,10 @@ impl Context<'_> {
     /// Makes sure that nobody else has led since before the snapshot was taken.
     pub async fn confirm(&self) -> Result<(), Refusal> {
         let term = self.leadership.term;
+        if self.shard.leadership().is_some_and(|now| !Arc::ptr_eq(&now, &self.leadership)) {
+            // The shard has grown meanwhile: what this one remembers counts no more.
+            return Err(Refusal::WrongShard);
+        }
         if self.group.lease(term).is_ok() || sabotage::is(Sabotage::TrustLease) {
             return Ok(());
         }
@@ -210,12 +221,16 @@ impl Context<'_> {
     }
 
     /// Replicates effects, and holds the latches until they are applied or never will be.
-    pub async fn propose(&self, guard: Guard, effect: Effect) -> Result<(), Refusal> {
+    pub async fn propose(&self, guard: impl Send + 'static, effect: Effect) -> Result<(), Refusal> {
         self.propose_for_answer(guard, effect).await.map(|_| ())
     }
 
     /// Like [`Context::propose`], with what applying answered.
-    pub async fn propose_for_answer(&self, guard: Guard, effect: Effect) -> Result<Bytes, Refusal> {
+    pub async fn propose_for_answer(
+        &self,
+        guard: impl Send + 'static,
+        effect: Effect,
+    ) -> Result<Bytes, Refusal> {
         let seams = self.server.seams();
         if seams.clock.now() >= self.deadline {
             return Err(Error::Unavailable("the request came too late to be evaluated".to_owned()).into());

@@ -141,6 +141,10 @@ impl Database for Cluster {
         admin::split(&self.core, keys, spread).await
     }
 
+    async fn set_placement(&self, prefix: &Key, replicas: u32, places: &str) -> Result<(), Error> {
+        self.core.directory.set_placement(prefix, replicas, places).await
+    }
+
     async fn clear_range(&self, range: &KeyRange) -> Result<(), Error> {
         admin::clear_range(&self.core, range).await
     }

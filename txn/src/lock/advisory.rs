@@ -17,6 +17,14 @@ impl LockTable {
         Self { strict: true, ..Self::default() }
     }
 
+    /// An empty one that follows on `before`: none of its stamps was ever given there. (By those who still have a hold of it,
+    /// some may be, but never so many.)
+    pub fn strict_after(before: &Self) -> Self {
+        let table = Self::strict();
+        table.inner.lock().stamps = before.inner.lock().stamps + (1 << 32);
+        table
+    }
+
     /// How a session that holds something, or waits, is known.
     pub fn stamp(&self, owner: TxnId) -> Option<u64> {
         self.inner.lock().owners.get(&owner).map(|owner| owner.stamp)

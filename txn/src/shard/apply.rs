@@ -17,7 +17,7 @@ use storage::intents::{self, Intent};
 use storage::sabotage::{self, Sabotage};
 use storage::{Batch, Cf, Snapshot, gc, mvcc};
 
-use super::{Shard, store_descriptor, store_safe_point};
+use super::{Shard, merge, store_descriptor, store_safe_point};
 use crate::descriptor::{ShardDescriptor, range_from_pb, range_to_pb};
 use crate::keys;
 use crate::wire::parse_txn;
@@ -33,7 +33,16 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
         return Ok(Bytes::new());
     }
     let command = pb::Command::decode(command).map_err(Fatal::new)?;
-    match command.effect.ok_or_else(|| malformed("no effect"))? {
+    let effect = command.effect.ok_or_else(|| malformed("no effect"))?;
+    match &effect {
+        // Not latched, so it may come after a freeze: then it does nothing.
+        Effect::Collect(_) if shard.frozen().is_some() || shard.is_absorbed() => {
+            return Ok(pb::Collected::default().encode_to_vec().into());
+        }
+        Effect::Thaw(_) => {}
+        _ => shard.must_not_be_frozen()?,
+    }
+    match effect {
         Effect::Versions(c) => {
             let at = Timestamp(c.at);
             for write in &c.writes {
@@ -103,6 +112,9 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
             store_descriptor(batch, &descriptor);
             shard.set_descriptor(descriptor);
         }
+        Effect::Freeze(c) => merge::freeze(shard, batch, c)?,
+        Effect::Thaw(c) => merge::thaw(shard, batch, c)?,
+        Effect::Absorb(c) => merge::absorb(shard, batch, c)?,
         Effect::Collect(c) => return Ok(collect(shard, batch, c)?.encode_to_vec().into()),
         Effect::Clear(c) => {
             let start = shard.descriptor().ok_or_else(|| malformed("no shard to clear"))?.range.start.clone();
@@ -175,6 +187,7 @@ fn split(shard: &Shard, batch: &mut Batch, command: pb::SplitShard) -> Result<()
     }
     // Before the batch is visible: see the invariant on `Shard`.
     shard.set_descriptor(parent);
+    shard.traffic.forget_keys();
     shard.born.lock().extend(born);
     Ok(())
 }

@@ -86,6 +86,12 @@ impl Leadership {
         }
     }
 
+    /// The same term once more, as if another leader began: what a shard that has grown starts with. It has a floor of its own,
+    /// no locks, and knows no sessions by the stamps that they were given before.
+    pub(super) fn renewed(&self, now: Instant) -> Self {
+        Self { advisory: LockTable::strict_after(&self.advisory), ..Self::new(self.term, now) }
+    }
+
     /// For how long it has lasted.
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.began)

@@ -7,6 +7,7 @@
 mod apply;
 mod garbage;
 mod leadership;
+mod merge;
 mod recent;
 mod traffic;
 
@@ -32,6 +33,8 @@ use crate::{Error, keys};
 
 /// A replica of a shard on this node.
 ///
+/// A shard that is frozen serves nothing, and changes nothing; one that was absorbed holds nothing (`merge.rs`).
+///
 /// Invariant: `descriptor` in memory is never larger than what the engine says. A split shrinks it *before* its batch
 /// becomes visible, so that whoever looks at the descriptor *after* taking a snapshot never reads in a snapshot that
 /// holds the split with a descriptor that doesn't. Nor is `safe_point` ever below what the engine says, for the same
@@ -44,6 +47,9 @@ pub struct Shard {
     leadership: RwLock<Option<Arc<Leadership>>>,
     /// Children of splits whose batch is not yet visible.
     born: Mutex<Vec<ShardDescriptor>>,
+    /// What the batch that is being applied makes of it.
+    growth: Mutex<Option<merge::Growth>>,
+    fate: RwLock<merge::Fate>,
     recent: Mutex<Recent>,
     safe_point: AtomicU64,
     garbage: Mutex<Garbage>,
@@ -109,6 +115,7 @@ impl Shard {
         *self.descriptor.write() = stored.map(Arc::new);
         let safe_point = load_safe_point(&self.engine, self.group)?;
         self.safe_point.fetch_max(safe_point.0, Ordering::SeqCst);
+        self.load_fate()?;
         self.registry.changed();
         Ok(())
     }
@@ -131,6 +138,7 @@ impl StateMachine for Shard {
     }
 
     fn applied(&self, _at: raft::Applied) {
+        self.grow();
         // Only now do the children exist in the engine.
         let born = std::mem::take(&mut *self.born.lock());
         if !born.is_empty() {
@@ -152,7 +160,20 @@ impl StateMachine for Shard {
     }
 
     fn restored(&self) -> Result<(), Fatal> {
-        self.load()
+        self.load()?;
+        self.registry.retire_overlapped()
+    }
+
+    fn keeps_members(&self) -> bool {
+        self.frozen().is_some() || self.is_absorbed()
+    }
+
+    fn yields_to(&self, group: GroupId) -> bool {
+        self.is_absorbed() || self.frozen().is_some_and(|frozen| frozen.into == group.0)
+    }
+
+    fn is_retired(&self) -> bool {
+        self.is_absorbed()
     }
 
     fn role_changed(&self, role: &Role) {
@@ -305,6 +326,8 @@ impl StateMachineFactory for ShardFactory {
             descriptor: RwLock::default(),
             leadership: RwLock::default(),
             born: Mutex::default(),
+            growth: Mutex::default(),
+            fate: RwLock::default(),
             recent: Mutex::default(),
             safe_point: AtomicU64::new(0),
             garbage: Mutex::default(),

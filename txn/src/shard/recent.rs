@@ -33,6 +33,15 @@ impl Recent {
         }
     }
 
+    /// Those of a shard whose keys have become this one's.
+    pub fn append(&mut self, others: Recent) {
+        for txn in others.order {
+            if let Some(at) = others.at.get(&txn) {
+                self.add(txn, *at);
+            }
+        }
+    }
+
     /// Who committed at a timestamp, if it is remembered. (Looks at all of them: for conflicts only.)
     pub fn writer(&self, at: Timestamp) -> Option<TxnId> {
         self.order.iter().rev().find(|txn| self.at.get(txn) == Some(&at)).copied()

@@ -11,6 +11,7 @@ pub(super) mod names;
 mod nodes;
 mod operations;
 mod rebalance;
+mod reshape;
 mod settings;
 pub(super) mod shards;
 mod status;
@@ -65,6 +66,10 @@ enum Admin {
     Rebalance(rebalance::RebalanceArgs),
     /// Move a shard's replica from one node to another
     Move(movement::MoveArgs),
+    /// Cut a shard in two, or the largest shard of a table
+    Split(reshape::SplitArgs),
+    /// Have a shard absorb its right neighbour
+    Merge(reshape::MergeArgs),
     /// Have another node lead a shard
     TransferLeader(movement::TransferArgs),
     /// Have a node lead nothing and take no replicas, so that it can be stopped for a while
@@ -94,6 +99,8 @@ pub fn run(args: AdminArgs) -> Result<(), Failure> {
             Admin::Status(status) => status::run(status, &args.host, args.json).await,
             Admin::Rebalance(rebalance) => rebalance::run(rebalance, &args.host, args.json).await,
             Admin::Move(moving) => movement::run(moving, &args.host, args.json).await,
+            Admin::Split(split) => reshape::split(split, &args.host, args.json).await,
+            Admin::Merge(merge) => reshape::merge(merge, &args.host, args.json).await,
             Admin::TransferLeader(transfer) => movement::transfer(transfer, &args.host, args.json).await,
             Admin::Drain(node) => duty::run(Change::Drain, node, &args.host, args.json).await,
             Admin::Undrain(node) => duty::run(Change::Undrain, node, &args.host, args.json).await,

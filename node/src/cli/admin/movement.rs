@@ -10,6 +10,9 @@ use super::wait::{self, Progress};
 use super::{describe, names};
 use crate::exit::Failure;
 
+/// How long a move is waited for, unless it is said.
+const TIMEOUT_SECONDS: u64 = 600;
+
 /// Arguments of `move`.
 #[derive(Args)]
 pub struct MoveArgs {
@@ -25,7 +28,7 @@ pub struct MoveArgs {
     #[arg(long)]
     no_wait: bool,
     /// Wait no longer than this; the move goes on
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT_SECONDS)]
     timeout: u64,
 }
 
@@ -43,11 +46,34 @@ pub async fn run(args: &MoveArgs, host: &str, as_json: bool) -> Result<String, F
     let cluster = super::cluster(host).await?;
     let group = names::group(&cluster, &args.shard)?;
     let (from, to) = (names::node(&cluster, &args.from)?, names::node(&cluster, &args.to)?);
+    carry_out((group, from, to), args.no_wait, args.timeout, host, as_json).await
+}
+
+/// The same, of what was chosen already.
+pub(super) async fn go(
+    shard: &str,
+    from: u64,
+    to: u64,
+    no_wait: bool,
+    host: &str,
+    as_json: bool,
+) -> Result<String, Failure> {
+    let group = names::group(&super::cluster(host).await?, shard)?;
+    carry_out((group, from, to), no_wait, TIMEOUT_SECONDS, host, as_json).await
+}
+
+async fn carry_out(
+    (group, from, to): (u64, u64, u64),
+    no_wait: bool,
+    timeout: u64,
+    host: &str,
+    as_json: bool,
+) -> Result<String, Failure> {
     let mut admin = super::connect(host).await?;
     let response = admin.r#move(MoveRequest { group, from, to }).await.map_err(|s| describe(host, &s))?;
     let id = response.into_inner().operation;
     let mut text = format!("g{group} has moved from n{from} to n{to}");
-    if args.no_wait && !id.is_empty() {
+    if no_wait && !id.is_empty() {
         text = format!("{id}: g{group} moves from n{from} to n{to}");
     } else if !id.is_empty() {
         let look = |cluster: &proto::meta::DescribeResponse| {
@@ -63,11 +89,11 @@ pub async fn run(args: &MoveArgs, host: &str, as_json: bool) -> Result<String, F
                 ))),
             }
         };
-        text = wait::until(host, Duration::from_secs(args.timeout), look).await?;
+        text = wait::until(host, Duration::from_secs(timeout), look).await?;
     }
     Ok(match as_json {
         true => super::pretty(
-            &json!({ "operation": id, "group": group, "from": from, "to": to, "done": !args.no_wait || id.is_empty() }),
+            &json!({ "operation": id, "group": group, "from": from, "to": to, "done": !no_wait || id.is_empty() }),
         ),
         false => format!("{text}\n"),
     })

@@ -3,8 +3,12 @@
 use clap::{Args, Subcommand};
 use proto::meta::{CancelRequest, DescribeResponse, Operation};
 use serde_json::json;
+use storage::seam::{Clock, SystemClock};
 
 use crate::exit::Failure;
+
+/// Between two looks.
+const WATCH_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Arguments of `operations`.
 #[derive(Args)]
@@ -17,9 +21,11 @@ pub struct OperationsArgs {
 enum Action {
     /// List what is under way
     List,
-    /// End a move, drain or decommission; what it has done so far is tidied up
+    /// List what is under way again and again, until nothing is
+    Watch,
+    /// End a move, merge, drain or decommission; what it has done so far is tidied up
     Cancel {
-        /// As listed: move-3, drain-2, decommission-4
+        /// As listed: move-3, merge-5, drain-2, decommission-4
         id: String,
     },
 }
@@ -28,6 +34,7 @@ enum Action {
 pub async fn run(args: &OperationsArgs, host: &str, as_json: bool) -> Result<String, Failure> {
     match &args.action {
         None | Some(Action::List) => Ok(print(&super::cluster(host).await?, as_json)),
+        Some(Action::Watch) => watch(host, as_json).await,
         Some(Action::Cancel { id }) => {
             let mut admin = super::connect(host).await?;
             let request = CancelRequest { operation: id.clone() };
@@ -37,6 +44,26 @@ pub async fn run(args: &OperationsArgs, host: &str, as_json: bool) -> Result<Str
                 false => format!("{id} is cancelled\n"),
             })
         }
+    }
+}
+
+/// Prints what has changed, every time, until nothing is under way but drains, which last.
+async fn watch(host: &str, as_json: bool) -> Result<String, Failure> {
+    let clock = SystemClock;
+    let mut printed = String::new();
+    loop {
+        // While the meta-group elects, nobody answers.
+        if let Ok(cluster) = super::cluster(host).await {
+            let text = print(&cluster, as_json);
+            if cluster.operations.iter().all(|operation| operation.kind == "drain") {
+                return Ok(text);
+            }
+            if text != printed {
+                super::super::print(&text)?;
+                printed = text;
+            }
+        }
+        clock.sleep(WATCH_EVERY).await;
     }
 }
 

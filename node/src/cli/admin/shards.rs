@@ -29,13 +29,17 @@ pub async fn run(args: &ShardsArgs, host: &str, as_json: bool) -> Result<String,
 }
 
 /// Whether a shard holds keys that begin with `prefix`.
-fn holds(shard: &ShardDescriptor, prefix: &[u8]) -> bool {
+pub(super) fn holds(shard: &ShardDescriptor, prefix: &[u8]) -> bool {
     let begins_before = shard.start[..] <= *prefix || shard.start.starts_with(prefix);
     begins_before && (shard.end.is_empty() || shard.end[..] > *prefix)
 }
 
 /// What the keys of a table begin with: its database's number and its own, which only SQL knows.
-async fn prefix_of(cluster: &DescribeResponse, database: &str, table: &str) -> Result<Vec<u8>, Failure> {
+pub(super) async fn prefix_of(
+    cluster: &DescribeResponse,
+    database: &str,
+    table: &str,
+) -> Result<Vec<u8>, Failure> {
     let node = cluster.nodes.iter().find(|node| node.alive).and_then(|node| node.addresses.as_ref());
     let address = node.map(|addresses| addresses.sql.clone()).unwrap_or_default();
     let failed = |error: tokio_postgres::Error| match error.as_db_error() {

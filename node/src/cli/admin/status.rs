@@ -34,9 +34,11 @@ impl Summary {
     fn of(cluster: &DescribeResponse) -> Self {
         let factor =
             meta::settings::Settings::new(cluster.settings.clone().unwrap_or_default()).replication_factor();
-        let wanted = factor.min(members(cluster).count());
-        let healthy =
-            |g: &GroupStatus| g.replicas.iter().filter(|r| !r.learner && r.reachable).count() >= wanted;
+        let nodes = members(cluster).count();
+        let healthy = |g: &GroupStatus| {
+            let wanted = (g.wanted as usize).min(nodes);
+            g.replicas.iter().filter(|r| !r.learner && r.reachable).count() >= wanted
+        };
         Self {
             dead: members(cluster).filter(|n| !n.alive).count(),
             leaderless: cluster.groups.iter().filter(|g| g.leader_node == 0).count(),
