@@ -53,6 +53,7 @@ fn table(
         checks: Vec::<CheckConstraint>::new(),
         foreign_keys: Vec::new(),
         sharding: Sharding::Range,
+        placement: Default::default(),
         next_column_id: columns.len() as u32 + 1,
     }
 }

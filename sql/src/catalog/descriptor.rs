@@ -89,6 +89,22 @@ pub struct ForeignKey {
     pub index_id: u32,
 }
 
+/// What is wanted of the replicas of a table's shards.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// How many. 0: as many as for all.
+    pub replicas: u16,
+    /// Where, in the meta-group's words. Empty: anywhere.
+    pub places: String,
+}
+
+impl Placement {
+    /// Whether it wants nothing in particular.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TableDescriptor {
@@ -116,6 +132,8 @@ pub struct TableDescriptor {
     pub foreign_keys: Vec<ForeignKey>,
     /// How the rows are spread.
     pub sharding: Sharding,
+    /// What is wanted of its replicas.
+    pub placement: Placement,
     /// The next column id.
     pub next_column_id: u32,
 }

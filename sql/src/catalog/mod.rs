@@ -33,7 +33,7 @@ pub use cache::Catalog;
 pub use changes::Changes;
 pub(crate) use changes::duplicate_table;
 pub use descriptor::{
-    CatalogReader, CheckConstraint, ColumnDescriptor, ForeignKey, PrimaryKey, ReferentialAction,
+    CatalogReader, CheckConstraint, ColumnDescriptor, ForeignKey, Placement, PrimaryKey, ReferentialAction,
     TableDescriptor, TableKey, UniqueConstraint,
 };
 pub use image::{CatalogImage, PUBLIC_OID};

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckConstraint, ColumnDescriptor, ForeignKey, PrimaryKey, ReferentialAction, TableDescriptor,
+    CheckConstraint, ColumnDescriptor, ForeignKey, Placement, PrimaryKey, ReferentialAction, TableDescriptor,
     UniqueConstraint,
 };
 use crate::error::{Result, SqlError, SqlState};
@@ -148,6 +148,10 @@ struct StoredTable {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     foreign_keys: Vec<StoredForeignKey>,
     sharding: StoredSharding,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replication_factor: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    placement: Option<String>,
     next_column_id: u32,
 }
 
@@ -225,6 +229,8 @@ pub(super) fn encode_table(table: &TableDescriptor) -> Result<bytes::Bytes> {
             Sharding::Hash { shards, key_columns } => StoredSharding::Hash { shards, key_columns },
             Sharding::RoundRobin { shards } => StoredSharding::RoundRobin { shards },
         },
+        replication_factor: Some(table.placement.replicas).filter(|replicas| *replicas > 0),
+        placement: Some(table.placement.places.clone()).filter(|places| !places.is_empty()),
         next_column_id: table.next_column_id,
     };
     encode("table", &stored)
@@ -287,6 +293,10 @@ pub(super) fn decode_table(bytes: &[u8]) -> Result<TableDescriptor> {
             StoredSharding::Range => Sharding::Range,
             StoredSharding::Hash { shards, key_columns } => Sharding::Hash { shards, key_columns },
             StoredSharding::RoundRobin { shards } => Sharding::RoundRobin { shards },
+        },
+        placement: Placement {
+            replicas: stored.replication_factor.unwrap_or(0),
+            places: stored.placement.unwrap_or_default(),
         },
         next_column_id: stored.next_column_id,
     })

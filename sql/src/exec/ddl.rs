@@ -14,7 +14,8 @@ use super::write::RowWriter;
 use super::{Outcome, StatementContext, query, references, rewrite};
 use crate::bind;
 use crate::catalog::{
-    Changes, CheckConstraint, ColumnDescriptor, ForeignKey, PrimaryKey, TableDescriptor, UniqueConstraint,
+    Changes, CheckConstraint, ColumnDescriptor, ForeignKey, Placement, PrimaryKey, TableDescriptor,
+    UniqueConstraint,
 };
 use crate::error::{Result, SqlError, SqlState};
 use crate::eval::{self, Env};
@@ -46,6 +47,10 @@ pub async fn run(change: &Ddl, ctx: Arc<StatementContext>) -> Result<Outcome> {
             drop_dependents(cascade, &changes, &ctx).await?;
             for table in tables {
                 changes.drop_table(&now(table, &ctx)).await?;
+                if !table.placement.is_default() {
+                    // (If this is rolled back, the table's shards are placed like others until it is said again.)
+                    ctx.database.set_placement(&table.prefix(), 0, "").await?;
+                }
             }
             Ok(Outcome::Done { tag: "DROP TABLE".into(), notices: cascade.notices.clone() })
         }
@@ -90,6 +95,7 @@ pub async fn run(change: &Ddl, ctx: Arc<StatementContext>) -> Result<Outcome> {
                 .await?;
             done("ALTER TABLE")
         }
+        Ddl::SetPlacement { table, placement } => set_placement(table, placement, &changes, &ctx).await,
         Ddl::SplitAt { table, points } => split_at(table, points, &changes, &ctx).await,
         Ddl::AddColumn { table, column, if_not_exists } => {
             add_column(table, column, *if_not_exists, &changes, &ctx).await
@@ -224,6 +230,7 @@ async fn create_table(change: &Ddl, changes: &Changes<'_>, ctx: &Arc<StatementCo
         checks,
         foreign_keys,
         sharding,
+        placement,
         source,
     } = change
     else {
@@ -269,6 +276,7 @@ async fn create_table(change: &Ddl, changes: &Changes<'_>, ctx: &Arc<StatementCo
             .collect(),
         foreign_keys: Vec::with_capacity(foreign_keys.len()),
         sharding: sharding.clone(),
+        placement: Placement::clone(placement),
     };
     // After the storage's id: of several violated constraints the first by key is reported, as PostgreSQL does the primary key.
     for (columns, name) in unique {
@@ -282,6 +290,9 @@ async fn create_table(change: &Ddl, changes: &Changes<'_>, ctx: &Arc<StatementCo
     if changes.table_exists(database, schema, name).await? {
         // Asked before the shards are split off, too.
         return Err(crate::catalog::duplicate_table(name));
+    }
+    if !placement.is_default() {
+        place(&table, placement, ctx).await?;
     }
     presplit(&table, ctx).await?;
     let table = changes.create_table(table).await?;
@@ -332,6 +343,36 @@ pub async fn presplit(table: &TableDescriptor, ctx: &StatementContext) -> Result
     // What follows the table must not grow into its last shard.
     keys.push(prefix_end(&table.storage_prefix()));
     Ok(ctx.database.split(&keys, true).await?)
+}
+
+/// Gives a table shards of its own, and says what is wanted of them.
+async fn place(table: &TableDescriptor, placement: &Placement, ctx: &StatementContext) -> Result<()> {
+    let (prefix, replicas) = (table.prefix(), u32::from(placement.replicas));
+    // Said first: if the words make no sense, nothing has been done.
+    ctx.database.set_placement(&prefix, replicas, &placement.places).await.map_err(|error| match error {
+        txn::Error::Invalid(why) => SqlError::new(
+            SqlState::INVALID_PARAMETER_VALUE,
+            format!("invalid value for \"placement\": \"{}\"", placement.places),
+        )
+        .detail(why)
+        .hint("It is like 'region=eu', 'not zone=a', '2 in region=us' or 'leader in zone=b', or several of these, with semicolons between them."),
+        other => other.into(),
+    })?;
+    Ok(ctx.database.split(&[prefix.clone(), prefix_end(&prefix)], false).await?)
+}
+
+async fn set_placement(
+    table: &Arc<TableDescriptor>,
+    placement: &Placement,
+    changes: &Changes<'_>,
+    ctx: &StatementContext,
+) -> Result<Outcome> {
+    changes.check_current(table).await?;
+    place(table, placement, ctx).await?;
+    let mut new = TableDescriptor::clone(table);
+    new.placement = placement.clone();
+    changes.replace_table(table, new).await?;
+    done("ALTER TABLE")
 }
 
 async fn split_at(

@@ -160,10 +160,14 @@ impl Text {
                 checks,
                 foreign_keys,
                 sharding,
+                placement,
                 source,
             } => {
                 let exists = if *if_not_exists { " if not exists" } else { "" };
                 self.line(depth, &format!("CreateTable {schema}.{name}{exists} {sharding:?}"));
+                if !placement.is_default() {
+                    self.line(depth + 1, &format!("{placement:?}"));
+                }
                 let row: Vec<String> = columns.iter().map(|c| c.name.clone()).collect();
                 for column in columns {
                     let mut line = format!("{} {}", column.name, format_type(column.ty));
@@ -202,6 +206,9 @@ impl Text {
                 let points: Vec<String> =
                     points.iter().map(|point| format!("({})", self.list(point, &[], depth))).collect();
                 self.line(depth, &format!("SplitAt {} {}", table.name, points.join(", ")));
+            }
+            Ddl::SetPlacement { table, placement } => {
+                self.line(depth, &format!("SetPlacement {} {placement:?}", table.name));
             }
             Ddl::AddForeignKey { table, key } => {
                 self.foreign_key(depth, &format!("AddForeignKey {}", table.name), key);

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use txn::LockMode;
 
 use super::{Expr, OutputColumn, Plan, Rivals};
-use crate::catalog::{ReferentialAction, TableDescriptor};
+use crate::catalog::{Placement, ReferentialAction, TableDescriptor};
 use crate::types::{ColumnType, Type};
 
 /// A bound statement.
@@ -277,6 +277,7 @@ pub enum Ddl {
         checks: Vec<(String, String, Expr)>,
         foreign_keys: Vec<NewForeignKey>,
         sharding: Sharding,
+        placement: Box<Placement>,
         /// CREATE TABLE … AS.
         source: Option<Plan>,
     },
@@ -316,6 +317,11 @@ pub enum Ddl {
     SplitAt {
         table: Arc<TableDescriptor>,
         points: Vec<Vec<Expr>>,
+    },
+    /// ALTER TABLE … SET (…): what is said of it is wanted from now on.
+    SetPlacement {
+        table: Arc<TableDescriptor>,
+        placement: Placement,
     },
     AddColumn {
         table: Arc<TableDescriptor>,
@@ -372,6 +378,7 @@ impl Ddl {
             | Ddl::DropForeignKey(_)
             | Ddl::DropUnique { .. }
             | Ddl::SplitAt { .. }
+            | Ddl::SetPlacement { .. }
             | Ddl::AddColumn { .. }
             | Ddl::DropColumn { .. }
             | Ddl::RenameColumn { .. }

@@ -358,11 +358,16 @@ impl Session {
             ));
         }
         if let State::Open(block) = &mut self.state {
-            if block.explicit && matches!(bound.statement, Statement::Ddl(Ddl::SplitAt { .. })) {
-                // Where shards are cut is nothing that a rollback could undo.
+            // Where shards are cut, and lie, is nothing that a rollback could undo.
+            let lasting = match &bound.statement {
+                Statement::Ddl(Ddl::SplitAt { .. }) => Some("SPLIT AT"),
+                Statement::Ddl(Ddl::SetPlacement { .. }) => Some("SET (replication_factor, placement)"),
+                _ => None,
+            };
+            if let Some(what) = lasting.filter(|_| block.explicit) {
                 return Err(SqlError::new(
                     SqlState::ACTIVE_SQL_TRANSACTION,
-                    "ALTER TABLE ... SPLIT AT cannot run inside a transaction block",
+                    format!("ALTER TABLE ... {what} cannot run inside a transaction block"),
                 ));
             }
             block.used = true;

@@ -3,7 +3,7 @@
 use sqlparser::ast::{self, AlterTableOperation, TableConstraint};
 
 use super::constraint::{multiple_keys, no_subquery};
-use super::create_table::NewTable;
+use super::create_table::{NewTable, option_text, place_option};
 use super::reference::{Referring, dropping};
 use crate::bind::insert::column_index;
 use crate::bind::scope::{fold, table_name};
@@ -183,6 +183,39 @@ impl Binder<'_> {
                 let (schema, to) = crate::bind::scope::table_name(to)?;
                 refuse(schema.is_some(), "a schema in RENAME TO")?;
                 Ddl::RenameTable { table, to }
+            }
+            AlterTableOperation::SetOptionsParens { options } => {
+                let mut placement = table.placement.clone();
+                let mut wanted = false;
+                for option in options {
+                    let ast::SqlOption::KeyValue { key, value } = option else {
+                        return Err(SqlError::unsupported(format!("the table option {option}")));
+                    };
+                    let (position, name) = (self.source.start(key.span), fold(key));
+                    match name.as_str() {
+                        "replication_factor" | "placement" => {
+                            wanted = true;
+                            place_option(&mut placement, &name, &option_text(value))
+                                .map_err(|e| e.at(position))?;
+                        }
+                        // Of PostgreSQL's storage; there is nothing here that they could change.
+                        "fillfactor" | "toast_tuple_target" | "parallel_workers" => {}
+                        other if other.starts_with("autovacuum_") => {}
+                        "sharding" | "shards" | "shard_key" => {
+                            return Err(SqlError::unsupported("another sharding of a table").at(position));
+                        }
+                        other => {
+                            let message = format!("unrecognized parameter \"{other}\"");
+                            return Err(
+                                SqlError::new(SqlState::INVALID_PARAMETER_VALUE, message).at(position)
+                            );
+                        }
+                    }
+                }
+                match wanted {
+                    true => Ddl::SetPlacement { table, placement },
+                    false => Ddl::Nothing { tag: "ALTER TABLE", notice: None },
+                }
             }
             other => {
                 let text = other.to_string();

@@ -5,10 +5,13 @@ use sqlparser::ast::{self, ColumnOption, CreateTableOptions, SqlOption};
 use super::constraint::unique;
 use crate::bind::scope::{fold, table_name};
 use crate::bind::{Binder, LevelKind, refuse};
+use crate::catalog::Placement;
 use crate::error::{Result, SqlError, SqlState};
 use crate::ir::{Ddl, Expr, NewColumn, NewForeignKey, Sharding, Statement};
 use crate::types::Type;
 
+/// Replicas of a shard, at most.
+const REPLICAS_MAX: u16 = 9;
 /// PostgreSQL's limit.
 const COLUMNS_MAX: usize = 1600;
 const SHARDS_MAX: u16 = 1024;
@@ -203,7 +206,7 @@ impl Binder<'_> {
         }
         table.unique = kept;
         self.foreign_keys(&schema, &name, &mut table)?;
-        let sharding = self.table_options(table_options, &table)?;
+        let (sharding, placement) = self.table_options(table_options, &table)?;
         Ok(Statement::Ddl(Ddl::CreateTable {
             schema,
             name,
@@ -214,6 +217,7 @@ impl Binder<'_> {
             checks: table.checks,
             foreign_keys: table.foreign_keys,
             sharding,
+            placement: Box::new(placement),
             source,
         }))
     }
@@ -333,12 +337,12 @@ impl Binder<'_> {
         Ok(())
     }
 
-    /// `WITH (sharding = …, shards = …, shard_key = …)`
+    /// `WITH (sharding = …, shards = …, shard_key = …, replication_factor = …, placement = …)`
     pub(super) fn table_options(
         &mut self,
         options: &CreateTableOptions,
         table: &NewTable,
-    ) -> Result<Sharding> {
+    ) -> Result<(Sharding, Placement)> {
         let options: &[SqlOption] = match options {
             CreateTableOptions::None => &[],
             CreateTableOptions::With(options) => options,
@@ -348,6 +352,7 @@ impl Binder<'_> {
             | CreateTableOptions::TableProperties(_) => return Err(SqlError::unsupported("a table option")),
         };
         let (mut sharding, mut shards, mut key) = (None, None, None);
+        let mut placement = Placement::default();
         let invalid = |message: String| SqlError::new(SqlState::INVALID_PARAMETER_VALUE, message);
         for option in options {
             let SqlOption::KeyValue { key: name, value } = option else {
@@ -364,6 +369,9 @@ impl Binder<'_> {
                             .detail(format!("It is a number from 1 to {SHARDS_MAX}."))
                             .at(position)
                     })?);
+                }
+                "replication_factor" | "placement" => {
+                    place_option(&mut placement, &fold(name), &text).map_err(|e| e.at(position))?;
                 }
                 "shard_key" => key = Some((text, position)),
                 // Of PostgreSQL's storage; there is nothing here that they could change.
@@ -429,8 +437,24 @@ impl Binder<'_> {
         if let (Some((_, position)), false) = (&key, matches!(result, Sharding::Hash { .. })) {
             return Err(invalid("a shard key is for sharding by hash".into()).at(*position));
         }
-        Ok(result)
+        Ok((result, placement))
     }
+}
+
+/// Takes in one of the options that say what is wanted of a table's replicas.
+pub(super) fn place_option(placement: &mut Placement, name: &str, text: &str) -> Result<()> {
+    if name == "placement" {
+        text.clone_into(&mut placement.places);
+        return Ok(());
+    }
+    let replicas = text.parse::<u16>().ok().filter(|n| *n <= REPLICAS_MAX);
+    placement.replicas = replicas.ok_or_else(|| {
+        let message = format!("invalid value for \"replication_factor\": \"{text}\"");
+        SqlError::new(SqlState::INVALID_PARAMETER_VALUE, message).detail(format!(
+            "It is a number from 1 to {REPLICAS_MAX}, or 0 for as many as other tables have."
+        ))
+    })?;
+    Ok(())
 }
 
 pub(super) fn check_columns(columns: &[NewColumn]) -> Result<()> {
