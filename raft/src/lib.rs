@@ -95,6 +95,7 @@ mod log_store;
 mod members;
 mod multi;
 mod options;
+pub mod recover;
 mod removal;
 mod snapshot;
 mod state_machine;

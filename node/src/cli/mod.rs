@@ -39,7 +39,7 @@ enum Command {
     Sql(sql::SqlArgs),
     /// Look at a running cluster
     Admin(admin::AdminArgs),
-    /// Look into a stopped node's files
+    /// Look into a stopped node's files, or, when nothing else is left, repair them
     Debug(debug::DebugArgs),
     /// Start a cluster of one's own, break it, and check what clients saw
     Verify(verify::VerifyArgs),

@@ -1,10 +1,11 @@
 //! `flotilla debug`: what is in a stopped node's files.
 //!
-//! Everything here opens the store for reading only ([`storage::inspect`]), so that a store that a node refuses to serve
+//! Everything here but `recover` opens the store for reading only ([`storage::inspect`]), so that a store that a node refuses to serve
 //! can be looked at as well. A node that runs has its store locked: exit status 4.
 
 mod group;
 mod log;
+mod recover;
 mod store;
 
 use std::path::PathBuf;
@@ -34,6 +35,13 @@ enum Debug {
     Log(log::LogArgs),
     /// A replica: vote, ends of its log, members, key range, and a digest of its rows, to be compared with another replica's
     Group(group::GroupArgs),
+    /// LOSES DATA: make this node's replicas the only members of groups that have lost their majority for good
+    ///
+    /// The node is stopped; the nodes named in --lost never come back. Without --accept-data-loss it only shows what it would do.
+    /// Whatever the lost nodes had acknowledged and this one had not got is gone; transactions over several shards may be there by
+    /// halves. Where several survivors have a replica of one group, recover it on the one whose last entry is the highest (the term
+    /// counts first), and on no other: --group says which. Wipe the stores of the lost nodes before they are used again.
+    Recover(recover::RecoverArgs),
 }
 
 /// Where to look.
@@ -55,6 +63,7 @@ pub fn run(args: DebugArgs) -> Result<(), Failure> {
         Debug::Store(place) => super::print(&store::run(&place.open()?, args.json)?),
         Debug::Log(log) => log::run(log, args.json),
         Debug::Group(group) => super::print(&group::run(group, args.json)?),
+        Debug::Recover(recover) => recover::run(recover, args.json),
     }
 }
 

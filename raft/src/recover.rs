@@ -1,0 +1,122 @@
+//! The last resort, with the node stopped: a replica that has survived becomes the only member of its group.
+//!
+//! A group that has lost most of its voters *for good* elects nobody any more. Whoever gives them up writes a new membership into the
+//! log of one survivor, by hand: it names the survivor alone. When its node starts, that entry counts, as the last membership in
+//! any log does, and the survivor elects itself, commits what its log holds, and leads. Placement then makes new replicas.
+//!
+//! **What may be lost**: whatever the others had acknowledged, and this replica had not got yet. What its log holds beyond what was
+//! committed becomes committed: commits whose clients were told that their fate is unknown may turn out to have happened. A replica
+//! that was a learner, or far behind, may lack minutes. Over several shards, transactions may be there by halves.
+//!
+//! **What must not happen**: that two survivors of one group are recovered, or that one of those who were given up comes back. Each would
+//! lead a group of its own under the same name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use openraft::{EntryPayload, Membership};
+use storage::Store;
+use storage::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
+
+use crate::api::{Error, Fatal};
+use crate::log_store::{decode_ballot, durably};
+use crate::state_machine::Position;
+use crate::types::{Entry, Host, LogId, decode_entry, decode_log_id, encode_entry, log_id, term_of};
+
+/// Entries are read in pieces of so many bytes.
+const PIECE_BYTES: usize = 4 << 20;
+
+/// A replica in a store that nobody runs.
+#[derive(Clone, Debug)]
+pub struct Survivor {
+    /// The group.
+    pub group: GroupId,
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The group's voters, by the last membership that the replica has heard of.
+    pub voters: BTreeMap<ReplicaId, NodeId>,
+    /// The last entry of its log: of several survivors that one has most whose entry is of the highest term, and then of the highest
+    /// index.
+    pub last: (Term, LogIndex),
+}
+
+impl Survivor {
+    /// Whether the voters on nodes that are `lost` are so many that the others are no majority.
+    pub fn has_lost_its_majority(&self, lost: &BTreeSet<NodeId>) -> bool {
+        let left = self.voters.values().filter(|node| !lost.contains(node)).count();
+        left <= self.voters.len() / 2
+    }
+}
+
+/// All replicas in a store.
+pub fn survivors(store: &Store) -> Result<Vec<Survivor>, Error> {
+    let log = store.log();
+    let mut found = Vec::new();
+    for group in log.groups().map_err(|e| broken(group_zero(), e))? {
+        let state = log.state(group).map_err(|e| broken(group, e))?;
+        let Some(ballot) = &state.vote else { continue };
+        let (replica, _, removed) = decode_ballot(ballot).map_err(|e| broken(group, e))?;
+        if removed {
+            continue;
+        }
+        let (last, membership) = end_of(store, group)?;
+        let Some(last) = last else { continue };
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        let voters = membership.nodes().filter(|(id, _)| voters.contains(id));
+        let voters = voters.map(|(id, host)| (ReplicaId(*id), NodeId(host.0))).collect();
+        found.push(Survivor { group, replica, voters, last: (Term(term_of(&last)), LogIndex(last.index)) });
+    }
+    Ok(found)
+}
+
+/// Makes the replica the only member of its group, durably.
+pub async fn recover(store: &Store, survivor: &Survivor) -> Result<(), Error> {
+    let group = survivor.group;
+    let me = store.identity().ok_or(Error::NoIdentity)?.node_id;
+    let (last, _) = end_of(store, group)?;
+    let last = last.ok_or_else(|| broken(group, Fatal::new("an empty log")))?;
+    let alone = Membership::new(
+        vec![BTreeSet::from([survivor.replica.0])],
+        BTreeMap::from([(survivor.replica.0, Host(me.0))]),
+    );
+    let alone = alone.map_err(|e| broken(group, Fatal::new(e.to_string())))?;
+    let index = last.index + 1;
+    let entry: Entry =
+        openraft::entry::RaftEntry::new(log_id(term_of(&last), index), EntryPayload::Membership(alone));
+    let log = store.log();
+    let encoded = vec![(LogIndex(index), encode_entry(&entry))];
+    durably(|done| log.append(group, encoded, done)).await.map_err(|e| broken(group, e))
+}
+
+/// The last entry of a group's log, and the last membership in it, or in the state.
+fn end_of(store: &Store, group: GroupId) -> Result<(Option<LogId>, Membership<u64, Host>), Error> {
+    let log = store.log();
+    let position = Position::load(&store.engine(), group).map_err(|e| broken(group, e))?;
+    let mut membership = position.membership.membership().clone();
+    let state = log.state(group).map_err(|e| broken(group, e))?;
+    let purged = state.purged.as_deref().map(decode_log_id).transpose().map_err(|e| broken(group, e))?;
+    let mut last = purged.max(position.last);
+    let mut from = state.first.unwrap_or(LogIndex(0));
+    while let Some((end, _)) = &state.last
+        && from <= *end
+    {
+        let piece = log.read(group, from, LogIndex(end.0 + 1), PIECE_BYTES).map_err(|e| broken(group, e))?;
+        let Some((read, _)) = piece.last() else { break };
+        from = LogIndex(read.0 + 1);
+        for (_, encoded) in piece {
+            let entry = decode_entry(encoded).map_err(|e| broken(group, e))?;
+            if let EntryPayload::Membership(members) = &entry.payload {
+                membership = members.clone();
+            }
+            last = last.max(Some(entry.log_id));
+        }
+    }
+    Ok((last, membership))
+}
+
+fn group_zero() -> GroupId {
+    GroupId(0)
+}
+
+fn broken(group: GroupId, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::Open { group, replica: ReplicaId(0), source: Fatal::new(error) }
+}
