@@ -33,6 +33,10 @@ pub enum Change {
     Leave,
     /// It is drained, as before a restart, and serves again in the end.
     Drain,
+    /// A shard is cut in two, and nobody puts it together again (unless [`Change::Merge`] does).
+    Split,
+    /// A shard absorbs its right neighbour.
+    Merge,
 }
 
 /// Does it.
@@ -55,6 +59,19 @@ pub async fn harm(cluster: &Cluster, victim: usize, change: Change, dice: u64) -
                     break;
                 }
             }
+        }
+        Change::Split => {
+            let data = data_shards(cluster).await?;
+            if let Some(shard) = pick(&data, dice) {
+                refusable(cluster, &["split", &group(shard)?]).await;
+            }
+        }
+        Change::Merge => {
+            let data = data_shards(cluster).await?;
+            // (The last one has no right neighbour.)
+            let Some((_, before)) = data.split_last() else { return Ok(()) };
+            let Some(shard) = pick(before, dice) else { return Ok(()) };
+            refusable(cluster, &["merge", &group(shard)?, "--no-wait"]).await;
         }
         Change::Move => {
             let held: Vec<Json> =
@@ -81,7 +98,8 @@ pub async fn heal(cluster: &Cluster, victim: usize, change: Change) -> Result<()
         Change::Leave => &["recommission"],
         Change::Drain => &["undrain"],
         Change::LeadAll => &["settings", "set", "rebalance", "on"],
-        Change::Transfer | Change::Move => return Ok(()),
+        // (A merge that can't come to its end yet is not to stand in the way of the next one for ever: it ends by itself.)
+        Change::Transfer | Change::Move | Change::Split | Change::Merge => return Ok(()),
     };
     // Other faults may be under way.
     let mut tries = 0;
@@ -123,6 +141,17 @@ async fn shards(cluster: &Cluster) -> Result<Vec<Json>> {
     // While nobody answers, there is nothing to be moved.
     let shards = cluster.operate(&["shards"]).await.unwrap_or_default();
     Ok(shards.as_array().cloned().unwrap_or_default())
+}
+
+/// All but the meta-group and the system's, in the order of their keys.
+async fn data_shards(cluster: &Cluster) -> Result<Vec<Json>> {
+    let mut shards = shards(cluster).await?;
+    shards.retain(|shard| shard["start"].as_str().is_some_and(|start| !start.is_empty()));
+    Ok(shards)
+}
+
+fn pick(shards: &[Json], dice: u64) -> Option<&Json> {
+    shards.get(dice as usize % shards.len().max(1))
 }
 
 fn group(shard: &Json) -> Result<String> {

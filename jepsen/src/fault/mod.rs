@@ -571,6 +571,20 @@ pub const ALL: &[Fault] = &[
         lasts: millis(500, 4_000),
     },
     Fault {
+        name: "split",
+        about: "a shard is cut in two",
+        victims: Victims::One,
+        deed: Deed::Members(Change::Split),
+        lasts: millis(200, 2_000),
+    },
+    Fault {
+        name: "merge",
+        about: "a shard absorbs its right neighbour, after it was brought to the same nodes",
+        victims: Victims::One,
+        deed: Deed::Members(Change::Merge),
+        lasts: millis(200, 2_000),
+    },
+    Fault {
         name: "membership",
         about: "everything moves off one node, which is kept in the end (of more nodes than replicas)",
         victims: Victims::One,
