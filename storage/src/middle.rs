@@ -146,8 +146,14 @@ mod tests {
                 let mut batch = engine.batch();
                 for n in some {
                     // (Not to be compressed away.)
-                    let value: Vec<u8> =
-                        (0..bytes).map(|i| (n.wrapping_mul(2_654_435_761) >> (i % 24)) as u8).collect();
+                    let mut word = n.wrapping_mul(2_654_435_761) | 1;
+                    let mut value = Vec::with_capacity(bytes);
+                    for _ in 0..bytes {
+                        word ^= word << 13;
+                        word ^= word >> 17;
+                        word ^= word << 5;
+                        value.push(word as u8);
+                    }
                     mvcc::put_version(&mut batch, &key(*n), Timestamp(7), Some(&value));
                 }
                 engine.write(batch).unwrap();

@@ -263,6 +263,7 @@ pub struct Cascade {
 /// Schema changes.
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the fields are the statements' own words")]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, and never many")]
 pub enum Ddl {
     CreateTable {
         schema: String,
