@@ -32,7 +32,7 @@ pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(10);
 const ATTEMPT_LIMIT: Duration = Duration::from_millis(700);
 /// Pauses between attempts, doubled from the first to the last.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
-const PAUSE_MAX: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_millis(60);
 /// At most this many callers wait for a timestamp.
 const ORACLE_QUEUE_MAX: usize = 65_536;
 /// Between two log lines while no member of a cluster answers.

@@ -345,6 +345,13 @@ impl Group {
         Err(ChangeError::TimedOut(format!("{to} did not take over")))
     }
 
+    /// Waits until a leader of a later term serves: until then it may need this replica to commit its first entry.
+    pub(crate) async fn succeeded(&self, term: Term) -> Result<(), ChangeError> {
+        let mut applied = self.shared.applied_term();
+        let served = applied.wait_for(|applied| *applied > term.0).await;
+        served.map(|_| ()).map_err(|_| ChangeError::TimedOut("the replica has stopped".to_owned()))
+    }
+
     /// A leader has written to this replica.
     pub(crate) fn heard(&self) {
         let since = self.seams.clock.now().saturating_duration_since(self.opened);

@@ -211,9 +211,12 @@ impl MultiRaft {
         self.stopping.store(true, Ordering::SeqCst);
         let groups = self.groups();
         let transfers = groups.iter().map(|group| async move {
-            if let (Some(_), Some(to)) = (group.leads(), group.successor())
-                && let Err(error) = group.transfer_leader(to).await
-            {
+            let (Some(term), Some(to)) = (group.leads(), group.successor()) else { return };
+            let handed_over = match group.transfer_leader(to).await {
+                Ok(()) => group.succeeded(term).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = handed_over {
                 tracing::info!(group = %group.id(), %error, "the leadership stays until the others notice");
             }
         });
@@ -221,7 +224,7 @@ impl MultiRaft {
             futures::future::join_all(transfers).await;
         };
         within(&self.seams, self.options.shutdown_transfer_timeout, transfers).await;
-        self.stop_groups().await;
+        self.stop_groups(true).await;
         if let Err(error) = self.flush().await {
             tracing::error!(%error, "cannot flush the state at shutdown");
         }
@@ -231,12 +234,15 @@ impl MultiRaft {
     pub async fn abandon(&self) {
         let _turn = self.lifecycle.lock().await;
         self.stopping.store(true, Ordering::SeqCst);
-        self.stop_groups().await;
+        self.stop_groups(false).await;
     }
 
-    async fn stop_groups(&self) {
+    async fn stop_groups(&self, take_leave: bool) {
         let groups = self.groups();
         futures::future::join_all(groups.iter().map(|group| group.stop("the node is shutting down"))).await;
+        if take_leave {
+            liveness::farewell(&self.hub).await;
+        }
         self.hub.stop();
         self.groups.write().clear();
     }

@@ -27,7 +27,7 @@ use crate::{Directory, Error};
 
 /// The pause after the first failed attempt; doubled with each further one.
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
-const BACKOFF_MAX: Duration = Duration::from_millis(150);
+const BACKOFF_MAX: Duration = Duration::from_millis(80);
 
 /// How long one attempt of a request that may be repeated waits before the next replica is asked; doubled, too. A
 /// leader that sleeps would otherwise hold the request until the end, while another one leads already.

@@ -9,25 +9,44 @@ use storage::seam::Seams;
 
 use super::LOOK_EVERY;
 use super::succession::succeed;
-use crate::group::Group;
+use crate::group::{Group, within};
 use crate::multi::MultiRaft;
 use crate::transport::Hub;
 use crate::transport::link::LinkError;
 
 /// An answer that comes later says nothing about now.
 const ANSWER_LIMIT: Duration = Duration::from_millis(500);
+/// How long a node that stops waits for others to hear it.
+const FAREWELL_LIMIT: Duration = Duration::from_millis(100);
 const PULSE_BYTES: usize = 32;
+
+/// Tells all others that this node stops. Its replicas must have stopped: nobody waits for it any more.
+pub(crate) async fn farewell(hub: &Hub) {
+    hub.liveness.set_gone();
+    let answers = hub.all_links().into_iter().map(|link| {
+        let pulse = wire::Pulse { incarnation: hub.liveness.incarnation, answered: false, leaving: true };
+        let of_node = (GroupId(0), ReplicaId(0), ReplicaId(0));
+        let body = wire::request::Body::Pulse(pulse);
+        link.request(of_node.0, of_node.1, of_node.2, PULSE_BYTES, ANSWER_LIMIT, body)
+    });
+    let said = async {
+        // Whoever doesn't hear it notices.
+        let _ = futures::future::join_all(answers).await;
+    };
+    within(&hub.seams, FAREWELL_LIMIT, said).await;
+}
 
 /// Sends pulses over all links until the node stops.
 pub(crate) async fn beat(hub: Arc<Hub>) {
     let mut stopping = hub.stopping();
-    while !*stopping.borrow() {
+    while !*stopping.borrow() && !hub.liveness.is_gone() {
         for link in hub.all_links() {
             let now = hub.seams.clock.now();
             let node = link.node();
             let pulse = wire::Pulse {
                 incarnation: hub.liveness.incarnation,
                 answered: hub.liveness.asking(node, now),
+                leaving: false,
             };
             let body = wire::request::Body::Pulse(pulse);
             let of_node = (GroupId(0), ReplicaId(0), ReplicaId(0));
@@ -88,6 +107,9 @@ fn hush(hub: &Hub, group: &Group) {
 
 /// A pulse of another node.
 pub(crate) fn answer(hub: &Hub, from: NodeId, pulse: wire::Pulse) -> wire::Pulsed {
+    if pulse.leaving {
+        hub.liveness.left(from);
+    }
     hub.liveness.heard(from, pulse.answered, hub.seams.clock.now());
     wire::Pulsed { incarnation: hub.liveness.incarnation }
 }

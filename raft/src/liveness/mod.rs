@@ -26,6 +26,8 @@
 //! - *Requests to a node that doesn't answer* are not waited for: whoever sent them asks the next one. TCP would take a second
 //!   to notice, and never notices a one-way partition.
 //!
+//! A node that stops says so, after its replicas have stopped, and is at once both silent and unreachable.
+//!
 //! # What must never happen
 //!
 //! Safety rests upon none of this. A node that is wrongly held for silent causes a pre-vote, which the others refuse as long as their
@@ -36,11 +38,12 @@ mod beat;
 mod reach;
 mod succession;
 
-pub(crate) use beat::{answer, beat, watch};
+pub(crate) use beat::{answer, beat, farewell, watch};
 pub use reach::Reach;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -72,6 +75,14 @@ struct Peer {
     answered: Option<Instant>,
     /// When its last pulse came that said that it was answered itself.
     heard: Option<Instant>,
+    /// It said that it stops, and has not been heard since.
+    left: bool,
+}
+
+impl Peer {
+    fn new(asked: Instant) -> Self {
+        Self { asked, answered: None, heard: None, left: false }
+    }
 }
 
 /// What a look has found to be new.
@@ -90,6 +101,8 @@ pub(crate) struct Liveness {
     limits: Limits,
     inner: Mutex<Inner>,
     unreachable: watch::Sender<Arc<BTreeSet<NodeId>>>,
+    /// This node has said that it stops, and says nothing after that.
+    gone: AtomicBool,
     /// Groups that this node leads without an answer from a majority: nothing of theirs is sent.
     mute: RwLock<BTreeSet<GroupId>>,
 }
@@ -111,6 +124,7 @@ impl Liveness {
             limits,
             inner: Mutex::new(Inner { peers, silent, deaf, looked: now, awake: now }),
             unreachable: watch::Sender::new(Arc::default()),
+            gone: AtomicBool::new(false),
             mute: RwLock::default(),
         }
     }
@@ -118,8 +132,7 @@ impl Liveness {
     /// A pulse is sent to a node; whether it may say that this node is answered.
     pub fn asking(&self, node: NodeId, now: Instant) -> bool {
         let mut inner = self.inner.lock();
-        let fresh = Peer { asked: now, answered: None, heard: None };
-        let peer = inner.peers.entry(node).or_insert(fresh);
+        let peer = inner.peers.entry(node).or_insert_with(|| Peer::new(now));
         peer.answered.is_some_and(|at| now.saturating_duration_since(at) < self.limits.mute)
     }
 
@@ -130,14 +143,32 @@ impl Liveness {
         }
     }
 
+    /// This node stops.
+    pub fn set_gone(&self) {
+        self.gone.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it has said that it does.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
+    }
+
+    /// A node has said that it stops.
+    pub fn left(&self, node: NodeId) {
+        if let Some(peer) = self.inner.lock().peers.get_mut(&node) {
+            peer.left = true;
+        }
+    }
+
     /// A node's pulse has come.
     pub fn heard(&self, node: NodeId, answered: bool, now: Instant) {
         if !answered {
             return;
         }
         let mut inner = self.inner.lock();
-        let fresh = Peer { asked: now, answered: None, heard: None };
-        inner.peers.entry(node).or_insert(fresh).heard = Some(now);
+        let peer = inner.peers.entry(node).or_insert_with(|| Peer::new(now));
+        peer.heard = Some(now);
+        peer.left = false;
         inner.silent.remove(&node);
     }
 
@@ -165,11 +196,12 @@ impl Liveness {
         let since = |at: Instant| now.saturating_duration_since(at.max(*awake));
         let mut unreachable = BTreeSet::new();
         for (node, peer) in &*peers {
-            if peer.heard.is_some_and(|at| since(at) >= self.limits.silent) && silent.insert(*node) {
+            let overdue = peer.left || peer.heard.is_some_and(|at| since(at) >= self.limits.silent);
+            if overdue && silent.insert(*node) {
                 news.silent.push(*node);
             }
             // Of one that has never answered nothing is known: it may be starting.
-            if peer.answered.is_some_and(|at| since(at) >= self.limits.unreachable) {
+            if peer.left || peer.answered.is_some_and(|at| since(at) >= self.limits.unreachable) {
                 unreachable.insert(*node);
             }
             news.answers_changed |= match since(peer.answered.unwrap_or(peer.asked)) >= self.limits.mute {
@@ -310,6 +342,17 @@ mod tests {
         assert_eq!(world.pass(300, &[], &[]), News::default());
         assert_eq!(world.pass(300, &[], &[]).silent, [B, C]);
         assert_eq!(world.life.unreachable().borrow().len(), 2);
+    }
+
+    #[test]
+    fn a_node_that_takes_its_leave_is_not_waited_for_until_it_is_back() {
+        let mut world = World::new();
+        world.pass(1_000, &[B, C], &[B, C]);
+        world.life.left(B);
+        assert_eq!(world.pass(25, &[C], &[C]).silent, [B]);
+        assert!(world.life.unreachable().borrow().contains(&B));
+        world.pass(200, &[B, C], &[B, C]);
+        assert!(world.life.unreachable().borrow().is_empty() && !world.life.is_silent(B));
     }
 
     #[test]
