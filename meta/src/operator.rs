@@ -4,7 +4,7 @@
 //! once or not at all; that a node is not awaited any longer is known to this leader alone, and said again if it matters.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::meta::change_duty::Change;
 use proto::meta::command::Command;
@@ -17,6 +17,10 @@ use crate::reconcile::moves::Next;
 use crate::reconcile::{self, Phase};
 use crate::server::{MetaServer, Soft};
 use crate::settings::Settings;
+
+/// How often, and how soon, a transfer is tried again that a leader refused who is none any more.
+const TRANSFER_TRIES: usize = 3;
+const TRANSFER_PAUSE: Duration = Duration::from_millis(400);
 
 impl MetaServer {
     /// Everything an operator may want to see.
@@ -250,12 +254,34 @@ impl MetaServer {
         Ok(pb::CancelResponse {})
     }
 
-    /// Another node shall lead a group.
+    /// Another node shall lead a group. (Who leads is known from reports, which are of a moment ago: what is refused for that is
+    /// tried again.)
     pub async fn transfer(
         self: &Arc<Self>,
         request: pb::TransferRequest,
     ) -> Result<pb::TransferResponse, Error> {
         let (group, to) = (GroupId(request.group), NodeId(request.to));
+        let mut tries = 0;
+        loop {
+            let (leader, replica) = self.voter(group, to)?;
+            if leader == to {
+                return Ok(pb::TransferResponse { leader: to.0 });
+            }
+            let operation = Operation::TransferLeader { group, replica, node: to };
+            match reconcile::carry_out(self, operation).await {
+                Ok(_) => return Ok(pb::TransferResponse { leader: to.0 }),
+                Err(Error::Unavailable(_)) if tries < TRANSFER_TRIES => tries += 1,
+                Err(Error::Unavailable(why)) => {
+                    return Err(Error::Rejected(format!("{group} keeps its leader for now: {why}")));
+                }
+                Err(error) => return Err(error),
+            }
+            self.seams.sleep(TRANSFER_PAUSE).await;
+        }
+    }
+
+    /// A group's leader, and its replica on a node, which must have a vote.
+    fn voter(&self, group: GroupId, node: NodeId) -> Result<(NodeId, ReplicaId), Error> {
         let known = self.with_soft(|soft, _| {
             let reported = soft.groups.get(&group)?;
             let voters = reported.report.replicas.iter().filter(|r| !r.learner);
@@ -272,24 +298,16 @@ impl MetaServer {
                 }
             });
         };
-        let Some((replica, _)) = voters.iter().find(|(_, node)| *node == to) else {
-            let nodes: Vec<String> = voters.iter().map(|(_, node)| node.to_string()).collect();
-            return Err(Error::Rejected(format!(
-                "{to} has no vote in {group}; {} have (`flotilla admin move` brings a replica to it)",
-                nodes.join(", ")
-            )));
-        };
-        if leader != to {
-            let operation = Operation::TransferLeader { group, replica: *replica, node: to };
-            let outcome = reconcile::carry_out(self, operation).await;
-            outcome.map_err(|error| match error {
-                Error::Unavailable(why) => {
-                    Error::Rejected(format!("{group} keeps its leader for now: {why}"))
-                }
-                other => other,
-            })?;
+        match voters.iter().find(|(_, host)| *host == node) {
+            Some((replica, _)) => Ok((leader, *replica)),
+            None => {
+                let nodes: Vec<String> = voters.iter().map(|(_, host)| host.to_string()).collect();
+                Err(Error::Rejected(format!(
+                    "{node} has no vote in {group}; {} have (`flotilla admin move` brings a replica to it)",
+                    nodes.join(", ")
+                )))
+            }
         }
-        Ok(pb::TransferResponse { leader: to.0 })
     }
 
     /// Nodes that are down are not awaited any longer.

@@ -65,11 +65,15 @@ fn is_shard(name: &str) -> bool {
     name.strip_prefix('g').unwrap_or(name).parse::<u64>().is_ok()
 }
 
-/// The shard of a table that holds the key, or the largest one.
+/// The shard of a table that holds the key, or the largest one: of those that begin in the table, if there are any, for the others
+/// hold something else, too.
 fn of_table(cluster: &DescribeResponse, prefix: &[u8], key: Option<&[u8]>) -> Result<u64, Failure> {
     let shards = cluster.groups.iter().filter_map(|group| Some((group, group.descriptor.as_ref()?)));
     let within = |group: &DescribeGroup<'_>| shards::holds(group.1, key.unwrap_or(prefix));
-    let largest = shards.filter(within).max_by_key(|(group, _)| group.load.and_then(|load| load.bytes));
+    let size = |(group, descriptor): &DescribeGroup<'_>| {
+        (descriptor.start.starts_with(prefix), group.load.and_then(|load| load.bytes))
+    };
+    let largest = shards.filter(within).max_by_key(size);
     let (group, _) = largest.ok_or_else(|| Failure::Unreachable("no shard of the table is known".into()))?;
     Ok(group.group)
 }
