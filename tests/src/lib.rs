@@ -6,6 +6,8 @@
 
 pub mod peer;
 
+pub mod bank;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;

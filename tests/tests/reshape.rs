@@ -4,47 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use jepsen::checker::Validity;
-use jepsen::history::{Clock, History, Recorder};
-use jepsen::run::{Clients, drive, judge};
-use jepsen::workload;
 use serde_json::Value as Json;
+use tests::bank::bank_while;
 use tests::{Cluster, pause};
 
-/// Runs the bank through all nodes, and `change` in the midst of it. All answers must be right.
-async fn bank_while(
-    cluster: &Arc<Cluster>,
-    time: Duration,
-    change: impl AsyncFnOnce(&Cluster) -> Result<()>,
-) -> Result<()> {
-    let bank = workload::find("bank").context("the bank")?;
-    let clients = Clients {
-        urls: (1..=cluster.nodes).map(|n| cluster.url(n)).collect(),
-        workload: (bank.make)(),
-        count: 6,
-        rate: 100.0,
-        call_timeout: Duration::from_secs(5),
-        plain_tables: false,
-        seed: 11,
-    };
-    clients.setup().await.with_context(|| cluster.logs())?;
-    let folder = tempfile::tempdir()?;
-    let recorder = Recorder::create(folder.path(), Clock::start(), 100_000)?;
-    let changing = async {
-        pause(1_000).await;
-        change(cluster).await
-    };
-    let (changed, ()) = futures::join!(changing, drive(&clients, &recorder, time));
-    changed.with_context(|| cluster.logs())?;
-    let troubles = clients.last(&recorder).await;
-    ensure!(troubles.is_empty(), "{troubles:?}\n{}", cluster.logs());
-    recorder.finish()?;
-    let history = History::load(&folder.path().join("history.edn"))?;
-    for verdict in judge(bank.checkers, &history, Some(Duration::from_secs(6))) {
-        ensure!(verdict.validity == Validity::Valid, "{verdict}\n{}", cluster.logs());
-    }
-    Ok(())
-}
+/// What splits, merges and dying nodes may cost a client.
+const GAP: Duration = Duration::from_secs(6);
 
 /// Group and first key, in key order.
 fn shards(cluster: &Cluster, asked: usize) -> Result<Vec<(u64, String)>> {
@@ -93,7 +58,7 @@ fn all_is_well(cluster: &Cluster) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shards_are_split_and_merged_by_command_under_load() -> Result<()> {
     let cluster = Arc::new(Cluster::start(3)?);
-    bank_while(&cluster, Duration::from_secs(25), async |cluster| {
+    bank_while(&cluster, 1..=3, Duration::from_secs(25), GAP, async |cluster| {
         let before = shards(cluster, 1)?;
         let last = before.last().context("a shard")?.0;
         for round in 0..5 {
@@ -125,7 +90,7 @@ async fn shards_are_split_and_merged_by_command_under_load() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn merges_are_exact_when_nodes_die_in_their_midst() -> Result<()> {
     let cluster = Arc::new(Cluster::start(3)?);
-    bank_while(&cluster, Duration::from_secs(45), async |cluster| {
+    bank_while(&cluster, 1..=3, Duration::from_secs(45), GAP, async |cluster| {
         for round in 0..6usize {
             let asked = round % 3 + 1;
             cluster.admin(asked, &["status", "--wait", "60"])?;
