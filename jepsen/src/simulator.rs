@@ -108,7 +108,7 @@ async fn many(sim: &Sim) -> Result<Validity> {
     for (failure, command) in &found.failures {
         println!("FAILED: {failure}\n  {command}");
     }
-    Ok(if found.failures.is_empty() { Validity::Valid } else { Validity::Invalid })
+    Ok(found.validity())
 }
 
 #[allow(clippy::print_stdout, reason = "the verdict is what the command is for")]

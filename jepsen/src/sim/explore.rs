@@ -11,6 +11,7 @@ use serde_json::{Value as Json, json};
 use tokio::process::Command;
 
 use super::run::Outcome;
+use crate::checker::Validity;
 
 /// A process that computes longer has lost its way. (How long it takes says nothing where others compute, too.)
 const CPU_SECONDS_MAX: libc::rlim_t = 120;
@@ -39,6 +40,8 @@ pub struct Report {
     pub seed: u64,
     /// What is wrong.
     pub failure: Option<String>,
+    /// Too little happened for a verdict.
+    pub undecided: bool,
     /// The numbers of the faults, if it has told.
     pub faults: Option<Vec<usize>>,
     /// Clients' calls.
@@ -55,6 +58,7 @@ impl Report {
         json!({
             "seed": seed,
             "failure": outcome.failure,
+            "undecided": outcome.undecided,
             "faults": outcome.faults.iter().map(|(number, _)| *number).collect::<Vec<_>>(),
             "calls": outcome.calls,
             "simulated_ns": outcome.simulated_ns,
@@ -70,6 +74,7 @@ impl Report {
         Ok(Self {
             seed,
             failure: report["failure"].as_str().map(str::to_owned),
+            undecided: report["undecided"].is_string(),
             faults: faults.map(|all| all.iter().filter_map(|n| n.as_u64().map(|n| n as usize)).collect()),
             calls: number("calls"),
             simulated: Duration::from_nanos(number("simulated_ns")),
@@ -85,6 +90,8 @@ pub struct Found {
     pub failures: Vec<(String, String)>,
     /// Seeds that ended.
     pub runs: u64,
+    /// Those among them of which nothing can be said, because too little happened.
+    pub undecided: u64,
     /// Simulated time of all.
     pub simulated: Duration,
     /// Real time.
@@ -98,12 +105,26 @@ impl fmt::Display for Found {
         let rate = self.simulated.as_secs_f64() / self.took.as_secs_f64().max(0.001);
         write!(
             f,
-            "{} seeds, {} calls, {:.0} simulated seconds in {:.0} s: {rate:.1} simulated seconds per second",
+            "{} seeds ({} undecided), {} calls, {:.0} simulated seconds in {:.0} s: {rate:.1} simulated seconds per second",
             self.runs,
+            self.undecided,
             self.calls,
             self.simulated.as_secs_f64(),
             self.took.as_secs_f64()
         )
+    }
+}
+
+impl Found {
+    /// One failure is one too many; what is undecided must be rare for the rest to mean something.
+    pub fn validity(&self) -> Validity {
+        if !self.failures.is_empty() {
+            Validity::Invalid
+        } else if self.runs == 0 || self.undecided * 50 > self.runs {
+            Validity::Unknown
+        } else {
+            Validity::Valid
+        }
     }
 }
 
@@ -118,6 +139,7 @@ pub async fn explore(what: &Exploration, progress: impl Fn(&Found)) -> Result<Fo
     while let Some((seed, report)) = runs.next().await {
         let report = report.with_context(|| format!("seed {seed}"))?;
         found.runs += 1;
+        found.undecided += u64::from(report.undecided && report.failure.is_none());
         found.calls += report.calls;
         found.simulated += report.simulated;
         found.took = began.elapsed();
@@ -194,7 +216,7 @@ pub async fn child(seed: u64, arguments: &[String]) -> Result<Report> {
 impl Report {
     fn died(seed: u64, failure: String) -> Self {
         let (faults, digest) = (None, String::new());
-        Self { seed, failure: Some(failure), faults, calls: 0, simulated: Duration::ZERO, digest }
+        Self { seed, failure: Some(failure), undecided: false, faults, calls: 0, simulated: Duration::ZERO, digest }
     }
 }
 

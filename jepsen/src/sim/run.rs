@@ -71,6 +71,8 @@ pub struct Outcome {
     pub calls: u64,
     /// What is wrong, if anything; one line.
     pub failure: Option<String>,
+    /// Too little happened for a verdict; one line.
+    pub undecided: Option<String>,
     /// What checkers said.
     pub verdicts: Vec<Verdict>,
     /// The history.
@@ -92,9 +94,10 @@ impl fmt::Display for Outcome {
             writeln!(f, "{verdict}")?;
         }
         writeln!(f, "trace {:016x} of {} events", self.digest.0, self.digest.1)?;
-        match &self.failure {
-            None => write!(f, "nothing is wrong"),
-            Some(failure) => write!(f, "FAILED: {failure}"),
+        match (&self.failure, &self.undecided) {
+            (None, None) => write!(f, "nothing is wrong"),
+            (None, Some(why)) => write!(f, "undecided: {why}"),
+            (Some(failure), _) => write!(f, "FAILED: {failure}"),
         }
     }
 }
@@ -339,7 +342,9 @@ impl Simulation {
             let checker = checker::find(name).context("a checker that is not there")?;
             verdicts.push((checker.check)(&checked));
         }
-        let invalid = verdicts.iter().find(|verdict| verdict.validity == Validity::Invalid);
+        let first = |of: Validity| verdicts.iter().find(|verdict| verdict.validity == of);
+        let invalid = first(Validity::Invalid);
+        let undecided = first(Validity::Unknown).map(|v| format!("{}: {}", v.checker, v.names().join(", ")));
         let anomalies = invalid.map(|verdict| format!("{}: {}", verdict.checker, verdict.names().join(", ")));
         let failure = anomalies.or(failure).or_else(|| defects.first().cloned());
         Ok(Outcome {
@@ -347,6 +352,7 @@ impl Simulation {
             workload: self.plan.workload,
             calls: self.record.calls(),
             failure,
+            undecided,
             verdicts,
             history,
             simulated_ns: host::now_ns(),
