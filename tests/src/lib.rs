@@ -5,6 +5,7 @@
 //! inside the product: tests speak PostgreSQL's protocol, HTTP and signals.
 
 pub mod peer;
+pub mod ports;
 
 pub mod bank;
 
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio_postgres::NoTls;
+
+use crate::ports::Ports;
 
 /// How long a client waits for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,7 +52,7 @@ pub fn sabotaged_binary() -> Result<PathBuf> {
 pub struct Cluster {
     /// How many nodes.
     pub nodes: usize,
-    base_port: u16,
+    ports: Ports,
     dir: tempfile::TempDir,
 }
 
@@ -63,7 +66,7 @@ impl Cluster {
 
     /// A place for a cluster, with nothing started.
     pub fn prepare(nodes: usize) -> Result<Self> {
-        Ok(Self { nodes, base_port: free_ports()?, dir: tempfile::tempdir()? })
+        Ok(Self { nodes, ports: Ports::take()?, dir: tempfile::tempdir()? })
     }
 
     /// Runs `cluster-scripts/cluster` for this cluster; what it prints.
@@ -72,7 +75,7 @@ impl Cluster {
             .args(args)
             .arg("--dir")
             .arg(self.dir.path())
-            .args(["--base-port", &self.base_port.to_string()])
+            .args(["--base-port", &self.ports.base.to_string()])
             .env("FLOTILLA_BIN", binary())
             .output()?;
         if !output.status.success() {
@@ -115,17 +118,17 @@ impl Cluster {
 
     /// The port of node `n` for SQL.
     pub fn sql_port(&self, n: usize) -> u16 {
-        self.base_port + n as u16
+        self.ports.base + n as u16
     }
 
     /// The port of node `n` for other nodes.
     pub fn rpc_port(&self, n: usize) -> u16 {
-        self.base_port + 20 + n as u16
+        self.ports.base + 20 + n as u16
     }
 
     /// The port of node `n` for HTTP.
     pub fn http_port(&self, n: usize) -> u16 {
-        self.base_port + 40 + n as u16
+        self.ports.base + 40 + n as u16
     }
 
     /// The URL of node `n`.
@@ -249,18 +252,4 @@ pub fn sqlstate(error: &tokio_postgres::Error) -> String {
 pub async fn pause(millis: u64) {
     #[allow(clippy::disallowed_methods, reason = "a test has no simulator")]
     tokio::time::sleep(Duration::from_millis(millis)).await;
-}
-
-/// A base port whose 60 followers are free.
-fn free_ports() -> Result<u16> {
-    let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-    // Tests that run at once begin to look at different places.
-    let first = std::process::id() % 400;
-    for k in 0..400 {
-        let base = 20_000 + ((first + k) % 400) as u16 * 64;
-        if (1..=60).all(|offset| free(base + offset)) {
-            return Ok(base);
-        }
-    }
-    bail!("no free ports")
 }

@@ -5,13 +5,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::ports::Ports;
 use crate::text;
 
 /// A PostgreSQL of its own, stopped and deleted when dropped.
 pub struct Postgres {
     dir: tempfile::TempDir,
     bin: PathBuf,
-    port: u16,
+    ports: Ports,
 }
 
 impl Postgres {
@@ -19,8 +20,9 @@ impl Postgres {
     pub fn start() -> Result<Self> {
         let bin = newest_installation()?;
         let dir = tempfile::tempdir()?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let server = Self { dir, bin, port };
+        let ports = Ports::take()?;
+        let port = ports.base;
+        let server = Self { dir, bin, ports };
         let data = server.dir.path().join("data");
         // The server refuses to run as root: it gets a folder of its own.
         if is_root()? {
@@ -41,7 +43,7 @@ impl Postgres {
 
     /// Where to connect.
     pub fn url(&self) -> String {
-        format!("postgresql://root@127.0.0.1:{}/postgres?sslmode=disable", self.port)
+        format!("postgresql://root@127.0.0.1:{}/postgres?sslmode=disable", self.ports.base)
     }
 
     fn run(&self, program: &str, args: &[&str]) -> Result<()> {

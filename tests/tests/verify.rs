@@ -9,12 +9,7 @@ use jepsen::cluster::Cluster;
 use jepsen::fault::{Fault, disk};
 use jepsen::run::{Options, Outcome, run, run_against};
 use tests::peer::Postgres;
-
-/// A cluster with proxies takes 80 ports; these lie below those of the other tests, and
-/// below those that the kernel gives to clients.
-fn base_port(n: u16) -> u16 {
-    10_000 + (std::process::id() % 24) as u16 * 400 + n * 80
-}
+use tests::ports::Ports;
 
 fn options(workload: &str, seconds: u64, out: &Path) -> Options {
     Options {
@@ -40,14 +35,14 @@ fn shown(outcome: &Outcome) -> String {
     format!("{}\n{:?}", verdicts.join("\n"), outcome.troubles)
 }
 
-async fn verify(workload: &str, faults: &[&str], n: u16) -> Result<()> {
-    let outcome = outcome(workload, faults, n).await?;
+async fn verify(workload: &str, faults: &[&str]) -> Result<()> {
+    let outcome = outcome(workload, faults).await?;
     ensure!(outcome.validity() == Validity::Valid, "{}", shown(&outcome));
     Ok(())
 }
 
-async fn outcome(workload: &str, faults: &[&str], n: u16) -> Result<Outcome> {
-    outcome_of(tests::binary(), Vec::new(), &options(workload, 18, Path::new("")), faults, n).await
+async fn outcome(workload: &str, faults: &[&str]) -> Result<Outcome> {
+    outcome_of(tests::binary(), Vec::new(), &options(workload, 18, Path::new("")), faults).await
 }
 
 async fn outcome_of(
@@ -55,19 +50,19 @@ async fn outcome_of(
     environment: Vec<(String, String)>,
     options: &Options,
     faults: &[&str],
-    n: u16,
 ) -> Result<Outcome> {
     let out = tempfile::tempdir()?;
     let faults: Vec<&'static Fault> = faults.iter().filter_map(|name| jepsen::fault::find(name)).collect();
     let broken_disk = faults.iter().any(|fault| fault.needs_disk());
     let preload = if broken_disk { Some(disk::build(out.path()).await?) } else { None };
+    let ports = Ports::take()?;
     let cluster = Cluster {
         script: tests::root().join("cluster-scripts/cluster"),
         binary: Some(binary),
         preload,
         environment,
         dir: out.path().join("cluster"),
-        base_port: base_port(n),
+        base_port: ports.base,
         nodes: 3,
         proxies: faults.iter().any(|fault| fault.needs_links()),
     };
@@ -78,24 +73,24 @@ async fn outcome_of(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transactions_are_strictly_serializable_while_nodes_are_killed_and_paused() -> Result<()> {
-    verify("list-append", &["kill", "pause"], 0).await
+    verify("list-append", &["kill", "pause"]).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_cut_off_tells_nobody_anything_old() -> Result<()> {
-    verify("register", &["partition", "partition-in", "partition-out"], 1).await
+    verify("register", &["partition", "partition-in", "partition-out"]).await
 }
 
 /// Kills leave what the kernel holds; a power cut takes it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_survives_a_power_cut() -> Result<()> {
-    verify("set", &["power-cut-all", "power-cut", "disk-stall"], 2).await
+    verify("set", &["power-cut-all", "power-cut", "disk-stall"]).await
 }
 
 /// What acknowledges before it is on disk is caught: here it is the disks that lie.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn disks_that_lie_about_syncs_are_found_out() -> Result<()> {
-    let outcome = outcome("set", &["lying-disks"], 3).await?;
+    let outcome = outcome("set", &["lying-disks"]).await?;
     // Some nodes may even refuse to start, which is as well.
     ensure!(outcome.validity() != Validity::Valid, "{}", shown(&outcome));
     Ok(())
@@ -113,7 +108,7 @@ async fn is_found_out(
         let base = options(workload, seconds, Path::new(""));
         // A machine that has other things to do is to be told from a cluster that answers nobody.
         let options = Options { seed, clients, rate, call_timeout: Duration::from_secs(10), ..base };
-        let outcome = outcome_of(binary.clone(), environment.clone(), &options, faults, 3).await?;
+        let outcome = outcome_of(binary.clone(), environment.clone(), &options, faults).await?;
         if outcome.validity() == Validity::Invalid {
             return Ok(());
         }

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_flotilla");
+use tests::ports::Ports;
+
 /// Generous: the machine may be busy with other tests.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -27,7 +28,7 @@ impl Node {
 
     fn start(&mut self) {
         let log = std::fs::File::create(self.store.with_extension("log")).expect("a log");
-        let child = Command::new(BINARY)
+        let child = Command::new(tests::binary())
             .args(["start", "--insecure", "--join", &self.join, "--store"])
             .arg(&self.store)
             .args(["--listen-sql", &self.address(0)])
@@ -67,12 +68,9 @@ impl Drop for Node {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
-}
-
-fn nodes(dir: &Path, count: usize) -> Vec<Node> {
-    let ports: Vec<[u16; 3]> = (0..count).map(|_| [free_port(), free_port(), free_port()]).collect();
+fn nodes(dir: &Path, ports: &Ports, count: u16) -> Vec<Node> {
+    let three = |node| [0, 1, 2].map(|k| ports.base + 3 * node + k);
+    let ports: Vec<[u16; 3]> = (0..count).map(three).collect();
     let join: Vec<String> = ports.iter().map(|p| format!("127.0.0.1:{}", p[1])).collect();
     let node = |(i, ports): (usize, &[u16; 3])| {
         let store = dir.join(format!("node-{}", i + 1));
@@ -82,7 +80,7 @@ fn nodes(dir: &Path, count: usize) -> Vec<Node> {
 }
 
 fn flotilla(args: &[&str]) -> Output {
-    Command::new(BINARY).args(args).output().expect("the binary runs")
+    Command::new(tests::binary()).args(args).output().expect("the binary runs")
 }
 
 fn until(what: &str, nodes: &[Node], mut holds: impl FnMut() -> bool) {
@@ -105,7 +103,8 @@ fn settled(nodes: &[Node], by: usize) -> bool {
 #[test]
 fn three_nodes_form_a_cluster_and_survive_a_kill() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut nodes = nodes(dir.path(), 3);
+    let ports = Ports::take().expect("ports");
+    let mut nodes = nodes(dir.path(), &ports, 3);
     nodes.iter_mut().for_each(Node::start);
     until("all listen", &nodes, || nodes.iter().all(|n| n.get("/health") == Some(200)));
     assert!(nodes.iter().all(|n| n.get("/ready") == Some(503)), "nothing is ready before init");
