@@ -27,6 +27,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A replica that a leader has written to more lately is in order, or will be.
 const UNHEARD_MIN: Duration = Duration::from_secs(10);
 
+/// Of the replicas at rest, one in so many is looked at in a round.
+const RESTING_EVERY: u64 = 60;
+
 /// Looks for them until cancelled.
 pub async fn run(
     shards: Arc<ShardServer>,
@@ -35,15 +38,21 @@ pub async fn run(
     seams: Seams,
     stop: CancellationToken,
 ) {
+    let mut round = 0_u64;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = seams.sleep(LOOK_EVERY) => {}
         }
+        round += 1;
         for shard in shards.registry().all() {
             let Some(group) = multi.group(shard.group()) else { continue };
             // A frozen one may well have a leader still: of others that are frozen.
             if shard.frozen().is_none() && (group.leads().is_some() || group.unheard_for() < UNHEARD_MIN) {
+                continue;
+            }
+            // Nobody writes to one at rest: each has its turn.
+            if group.rests() && !(shard.group().0 + round).is_multiple_of(RESTING_EVERY) {
                 continue;
             }
             if !is_gone(&shard, &shards, &client).await {

@@ -57,6 +57,7 @@ struct Cache {
     members: Vec<NodeId>,
     shards: ShardMap,
     leaders: HashMap<GroupId, NodeId>,
+    leaders_version: u64,
 }
 
 impl Cache {
@@ -64,6 +65,15 @@ impl Cache {
         let is = |node: &pb::MapNode| node.addresses.as_ref().is_some_and(|at| at.rpc == address);
         self.nodes.iter().find(|(_, node)| is(node)).map(|(id, _)| *id)
     }
+}
+
+/// What the meta-group's leader wants of this node's next report.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// It should come soon: there is work.
+    pub soon: bool,
+    /// It should tell of the groups at rest.
+    pub resting: bool,
 }
 
 /// See the module. Cheap to share; made once per node.
@@ -155,7 +165,10 @@ impl MetaClient {
         }
         cache.nodes = map.nodes.into_iter().map(|node| (NodeId(node.id), node)).collect();
         cache.members = map.meta_members.iter().map(|m| NodeId(m.node)).collect();
-        cache.leaders = map.leaders.iter().map(|l| (GroupId(l.group), NodeId(l.node))).collect();
+        if !map.same_leaders {
+            cache.leaders = map.leaders.iter().map(|l| (GroupId(l.group), NodeId(l.node))).collect();
+            cache.leaders_version = map.leaders_version;
+        }
     }
 
     /// Takes in what another node said of itself and of others, while no leader is there to be asked. What was known
@@ -187,9 +200,9 @@ impl MetaClient {
         }
     }
 
-    /// Sends a report and takes in what comes back; returns whether another one is wanted soon.
-    pub async fn report(&self, mut request: pb::ReportRequest) -> Result<bool, Error> {
-        request.map_version = self.cache.read().version;
+    /// Sends a report and takes in what comes back.
+    pub async fn report(&self, mut request: pb::ReportRequest) -> Result<Wanted, Error> {
+        (request.map_version, request.leaders_version) = self.versions();
         request.oldest_snapshot = self.oldest_snapshot.load(Ordering::SeqCst);
         let response = self
             .call(Duration::from_secs(2), move |target| {
@@ -207,7 +220,13 @@ impl MetaClient {
             self.learn_map(map);
         }
         self.safe_point.fetch_max(response.safe_point, Ordering::SeqCst);
-        Ok(response.busy)
+        Ok(Wanted { soon: response.busy, resting: response.send_resting })
+    }
+
+    /// Of the map, and of the list of leaders.
+    fn versions(&self) -> (u64, u64) {
+        let cache = self.cache.read();
+        (cache.version, cache.leaders_version)
     }
 
     /// Sets something for the whole cluster; the empty value brings the default back.
@@ -250,14 +269,15 @@ impl MetaClient {
         if self.refreshes_begun.load(Ordering::SeqCst) > begun_before {
             return Ok(());
         }
-        let since = self.cache.read().version;
+        let (since, leaders_version) = self.versions();
         let fetched = self
             .call(CALL_LIMIT, move |target| {
                 async move {
                     match target {
-                        Target::Local(server) => server.map(since).map(Some),
+                        Target::Local(server) => server.map(since, leaders_version).map(Some),
                         Target::Remote(mut rpc) => {
-                            Ok(rpc.map(pb::MapRequest { since }).await?.into_inner().map)
+                            let request = pb::MapRequest { since, leaders_version };
+                            Ok(rpc.map(request).await?.into_inner().map)
                         }
                     }
                 }

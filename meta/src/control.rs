@@ -14,6 +14,8 @@ use txn::ShardServer;
 
 use crate::Leftovers;
 
+/// How long a group at rest may take to wake.
+pub(crate) const ROUSE_MAX: Duration = Duration::from_secs(1);
 /// How long a replica may take to be frozen, once its leader is.
 const FREEZE_LIMIT: Duration = Duration::from_secs(3);
 /// How often it is looked at.
@@ -46,9 +48,14 @@ impl NodeControl {
         }
     }
 
-    fn group(&self, id: u64) -> Result<Arc<Group>, Status> {
+    /// A group that is wanted for something: it wakes.
+    async fn group(&self, id: u64) -> Result<Arc<Group>, Status> {
         let id = GroupId(id);
-        self.multi.group(id).ok_or_else(|| Status::not_found(format!("{id} has no replica on this node")))
+        let group = self.multi.group(id);
+        let group = group.ok_or_else(|| Status::not_found(format!("{id} has no replica on this node")))?;
+        group.touch();
+        group.rouse(ROUSE_MAX).await;
+        Ok(group)
     }
 }
 
@@ -117,7 +124,7 @@ impl service::NodeControl for NodeControl {
     ) -> Result<Response<pb::RemoveReplicaResponse>, Status> {
         let request = request.into_inner();
         self.check_cluster(&request.cluster_id)?;
-        self.group(request.group)?.remove(ReplicaId(request.replica)).await.map_err(refused)?;
+        self.group(request.group).await?.remove(ReplicaId(request.replica)).await.map_err(refused)?;
         Ok(Response::new(pb::RemoveReplicaResponse {}))
     }
 
@@ -127,7 +134,7 @@ impl service::NodeControl for NodeControl {
     ) -> Result<Response<pb::HasMemberResponse>, Status> {
         let request = request.into_inner();
         self.check_cluster(&request.cluster_id)?;
-        let group = self.group(request.group)?;
+        let group = self.group(request.group).await?;
         let member = group.has_member(ReplicaId(request.replica)).await.map_err(refused)?;
         Ok(Response::new(pb::HasMemberResponse { member }))
     }
@@ -137,7 +144,7 @@ impl service::NodeControl for NodeControl {
         request: Request<pb::AddLearnerRequest>,
     ) -> Result<Response<pb::AddLearnerResponse>, Status> {
         let request = request.into_inner();
-        let group = self.group(request.group)?;
+        let group = self.group(request.group).await?;
         group.add_learner(ReplicaId(request.replica), NodeId(request.node)).await.map_err(refused)?;
         Ok(Response::new(pb::AddLearnerResponse {}))
     }
@@ -148,7 +155,7 @@ impl service::NodeControl for NodeControl {
     ) -> Result<Response<pb::ChangeVotersResponse>, Status> {
         let request = request.into_inner();
         let voters: BTreeSet<ReplicaId> = request.replicas.into_iter().map(ReplicaId).collect();
-        self.group(request.group)?.change_voters(voters).await.map_err(refused)?;
+        self.group(request.group).await?.change_voters(voters).await.map_err(refused)?;
         Ok(Response::new(pb::ChangeVotersResponse {}))
     }
 
@@ -157,7 +164,11 @@ impl service::NodeControl for NodeControl {
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
         let request = request.into_inner();
-        self.group(request.group)?.transfer_leader(ReplicaId(request.replica)).await.map_err(refused)?;
+        self.group(request.group)
+            .await?
+            .transfer_leader(ReplicaId(request.replica))
+            .await
+            .map_err(refused)?;
         Ok(Response::new(pb::TransferLeaderResponse {}))
     }
 

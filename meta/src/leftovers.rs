@@ -17,12 +17,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::admin as rpc;
 use proto::admin::node_control_client::NodeControlClient;
-use raft::MultiRaft;
+use raft::{Group, MultiRaft};
 use storage::ids::{GroupId, NodeId, ReplicaId};
 use storage::seam::Seams;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
-use txn::Directory;
+use txn::{Directory, ShardDescriptor};
 
 use crate::reconcile::OPERATION_LIMIT;
 use crate::rpc::{Channels, within};
@@ -78,6 +78,13 @@ impl Leftovers {
         removed.map_err(|error| Error::Unavailable(error.to_string()))
     }
 
+    /// It rests, so nobody writes to it; and it belongs here, by the map that is known here. (That may be old, and says nothing
+    /// for certain. A leader is woken and asked only if it speaks against the replica.)
+    fn rests_in_order(&self, group: &Group) -> bool {
+        let here = |shard: ShardDescriptor| shard.replicas.contains_key(&group.replica());
+        group.rests() && self.client.shard(group.id()).is_some_and(here)
+    }
+
     /// Looks for them until cancelled.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {
@@ -86,7 +93,8 @@ impl Leftovers {
                 () = self.seams.sleep(LOOK_EVERY) => {}
             }
             for group in self.multi.groups() {
-                if group.leads().is_some() || group.unheard_for() < UNHEARD_MIN {
+                if group.leads().is_some() || group.unheard_for() < UNHEARD_MIN || self.rests_in_order(&group)
+                {
                     continue;
                 }
                 let (id, replica) = (group.id(), group.replica());

@@ -68,6 +68,7 @@ pub mod oracle;
 pub mod placement;
 pub mod reconcile;
 pub mod reporter;
+mod reports;
 mod rpc;
 pub mod safe_point;
 pub mod server;

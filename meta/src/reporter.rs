@@ -1,8 +1,11 @@
 //! Each node's heartbeat to the meta-group's leader: once a second, and at once when what the node leads has changed.
 
+use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prost::Message;
 use proto::meta as pb;
 use raft::{GroupStatus, MultiRaft};
 use storage::ids::{GroupId, NodeId};
@@ -18,6 +21,8 @@ use crate::{Error, MetaClient};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A report goes out at least so often.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// What is said of groups at rest is made anew at least so often: which nodes answer may have changed.
+const AT_REST_EVERY: Duration = Duration::from_secs(5);
 /// A replica that its leader hasn't heard of for so long counts as unreachable.
 const SILENT_MAX: Duration = Duration::from_millis(1_000);
 
@@ -60,36 +65,49 @@ impl Reporter {
         let mut last_sent: Option<Instant> = None;
         let mut last_shape = Vec::new();
         let mut meter = Meter::default();
+        let mut resting = AtRest::default();
+        // What rests and is known to the leader.
+        let mut known_digest = None;
         loop {
             self.multi.set_snapshot_rate(self.client.snapshot_rate());
             let mut groups = self.led();
             let shape = shape(&groups);
-            let due = last_sent.is_none_or(|at| self.seams.clock.now() - at >= REPORT_EVERY);
+            let now = self.seams.clock.now();
+            let due = last_sent.is_none_or(|at| now - at >= REPORT_EVERY);
             if due || shape != last_shape {
-                meter.measure(&*self.local, self.seams.clock.now(), &mut groups);
+                if resting.is_stale(self.multi.rest_version(), now) {
+                    resting = self.at_rest(now);
+                }
+                meter.measure(&*self.local, now, &mut groups);
+                let with_resting = known_digest != Some(resting.digest);
+                if with_resting {
+                    groups.extend(resting.reports.iter().cloned());
+                }
                 let request = pb::ReportRequest {
                     cluster_id: self.cluster_id.to_be_bytes().to_vec().into(),
                     node: self.node.0,
                     addresses: Some(self.addresses.clone()),
                     groups,
                     facts: Some(self.local.facts()),
+                    resting_digest: resting.digest,
+                    with_resting,
                     // The client fills in what it knows itself.
                     ..Default::default()
                 };
-                let begun = self.seams.clock.now();
                 let outcome = tokio::select! {
                     () = stop.cancelled() => return,
                     outcome = self.client.report(request) => outcome,
                 };
                 match outcome {
                     // While there is work, every look is a report.
-                    Ok(busy) => {
-                        last_sent = (!busy).then_some(begun);
+                    Ok(wanted) => {
+                        known_digest = (!wanted.resting).then_some(resting.digest);
+                        last_sent = (!wanted.soon && !wanted.resting).then_some(now);
                         last_shape = shape;
                     }
                     Err(Error::Rejected(why)) => {
                         error!("the cluster refuses this node: {why}");
-                        last_sent = Some(begun);
+                        last_sent = Some(now);
                         last_shape = shape;
                     }
                     Err(error) => debug!("the meta-group did not take this node's report: {error}"),
@@ -104,23 +122,55 @@ impl Reporter {
 
     /// The groups this node leads.
     fn led(&self) -> Vec<pb::GroupReport> {
-        let statuses = self.multi.groups().into_iter().map(|group| group.status());
-        statuses.filter_map(|status| self.group_report(&status)).collect()
+        let statuses = self.multi.awake().into_iter().map(|group| group.status());
+        statuses.filter_map(|status| self.group_report(&status, &BTreeSet::new())).collect()
     }
 
-    fn group_report(&self, status: &GroupStatus) -> Option<pb::GroupReport> {
-        let term = status.role.leads()?;
+    /// The groups that rest at home on this node.
+    fn at_rest(&self, now: Instant) -> AtRest {
+        let version = self.multi.rest_version();
+        let mut reports = Vec::new();
+        for group in self.multi.groups().into_iter().filter(|group| group.rests()) {
+            let status = group.status();
+            if let Some(mut report) = self.group_report(&status, &group.owes()).filter(|_| status.rests) {
+                let bytes = self.local.bytes(group.id());
+                report.load = Some(pb::GroupLoad { bytes, ..Default::default() });
+                reports.push(report);
+            }
+        }
+        reports.sort_unstable_by_key(|report| report.group);
+        let mut hasher = std::hash::DefaultHasher::new();
+        for report in &reports {
+            // (About how large they are is no news.)
+            let told = pb::GroupReport { load: None, ..report.clone() };
+            told.encode_to_vec().hash(&mut hasher);
+        }
+        AtRest { version, made: Some(now), digest: hasher.finish(), reports }
+    }
+
+    /// `owed`: nodes that may lack entries of it, if it rests.
+    fn group_report(&self, status: &GroupStatus, owed: &BTreeSet<NodeId>) -> Option<pb::GroupReport> {
+        let term = status.serves()?;
+        let reach = self.multi.reach();
         let progress = |replica, node: &NodeId, learner| {
             let own = replica == status.replica;
             let progress = status.progress.get(&replica);
             let matched = progress.and_then(|p| p.matched).is_some();
+            let lag = match status.rests {
+                true if owed.contains(node) => u64::MAX,
+                true => 0,
+                false => progress.filter(|_| matched).map_or(u64::MAX, |p| p.lag),
+            };
+            let reachable = match status.rests {
+                true => !reach.is_lost(*node),
+                false => progress.and_then(|p| p.silent_for).is_some_and(|silent| silent < SILENT_MAX),
+            };
             pb::ReplicaProgress {
                 replica: replica.0,
                 node: node.0,
                 learner,
-                lag: if own { 0 } else { progress.filter(|_| matched).map_or(u64::MAX, |p| p.lag) },
-                reachable: own
-                    || progress.and_then(|p| p.silent_for).is_some_and(|silent| silent < SILENT_MAX),
+                lag: if own { 0 } else { lag },
+                reachable: own || reachable,
             }
         };
         let voters = status.members.iter().map(|(replica, node)| progress(*replica, node, false));
@@ -135,7 +185,23 @@ impl Reporter {
             joint: status.joint,
             frozen_into: frozen.map_or(0, |(into, _)| into.0),
             frozen_into_epoch: frozen.map_or(0, |(_, epoch)| epoch),
+            rests: status.rests,
         })
+    }
+}
+
+/// What is to be said of the groups at rest, as of a moment ago: there may be thousands.
+#[derive(Default)]
+struct AtRest {
+    version: u64,
+    made: Option<Instant>,
+    digest: u64,
+    reports: Vec<pb::GroupReport>,
+}
+
+impl AtRest {
+    fn is_stale(&self, version: u64, now: Instant) -> bool {
+        self.version != version || self.made.is_none_or(|at| now - at >= AT_REST_EVERY)
     }
 }
 

@@ -26,6 +26,7 @@ use crate::Error;
 use crate::deadlock::Waits;
 use crate::machine::MetaReplica;
 use crate::oracle::{Draw, Window};
+use crate::reports::{Resting, leaders_version};
 use crate::safe_point::SafePoint;
 use crate::settings::{self, Settings};
 
@@ -41,6 +42,10 @@ pub(crate) struct Soft {
     /// What nodes last said of themselves.
     pub(crate) facts: HashMap<NodeId, pb::NodeFacts>,
     pub(crate) groups: BTreeMap<GroupId, Reported>,
+    /// What the reports of the groups at rest on a node come to that are in `groups`.
+    pub(crate) resting: HashMap<NodeId, u64>,
+    /// Changes with who leads what.
+    pub(crate) leaders_version: u64,
     /// Groups whose leader stopped leading, and whose next one has not reported yet: since when.
     pub(crate) between_leaders: HashMap<GroupId, Instant>,
     /// Operations under way, or done and not yet seen in a report.
@@ -71,12 +76,15 @@ pub(crate) struct Reported {
 }
 
 impl Soft {
-    fn new(term: Term, since: Instant) -> Self {
+    fn new(term: Term, since: Instant, leaders_version: u64) -> Self {
+        let resting = HashMap::new();
         let (last_seen, facts, groups, between_leaders, operations) = Default::default();
         let (reshaped, replacing, ending, given_up, waits, safe_point) = Default::default();
         Self {
             term,
             since,
+            resting,
+            leaders_version,
             last_seen,
             facts,
             groups,
@@ -112,7 +120,7 @@ pub struct MetaServer {
 impl MetaServer {
     /// The service of a node whose groups are in `multi`.
     pub fn new(node: NodeId, replica: Arc<MetaReplica>, multi: Arc<MultiRaft>, seams: Seams) -> Arc<Self> {
-        let soft = Mutex::new(Soft::new(Term(0), seams.clock.now()));
+        let soft = Mutex::new(Soft::new(Term(0), seams.clock.now(), leaders_version(&seams)));
         let extending = tokio::sync::Mutex::new(());
         Arc::new(Self { node, replica, multi, seams, soft, nudge: Notify::new(), extending })
     }
@@ -236,7 +244,7 @@ impl MetaServer {
         let result = self.propose(Command::AddNode(command)).await?;
         self.with_soft(|soft, now| soft.last_seen.insert(NodeId(result.node), now))?;
         self.nudge.notify_one();
-        Ok(pb::JoinResponse { cluster_id: result.cluster_id, node: result.node, map: Some(self.map(0)?) })
+        Ok(pb::JoinResponse { cluster_id: result.cluster_id, node: result.node, map: Some(self.map(0, 0)?) })
     }
 
     /// A heartbeat.
@@ -269,7 +277,11 @@ impl MetaServer {
         let news = self.with_soft(|soft, now| {
             // Who was not heard of before is only now known well enough to be given anything.
             let new = soft.facts.insert(node, facts).is_none();
-            soft.take_report(node, now, request.groups) || new
+            let resting = match request.with_resting {
+                true => Resting::Sent(request.resting_digest),
+                false => Resting::Known(request.resting_digest),
+            };
+            soft.take_report(node, now, request.groups, resting) || new
         })?;
         if let Some(members) = self.changed_members() {
             self.propose(Command::UpdateMembers(pb::UpdateMembers { members: Some(members) })).await?;
@@ -280,7 +292,10 @@ impl MetaServer {
         let busy = news || self.with_soft(|soft, _| !soft.operations.is_empty())?;
         let oldest = (request.oldest_snapshot != 0).then_some(Timestamp(request.oldest_snapshot));
         let safe_point = self.safe_point(node, oldest)?.0;
-        Ok(pb::ReportResponse { map: Some(self.map(request.map_version)?), busy, safe_point })
+        let send_resting =
+            self.with_soft(|soft, _| soft.resting.get(&node) != Some(&request.resting_digest))?;
+        let map = self.map(request.map_version, request.leaders_version)?;
+        Ok(pb::ReportResponse { map: Some(map), busy, safe_point, send_resting })
     }
 
     /// The safe point, after a node has said what it still needs.
@@ -361,18 +376,20 @@ impl MetaServer {
     }
 
     /// What changed in the map after `since`, with everything that is soft.
-    pub fn map(&self, since: u64) -> Result<pb::ClusterMap, Error> {
+    pub fn map(&self, since: u64, leaders_version: u64) -> Result<pb::ClusterMap, Error> {
         self.lead()?;
-        let (alive, leaders) = self.with_soft(|soft, now| {
+        let (alive, leaders, version, same) = self.with_soft(|soft, now| {
             let leader = |(group, r): (&GroupId, &Reported)| pb::Leader {
                 group: group.0,
                 node: r.by.0,
                 term: r.report.term,
             };
-            let leaders: Vec<pb::Leader> = soft.groups.iter().map(leader).collect();
+            let same = leaders_version == soft.leaders_version;
+            let leaders: Vec<pb::Leader> =
+                if same { Vec::new() } else { soft.groups.iter().map(leader).collect() };
             let nodes = self.replica.read(|state| state.nodes().keys().copied().collect::<Vec<_>>());
             let alive: HashMap<NodeId, bool> = nodes.iter().map(|n| (*n, soft.alive(*n, now))).collect();
-            (alive, leaders)
+            (alive, leaders, soft.leaders_version, same)
         })?;
         Ok(self.replica.read(|state| pb::ClusterMap {
             version: state.map_version(),
@@ -394,6 +411,8 @@ impl MetaServer {
                 .filter_map(|shard| shard.descriptor.clone())
                 .collect(),
             leaders,
+            leaders_version: version,
+            same_leaders: same,
             meta_members: state.meta_members().to_vec(),
             settings: Some(state.settings()),
         }))
@@ -405,55 +424,10 @@ impl MetaServer {
         let now = self.seams.clock.now();
         let mut soft = self.soft.lock();
         if soft.term != term {
-            *soft = Soft::new(term, now);
+            *soft = Soft::new(term, now, leaders_version(&self.seams));
         }
         Ok(work(&mut soft, now))
     }
-}
-
-impl Soft {
-    /// Takes a node's report in; returns whether it says something new about its groups.
-    fn take_report(&mut self, node: NodeId, now: Instant, groups: Vec<pb::GroupReport>) -> bool {
-        self.given_up.remove(&node);
-        let was_alive = self.last_seen.insert(node, now).is_some_and(|seen| now - seen < DEAD_AFTER);
-        let mut news = !was_alive;
-        let mut led = Vec::new();
-        for report in groups {
-            let id = GroupId(report.group);
-            let known = self.groups.get(&id);
-            if known.is_some_and(|k| k.report.term > report.term) {
-                continue;
-            }
-            led.push(id);
-            self.between_leaders.remove(&id);
-            news |= known.is_none_or(|k| k.by != node || !same_members(&k.report, &report));
-            let since = known.filter(|k| k.report.term == report.term).map_or(now, |k| k.since);
-            let silent = report.replicas.iter().filter(|r| !r.reachable).map(|r| ReplicaId(r.replica));
-            let earlier = |r: &ReplicaId| known.and_then(|k| k.silent_since.get(r)).copied();
-            let silent_since = silent.map(|r| (r, earlier(&r).unwrap_or(now))).collect();
-            self.groups.insert(id, Reported { by: node, since, at: now, report, silent_since });
-        }
-        // What the node led and no longer does has no known leader until somebody says so.
-        let lost: Vec<GroupId> = self
-            .groups
-            .iter()
-            .filter(|(id, known)| known.by == node && !led.contains(id))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in &lost {
-            self.groups.remove(id);
-            self.between_leaders.insert(*id, now);
-        }
-        news || !lost.is_empty()
-    }
-}
-
-/// Whether two reports tell of the same members.
-fn same_members(one: &pb::GroupReport, other: &pb::GroupReport) -> bool {
-    let members = |report: &pb::GroupReport| -> Vec<(u64, bool)> {
-        report.replicas.iter().map(|r| (r.replica, r.learner)).collect()
-    };
-    one.joint == other.joint && members(one) == members(other)
 }
 
 fn edge_from_pb(wait: pb::Wait) -> Result<Edge, Error> {
@@ -508,7 +482,8 @@ impl pb::meta_server::Meta for MetaService {
     }
 
     async fn map(&self, request: Request<pb::MapRequest>) -> Result<Response<pb::MapResponse>, Status> {
-        let map = self.server.map(request.into_inner().since)?;
+        let request = request.into_inner();
+        let map = self.server.map(request.since, request.leaders_version)?;
         Ok(Response::new(pb::MapResponse { map: Some(map) }))
     }
 

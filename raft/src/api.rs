@@ -58,6 +58,12 @@ pub trait StateMachine: Send + Sync + 'static {
         false
     }
 
+    /// Whether the group may be laid to rest when nobody has asked for it for a while: what the leader knows in memory alone, or
+    /// does by itself, can be done without. Asked at the leader, and at a start of the process. See [`crate::rest`].
+    fn may_rest(&self) -> bool {
+        false
+    }
+
     /// The role changed. Called with `Leader` once an entry of the own term is applied (so that everything committed
     /// before is, too), before [`crate::Group::role`] says so; it must not block.
     fn role_changed(&self, role: &Role);
@@ -322,6 +328,16 @@ pub struct GroupStatus {
     pub joint: bool,
     /// Known to the leader only: how far the others are.
     pub progress: BTreeMap<ReplicaId, Progress>,
+    /// The group rests here: all of this is from when it was laid to rest, and `leader` is its home.
+    pub rests: bool,
+}
+
+impl GroupStatus {
+    /// The term, if this replica leads, or is the home of a group at rest: where it would lead if anybody asked.
+    pub fn serves(&self) -> Option<Term> {
+        let at_home = self.rests && self.leader.is_some_and(|leader| leader.replica == self.replica);
+        self.role.leads().or(at_home.then_some(self.term))
+    }
 }
 
 /// How far a replica is, as its leader knows.

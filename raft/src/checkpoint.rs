@@ -42,8 +42,8 @@ pub(crate) async fn run(multi: Weak<MultiRaft>, seams: storage::seam::Seams) {
 pub(crate) async fn checkpoint(multi: &Arc<MultiRaft>) -> Result<(), Fatal> {
     let mut advanced = Vec::new();
     for group in multi.groups() {
-        let position = group.shared().applied();
-        if position.last.map(|id| id.index) > group.shared().flushed_index() {
+        if group.shared().applied_index() > group.shared().flushed_index() {
+            let position = group.shared().applied();
             advanced.push((group, position));
         }
     }
@@ -55,10 +55,12 @@ pub(crate) async fn checkpoint(multi: &Arc<MultiRaft>) -> Result<(), Fatal> {
     for (group, position) in advanced {
         let flushed = position.last.map_or(0, |id| id.index);
         group.shared().set_flushed(position);
+        // The log of a group at rest is cut when it is awake again.
+        let Some(core) = group.core() else { continue };
         // A replica that has stopped says so itself.
-        let _ = group.raft().trigger().snapshot().await;
-        if let Some(upto) = group.log().purgeable_by_size(multi.options().keep_bytes) {
-            let _ = group.raft().trigger().purge_log(upto.min(flushed)).await;
+        let _ = core.raft.trigger().snapshot().await;
+        if let Some(upto) = core.log.purgeable_by_size(multi.options().keep_bytes) {
+            let _ = core.raft.trigger().purge_log(upto.min(flushed)).await;
         }
     }
     Ok(())

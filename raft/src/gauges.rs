@@ -9,7 +9,9 @@ impl MultiRaft {
     pub fn record_metrics(&self) {
         let (mut leading, mut following, mut without_leader, mut stopped) = (0_u32, 0_u32, 0_u32, 0_u32);
         let (mut uncommitted, mut unapplied, mut unflushed) = (0, 0, 0);
-        for group in self.groups() {
+        let awake = self.awake();
+        let resting = self.count().saturating_sub(awake.len()) as u32;
+        for group in awake {
             let status = group.status();
             match status.role {
                 Role::Leader { .. } => leading += 1,
@@ -29,6 +31,7 @@ impl MultiRaft {
             ("follower", following),
             ("no-leader", without_leader),
             ("stopped", stopped),
+            ("at-rest", resting),
         ];
         for (role, replicas) in roles {
             metrics::gauge!("flotilla_raft_replicas", "role" => role).set(f64::from(replicas));

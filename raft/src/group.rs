@@ -6,20 +6,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, ForwardToLeader, RaftError};
 use openraft::impls::ProgressResponder;
-use openraft::metrics::RaftServerMetrics;
-use openraft::{ChangeMembers, Instant as _, RaftMetrics, ReadPolicy, ServerState};
+use openraft::{ChangeMembers, Instant as _, ReadPolicy, ServerState};
 use storage::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 use storage::seam::Seams;
 use tokio::sync::{Semaphore, watch};
 
 use crate::api::{ChangeError, GroupStatus, NotLeader, Peer, Progress, ProposeError, Role, StateMachine};
-use crate::log_store::LogStore;
+use crate::core::{Core, Nursery, is_only_voter};
 use crate::options::RaftOptions;
-use crate::state_machine::{Adapter, Shared};
+use crate::rest::{Rest, Rested};
+use crate::state_machine::Shared;
 use crate::types::{self, Command, Host, StoredMembership, TypeConfig};
 
 /// How many entries the next leader may lack when a transfer begins. Writes wait until it has them.
@@ -27,21 +26,16 @@ const TRANSFER_LAG_MAX: u64 = 1000;
 /// Barriers that are proposed together: they share an append.
 const BARRIERS_AT_ONCE: u64 = 64;
 
-pub(crate) type Raft = openraft::Raft<TypeConfig, Adapter>;
-
 /// A replica of a group on this node.
 pub struct Group {
-    raft: Raft,
-    shared: Arc<Shared>,
-    log: LogStore,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) nursery: Arc<Nursery>,
     pub(crate) options: RaftOptions,
-    seams: Seams,
+    pub(crate) seams: Seams,
     role: watch::Sender<Role>,
-    /// Everything at one moment: what belongs together is read from one borrow of it.
-    metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
-    /// Changes rarely: what the role is watched by.
-    pub(crate) server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
-    proposals: Semaphore,
+    /// What lives only while the group is awake; and what was known when it was laid to rest.
+    pub(crate) rest: Rest,
+    pub(crate) proposals: Semaphore,
     proposal_bytes: Semaphore,
     /// Does not vote or stand for election yet.
     gated: AtomicBool,
@@ -49,7 +43,7 @@ pub struct Group {
     handing_over: AtomicBool,
     /// A change of members is under way: what the metrics say of the voters may be outdated.
     changing: AtomicBool,
-    changes: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) changes: Arc<tokio::sync::Mutex<()>>,
     /// Being stopped on purpose.
     stopping: AtomicBool,
     opened: Instant,
@@ -58,17 +52,12 @@ pub struct Group {
 }
 
 impl Group {
-    pub(crate) fn start(
-        raft: Raft,
-        shared: Arc<Shared>,
-        log: LogStore,
-        options: RaftOptions,
-        gated: bool,
-    ) -> Arc<Self> {
-        let group = Arc::new(Self {
-            metrics: raft.metrics(),
-            server: raft.server_metrics(),
-            role: watch::Sender::new(Role::Follower { leader: None }),
+    /// A replica at rest.
+    pub(crate) fn new(shared: Arc<Shared>, nursery: Arc<Nursery>, gated: bool, rested: Rested) -> Arc<Self> {
+        let options = nursery.options.clone();
+        Arc::new(Self {
+            role: watch::Sender::new(Role::Follower { leader: rested.leader_elsewhere() }),
+            rest: Rest::new(rested),
             proposals: Semaphore::new(options.proposals_in_flight_max),
             proposal_bytes: Semaphore::new(options.proposal_bytes_in_flight_max as usize),
             gated: AtomicBool::new(gated),
@@ -79,13 +68,10 @@ impl Group {
             opened: shared.seams.clock.now(),
             heard_ms: AtomicU64::new(0),
             seams: shared.seams.clone(),
-            raft,
             shared,
-            log,
+            nursery,
             options,
-        });
-        group.seams.spawn("raft-role", group.clone().watch_role());
-        group
+        })
     }
 
     /// The group.
@@ -126,7 +112,15 @@ impl Group {
         if let Role::Stopped { reason } = &*self.role.borrow() {
             return Err(ProposeError::Stopped(reason.clone()));
         }
-        let _permit = self.proposals.try_acquire().map_err(|_| ProposeError::Overloaded)?;
+        self.rest.touch();
+        let Ok(_permit) = self.proposals.try_acquire() else {
+            // All of them are taken while the group is laid to rest.
+            return match self.leads() {
+                Some(_) => Err(ProposeError::Overloaded),
+                None => Err(self.not_leader().into()),
+            };
+        };
+        let core = self.core().ok_or_else(|| self.not_leader())?;
         // Bulk waits its turn here, where it costs no memory but its own. Nothing has been proposed yet.
         let bytes_max = self.options.proposal_bytes_in_flight_max;
         let share = u32::try_from(command.len()).unwrap_or(bytes_max).min(bytes_max);
@@ -136,7 +130,7 @@ impl Group {
         };
         let (responder, result) = ProgressResponder::complete_only();
         let write =
-            self.raft.write(Command(command)).with_leader(types::Term::new(term.0)).responder(responder);
+            core.raft.write(Command(command)).with_leader(types::Term::new(term.0)).responder(responder);
         write.await.map_err(|fatal| ProposeError::Stopped(self.stop_reason(&fatal)))?;
         // From here on only openraft knows.
         let result = tokio::select! {
@@ -159,21 +153,27 @@ impl Group {
     /// A quorum has answered a message that was sent less than a lease ago, and each of those replicas elects nobody
     /// for longer than that.
     pub fn lease(&self, term: Term) -> Result<(), NotLeader> {
+        let core = self.core().ok_or_else(|| self.not_leader())?;
+        // The term and the acknowledgement of one moment: an acknowledgement of a later term would vouch for a
+        // snapshot that was taken while somebody else led.
+        let valid = {
+            let metrics = core.metrics.borrow_watched();
+            let leads = metrics.state == ServerState::Leader && metrics.current_term == term.0;
+            let acked = metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < self.options.lease());
+            let sole = || {
+                // Set before openraft hears of a change, so that a change is never overlooked.
+                !self.changing.load(Ordering::SeqCst)
+                    && is_only_voter(self.replica(), &metrics.membership_config)
+                    && is_only_voter(self.replica(), &metrics.committed_membership_config)
+            };
+            leads && (acked || sole())
+        };
+        // Last: a lease is given up, for a transfer or for rest, before any voter hears that it may forget it. This
+        // thread may have slept between two lines.
         if self.leads() != Some(term) || self.handing_over.load(Ordering::SeqCst) {
             return Err(self.not_leader());
         }
-        // The term and the acknowledgement of one moment: an acknowledgement of a later term would vouch for a
-        // snapshot that was taken while somebody else led.
-        let metrics = self.metrics.borrow_watched();
-        let leads = metrics.state == ServerState::Leader && metrics.current_term == term.0;
-        let acked = metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < self.options.lease());
-        let sole = || {
-            // Set before openraft hears of a change, so that a change is never overlooked.
-            !self.changing.load(Ordering::SeqCst)
-                && self.is_only_voter(&metrics.membership_config)
-                && self.is_only_voter(&metrics.committed_membership_config)
-        };
-        if leads && (acked || sole()) { Ok(()) } else { Err(NotLeader { leader: None }) }
+        if valid { Ok(()) } else { Err(NotLeader { leader: None }) }
     }
 
     /// Asks a quorum whether this replica leads in `term`: as [`Group::lease`], without relying on clocks.
@@ -181,8 +181,10 @@ impl Group {
         if self.leads() != Some(term) {
             return Err(self.not_leader());
         }
+        self.rest.touch();
+        let core = self.core().ok_or_else(|| self.not_leader())?;
         let confirmed = tokio::select! {
-            confirmed = self.raft.get_read_linearizer(ReadPolicy::ReadIndex) => confirmed,
+            confirmed = core.raft.get_read_linearizer(ReadPolicy::ReadIndex) => confirmed,
             () = self.seams.sleep(self.options.request_timeout) => return Err(NotLeader { leader: None }),
         };
         match confirmed {
@@ -207,7 +209,14 @@ impl Group {
 
     /// How the group is doing.
     pub fn status(&self) -> GroupStatus {
-        let metrics = self.metrics.borrow_watched().clone();
+        match self.core() {
+            Some(core) => self.status_of(&core),
+            None => self.rested_status(),
+        }
+    }
+
+    pub(crate) fn status_of(&self, core: &Core) -> GroupStatus {
+        let metrics = core.metrics.borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         let (members, learners): (BTreeMap<_, _>, BTreeMap<_, _>) = membership
@@ -237,6 +246,7 @@ impl Group {
             members,
             learners,
             joint: membership.get_joint_config().len() > 1,
+            rests: false,
             progress: progress.filter(|(replica, _)| *replica != self.replica()).collect(),
         }
     }
@@ -246,6 +256,8 @@ impl Group {
         if self.leads().is_none() {
             return Err(self.not_leader().into());
         }
+        self.rest.touch();
+        let core = self.core().ok_or_else(|| self.not_leader())?;
         if self.shared.machine.keeps_members() {
             return Err(ChangeError::Refused(
                 "the group's members are to stay as they are for now".to_owned(),
@@ -253,14 +265,14 @@ impl Group {
         }
         self.changing.store(true, Ordering::SeqCst);
         let result = tokio::select! {
-            result = self.raft.change_membership(change, false) => result,
+            result = core.raft.change_membership(change, false) => result,
             () = self.seams.sleep(self.options.propose_timeout) => {
                 // The flag stays: who votes is unclear until the role changes or the next change succeeds.
                 return Err(ChangeError::Ambiguous("no quorum has answered in time".to_owned()));
             }
         };
         if let Ok(response) = &result {
-            self.await_membership(response.log_id.index).await;
+            await_membership(&core, response.log_id.index).await;
         }
         let ambiguous = matches!(&result, Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))));
         if !ambiguous {
@@ -287,18 +299,6 @@ impl Group {
         self.changes.clone().lock_owned().await
     }
 
-    /// Waits until the metrics tell of the membership that came with an entry.
-    async fn await_membership(&self, index: u64) {
-        let mut server = self.raft.server_metrics();
-        loop {
-            let known =
-                server.borrow_watched().membership_config.log_id().is_some_and(|id| id.index >= index);
-            if known || server.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
     /// Hands the leadership to another voter. `Ok` says that this replica leads no more; usually, but not certainly,
     /// `to` does. If that fails in time, an election is forced, so that the group can write again.
     pub async fn transfer_leader(&self, to: ReplicaId) -> Result<(), ChangeError> {
@@ -306,7 +306,9 @@ impl Group {
         if to == self.replica() {
             return Ok(());
         }
-        let is_voter = self.server.borrow_watched().membership_config.voter_ids().any(|id| id == to.0);
+        self.rest.touch();
+        let core = self.core().ok_or_else(|| self.not_leader())?;
+        let is_voter = core.server.borrow_watched().membership_config.voter_ids().any(|id| id == to.0);
         if !is_voter {
             return Err(ChangeError::Refused(format!("{to} has no vote")));
         }
@@ -323,7 +325,7 @@ impl Group {
             self.handing_over.store(false, Ordering::SeqCst);
             return Err(self.not_leader().into());
         }
-        if let Err(fatal) = self.raft.trigger().transfer_leader(to.0).await {
+        if let Err(fatal) = core.raft.trigger().transfer_leader(to.0).await {
             return Err(ChangeError::Stopped(self.stop_reason(&fatal)));
         }
         let deposed = |role: &Role| role.leads() != Some(term);
@@ -337,7 +339,7 @@ impl Group {
         // openraft would refuse all writes from now on, for as long as this replica leads. Falling silent makes the
         // others elect; with the role the heartbeats come back.
         tracing::warn!(group = %self.id(), %to, "a leader transfer has failed; forcing an election");
-        self.raft.runtime_config().heartbeat(false);
+        core.raft.runtime_config().heartbeat(false);
         let _ = tokio::select! {
             changed = role.wait_for(deposed) => changed.is_ok(),
             () = self.seams.sleep(patience * 2) => false,
@@ -364,19 +366,22 @@ impl Group {
         since.saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Relaxed)))
     }
 
-    /// Stands for election now, unless a leader's lease forbids it. For the one replica that is meant to lead a new
-    /// group.
-    pub async fn campaign(&self) {
-        // With a pre-vote: a plain election is held even against the lease that this replica itself has granted.
-        let _ = self.raft.trigger().elect(true).await;
+    /// Stands for election now, unless a leader's lease forbids it: for the one replica that is meant to lead a new
+    /// group, and for one that takes over. A group at rest wakes.
+    pub async fn campaign(self: &Arc<Self>) {
+        if let Ok(core) = self.awake().await {
+            self.rest.touch();
+            // With a pre-vote: a plain election is held even against the lease that this replica itself has granted.
+            let _ = core.raft.trigger().elect(true).await;
+        }
     }
 
     /// The members with a vote, as far as is known here, and their nodes.
     pub(crate) fn voters(&self) -> Vec<(ReplicaId, NodeId)> {
-        let server = self.server.borrow_watched();
-        let members = &server.membership_config;
-        let of = |id: u64| members.get_node(&id).map(|host| (ReplicaId(id), NodeId(host.0)));
-        members.voter_ids().filter_map(of).collect()
+        match self.core() {
+            Some(core) => core.voters(),
+            None => self.rested_status().members.into_iter().collect(),
+        }
     }
 
     /// … the nodes alone.
@@ -398,16 +403,8 @@ impl Group {
             .map(|(replica, _)| *replica)
     }
 
-    pub(crate) fn raft(&self) -> &Raft {
-        &self.raft
-    }
-
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
-    }
-
-    pub(crate) fn log(&self) -> &LogStore {
-        &self.log
     }
 
     pub(crate) fn is_gated(&self) -> bool {
@@ -421,14 +418,27 @@ impl Group {
 
     /// Stands for election from now on, when it misses a leader.
     pub(crate) fn stand_for_election(&self) {
-        self.raft.runtime_config().elect(true);
+        if let Some(core) = self.core() {
+            core.raft.runtime_config().elect(true);
+        }
     }
 
     /// Ends the replica.
     pub(crate) async fn stop(&self, reason: &str) {
+        self.nursery.roll.gone(self.id());
         self.stopping.store(true, Ordering::SeqCst);
         self.shared.fault.set(reason);
-        let _ = self.raft.shutdown().await;
+        let _turn = self.rest.turn().await;
+        match self.core() {
+            Some(core) => {
+                let _ = core.raft.shutdown().await;
+            }
+            None => self.publish(Role::Stopped { reason: self.stop_reason(&reason) }),
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
     }
 
     fn stop_reason(&self, fatal: &dyn std::fmt::Display) -> Arc<str> {
@@ -442,37 +452,31 @@ impl Group {
         }
     }
 
-    /// Nobody else can be elected: there is nobody to ask.
-    fn is_only_voter(&self, membership: &StoredMembership) -> bool {
-        let mut voters = membership.voter_ids();
-        voters.next() == Some(self.replica().0) && voters.next().is_none()
-    }
-
-    /// Publishes role changes, until the replica stops.
-    async fn watch_role(self: Arc<Self>) {
-        let mut server = self.raft.server_metrics();
+    /// Publishes role changes, until the replica stops or is laid to rest.
+    pub(crate) async fn watch_role(self: Arc<Self>, core: Arc<Core>) {
+        let mut server = core.raft.server_metrics();
         let mut applied_term = self.shared.applied_term();
         let mut fault = self.shared.fault.watch();
+        let mut closing = core.closing();
         loop {
-            let role = self.observe(*applied_term.borrow_and_update());
-            let alone = {
-                let known = server.borrow_watched();
-                self.is_only_voter(&known.membership_config)
-                    && self.is_only_voter(&known.committed_membership_config)
-            };
-            if self.is_gated() && alone {
+            if *closing.borrow() {
+                return;
+            }
+            let role = self.observe(&core, *applied_term.borrow_and_update());
+            if self.is_gated() && core.is_alone(self.replica()) {
                 // Whom should it have promised anything?
                 self.open_gate();
-                self.stand_for_election();
-                self.campaign().await;
+                core.raft.runtime_config().elect(true);
+                let _ = core.raft.trigger().elect(true).await;
             }
             let stopped = matches!(role, Role::Stopped { .. });
-            self.publish(role);
+            self.publish_of(&core, role);
             if stopped {
                 return;
             }
             tokio::select! {
-                changed = server.changed() => if changed.is_err() {
+                _ = closing.changed() => return,
+                changed = server.changed() => if changed.is_err() && !*closing.borrow() {
                     self.shared.fault.set("the consensus core has ended");
                 },
                 _ = applied_term.changed() => {}
@@ -481,26 +485,22 @@ impl Group {
         }
     }
 
-    fn observe(&self, applied_term: u64) -> Role {
+    fn observe(&self, core: &Core, applied_term: u64) -> Role {
         if let Some(reason) = self.shared.fault.get() {
             return Role::Stopped { reason };
         }
-        let server = self.server.borrow_watched().clone();
+        let server = core.server.borrow_watched().clone();
         if server.state == ServerState::Leader {
-            // The term from the full metrics: the vote in `server` may not be the newest one yet.
-            let metrics = self.metrics.borrow_watched();
-            let leads = metrics.state == ServerState::Leader && metrics.current_term == applied_term;
-            return if leads {
-                Role::Leader { term: Term(applied_term) }
-            } else {
-                Role::Follower { leader: None }
+            return match core.leads(applied_term) {
+                Some(term) => Role::Leader { term: Term(term) },
+                None => Role::Follower { leader: None },
             };
         }
         let leader = server.current_leader.filter(|&id| id != self.replica().0);
         Role::Follower { leader: leader.and_then(|id| peer(&server.membership_config, id)) }
     }
 
-    fn publish(&self, role: Role) {
+    pub(crate) fn publish(&self, role: Role) {
         if *self.role.borrow() == role {
             return;
         }
@@ -526,12 +526,25 @@ impl Group {
         // Whatever was under way was of the role that ends here.
         self.handing_over.store(false, Ordering::SeqCst);
         self.changing.store(false, Ordering::SeqCst);
-        self.raft.runtime_config().heartbeat(true);
+        if let Some(core) = self.core() {
+            core.raft.runtime_config().heartbeat(true);
+        }
         self.role.send_replace(role);
     }
 }
 
-fn peer(membership: &StoredMembership, id: u64) -> Option<Peer> {
+/// Waits until the metrics tell of the membership that came with an entry.
+async fn await_membership(core: &Core, index: u64) {
+    let mut server = core.raft.server_metrics();
+    loop {
+        let known = server.borrow_watched().membership_config.log_id().is_some_and(|id| id.index >= index);
+        if known || server.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+pub(crate) fn peer(membership: &StoredMembership, id: u64) -> Option<Peer> {
     let host = membership.get_node(&id)?;
     Some(Peer { replica: ReplicaId(id), node: NodeId(host.0) })
 }

@@ -47,7 +47,7 @@
 //! split's child before its parent (its state is flushed before its log exists); block the scheduler's threads on an
 //! fsync; or hold unbounded messages, entries or proposals.
 //!
-//! Who lives is known node by node, not group by group: [`liveness`] has the picture.
+//! Who lives is known node by node, not group by group: [`liveness`] has the picture. Groups without work are at [`rest`].
 //!
 //! # Traps of openraft 0.10.0-alpha.37, and where each is handled
 //!
@@ -73,8 +73,7 @@
 //!
 //! # Caveats
 //!
-//! A group without work still ticks and sends heartbeats: some milliseconds of CPU per second for a hundred groups.
-//! Fine for tens of shards per node; quiet groups are the next step. Snapshots are not resumed when their stream
+//! Snapshots are not resumed when their stream
 //! breaks. A replica that fails stops alone and says so ([`Role::Stopped`], an error in the
 //! log, a counter); it is not restarted by itself.
 //!
@@ -85,6 +84,7 @@
 
 mod api;
 mod checkpoint;
+mod core;
 mod fault;
 mod gauges;
 mod group;
@@ -97,6 +97,7 @@ mod multi;
 mod options;
 pub mod recover;
 mod removal;
+pub mod rest;
 mod snapshot;
 mod state_machine;
 #[cfg(test)]

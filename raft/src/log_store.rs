@@ -200,6 +200,16 @@ impl LogStore {
         })
     }
 
+    /// The vote.
+    pub fn vote(&self) -> Option<Vote> {
+        self.shared.state.lock().vote
+    }
+
+    /// The last entry, or the last purged one.
+    pub fn last(&self) -> Option<LogId> {
+        self.shared.state.lock().last
+    }
+
     /// The index up to which the log may go if only `keep` bytes shall stay.
     pub fn purgeable_by_size(&self, keep: u64) -> Option<u64> {
         self.shared.state.lock().sizes.beyond(keep)

@@ -26,7 +26,8 @@ impl Group {
     /// Adds a replica without a vote. Returns when the change is committed, not when the replica has caught up.
     /// Idempotent.
     pub async fn add_learner(&self, replica: ReplicaId, node: NodeId) -> Result<(), ChangeError> {
-        let members = self.server.borrow_watched().membership_config.clone();
+        let core = self.core().ok_or_else(|| self.not_leader())?;
+        let members = core.server.borrow_watched().membership_config.clone();
         match members.membership().get_node(&replica.0) {
             Some(host) if host.0 == node.0 => return Ok(()),
             Some(host) => {
@@ -98,7 +99,8 @@ impl Group {
     pub async fn has_member(&self, replica: ReplicaId) -> Result<bool, NotLeader> {
         let term = self.leads().ok_or_else(|| self.not_leader())?;
         self.confirm_quorum(term).await?;
-        let known = self.server.borrow_watched();
+        let core = self.core().ok_or_else(|| self.not_leader())?;
+        let known = core.server.borrow_watched();
         let memberships = [&known.membership_config, &known.committed_membership_config];
         Ok(memberships.iter().any(|m| m.membership().get_node(&replica.0).is_some()))
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use openraft::{Config, Membership};
+use openraft::Membership;
 use parking_lot::{Mutex, RwLock};
 use proto::raft as wire;
 use proto::raft::raft_server::RaftServer;
@@ -17,14 +17,15 @@ use storage::{Engine, Store};
 use tonic::Status;
 
 use crate::api::{AddressBook, Error, Fatal, Peer, StateMachineFactory, UnknownReplica};
+use crate::core::Nursery;
 use crate::fault::Fault;
-use crate::group::{Group, Raft, within};
+use crate::group::{Group, within};
 use crate::liveness::{self, Reach};
 use crate::log_store::{LogStore, decode_ballot, durably, encode_ballot};
 use crate::options::RaftOptions;
-use crate::state_machine::{Adapter, Position, Shared};
+use crate::rest::{self, Rested, Roll};
+use crate::state_machine::{Position, Shared};
 use crate::transport::Hub;
-use crate::transport::network::Factory;
 use crate::transport::server::{Endpoint, Mount, refusal};
 use crate::types::{Host, StoredMembership, decode_log_id, encode_log_id, log_id};
 use crate::{checkpoint, snapshot};
@@ -39,8 +40,7 @@ type UnknownHook = Box<dyn Fn(UnknownReplica) + Send + Sync>;
 
 /// The groups of a node, and all they share.
 pub struct MultiRaft {
-    options: RaftOptions,
-    config: Arc<Config>,
+    nursery: Arc<Nursery>,
     engine: Arc<Engine>,
     pub(crate) log: Arc<dyn LogEngine>,
     pub(crate) factory: Arc<dyn StateMachineFactory>,
@@ -54,8 +54,6 @@ pub struct MultiRaft {
     pub(crate) territory: tokio::sync::Mutex<()>,
     unknown_hook: RwLock<Option<UnknownHook>>,
     unknown_reported: Mutex<HashMap<GroupId, Instant>>,
-    /// Bytes appended to the log, ever.
-    appended: Arc<AtomicU64>,
     stopping: AtomicBool,
     /// No promise given before this process started can still be relied on.
     gate_open: AtomicBool,
@@ -77,8 +75,16 @@ impl MultiRaft {
         let identity = store.identity().ok_or(Error::NoIdentity)?;
         let config = Arc::new(options.openraft()?);
         let hub = Hub::new(identity.cluster_id, identity.node_id, book, seams.clone(), options.clone());
-        let multi = Arc::new(Self {
+        let nursery = Nursery {
+            options,
             config,
+            log: store.log(),
+            hub: hub.clone(),
+            appended: Arc::default(),
+            roll: Roll::default(),
+        };
+        let multi = Arc::new(Self {
+            nursery: Arc::new(nursery),
             engine: store.engine(),
             log: store.log(),
             factory,
@@ -89,12 +95,10 @@ impl MultiRaft {
             territory: tokio::sync::Mutex::new(()),
             unknown_hook: RwLock::default(),
             unknown_reported: Mutex::default(),
-            appended: Arc::default(),
             stopping: AtomicBool::new(false),
             gate_open: AtomicBool::new(false),
             mount: Mount::new(),
             seams: seams.clone(),
-            options,
         });
         multi.mount.attach(&multi);
         multi.reopen().await?;
@@ -105,6 +109,7 @@ impl MultiRaft {
             liveness::watch(Arc::downgrade(&multi), multi.hub.clone(), seams.clone()),
         );
         seams.spawn("raft-checkpoint", checkpoint::run(Arc::downgrade(&multi), seams.clone()));
+        seams.spawn("raft-rest", rest::run(Arc::downgrade(&multi), seams.clone()));
         Ok(multi)
     }
 
@@ -200,6 +205,21 @@ impl MultiRaft {
         self.groups.read().values().cloned().collect()
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.groups.read().len()
+    }
+
+    /// Those among them that are not at rest.
+    pub fn awake(&self) -> Vec<Arc<Group>> {
+        self.nursery.roll.awake()
+    }
+
+    /// Changes whenever a group wakes or is laid to rest on this node.
+    pub fn rest_version(&self) -> u64 {
+        self.nursery.roll.version()
+    }
+
     /// Sends snapshots at this rate from now on, all of them together.
     pub fn set_snapshot_rate(&self, bytes_per_second: u64) {
         self.hub.pace.set(bytes_per_second);
@@ -223,7 +243,7 @@ impl MultiRaft {
         let transfers = async {
             futures::future::join_all(transfers).await;
         };
-        within(&self.seams, self.options.shutdown_transfer_timeout, transfers).await;
+        within(&self.seams, self.options().shutdown_transfer_timeout, transfers).await;
         self.stop_groups(true).await;
         if let Err(error) = self.flush().await {
             tracing::error!(%error, "cannot flush the state at shutdown");
@@ -274,7 +294,7 @@ impl MultiRaft {
                 if removed {
                     self.finish_removal(group, replica).await?;
                 } else {
-                    self.open(group, replica, true).await?;
+                    self.open_at(group, replica, true, true).await?;
                 }
             }
         }
@@ -335,13 +355,30 @@ impl MultiRaft {
     }
 
     async fn open(&self, group: GroupId, replica: ReplicaId, gated: bool) -> Result<Arc<Group>, Error> {
-        let opened = self.try_open(group, replica, gated).await;
+        self.open_at(group, replica, gated, false).await
+    }
+
+    /// `at_start` of the process, one that has no work is left at rest.
+    async fn open_at(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        gated: bool,
+        at_start: bool,
+    ) -> Result<Arc<Group>, Error> {
+        let opened = self.try_open(group, replica, gated, at_start).await;
         let opened = opened.map_err(|source| Error::Open { group, replica, source })?;
         self.groups.write().insert(group, opened.clone());
         Ok(opened)
     }
 
-    async fn try_open(&self, group: GroupId, replica: ReplicaId, gated: bool) -> Result<Arc<Group>, Fatal> {
+    async fn try_open(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        gated: bool,
+        at_start: bool,
+    ) -> Result<Arc<Group>, Fatal> {
         let position = Position::load(&self.engine, group)?;
         let purged = self.log.state(group)?.purged;
         let purged = purged.as_deref().map(decode_log_id).transpose().map_err(Fatal::new)?;
@@ -357,28 +394,33 @@ impl MultiRaft {
             machine,
             self.seams.clone(),
             Fault::new(),
-            position,
+            position.clone(),
         );
         let log = LogStore::open(
             self.log.clone(),
             group,
             replica,
-            self.options.append_bytes_max,
-            self.options.tail_bytes_max,
-            self.appended.clone(),
+            self.options().append_bytes_max,
+            self.options().tail_bytes_max,
+            self.nursery.appended.clone(),
         )
         .map_err(Fatal::new)?;
-        let network = Factory { hub: self.hub.clone(), group, replica };
-        let adapter = Adapter::new(shared.clone());
-        let raft = Raft::build(replica.0, self.config.clone(), network, log.clone(), adapter)
-            .await
-            .map_err(|e| Fatal::new(e.to_string()))?;
-        shared.set_running();
-        if gated {
-            raft.runtime_config().elect(false);
+        // Nothing is to be applied again, and there is somebody to ask when it is needed.
+        let complete = position.last.is_some() && log.last() == position.last;
+        let led = log.vote().is_some_and(|vote| vote.is_committed());
+        let rests = at_start && complete && led && shared.machine.may_rest();
+        let rested = Rested::opened(&shared, &position, &log);
+        self.nursery.roll.rests(group, rests && rested.owes());
+        let opened = Group::new(shared, self.nursery.clone(), gated, rested);
+        if rests {
+            // Nodes with a link know of each other's silence.
+            opened.voter_nodes().into_iter().filter(|node| *node != self.hub.me).for_each(|node| {
+                self.hub.link(node);
+            });
+        } else {
+            opened.awake().await.map_err(|reason| Fatal::new(reason.to_string()))?;
         }
-        raft.run();
-        Ok(Group::start(raft, shared, log, self.options.clone(), gated))
+        Ok(opened)
     }
 
     pub(crate) async fn flush(&self) -> Result<(), Error> {
@@ -452,11 +494,15 @@ impl MultiRaft {
     }
 
     pub(crate) fn appended(&self) -> &AtomicU64 {
-        &self.appended
+        &self.nursery.appended
     }
 
     pub(crate) fn options(&self) -> &RaftOptions {
-        &self.options
+        &self.nursery.options
+    }
+
+    pub(crate) fn roll(&self) -> &Roll {
+        &self.nursery.roll
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {
@@ -480,7 +526,7 @@ pub(crate) fn storage_error(operation: &'static str) -> impl Fn(storage::Error) 
 /// promise that they have forgotten. Each after a moment of its own, so that the nodes of a cluster that starts as a
 /// whole don't all stand for election at once.
 async fn open_gate(multi: std::sync::Weak<MultiRaft>, seams: Seams) {
-    let Some((lease, spread)) = multi.upgrade().map(|m| (m.options.election_max, m.options.election_min))
+    let Some((lease, spread)) = multi.upgrade().map(|m| (m.options().election_max, m.options().election_min))
     else {
         return;
     };

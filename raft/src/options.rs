@@ -42,6 +42,10 @@ pub struct RaftOptions {
     pub keep_bytes: u64,
     /// How fast this node sends snapshots, all of them together.
     pub snapshot_bytes_per_second: u64,
+    /// A group that nobody has asked for in so long is laid to rest: see [`crate::rest`].
+    pub rest_after: Duration,
+    /// … or an eighth of it, if more groups than this are awake.
+    pub awake_max: usize,
     /// How long a shutdown may take to hand leaderships over.
     pub shutdown_transfer_timeout: Duration,
 }
@@ -65,6 +69,8 @@ impl Default for RaftOptions {
             keep_entries: 10_000,
             keep_bytes: 64 << 20,
             snapshot_bytes_per_second: 64 << 20,
+            rest_after: Duration::from_secs(40),
+            awake_max: 512,
             shutdown_transfer_timeout: Duration::from_millis(1_500),
         }
     }

@@ -136,8 +136,8 @@ impl Shared {
         self.applied_term.subscribe()
     }
 
-    pub fn set_running(&self) {
-        self.running.store(true, std::sync::atomic::Ordering::Release);
+    pub fn set_running(&self, running: bool) {
+        self.running.store(running, std::sync::atomic::Ordering::Release);
     }
 
     fn is_running(&self) -> bool {

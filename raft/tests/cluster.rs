@@ -7,6 +7,7 @@
 mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use harness::{Cluster, GROUP, eventually};
@@ -48,6 +49,8 @@ async fn sole_member_leads_at_once_and_again_after_a_restart() {
 
     cluster.stop(1).await;
     cluster.start(1).await;
+    // (It rests until it is asked: see `tests/rest.rs`.)
+    cluster.group(1).rouse(Duration::from_secs(10)).await;
     cluster.put("b", "2").await;
     assert_eq!(cluster.get(1, "a").as_deref(), Some("1"));
 }

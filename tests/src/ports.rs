@@ -36,7 +36,9 @@ impl Ports {
             match lock.try_lock() {
                 Ok(()) if (base..base + BLOCK).all(free) => return Ok(Self { base, _lock: lock }),
                 Ok(()) | Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(e)) => return Err(e).context(format!("cannot lock {}", path.display())),
+                Err(TryLockError::Error(e)) => {
+                    return Err(e).context(format!("cannot lock {}", path.display()));
+                }
             }
         }
         bail!("somebody listens in each block of {BLOCK} ports in {ALL:?}, or another test has it")

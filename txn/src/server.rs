@@ -33,6 +33,9 @@ const LEARNED_MAX: usize = 64;
 /// How long a request waits at a shard that is frozen.
 const FROZEN_WAIT_MAX: Duration = Duration::from_secs(1);
 
+/// How long a request waits for a shard at rest to wake.
+const ROUSE_MAX: Duration = Duration::from_secs(1);
+
 /// How many sessions or transactions one request may ask about.
 const DESCRIBED_MAX: usize = 4096;
 
@@ -132,6 +135,10 @@ impl ShardServer {
         if !merge::concerns_frozen(&ask) && !self.outlast_merge(&shard, request.timeout_ms).await {
             return Err(Refusal::WrongShard);
         }
+        group.touch();
+        if shard.leadership().is_none() && group.rests() {
+            group.rouse(ROUSE_MAX.min(Duration::from_millis(request.timeout_ms.into()))).await;
+        }
         let leadership = shard.leadership();
         let (Some(leadership), Some(descriptor)) = (leadership, shard.descriptor()) else {
             let leader = match &*group.role().borrow() {
@@ -146,6 +153,12 @@ impl ShardServer {
         let context =
             Context { server: self, shard, group, leadership, descriptor, epoch: request.epoch, deadline };
         context.evaluate(ask).await
+    }
+
+    /// Whether the shard has no leader because it is at rest, and this node is where it would have one.
+    pub(crate) fn rests_here(&self, group: GroupId) -> bool {
+        let group = self.multi.group(group).filter(|group| group.rests());
+        group.is_some_and(|group| group.status().serves().is_some())
     }
 
     /// Waits while the shard is frozen. Whether it serves; otherwise whoever asked has to look for its keys elsewhere.

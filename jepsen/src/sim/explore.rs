@@ -216,7 +216,15 @@ pub async fn child(seed: u64, arguments: &[String]) -> Result<Report> {
 impl Report {
     fn died(seed: u64, failure: String) -> Self {
         let (faults, digest) = (None, String::new());
-        Self { seed, failure: Some(failure), undecided: false, faults, calls: 0, simulated: Duration::ZERO, digest }
+        Self {
+            seed,
+            failure: Some(failure),
+            undecided: false,
+            faults,
+            calls: 0,
+            simulated: Duration::ZERO,
+            digest,
+        }
     }
 }
 

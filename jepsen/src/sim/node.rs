@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::disk::{Disk, SimLog};
 use super::host::{self, Lens};
 use super::net::{self, Net};
+use super::plan::Plan;
 use super::world::{Place, Purpose, World, generator_of};
 
 /// Tasks of a node. What the product gives to a thread of its own runs here in one go, after as long as a disk takes.
@@ -255,10 +256,11 @@ async fn boot(
 }
 
 /// The product's settings, with what a plan says of them.
-pub fn raft_options(keep_entries: u64, checkpoint_ns: u64) -> RaftOptions {
+pub fn raft_options(plan: &Plan) -> RaftOptions {
     RaftOptions {
-        keep_entries,
-        checkpoint_interval: Duration::from_nanos(checkpoint_ns),
+        keep_entries: plan.keep_entries,
+        checkpoint_interval: Duration::from_nanos(plan.checkpoint_ns),
+        rest_after: Duration::from_nanos(plan.rest_after_ns),
         ..RaftOptions::default()
     }
 }

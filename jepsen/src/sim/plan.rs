@@ -156,6 +156,8 @@ pub struct Plan {
     pub keep_entries: u64,
     /// Between flushes.
     pub checkpoint_ns: u64,
+    /// A group that nobody asks for rests after so long.
+    pub rest_after_ns: u64,
     /// Where the rows are cut into shards.
     pub splits: usize,
     /// The mean pause of a client between calls.
@@ -179,6 +181,8 @@ impl Plan {
             .collect();
         let keep_entries = if rng.random_bool(0.5) { rng.random_range(5..60) } else { 10_000 };
         let checkpoint_ns = rng.random_range(500 * MS..5 * SECOND);
+        let rest_after_ns =
+            if rng.random_bool(0.5) { rng.random_range(200 * MS..1_500 * MS) } else { 40 * SECOND };
         let splits = rng.random_range(0..4);
         let pause_ns = rng.random_range(80 * MS..300 * MS);
         let mut faults: Vec<Fault> =
@@ -195,7 +199,7 @@ impl Plan {
             faults = (0..work_ns / (4 * SECOND)).map(|n| cut((4 * n + 1) * SECOND)).collect();
         }
         faults.sort_by_key(|fault| fault.at_ns);
-        Self { nodes, workload, lenses, keep_entries, checkpoint_ns, splits, pause_ns, faults }
+        Self { nodes, workload, lenses, keep_entries, checkpoint_ns, rest_after_ns, splits, pause_ns, faults }
     }
 }
 

@@ -143,7 +143,7 @@ impl Simulation {
             world: world.clone(),
             net: net.clone(),
             nodes: plan.nodes,
-            raft: raft_options(plan.keep_entries, plan.checkpoint_ns),
+            raft: raft_options(&plan),
         });
         let manners = Manners { stall_ns: 0, lies: options.defect == Some(Defect::LyingDisks) };
         let nodes = (0..plan.nodes).map(|place| {

@@ -68,12 +68,16 @@ impl Consistency {
         service::ConsistencyServer::new(Self { cluster_id, multi, client, channels, turns, seams })
     }
 
-    fn group(&self, cluster_id: &[u8], id: u64) -> Result<Arc<Group>, Status> {
+    async fn group(&self, cluster_id: &[u8], id: u64) -> Result<Arc<Group>, Status> {
         if cluster_id != self.cluster_id.to_be_bytes() {
             return Err(Status::failed_precondition("this node belongs to another cluster"));
         }
         let id = GroupId(id);
-        self.multi.group(id).ok_or_else(|| Status::not_found(format!("{id} has no replica on this node")))
+        let group = self.multi.group(id);
+        let group = group.ok_or_else(|| Status::not_found(format!("{id} has no replica on this node")))?;
+        group.touch();
+        group.rouse(crate::control::ROUSE_MAX).await;
+        Ok(group)
     }
 }
 
@@ -112,7 +116,7 @@ impl service::Consistency for Consistency {
         request: Request<pb::AdvanceRequest>,
     ) -> Result<Response<pb::AdvanceResponse>, Status> {
         let request = request.into_inner();
-        let group = self.group(&request.cluster_id, request.group)?;
+        let group = self.group(&request.cluster_id, request.group).await?;
         if group.leads().is_none() {
             return Err(Status::unavailable(format!("{} is not led here", group.id())));
         }
@@ -138,7 +142,7 @@ impl service::Consistency for Consistency {
         request: Request<pb::DigestRequest>,
     ) -> Result<Response<Self::DigestStream>, Status> {
         let request = request.into_inner();
-        let group = self.group(&request.cluster_id, request.group)?;
+        let group = self.group(&request.cluster_id, request.group).await?;
         if group.replica().0 != request.replica {
             let text = format!("this node has {} of {}", group.replica(), group.id());
             return Err(Status::not_found(text));

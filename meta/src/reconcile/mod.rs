@@ -56,6 +56,10 @@ use crate::settings::Settings;
 const BUSY_TICK: Duration = Duration::from_millis(100);
 /// Between two rounds otherwise.
 const IDLE_TICK: Duration = Duration::from_secs(1);
+/// … at most, and …
+const IDLE_TICK_MAX: Duration = Duration::from_secs(20);
+/// … so many times as long as a round takes.
+const IDLE_PER_ROUND: u32 = 200;
 /// After an operation, a report must come within this time, or the group is planned for without one.
 const SETTLE: Duration = Duration::from_secs(2);
 /// An operation that failed is not tried again at once.
@@ -91,8 +95,12 @@ pub async fn run(server: Arc<MetaServer>, stop: CancellationToken) {
     loop {
         // `changed` fails only when the replica is gone, and then so is this loop's reason.
         let led = leading.borrow_and_update().is_some();
+        let began = server.seams.clock.now();
         let busy = led && round(&server, &channels);
-        let tick = if busy { BUSY_TICK } else { IDLE_TICK };
+        // A plan of many shards takes a while, and where nothing happens it says nothing new.
+        let took = server.seams.clock.now().saturating_duration_since(began);
+        let idle = (took * IDLE_PER_ROUND).clamp(IDLE_TICK, IDLE_TICK_MAX);
+        let tick = if busy { BUSY_TICK } else { idle };
         tokio::select! {
             () = stop.cancelled() => return,
             changed = leading.changed() => if changed.is_err() { return },

@@ -177,6 +177,12 @@ impl Liveness {
         self.inner.lock().silent.contains(&node)
     }
 
+    /// Whether a node lives, as far as is known: it was heard, and still is.
+    pub fn is_heard(&self, node: NodeId) -> bool {
+        let inner = self.inner.lock();
+        inner.peers.get(&node).is_some_and(|peer| peer.heard.is_some()) && !inner.silent.contains(&node)
+    }
+
     /// Whether a majority of these nodes, of which this one is one, has answered lately.
     pub fn is_answered(&self, me: NodeId, voters: &[NodeId]) -> bool {
         let inner = self.inner.lock();

@@ -38,7 +38,8 @@ pub(super) async fn succeed(multi: Weak<MultiRaft>, hub: Arc<Hub>, node: NodeId)
     {
         let Some(multi) = multi.upgrade() else { return };
         let mut groups: Vec<Arc<Group>> = multi.groups().into_iter().filter(|g| follows(g, node)).collect();
-        groups.sort_unstable_by_key(|group| group.id());
+        // Those at rest come last: nobody is asking for them now.
+        groups.sort_unstable_by_key(|group| (group.rests(), group.id()));
         for (n, group) in groups.iter().enumerate() {
             // One without a vote does not stand.
             let Some(place) = place(group, node) else { continue };

@@ -161,7 +161,11 @@ pub(crate) async fn receive(
         return refused(refusal);
     }
     let snapshot = openraft::Snapshot { meta, snapshot: SnapshotData::Spooled(spool) };
-    match group.raft().install_full_snapshot(vote, snapshot).await {
+    let core = match group.awake().await {
+        Ok(core) => core,
+        Err(reason) => return refused(stopped(reason)),
+    };
+    match core.raft.install_full_snapshot(vote, snapshot).await {
         Ok(response) => Ok(wire::SnapshotAnswer { vote: Some(vote_to_wire(&response.vote)), refusal: None }),
         Err(error) => refused(stopped(error)),
     }

@@ -147,7 +147,7 @@ async fn answer(multi: Arc<MultiRaft>, from: NodeId, request: wire::Request) -> 
     }
     let from = Peer { replica: ReplicaId(request.from_replica), node: from };
     let body = match multi.addressed(GroupId(request.group), ReplicaId(request.to_replica), from) {
-        Ok(group) => handle(&group, request.body).await,
+        Ok(group) => handle(&group, from, request.body).await,
         Err(refusal) => Err(refusal),
     };
     wire::Answer { id, body: Some(body.unwrap_or_else(wire::answer::Body::Refusal)) }
@@ -167,7 +167,8 @@ pub(crate) fn stopped(error: impl ToString) -> wire::Refusal {
 }
 
 async fn handle(
-    group: &Group,
+    group: &Arc<Group>,
+    from: Peer,
     body: Option<wire::request::Body>,
 ) -> Result<wire::answer::Body, wire::Refusal> {
     use wire::request::Body;
@@ -176,11 +177,15 @@ async fn handle(
         Some(Body::Vote(vote)) => handle_vote(group, vote, false).await,
         Some(Body::PreVote(vote)) => handle_vote(group, vote, true).await,
         Some(Body::TransferLeader(transfer)) => handle_transfer(group, transfer).await,
+        Some(Body::Rest(rest)) => handle_rest(group, from, rest).await,
         Some(Body::Pulse(_)) | None => Err(malformed(Malformed { what: "request" })),
     }
 }
 
-async fn handle_append(group: &Group, append: wire::Append) -> Result<wire::answer::Body, wire::Refusal> {
+async fn handle_append(
+    group: &Arc<Group>,
+    append: wire::Append,
+) -> Result<wire::answer::Body, wire::Refusal> {
     let rpc = AppendEntriesRequest::<TypeConfig> {
         vote: vote_from_wire(append.vote).map_err(malformed)?,
         prev_log_id: append.previous.map(log_id_from_wire),
@@ -199,7 +204,8 @@ async fn handle_append(group: &Group, append: wire::Append) -> Result<wire::answ
     }
     group.heard();
     use wire::appended::Result as Appended;
-    let result = match group.raft().append_entries(rpc).await.map_err(stopped)? {
+    let core = group.awake().await.map_err(stopped)?;
+    let result = match core.raft.append_entries(rpc).await.map_err(stopped)? {
         AppendEntriesResponse::Success => Appended::Success(true),
         AppendEntriesResponse::Conflict => Appended::Conflict(true),
         AppendEntriesResponse::HigherVote(vote) => Appended::HigherVote(vote_to_wire(&vote)),
@@ -210,7 +216,7 @@ async fn handle_append(group: &Group, append: wire::Append) -> Result<wire::answ
 }
 
 async fn handle_vote(
-    group: &Group,
+    group: &Arc<Group>,
     request: wire::VoteRequest,
     pre_vote: bool,
 ) -> Result<wire::answer::Body, wire::Refusal> {
@@ -224,7 +230,8 @@ async fn handle_vote(
         request.last.map(log_id_from_wire),
     );
     rpc.leadership_transfer = request.leadership_transfer;
-    let response = if pre_vote { group.raft().pre_vote(rpc).await } else { group.raft().vote(rpc).await };
+    let core = group.awake().await.map_err(stopped)?;
+    let response = if pre_vote { core.raft.pre_vote(rpc).await } else { core.raft.vote(rpc).await };
     let response = response.map_err(stopped)?;
     Ok(wire::answer::Body::Vote(wire::VoteAnswer {
         vote: Some(vote_to_wire(&response.vote)),
@@ -234,7 +241,7 @@ async fn handle_vote(
 }
 
 async fn handle_transfer(
-    group: &Group,
+    group: &Arc<Group>,
     transfer: wire::TransferLeader,
 ) -> Result<wire::answer::Body, wire::Refusal> {
     if group.is_gated() {
@@ -245,10 +252,28 @@ async fn handle_transfer(
         transfer.to_replica,
         transfer.last.map(log_id_from_wire),
     );
-    let result = group.raft().handle_transfer_leader(rpc).await.map_err(stopped)?;
+    let core = group.awake().await.map_err(stopped)?;
+    let result = core.raft.handle_transfer_leader(rpc).await.map_err(stopped)?;
     let (accepted, detail) = match result {
         Ok(()) => (true, String::new()),
         Err(error) => (false, error.to_string()),
     };
     Ok(wire::answer::Body::Transfer(wire::TransferAnswer { accepted, detail }))
+}
+
+async fn handle_rest(
+    group: &Arc<Group>,
+    from: Peer,
+    rest: wire::Rest,
+) -> Result<wire::answer::Body, wire::Refusal> {
+    let vote = vote_from_wire(rest.vote).map_err(malformed)?;
+    let last = rest.last.ok_or_else(|| malformed(Malformed { what: "last entry" }))?;
+    // In a task of its own: half an end is none.
+    let (done, rested) = tokio::sync::oneshot::channel();
+    let task = group.clone();
+    group.seams.spawn("raft-rest", async move {
+        let _ = done.send(task.follow_to_rest(from, vote, last.index).await);
+    });
+    let rests = rested.await.unwrap_or(false);
+    Ok(wire::answer::Body::Rested(wire::Rested { rests }))
 }

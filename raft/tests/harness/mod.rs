@@ -1,5 +1,7 @@
 //! A cluster in a process, and a state machine of strings.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -48,6 +50,10 @@ impl StateMachine for Strings {
         Ok(())
     }
 
+    fn may_rest(&self) -> bool {
+        true
+    }
+
     fn role_changed(&self, _role: &Role) {}
 }
 
@@ -86,6 +92,8 @@ struct Running {
 }
 
 pub struct Cluster {
+    /// For nodes that start from now on.
+    pub rest_after: Duration,
     dirs: HashMap<u64, TempDir>,
     book: Arc<Book>,
     running: HashMap<u64, Running>,
@@ -93,7 +101,12 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new() -> Self {
-        Self { dirs: HashMap::new(), book: Arc::default(), running: HashMap::new() }
+        Self {
+            rest_after: Duration::from_secs(3600),
+            dirs: HashMap::new(),
+            book: Arc::default(),
+            running: HashMap::new(),
+        }
     }
 
     pub async fn start(&mut self, node: u64) {
@@ -126,6 +139,7 @@ impl Cluster {
             keep_entries: 5,
             proposal_bytes_in_flight_max: 4096,
             checkpoint_interval: Duration::from_secs(3600),
+            rest_after: self.rest_after,
             ..RaftOptions::default()
         };
         let book: Arc<dyn AddressBook> = self.book.clone();
@@ -164,6 +178,17 @@ impl Cluster {
 
     pub fn group(&self, node: u64) -> Arc<Group> {
         self.multi(node).group(GROUP).expect("the group")
+    }
+
+    /// Waits until the group rests on these nodes.
+    pub async fn at_rest(&self, nodes: &[u64]) {
+        eventually("the group rests", || nodes.iter().all(|node| self.group(*node).rests())).await;
+    }
+
+    /// The node at which the group rests.
+    pub fn home(&self, nodes: &[u64]) -> u64 {
+        let is_home = |node: &&u64| self.group(**node).status().serves().is_some();
+        *nodes.iter().find(is_home).expect("a home")
     }
 
     /// The node that leads in the highest term.

@@ -68,9 +68,9 @@ pub async fn run(core: Weak<Core>, server: Arc<ShardServer>) {
         let Some(core) = core.upgrade() else { return };
         for shard in server.registry().all() {
             let safe_point = core.directory.safe_point();
-            if shard.leadership().is_none()
-                || !shard.garbage().lock().is_due(safe_point, core.seams.clock.now())
-            {
+            // (A shard at rest is woken by the pass.)
+            let due = shard.garbage().lock().is_due(safe_point, core.seams.clock.now());
+            if !due || (shard.leadership().is_none() && !server.rests_here(shard.group())) {
                 continue;
             }
             if let Err(error) = pass(&core, &shard, safe_point).await {

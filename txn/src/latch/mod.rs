@@ -203,6 +203,11 @@ pub struct Latches {
 }
 
 impl Latches {
+    /// Nobody holds one, and nobody waits.
+    pub fn is_idle(&self) -> bool {
+        self.shared.lock().table.len() == 0
+    }
+
     /// Waits until all of `spans` are latched; they are held until the guard is dropped.
     pub async fn acquire(self: &Arc<Self>, spans: Vec<(Span, Mode)>) -> Guard {
         let (guard, wake) = {

@@ -205,6 +205,11 @@ fn wake(waiter: Waiter) {
 }
 
 impl LockTable {
+    /// Nobody holds one, and nobody waits.
+    pub fn is_idle(&self) -> bool {
+        self.inner.lock().rows.is_empty()
+    }
+
     /// Asks for a row. Repeating it changes nothing but the strength: a waiter keeps its place.
     pub fn ask(&self, who: Claimant, key: &Bytes, mode: LockMode, wait: bool, now: Instant) -> Asked {
         let mut inner = self.inner.lock();

@@ -102,6 +102,11 @@ impl Leadership {
         [&self.locks, &self.advisory]
     }
 
+    /// Requests are under way, or somebody holds a lock or waits for one.
+    pub fn is_busy(&self) -> bool {
+        !self.latches.is_idle() || self.lock_tables().into_iter().any(|table| !table.is_idle())
+    }
+
     /// The floor; drawn at the first call.
     pub async fn floor(&self, oracle: &dyn Oracle) -> Result<Timestamp, Error> {
         self.floor.get_or_try_init(|| oracle.timestamp()).await.copied()

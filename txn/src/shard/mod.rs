@@ -105,6 +105,17 @@ impl Shard {
         &self.traffic
     }
 
+    /// There is no intent, and no record of a transaction.
+    fn is_settled(&self, range: &KeyRange) -> bool {
+        let snapshot = self.engine.snapshot();
+        let is_empty = |cf, range: &KeyRange| {
+            let mut iter = snapshot.iter(cf, range);
+            iter.seek(&range.start);
+            iter.key().is_none() && iter.check().is_ok()
+        };
+        is_empty(Cf::Intents, range) && is_empty(Cf::Group, &keys::records(range))
+    }
+
     fn set_descriptor(&self, descriptor: ShardDescriptor) {
         *self.descriptor.write() = Some(Arc::new(descriptor));
         self.registry.changed();
@@ -174,6 +185,17 @@ impl StateMachine for Shard {
 
     fn is_retired(&self) -> bool {
         self.is_absorbed()
+    }
+
+    /// No request, lock or transaction is under way, and no merge. (Garbage is no reason to stay awake: whoever collects it wakes
+    /// the shard.)
+    fn may_rest(&self) -> bool {
+        if self.frozen().is_some() || self.is_absorbed() {
+            return false;
+        }
+        let Some(descriptor) = self.descriptor() else { return false };
+        let busy = self.leadership().is_some_and(|leadership| leadership.is_busy());
+        !busy && self.is_settled(&descriptor.range)
     }
 
     fn role_changed(&self, role: &Role) {

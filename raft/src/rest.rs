@@ -1,0 +1,489 @@
+//! Groups at rest: what has no work sends nothing, ticks nothing, and takes next to no memory.
+//!
+//! ```text
+//!            nobody has asked for a while, all have the whole log
+//!   leads ───────────────────────────────────────────────────────▶ at rest: "ask here first" (its home)
+//!     ▲                                                               │
+//!     │  1. its lease ends: the role is no leader's any more          │  a request
+//!     │  2. openraft's instance goes                                  │
+//!     │  3. the others are told: `Rest`, with vote and last entry     ▼
+//!     └───────────────────────────────────────────────────── stands for election
+//!
+//!   follows ──────────────── `Rest`, and vote and log agree ──────▶ at rest
+//!     ▲                                                               │
+//!     └───────────────────────── any message, or its home's death ────┘
+//! ```
+//!
+//! A replica at rest is one whose openraft instance was dropped: all that the instance knew is in the log. Its [`Group`], its
+//! state machine and its place in the tables of this node stay. Waking makes the instance anew, as a start of the
+//! process does, in about a millisecond; a leader then costs an election, some ten milliseconds with their fsyncs.
+//!
+//! # Why this is safe
+//!
+//! A replica at rest has forgotten which lease it has granted. So nobody may rely on one by then:
+//!
+//! 1. The leader's lease ends before anybody is told ([`Group::lease`] looks at the role last), and a leader whose
+//!    instance is gone never leads again in that term: restoring leadership is off.
+//! 2. A follower rests only if its vote is still the one that the leader had: it has granted nothing to anybody else since.
+//!    A `Rest` that comes late finds another vote, or a replica at rest already, or one whose leader of that term is gone.
+//!
+//! Everything else is liveness. A `Rest` that is lost leaves a follower awake: it misses its leader, stands for election, leads,
+//! and lays the group to rest again later.
+//!
+//! # Who wakes
+//!
+//! - Whoever has work for the leader: [`Group::rouse`], at the group's home; elsewhere if the home is silent.
+//! - Any message of another replica.
+//! - When a node falls silent, what rested at home there, by and by ([`crate::liveness`]).
+//! - A home that was left by a replica which lacks entries, when that one's node answers again; and a home whose process was
+//!   restarted, for it doesn't know whether one does.
+//! - The owner of the state machine, when it has work of its own (the collection of garbage).
+//!
+//! A group rests only if its state machine agrees ([`crate::StateMachine::may_rest`]). The meta-group never does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
+use parking_lot::{Mutex, RwLock};
+use proto::raft as wire;
+use storage::ids::{GroupId, LogIndex, NodeId, Term};
+use storage::seam::Seams;
+use tokio::sync::oneshot;
+
+use crate::api::{GroupStatus, Peer, Role};
+use crate::core::Core;
+use crate::group::Group;
+use crate::log_store::LogStore;
+use crate::multi::MultiRaft;
+use crate::state_machine::{Position, Shared};
+use crate::types::{Vote, log_id_to_wire, vote_to_wire};
+
+/// How often groups without work are looked for.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long the others may take to answer that they rest, too.
+const TELL_LIMIT: Duration = Duration::from_millis(500);
+const TELL_BYTES: usize = 64;
+/// Groups laid to rest, and woken for what they owe, in one look.
+const LAID_MAX: usize = 256;
+const WOKEN_MAX: usize = 16;
+
+/// Who is awake, of all groups of a node: what is done for each of them is not to be done for ten thousand that rest.
+#[derive(Default)]
+pub(crate) struct Roll {
+    awake: Mutex<BTreeMap<GroupId, Weak<Group>>>,
+    /// At rest, at home here, with members that may lack entries.
+    owing: Mutex<BTreeSet<GroupId>>,
+    /// Changes with who rests, and where.
+    version: AtomicU64,
+}
+
+impl Roll {
+    fn woke(&self, group: &Arc<Group>) {
+        self.owing.lock().remove(&group.id());
+        self.awake.lock().insert(group.id(), Arc::downgrade(group));
+        self.version.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn rests(&self, group: GroupId, owes: bool) {
+        self.awake.lock().remove(&group);
+        if owes {
+            self.owing.lock().insert(group);
+        }
+        self.version.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn gone(&self, group: GroupId) {
+        self.rests(group, false);
+        self.owing.lock().remove(&group);
+    }
+
+    pub fn awake(&self) -> Vec<Arc<Group>> {
+        self.awake.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+}
+
+/// What a replica keeps while it rests.
+#[derive(Clone, Debug)]
+pub(crate) struct Rested {
+    status: GroupStatus,
+    /// Members that lack entries, or may: they get them when they answer again.
+    owed: BTreeSet<NodeId>,
+}
+
+impl Rested {
+    /// A replica that this process has not woken yet.
+    pub fn opened(shared: &Shared, position: &Position, log: &LogStore) -> Self {
+        let vote = log.vote();
+        let stored = position.membership.membership();
+        let voters: BTreeSet<u64> = stored.voter_ids().collect();
+        let node = |(replica, host): (&u64, &crate::types::Host)| {
+            (storage::ids::ReplicaId(*replica), NodeId(host.0))
+        };
+        let (members, learners) = stored.nodes().map(node).partition(|(id, _)| voters.contains(&id.0));
+        let leader = vote.filter(|vote| vote.is_committed()).map(|vote| vote.leader_id().voted_for);
+        let last = position.last.map(|id| LogIndex(id.index));
+        let status = GroupStatus {
+            group: shared.group,
+            replica: shared.replica,
+            role: Role::Follower { leader: None },
+            term: Term(vote.map_or(0, |vote| vote.leader_id().term)),
+            leader: leader.and_then(|id| crate::group::peer(&position.membership, id)),
+            last,
+            committed: last,
+            applied: last,
+            flushed: last,
+            purged: None,
+            members,
+            learners,
+            joint: stored.get_joint_config().len() > 1,
+            progress: Default::default(),
+            rests: true,
+        };
+        let owed = status.members.values().chain(status.learners.values()).copied().collect();
+        Self { status, owed }
+    }
+
+    /// The leader, if it is another replica.
+    pub fn leader_elsewhere(&self) -> Option<Peer> {
+        self.status.leader.filter(|leader| leader.replica != self.status.replica)
+    }
+
+    /// Members may lack entries, and this replica is the one to see to it.
+    pub fn owes(&self) -> bool {
+        self.is_at_home() && !self.owed.is_empty()
+    }
+
+    fn is_at_home(&self) -> bool {
+        self.status.leader.is_some_and(|leader| leader.replica == self.status.replica)
+    }
+}
+
+/// What lives only while a group is awake, and what is kept while it rests.
+pub(crate) struct Rest {
+    core: RwLock<Option<Arc<Core>>>,
+    /// Instances are made and dropped one at a time.
+    turn: tokio::sync::Mutex<()>,
+    /// What an instance has to say of its replica's role counts only as long as it is this one.
+    publishing: Mutex<()>,
+    rested: Mutex<Rested>,
+    /// Since the last look.
+    used: AtomicBool,
+    /// Looks that found nobody to have used it.
+    idle: AtomicU32,
+}
+
+impl Rest {
+    pub fn new(rested: Rested) -> Self {
+        Self {
+            core: RwLock::default(),
+            turn: tokio::sync::Mutex::new(()),
+            publishing: Mutex::new(()),
+            rested: Mutex::new(rested),
+            used: AtomicBool::new(true),
+            idle: AtomicU32::new(0),
+        }
+    }
+
+    /// Somebody needs the group.
+    pub fn touch(&self) {
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// For how many looks nobody has used it.
+    fn look(&self) -> u32 {
+        if self.used.swap(false, Ordering::Relaxed) {
+            self.idle.store(0, Ordering::Relaxed);
+            return 0;
+        }
+        self.idle.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+impl Group {
+    /// openraft's instance, while the group is awake.
+    pub(crate) fn core(&self) -> Option<Arc<Core>> {
+        self.rest.core.read().clone()
+    }
+
+    /// Whether the group rests here.
+    pub fn rests(&self) -> bool {
+        self.rest.core.read().is_none()
+    }
+
+    /// Somebody needs the group: it is not to be laid to rest for a while.
+    pub fn touch(&self) {
+        self.rest.touch();
+    }
+
+    pub(crate) fn rested_status(&self) -> GroupStatus {
+        let mut status = self.rest.rested.lock().status.clone();
+        status.role = self.role().borrow().clone();
+        status.flushed = self.shared.flushed_index().map(LogIndex);
+        status
+    }
+
+    /// Members that may lack entries, while the group rests at home here.
+    pub fn owes(&self) -> BTreeSet<NodeId> {
+        self.rest.rested.lock().owed.clone()
+    }
+
+    /// The same as [`Group::publish`], by an instance that may have been dropped meanwhile.
+    pub(crate) fn publish_of(&self, core: &Arc<Core>, role: Role) {
+        let _one = self.rest.publishing.lock();
+        if self.core().is_some_and(|current| Arc::ptr_eq(&current, core)) {
+            self.publish(role);
+        }
+    }
+
+    /// openraft's instance; a group at rest wakes.
+    ///
+    /// # Errors
+    ///
+    /// Why the replica has stopped.
+    pub(crate) async fn awake(self: &Arc<Self>) -> Result<Arc<Core>, Arc<str>> {
+        if let Some(core) = self.core() {
+            return Ok(core);
+        }
+        // In a task of its own: whoever asks may be dropped at any time, and half an instance must not be left behind.
+        let (done, woken) = oneshot::channel();
+        let group = self.clone();
+        self.seams.spawn("raft-wake", async move {
+            let _ = done.send(group.wake().await);
+        });
+        woken.await.unwrap_or_else(|_| Err("the node is shutting down".into()))
+    }
+
+    async fn wake(self: Arc<Self>) -> Result<Arc<Core>, Arc<str>> {
+        let _turn = self.rest.turn.lock().await;
+        if let Some(core) = self.core() {
+            return Ok(core);
+        }
+        if let Some(reason) = self.shared.fault.get() {
+            return Err(reason);
+        }
+        let gated = self.is_gated();
+        let core = match self.nursery.open(&self.shared, gated).await {
+            Ok(core) => core,
+            Err(error) => {
+                let reason: Arc<str> = error.to_string().into();
+                self.shared.fault.set(reason.clone());
+                self.publish(Role::Stopped { reason: reason.clone() });
+                return Err(reason);
+            }
+        };
+        *self.rest.core.write() = Some(core.clone());
+        self.nursery.roll.woke(&self);
+        self.rest.touch();
+        if gated && !self.is_gated() {
+            // The gate was opened meanwhile.
+            core.raft.runtime_config().elect(true);
+        }
+        metrics::counter!("flotilla_raft_wakes_total").increment(1);
+        self.seams.spawn("raft-role", self.clone().watch_role(core.clone()));
+        Ok(core)
+    }
+
+    /// For whom has work for the group's leader. A group that rests at home here wakes, and leads when this returns, if
+    /// nothing is wrong; as does one whose home is silent. Otherwise the home is to be asked, and this replica only gets ready
+    /// for what may come of that. Takes `limit` at most.
+    pub async fn rouse(self: &Arc<Self>, limit: Duration) {
+        if !self.rests() {
+            return;
+        }
+        let home = self.rest.rested.lock().leader_elsewhere();
+        if home.is_some_and(|home| self.nursery.hub.liveness.is_heard(home.node)) {
+            let group = self.clone();
+            self.seams.spawn("raft-ready", async move {
+                // One that has failed has said so.
+                let _ = group.awake().await;
+            });
+            return;
+        }
+        let mut role = self.role();
+        let settled = |role: &Role| match role {
+            Role::Leader { .. } | Role::Stopped { .. } => true,
+            Role::Follower { leader } => leader.is_some() && *leader != home,
+        };
+        let lead = async {
+            self.campaign().await;
+            let _ = role.wait_for(settled).await;
+        };
+        crate::group::within(&self.seams, limit, lead).await;
+    }
+
+    /// Lays the group to rest, as its leader, if nothing speaks against it. Whether it has.
+    pub(crate) async fn lay_to_rest(self: &Arc<Self>) -> bool {
+        let Ok(_turn) = self.rest.turn.try_lock() else { return false };
+        let Ok(_members) = self.changes.try_lock() else { return false };
+        // Nothing is in flight, and nothing comes.
+        let all = self.options.proposals_in_flight_max as u32;
+        let Ok(_proposals) = self.proposals.try_acquire_many(all) else { return false };
+        let Some(core) = self.core() else { return false };
+        let status = self.status_of(&core);
+        let Some(owed) = self.may_rest(&status) else { return false };
+        let (vote, last) = {
+            let metrics = core.metrics.borrow_watched();
+            let agrees = metrics.state == ServerState::Leader && metrics.current_term == status.term.0;
+            if !agrees || metrics.last_applied.is_none() {
+                return false;
+            }
+            (metrics.vote, metrics.last_applied)
+        };
+        let others: Vec<Peer> = status
+            .members
+            .iter()
+            .chain(&status.learners)
+            .map(|(replica, node)| Peer { replica: *replica, node: *node })
+            .filter(|other| other.replica != self.replica())
+            .collect();
+        self.close(&core, status, owed).await;
+        let rest = wire::Rest { vote: Some(vote_to_wire(&vote)), last: last.as_ref().map(log_id_to_wire) };
+        let tell = |other: Peer| {
+            let body = wire::request::Body::Rest(rest);
+            let link = self.nursery.hub.link(other.node);
+            link.request(self.id(), self.replica(), other.replica, TELL_BYTES, TELL_LIMIT, body)
+        };
+        // Whoever doesn't hear it wakes the others some time.
+        let _ = futures::future::join_all(others.into_iter().map(tell)).await;
+        true
+    }
+
+    /// Whether the group has no work, as far as its leader sees; who lacks entries, for his node is away.
+    fn may_rest(&self, status: &GroupStatus) -> Option<BTreeSet<NodeId>> {
+        let settled = status.role.leads() == Some(status.term)
+            && !status.joint
+            && status.last.is_some()
+            && status.last == status.committed
+            && status.last == status.applied
+            && !self.is_gated()
+            && !self.is_stopping();
+        if !settled || !self.machine().may_rest() {
+            return None;
+        }
+        let mut owed = BTreeSet::new();
+        let mut voters = 1;
+        let fresh = 4 * self.options.heartbeat;
+        for (replica, node) in status.members.iter().chain(&status.learners) {
+            if *replica == self.replica() {
+                continue;
+            }
+            let progress = status.progress.get(replica);
+            let answers = progress.and_then(|p| p.silent_for).is_some_and(|silence| silence < fresh);
+            match progress {
+                Some(p) if answers && p.lag == 0 => voters += u32::from(status.members.contains_key(replica)),
+                _ if !self.nursery.hub.liveness.is_heard(*node) => {
+                    owed.insert(*node);
+                }
+                // It is being told.
+                _ => return None,
+            }
+        }
+        (2 * voters as usize > status.members.len()).then_some(owed)
+    }
+
+    /// The leader says that it has laid the group to rest. Whether this replica rests, too.
+    pub(crate) async fn follow_to_rest(self: &Arc<Self>, from: Peer, vote: Vote, last: u64) -> bool {
+        let _turn = self.rest.turn.lock().await;
+        let Some(core) = self.core() else {
+            let mut rested = self.rest.rested.lock();
+            if rested.status.term.0 <= vote.leader_id().term {
+                rested.status.leader = Some(from);
+            }
+            return true;
+        };
+        let mut status = self.status_of(&core);
+        let agrees = {
+            let metrics = core.metrics.borrow_watched();
+            let follows = matches!(metrics.state, ServerState::Follower | ServerState::Learner);
+            follows && metrics.vote == vote && vote.is_committed()
+        };
+        let whole = status.last == Some(LogIndex(last)) && status.applied == Some(LogIndex(last));
+        if !agrees || !whole || status.joint || self.is_stopping() {
+            return false;
+        }
+        status.leader = Some(from);
+        self.close(&core, status, BTreeSet::new()).await;
+        true
+    }
+
+    /// Drops openraft's instance.
+    async fn close(&self, core: &Arc<Core>, status: GroupStatus, owed: BTreeSet<NodeId>) {
+        let rested = Rested { status: GroupStatus { rests: true, ..status }, owed };
+        {
+            let _one = self.rest.publishing.lock();
+            let leader = rested.leader_elsewhere();
+            let owes = rested.owes();
+            *self.rest.rested.lock() = rested;
+            *self.rest.core.write() = None;
+            self.nursery.roll.rests(self.id(), owes);
+            self.publish(Role::Follower { leader });
+        }
+        core.close().await;
+        metrics::counter!("flotilla_raft_rests_total").increment(1);
+        tracing::debug!(group = %self.id(), replica = %self.replica(), "at rest");
+    }
+}
+
+/// Lays to rest what has no work, and wakes who owes entries to nodes that answer again; until the node stops.
+pub(crate) async fn run(multi: Weak<MultiRaft>, seams: Seams) {
+    loop {
+        seams.sleep(LOOK_EVERY).await;
+        let Some(multi) = multi.upgrade() else { return };
+        if multi.is_stopping() {
+            return;
+        }
+        look(&multi).await;
+    }
+}
+
+async fn look(multi: &Arc<MultiRaft>) {
+    let (options, roll) = (multi.options(), multi.roll());
+    let awake = roll.awake();
+    metrics::gauge!("flotilla_raft_groups_awake").set(awake.len() as f64);
+    let patience = if awake.len() > options.awake_max { options.rest_after / 8 } else { options.rest_after };
+    let patience = (patience.as_secs_f64() / LOOK_EVERY.as_secs_f64()).ceil() as u32;
+    let mut laid = 0;
+    for group in awake {
+        let idle = group.rest.look();
+        if laid < LAID_MAX && idle >= patience && group.leads().is_some() {
+            laid += 1;
+            // Beside the others: telling them takes a moment.
+            let task = group.clone();
+            group.seams.spawn("raft-rest", async move {
+                task.lay_to_rest().await;
+            });
+        }
+    }
+    let owing: Vec<GroupId> = roll.owing.lock().iter().copied().collect();
+    let due = owing.into_iter().filter_map(|id| multi.group(id)).filter(|group| group.is_to_settle());
+    for group in due.take(WOKEN_MAX) {
+        group.campaign().await;
+    }
+}
+
+impl Group {
+    /// It rests at home here, and somebody who lacks entries, or may, answers again.
+    fn is_to_settle(&self) -> bool {
+        if self.is_gated() || self.is_stopping() {
+            return false;
+        }
+        let rested = self.rest.rested.lock();
+        let me = self.nursery.hub.me;
+        rested.is_at_home()
+            && rested.owed.iter().any(|node| *node != me && self.nursery.hub.liveness.is_heard(*node))
+    }
+}

@@ -1,0 +1,160 @@
+//! Groups at rest: what they need, who wakes them, and that nothing is lost or read from the past meanwhile.
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use harness::{Cluster, GROUP, eventually};
+use storage::ids::{NodeId, ReplicaId};
+
+const ALL: [u64; 3] = [1, 2, 3];
+const SOON: Duration = Duration::from_millis(500);
+const LIMIT: Duration = Duration::from_secs(5);
+
+async fn three() -> Cluster {
+    let mut cluster = Cluster::new();
+    cluster.rest_after = SOON;
+    for node in ALL {
+        cluster.start(node).await;
+    }
+    let members: BTreeMap<ReplicaId, NodeId> = ALL.map(|n| (ReplicaId(n), NodeId(n))).into();
+    for node in ALL {
+        let multi = cluster.multi(node);
+        multi.create_group(GROUP, ReplicaId(node), members.clone(), node == 1).await.expect("create");
+    }
+    cluster
+}
+
+/// As whoever has work for the leader does.
+async fn put_at(cluster: &Cluster, node: u64, key: &str, value: &str) {
+    let group = cluster.group(node);
+    group.rouse(LIMIT).await;
+    let term = group.leads().expect("it leads now");
+    group.propose(term, format!("{key}={value}").into()).await.expect("propose");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_without_work_rests_and_wakes_for_work() {
+    let cluster = three().await;
+    cluster.put("a", "1").await;
+    cluster.at_rest(&ALL).await;
+    let home = cluster.home(&ALL);
+    let term = cluster.group(home).status().term;
+    for node in ALL {
+        let status = cluster.group(node).status();
+        assert!(status.rests && status.members.len() == 3, "{status:?}");
+        assert_eq!(
+            status.leader.map(|leader| leader.node),
+            Some(NodeId(home)),
+            "node {node} knows whom to ask"
+        );
+        assert_eq!(cluster.get(node, "a").as_deref(), Some("1"), "on node {node}");
+    }
+    assert!(cluster.group(home).lease(term).is_err(), "there is no lease without a leader");
+
+    put_at(&cluster, home, "a", "2").await;
+    assert!(cluster.group(home).status().term > term, "it was elected anew");
+    cluster.converge(&ALL).await;
+    assert!(ALL.iter().all(|node| cluster.get(*node, "a").as_deref() == Some("2")));
+    cluster.at_rest(&ALL).await;
+}
+
+/// The others do not take the lead from a home that lives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_asked_elsewhere_names_the_home() {
+    let cluster = three().await;
+    cluster.put("a", "1").await;
+    cluster.at_rest(&ALL).await;
+    let home = cluster.home(&ALL);
+    let other = ALL.into_iter().find(|node| *node != home).expect("another");
+    cluster.group(other).rouse(LIMIT).await;
+    assert!(cluster.group(other).leads().is_none());
+    put_at(&cluster, home, "a", "2").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_rested_on_a_dead_node_is_led_by_another() {
+    let mut cluster = three().await;
+    cluster.put("a", "1").await;
+    cluster.at_rest(&ALL).await;
+    let home = cluster.home(&ALL);
+    let others: Vec<u64> = ALL.into_iter().filter(|node| *node != home).collect();
+    cluster.kill(home).await;
+    // Without being asked.
+    cluster.leader().await;
+    cluster.put("a", "2").await;
+    // It rests, though one of its members is away; and who was away gets what it lacks when it is back.
+    cluster.at_rest(&others).await;
+    cluster.start(home).await;
+    eventually("it has caught up", || cluster.get(home, "a").as_deref() == Some("2")).await;
+    cluster.at_rest(&ALL).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_rested_before_a_power_cut_is_there_after_it() {
+    let mut cluster = three().await;
+    for n in 0..40 {
+        cluster.put("a", &n.to_string()).await;
+    }
+    cluster.at_rest(&ALL).await;
+    for node in ALL {
+        cluster.crash(node).await;
+    }
+    for node in ALL {
+        cluster.start(node).await;
+    }
+    cluster.put("b", "1").await;
+    cluster.converge(&ALL).await;
+    for node in ALL {
+        assert_eq!(cluster.get(node, "a").as_deref(), Some("39"), "on node {node}");
+    }
+}
+
+/// A process that ends in order starts with its groups at rest: nothing is to be applied again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_wakes_nothing_that_has_no_work() {
+    let mut cluster = three().await;
+    cluster.put("a", "1").await;
+    cluster.at_rest(&ALL).await;
+    let home = cluster.home(&ALL);
+    let other = ALL.into_iter().find(|node| *node != home).expect("another");
+    cluster.stop(other).await;
+    cluster.start(other).await;
+    assert!(cluster.group(other).rests());
+    let status = cluster.group(other).status();
+    assert_eq!(status.leader.map(|leader| leader.node), Some(NodeId(home)));
+    put_at(&cluster, home, "a", "2").await;
+    cluster.converge(&ALL).await;
+    assert_eq!(cluster.get(other, "a").as_deref(), Some("2"));
+}
+
+/// Requests meet each phase of going to rest and waking: none is lost, none is applied twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_that_comes_while_a_group_goes_to_rest_is_done() {
+    let cluster = three().await;
+    cluster.put("a", "0").await;
+    for round in 1..=30_u64 {
+        // About the moment at which it is laid to rest.
+        tokio::time::sleep(SOON + Duration::from_millis(round * 37 % 600)).await;
+        let mut done = false;
+        for _ in 0..200 {
+            let node = ALL.into_iter().find(|node| cluster.group(*node).status().serves().is_some());
+            let Some(node) = node else {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            };
+            let group = cluster.group(node);
+            group.rouse(LIMIT).await;
+            let Some(term) = group.leads() else { continue };
+            if group.propose(term, format!("a={round}").into()).await.is_ok() {
+                done = true;
+                break;
+            }
+        }
+        assert!(done, "round {round}");
+        assert!(ALL.iter().any(|node| cluster.get(*node, "a") == Some(round.to_string())));
+    }
+    cluster.converge(&ALL).await;
+    assert!(ALL.iter().all(|node| cluster.get(*node, "a").as_deref() == Some("30")));
+}
