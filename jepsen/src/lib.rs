@@ -31,6 +31,7 @@ pub mod fault;
 pub mod gaps;
 pub mod history;
 pub mod links;
+pub mod quiet;
 pub mod report;
 pub mod run;
 pub mod sim;

@@ -4,6 +4,7 @@
 
 mod campaign;
 mod failover;
+mod idle;
 mod interpose;
 mod simulator;
 
@@ -33,6 +34,8 @@ enum Command {
     Sim(simulator::Sim),
     /// Measure how long clients wait when a node fails, in all ways that a node can fail
     Gaps(failover::Gaps),
+    /// Measure what groups cost that have no work
+    Idle(idle::Idle),
     /// Check a history that was written before, by this or by Jepsen
     Check {
         /// An EDN file, or JSON by lines if it ends in .json
@@ -145,6 +148,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run_real(arguments),
         Command::Sim(arguments) => simulator::run(&arguments),
         Command::Gaps(arguments) => failover::run(arguments),
+        Command::Idle(arguments) => idle::run(arguments),
         Command::Check { history, checker, json } => check(&history, &checker, json),
         Command::List => {
             list();

@@ -334,7 +334,13 @@ impl Group {
         let Ok(_proposals) = self.proposals.try_acquire_many(all) else { return false };
         let Some(core) = self.core() else { return false };
         let status = self.status_of(&core);
-        let Some(owed) = self.may_rest(&status) else { return false };
+        let owed = match self.may_rest(&status) {
+            Ok(owed) => owed,
+            Err(why) => {
+                tracing::trace!(group = %self.id(), why, "not to be laid to rest");
+                return false;
+            }
+        };
         let (vote, last) = {
             let metrics = core.metrics.borrow_watched();
             let agrees = metrics.state == ServerState::Leader && metrics.current_term == status.term.0;
@@ -362,17 +368,19 @@ impl Group {
         true
     }
 
-    /// Whether the group has no work, as far as its leader sees; who lacks entries, for his node is away.
-    fn may_rest(&self, status: &GroupStatus) -> Option<BTreeSet<NodeId>> {
-        let settled = status.role.leads() == Some(status.term)
-            && !status.joint
-            && status.last.is_some()
-            && status.last == status.committed
-            && status.last == status.applied
-            && !self.is_gated()
-            && !self.is_stopping();
-        if !settled || !self.machine().may_rest() {
-            return None;
+    /// Whether the group has no work, as far as its leader sees: who lacks entries, for his node is away; or why it has.
+    fn may_rest(&self, status: &GroupStatus) -> Result<BTreeSet<NodeId>, &'static str> {
+        if status.role.leads() != Some(status.term) || self.is_gated() || self.is_stopping() {
+            return Err("it does not lead");
+        }
+        if status.joint || status.last.is_none() {
+            return Err("its members are being changed");
+        }
+        if status.last != status.committed || status.last != status.applied {
+            return Err("entries are on their way");
+        }
+        if !self.machine().may_rest() {
+            return Err("its state machine has work");
         }
         let mut owed = BTreeSet::new();
         let mut voters = 1;
@@ -384,15 +392,16 @@ impl Group {
             let progress = status.progress.get(replica);
             let answers = progress.and_then(|p| p.silent_for).is_some_and(|silence| silence < fresh);
             match progress {
-                Some(p) if answers && p.lag == 0 => voters += u32::from(status.members.contains_key(replica)),
+                Some(p) if answers && p.lag == 0 => {
+                    voters += usize::from(status.members.contains_key(replica))
+                }
                 _ if !self.nursery.hub.liveness.is_heard(*node) => {
                     owed.insert(*node);
                 }
-                // It is being told.
-                _ => return None,
+                _ => return Err("a member lacks entries"),
             }
         }
-        (2 * voters as usize > status.members.len()).then_some(owed)
+        if 2 * voters > status.members.len() { Ok(owed) } else { Err("no majority has all of it") }
     }
 
     /// The leader says that it has laid the group to rest. Whether this replica rests, too.
