@@ -177,6 +177,7 @@ fn spread(
     add(format!("{what}, slowest"), at(1.0), unit, None);
 }
 
+#[allow(clippy::disallowed_methods, reason = "a client of real processes")]
 async fn connect(cluster: &Cluster, node: usize) -> Result<Client> {
     let url = cluster.urls().swap_remove(node - 1);
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.context("connecting")?;

@@ -1,5 +1,7 @@
 //! Groups at rest: what they need, who wakes them, and that nothing is lost or read from the past meanwhile.
 
+#![allow(clippy::disallowed_methods, reason = "tests of the real thing run on the real clock")]
+
 mod harness;
 
 use std::collections::BTreeMap;
