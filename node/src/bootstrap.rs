@@ -15,7 +15,7 @@ use meta::{
 };
 use proto::meta as pb;
 use proto::meta::command::Command;
-use raft::MultiRaft;
+use raft::{MultiRaft, NewGroup};
 use storage::ids::{Epoch, GroupId, KeyRange, META_GROUP, ReplicaId};
 use storage::seam::Seams;
 use storage::store::Identity;
@@ -155,11 +155,9 @@ pub async fn carry_out(founding: Founding, cluster_id: u128, rooms: Rooms<'_>) -
 
 async fn steps(founding: &Founding, cluster_id: u128, rooms: Rooms<'_>) -> Result<(), Failure> {
     let Rooms { files, addresses, multi, meta, engine, seams } = rooms;
-    let alone = |replica| BTreeMap::from([(replica, FIRST_NODE)]);
-    multi
-        .create_group(META_GROUP, FIRST_REPLICA, alone(FIRST_REPLICA), true)
-        .await
-        .map_err(Failure::other)?;
+    let alone =
+        |group, me| NewGroup { group, me, members: BTreeMap::from([(me, FIRST_NODE)]), campaign: true };
+    multi.create_group(alone(META_GROUP, FIRST_REPLICA)).await.map_err(Failure::other)?;
     let mut leading = meta.leading();
     leading.wait_for(Option::is_some).await.map_err(Failure::other)?;
 
@@ -187,7 +185,7 @@ async fn steps(founding: &Founding, cluster_id: u128, rooms: Rooms<'_>) -> Resul
             txn::shard::found(engine, &shard).map_err(Failure::other)?;
         }
         for &replica in shard.replicas.keys() {
-            multi.create_group(shard.group, replica, alone(replica), true).await.map_err(Failure::other)?;
+            multi.create_group(alone(shard.group, replica)).await.map_err(Failure::other)?;
         }
     }
     let flush = engine.clone();

@@ -85,6 +85,7 @@
 mod api;
 mod checkpoint;
 mod core;
+mod create;
 mod fault;
 mod gauges;
 mod group;
@@ -110,6 +111,7 @@ pub use api::{
     AddressBook, Applied, ChangeError, Error, Expected, Fatal, GroupStatus, NotLeader, Peer, Progress,
     ProposeError, Role, StateMachine, StateMachineFactory, UnknownReplica,
 };
+pub use create::NewGroup;
 pub use group::Group;
 pub use keys::{private_key, private_keys};
 pub use liveness::Reach;

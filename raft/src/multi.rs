@@ -1,16 +1,15 @@
 //! All replicas of a node: opening, creating, removing and stopping them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use openraft::Membership;
 use parking_lot::{Mutex, RwLock};
 use proto::raft as wire;
 use proto::raft::raft_server::RaftServer;
-use storage::ids::{GroupId, LogIndex, NodeId, ReplicaId};
+use storage::ids::{GroupId, NodeId, ReplicaId};
 use storage::raft_log::LogEngine;
 use storage::seam::Seams;
 use storage::{Engine, Store};
@@ -18,6 +17,7 @@ use tonic::Status;
 
 use crate::api::{AddressBook, Error, Fatal, Peer, StateMachineFactory, UnknownReplica};
 use crate::core::Nursery;
+use crate::create::NewGroup;
 use crate::fault::Fault;
 use crate::group::{Group, within};
 use crate::liveness::{self, Reach};
@@ -27,7 +27,7 @@ use crate::rest::{self, Rested, Roll};
 use crate::state_machine::{Position, Shared};
 use crate::transport::Hub;
 use crate::transport::server::{Endpoint, Mount, refusal};
-use crate::types::{Host, StoredMembership, decode_log_id, encode_log_id, log_id};
+use crate::types::decode_log_id;
 use crate::{checkpoint, snapshot};
 
 /// Where, in the store's directory, incoming snapshots are spooled to.
@@ -56,7 +56,7 @@ pub struct MultiRaft {
     unknown_reported: Mutex<HashMap<GroupId, Instant>>,
     stopping: AtomicBool,
     /// No promise given before this process started can still be relied on.
-    gate_open: AtomicBool,
+    pub(crate) gate_open: AtomicBool,
     mount: Mount,
 }
 
@@ -128,71 +128,6 @@ impl MultiRaft {
     /// Repetitions within a fraction of a second are left out.
     pub fn on_unknown_replica(&self, hook: impl Fn(UnknownReplica) + Send + Sync + 'static) {
         *self.unknown_hook.write() = Some(Box::new(hook));
-    }
-
-    /// Starts a group on one of its first members; every one of them is told the same `members`. Whatever the engine
-    /// holds of the group now is its initial state (write the descriptor before), the same on all of them. Idempotent.
-    ///
-    /// With `campaign` (give it to one of them) it stands for election at once; a sole member does anyway.
-    ///
-    /// The group begins as if a snapshot had been installed at index 0: a member that joins later gets the initial
-    /// state, which no log entry carries, in a snapshot. The state is flushed before the log knows the group, so
-    /// that after a crash a split's child is never replayed over a parent that has yet to split.
-    pub async fn create_group(
-        &self,
-        group: GroupId,
-        me: ReplicaId,
-        members: BTreeMap<ReplicaId, NodeId>,
-        campaign: bool,
-    ) -> Result<Arc<Group>, Error> {
-        let _turn = self.turn().await?;
-        if let Some(existing) = self.existing(group, me).await? {
-            return Ok(existing);
-        }
-        let broken = |source: Fatal| Error::Open { group, replica: me, source };
-        let start = log_id(0, 0);
-        let current = Position::load(&self.engine, group).map_err(broken)?;
-        match current.last {
-            None => {
-                let voters = members.keys().map(|replica| replica.0).collect();
-                let hosts: BTreeMap<u64, Host> =
-                    members.iter().map(|(replica, node)| (replica.0, Host(node.0))).collect();
-                let membership =
-                    Membership::new(vec![voters], hosts).map_err(|e| broken(Fatal::new(e.to_string())))?;
-                let position = Position {
-                    last: Some(start),
-                    membership: StoredMembership::new(Some(start), membership),
-                };
-                let mut batch = self.engine.batch();
-                position.store(group, &mut batch);
-                self.engine.write(batch).map_err(storage_error("write a group's initial state"))?;
-            }
-            // A crash came between the flush and the log.
-            Some(last) if last == start => {}
-            Some(last) => {
-                return Err(broken(Fatal::new(format!("there is state up to {last} but no log"))));
-            }
-        }
-        self.flush().await?;
-        self.write_ballot(group, me, false).await?;
-        durably(|done| self.log.purge_to(group, LogIndex(0), encode_log_id(&start), done))
-            .await
-            .map_err(|e| broken(Fatal::new(e)))?;
-        let opened = self.open(group, me, false).await?;
-        if campaign || members.len() == 1 {
-            opened.campaign().await;
-        }
-        Ok(opened)
-    }
-
-    /// Creates a blank replica, which waits for a leader to tell it everything. Idempotent.
-    pub async fn create_replica(&self, group: GroupId, me: ReplicaId) -> Result<Arc<Group>, Error> {
-        let _turn = self.turn().await?;
-        if let Some(existing) = self.existing(group, me).await? {
-            return Ok(existing);
-        }
-        self.write_ballot(group, me, false).await?;
-        self.open(group, me, false).await
     }
 
     /// A group of this node.
@@ -301,31 +236,11 @@ impl MultiRaft {
         for expected in self.factory.expected(&self.engine).map_err(broken)? {
             if self.group(expected.group).is_none() {
                 tracing::info!(group = %expected.group, "starting a group that a crash has kept from starting");
-                self.create_group(expected.group, expected.replica, expected.members, false).await?;
+                let (group, me, members) = (expected.group, expected.replica, expected.members);
+                self.create_group(NewGroup { group, me, members, campaign: false }).await?;
             }
         }
         Ok(())
-    }
-
-    /// The replica, if it is there already or can be opened; an error if another one is.
-    async fn existing(&self, group: GroupId, me: ReplicaId) -> Result<Option<Arc<Group>>, Error> {
-        if let Some(existing) = self.group(group) {
-            return match existing.replica() {
-                replica if replica == me => Ok(Some(existing)),
-                replica => Err(Error::OtherReplica { group, existing: replica, wanted: me }),
-            };
-        }
-        match self.ballot(group)? {
-            None => match self.removed(group)? {
-                Some(removed) if me <= removed => Err(Error::Removed { group, wanted: me, removed }),
-                _ => Ok(None),
-            },
-            Some((replica, false)) if replica == me => {
-                let gated = !self.gate_open.load(Ordering::SeqCst);
-                self.open(group, me, gated).await.map(Some)
-            }
-            Some((replica, _)) => Err(Error::OtherReplica { group, existing: replica, wanted: me }),
-        }
     }
 
     /// The replica's id in the log, and whether it is being removed.
@@ -354,7 +269,12 @@ impl MultiRaft {
         })
     }
 
-    async fn open(&self, group: GroupId, replica: ReplicaId, gated: bool) -> Result<Arc<Group>, Error> {
+    pub(crate) async fn open(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        gated: bool,
+    ) -> Result<Arc<Group>, Error> {
         self.open_at(group, replica, gated, false).await
     }
 

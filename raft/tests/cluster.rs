@@ -11,11 +11,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use harness::{Cluster, GROUP, eventually};
-use raft::{ChangeError, NoView, ProposeError};
+use raft::{ChangeError, NewGroup, NoView, ProposeError};
 use storage::ids::{LogIndex, NodeId, ReplicaId, Term};
 
 fn members(nodes: &[u64]) -> BTreeMap<ReplicaId, NodeId> {
     nodes.iter().map(|&n| (ReplicaId(n), NodeId(n))).collect()
+}
+
+/// The group on `node`.
+fn new(node: u64, nodes: &[u64], campaign: bool) -> NewGroup {
+    NewGroup { group: GROUP, me: ReplicaId(node), members: members(nodes), campaign }
 }
 
 /// Three members, the first one campaigning.
@@ -26,7 +31,7 @@ async fn three() -> Cluster {
     }
     for node in 1..=3 {
         let multi = cluster.multi(node);
-        multi.create_group(GROUP, ReplicaId(node), members(&[1, 2, 3]), node == 1).await.expect("create");
+        multi.create_group(new(node, &[1, 2, 3], node == 1)).await.expect("create");
     }
     cluster
 }
@@ -36,15 +41,15 @@ async fn sole_member_leads_at_once_and_again_after_a_restart() {
     let mut cluster = Cluster::new();
     cluster.start(1).await;
     let multi = cluster.multi(1);
-    multi.create_group(GROUP, ReplicaId(1), members(&[1]), false).await.expect("create");
+    multi.create_group(new(1, &[1], false)).await.expect("create");
     cluster.put("a", "1").await;
     let (_, term) = cluster.leader().await;
     assert!(cluster.group(1).lease(term).is_ok());
     assert!(cluster.group(1).confirm_quorum(term).await.is_ok());
     assert!(cluster.group(1).lease(Term(term.0 + 1)).is_err(), "a lease is of one term");
     // Idempotent.
-    multi.create_group(GROUP, ReplicaId(1), members(&[1]), false).await.expect("create again");
-    multi.create_group(GROUP, ReplicaId(2), members(&[2]), false).await.expect_err("another replica");
+    multi.create_group(new(1, &[1], false)).await.expect("create again");
+    multi.create_group(new(2, &[2], false)).await.expect_err("another replica");
     drop(multi);
 
     cluster.stop(1).await;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use harness::{Cluster, GROUP, eventually};
+use raft::NewGroup;
 use storage::ids::{NodeId, ReplicaId};
 
 const ALL: [u64; 3] = [1, 2, 3];
@@ -23,7 +24,8 @@ async fn three() -> Cluster {
     let members: BTreeMap<ReplicaId, NodeId> = ALL.map(|n| (ReplicaId(n), NodeId(n))).into();
     for node in ALL {
         let multi = cluster.multi(node);
-        multi.create_group(GROUP, ReplicaId(node), members.clone(), node == 1).await.expect("create");
+        let (group, me, members) = (GROUP, ReplicaId(node), members.clone());
+        multi.create_group(NewGroup { group, me, members, campaign: node == 1 }).await.expect("create");
     }
     cluster
 }

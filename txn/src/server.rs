@@ -236,17 +236,19 @@ async fn deliver(
         let Some(server) = server.upgrade() else {
             return;
         };
-        for child in children {
-            let Some(replica) = child.replica_on(server.me()) else {
-                continue;
-            };
+        let begin = |child: ShardDescriptor| {
+            let me = child.replica_on(server.me())?;
             // Its replicas are its parent's, so its first leader may be, too.
             let campaign = server.leads_beside(&child);
-            let created =
-                server.multi.create_group(child.group, replica, child.replicas.clone(), campaign).await;
-            if let Err(error) = created {
-                tracing::error!(group = %child.group, %error, "cannot create the group of a new shard");
-            }
+            Some(raft::NewGroup { group: child.group, me, members: child.replicas, campaign })
+        };
+        let created = server.multi.create_groups(children.into_iter().filter_map(begin).collect()).await;
+        let failures: Vec<raft::Error> = match created {
+            Ok(created) => created.into_iter().filter_map(Result::err).collect(),
+            Err(error) => vec![error],
+        };
+        for error in failures {
+            tracing::error!(%error, "cannot create the group of a new shard");
         }
     }
 }

@@ -20,6 +20,8 @@ use crate::{Error, LockMode};
 
 /// Points at which one request cuts a shard, at most.
 const POINTS_MAX: usize = 64;
+/// A new shard may take so long to be served, on top of what any request may take.
+const PER_POINT: Duration = Duration::from_millis(200);
 /// How long a shard or a node may take to say what is known there.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Shards asked at once.
@@ -30,7 +32,7 @@ pub async fn split(core: &Arc<Core>, keys: &[Key], spread: bool) -> Result<(), E
     let mut keys = keys.to_vec();
     keys.sort();
     keys.dedup();
-    let deadline = core.deadline();
+    let deadline = core.deadline() + PER_POINT * u32::try_from(keys.len()).unwrap_or(u32::MAX);
     let mut pause = Duration::from_millis(5);
     let mut todo = &keys[..];
     while let Some(first) = todo.first() {

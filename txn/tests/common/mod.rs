@@ -176,7 +176,15 @@ impl TestCluster {
         for node in &started {
             txn::shard::found(&node.store.engine(), &shard).unwrap();
             let me = ReplicaId(node.id.0);
-            node.multi.create_group(group, me, replicas.clone(), node.id.0 == 1).await.unwrap();
+            node.multi
+                .create_group(raft::NewGroup {
+                    group,
+                    me,
+                    members: replicas.clone(),
+                    campaign: node.id.0 == 1,
+                })
+                .await
+                .unwrap();
         }
         Self { meta, nodes: started, seams }
     }
