@@ -77,6 +77,8 @@ pub struct Outcome {
     pub verdicts: Vec<Verdict>,
     /// The history.
     pub history: Vec<Op>,
+    /// How often groups were laid to rest, or woke, on the nodes that ran in the end.
+    pub rests: u64,
     /// Simulated time.
     pub simulated_ns: u64,
     /// Hash and number of everything that happened.
@@ -87,6 +89,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.simulated_ns as f64 / 1e9;
         writeln!(f, "{}: {} calls in {seconds:.1} simulated seconds", self.workload, self.calls)?;
+        writeln!(f, "groups woke or were laid to rest {} times", self.rests)?;
         for (number, fault) in &self.faults {
             writeln!(f, "  fault {number}, {fault}")?;
         }
@@ -347,7 +350,9 @@ impl Simulation {
         let undecided = first(Validity::Unknown).map(|v| format!("{}: {}", v.checker, v.names().join(", ")));
         let anomalies = invalid.map(|verdict| format!("{}: {}", verdict.checker, verdict.names().join(", ")));
         let failure = anomalies.or(failure).or_else(|| defects.first().cloned());
+        let rests = |node: &SimNode| node.look(|status| status.up.as_ref().map(|up| up.multi.rest_version()));
         Ok(Outcome {
+            rests: self.nodes.iter().filter_map(rests).flatten().sum(),
             faults: Strikes::chosen(&self.plan.faults, self.options.faults.as_deref()),
             workload: self.plan.workload,
             calls: self.record.calls(),
