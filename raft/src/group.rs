@@ -366,10 +366,12 @@ impl Group {
         since.saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Relaxed)))
     }
 
-    /// Stands for election now, unless a leader's lease forbids it: for the one replica that is meant to lead a new
+    /// Stands for election now, unless a leader's lease forbids it, or what was promised before a restart may: for the one replica that is meant to lead a new
     /// group, and for one that takes over. A group at rest wakes.
     pub async fn campaign(self: &Arc<Self>) {
-        if let Ok(core) = self.awake().await {
+        if let Ok(core) = self.awake().await
+            && !self.is_gated()
+        {
             self.rest.touch();
             // With a pre-vote: a plain election is held even against the lease that this replica itself has granted.
             let _ = core.raft.trigger().elect(true).await;
@@ -411,6 +413,11 @@ impl Group {
         self.gated.load(Ordering::SeqCst)
     }
 
+    /// Neither votes nor stands for election from now on.
+    pub(crate) fn close_gate(&self) {
+        self.gated.store(true, Ordering::SeqCst);
+    }
+
     /// Votes from now on.
     pub(crate) fn open_gate(&self) {
         self.gated.store(false, Ordering::SeqCst);
@@ -425,7 +432,6 @@ impl Group {
 
     /// Ends the replica.
     pub(crate) async fn stop(&self, reason: &str) {
-        self.nursery.roll.gone(self.id());
         self.stopping.store(true, Ordering::SeqCst);
         self.shared.fault.set(reason);
         let _turn = self.rest.turn().await;
@@ -435,6 +441,7 @@ impl Group {
             }
             None => self.publish(Role::Stopped { reason: self.stop_reason(&reason) }),
         }
+        self.nursery.roll.gone(self.id());
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -26,6 +26,9 @@
 //!    instance is gone never leads again in that term: restoring leadership is off.
 //! 2. A follower rests only if its vote is still the one that the leader had: it has granted nothing to anybody else since.
 //!    A `Rest` that comes late finds another vote, or a replica at rest already, or one whose leader of that term is gone.
+//! 3. Whether the vote is still that one is known for certain only when the instance has ended. If it then is another one, the
+//!    replica may have granted a lease which it now forgets: it neither votes nor stands for election until that must be over,
+//!    as after a start of the process ([`Group::is_gated`]). Nor does a group that was at rest when the process started.
 //!
 //! Everything else is liveness. A `Rest` that is lost leaves a follower awake: it misses its leader, stands for election, leads,
 //! and lays the group to rest again later.
@@ -67,6 +70,8 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long the others may take to answer that they rest, too.
 const TELL_LIMIT: Duration = Duration::from_millis(500);
 const TELL_BYTES: usize = 64;
+/// How often whoever waits for a group that may not vote yet looks whether it may.
+const GATE_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Groups laid to rest, and woken for what they owe, in one look.
 const LAID_MAX: usize = 256;
 const WOKEN_MAX: usize = 16;
@@ -319,6 +324,10 @@ impl Group {
             Role::Follower { leader } => leader.is_some() && *leader != home,
         };
         let lead = async {
+            let woken = self.awake().await.is_ok();
+            while woken && self.is_gated() && !settled(&role.borrow()) {
+                self.seams.sleep(GATE_LOOK_EVERY).await;
+            }
             self.campaign().await;
             let _ = role.wait_for(settled).await;
         };
@@ -356,7 +365,9 @@ impl Group {
             .map(|(replica, node)| Peer { replica: *replica, node: *node })
             .filter(|other| other.replica != self.replica())
             .collect();
-        self.close(&core, status, owed).await;
+        if !self.close(&core, status, owed, &vote).await {
+            return false;
+        }
         let rest = wire::Rest { vote: Some(vote_to_wire(&vote)), last: last.as_ref().map(log_id_to_wire) };
         let tell = |other: Peer| {
             let body = wire::request::Body::Rest(rest);
@@ -425,12 +436,17 @@ impl Group {
             return false;
         }
         status.leader = Some(from);
-        self.close(&core, status, BTreeSet::new()).await;
-        true
+        self.close(&core, status, BTreeSet::new(), &vote).await
     }
 
-    /// Drops openraft's instance.
-    async fn close(&self, core: &Arc<Core>, status: GroupStatus, owed: BTreeSet<NodeId>) {
+    /// Drops openraft's instance. False if its vote was not what it seemed: then the replica is gated for a while, and wakes.
+    async fn close(
+        self: &Arc<Self>,
+        core: &Arc<Core>,
+        status: GroupStatus,
+        owed: BTreeSet<NodeId>,
+        vote: &Vote,
+    ) -> bool {
         let rested = Rested { status: GroupStatus { rests: true, ..status }, owed };
         {
             let _one = self.rest.publishing.lock();
@@ -442,8 +458,21 @@ impl Group {
             self.publish(Role::Follower { leader });
         }
         core.close().await;
+        if core.log.vote() != Some(*vote) {
+            self.close_gate();
+            let group = self.clone();
+            self.seams.spawn("raft-gate", async move {
+                group.seams.sleep(group.options.election_max).await;
+                group.open_gate();
+                if group.awake().await.is_ok() {
+                    group.stand_for_election();
+                }
+            });
+            return false;
+        }
         metrics::counter!("flotilla_raft_rests_total").increment(1);
         tracing::debug!(group = %self.id(), replica = %self.replica(), "at rest");
+        true
     }
 }
 

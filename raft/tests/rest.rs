@@ -162,3 +162,30 @@ async fn work_that_comes_while_a_group_goes_to_rest_is_done() {
     cluster.converge(&ALL).await;
     assert!(ALL.iter().all(|node| cluster.get(*node, "a").as_deref() == Some("30")));
 }
+
+/// What a process has promised before it was restarted it has forgotten: it elects nobody, itself neither, until a lease that
+/// was granted then is over, however urgently it is asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_at_rest_honours_what_was_promised_before_a_restart() {
+    let mut cluster = three().await;
+    cluster.put("a", "1").await;
+    cluster.at_rest(&ALL).await;
+    let home = cluster.home(&ALL);
+    cluster.stop(home).await;
+    // It leads nothing, so it has handed over nothing; the others take over when they miss it.
+    let (leader, _) = cluster.leader().await;
+    assert_ne!(leader, home);
+    cluster.at_rest(&ALL.into_iter().filter(|node| *node != home).collect::<Vec<_>>()).await;
+    for node in ALL.into_iter().filter(|node| *node != home) {
+        cluster.stop(node).await;
+    }
+    let started = tokio::time::Instant::now();
+    for node in ALL {
+        cluster.start(node).await;
+    }
+    let asked = ALL.map(|node| cluster.group(node));
+    futures::future::join_all(asked.iter().map(|group| group.rouse(LIMIT))).await;
+    cluster.leader().await;
+    let lease = raft::RaftOptions::default().election_max;
+    assert!(started.elapsed() >= lease, "a leader after {:?}", started.elapsed());
+}
