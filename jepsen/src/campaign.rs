@@ -28,8 +28,6 @@ const PORTS: u16 = 100;
 const FOLDERS_MAX: usize = 20;
 /// What is kept of the others.
 const KEPT: [&str; 4] = ["run.json", "schedule.json", "verdict.txt", "verdict.json"];
-/// More than replicas of a shard.
-const NODES_TO_MOVE: u16 = 4;
 /// The operator has had enough.
 const INTERRUPTED: &str = "interrupted";
 /// A run that takes so much longer than its clients work hangs.
@@ -46,8 +44,14 @@ struct Plan {
 }
 
 /// Makes one run or all of them; the worst verdict.
-#[allow(clippy::print_stdout, reason = "the verdict is what the command is for")]
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the verdict is what the command is for")]
 pub async fn conduct(arguments: &Run) -> Result<Validity> {
+    if !arguments.urls().is_empty() && arguments.faults.iter().any(|fault| fault != "none") {
+        bail!(
+            "--faults {}: only a cluster of one's own is broken (--cluster local), not a database that runs already",
+            arguments.faults.join(",")
+        );
+    }
     let rounds = rounds(arguments)?;
     let clock = Clock::start();
     let (mut rows, mut worst, mut kept) = (Vec::new(), Validity::Valid, 0);
@@ -76,13 +80,13 @@ pub async fn conduct(arguments: &Run) -> Result<Validity> {
                     worst = worst.max(outcome.validity());
                     let row =
                         Row::new(plan.workload, &plan.family, plan.seed, arguments.time_limit, &outcome);
-                    if alone || row.safety != Validity::Valid {
+                    if alone || outcome.validity() != Validity::Valid {
                         print!("{}", report::text(&outcome));
                     }
                     if alone || arguments.keep {
                         println!("in {}", outcome.folder.display());
                     } else {
-                        tidy(&outcome.folder, row.safety, &mut kept);
+                        tidy(&outcome.folder, outcome.validity(), &mut kept);
                     }
                     rows.push(row);
                     rows.last()
@@ -98,6 +102,10 @@ pub async fn conduct(arguments: &Run) -> Result<Validity> {
         if done && arguments.total.is_none() {
             break;
         }
+    }
+    if rows.is_empty() {
+        eprintln!("jepsen: there was no time for a run");
+        worst = Validity::Unknown;
     }
     if rows.len() > 1 {
         println!("\n{}", table::markdown("", &rows).trim_start());
@@ -124,7 +132,10 @@ fn rounds(arguments: &Run) -> Result<impl Fn(u64) -> Vec<Plan>> {
         false => asked.iter().map(find).collect::<Result<_>>()?,
     };
     let mut sets: Vec<(String, Vec<&'static Fault>, bool)> = Vec::new();
-    let all: Vec<&'static Fault> = fault::ALL.iter().filter(|fault| fault.is_fair()).collect();
+    let nodes = usize::from(arguments.nodes);
+    // What is another one of the list on so few nodes is tried if it is asked for by its name: then there are more.
+    let all: Vec<&'static Fault> =
+        fault::ALL.iter().filter(|fault| fault.is_fair() && !fault.is_another(nodes)).collect();
     match &arguments.faults[..] {
         [word] if word == "all" && everything && !arguments.mixed => {
             for family in Family::ALL {
@@ -196,12 +207,6 @@ async fn persistently(arguments: &Run, plan: &Plan, nth: usize) -> Result<run::O
 }
 
 fn cluster(arguments: &Run, plan: &Plan, base_port: u16, disk: Option<std::path::PathBuf>) -> Cluster {
-    // Where every node has everything, nothing can move.
-    let nodes = if plan.family == Family::Members.name() {
-        arguments.nodes.max(NODES_TO_MOVE)
-    } else {
-        arguments.nodes
-    };
     Cluster {
         script: arguments.cluster_script.clone(),
         binary: None,
@@ -209,7 +214,9 @@ fn cluster(arguments: &Run, plan: &Plan, base_port: u16, disk: Option<std::path:
         environment: Vec::new(),
         dir: arguments.out.join(format!("cluster-{base_port}")),
         base_port,
-        nodes: nodes.into(),
+        // Where every node has everything, nothing can move.
+        nodes: fault::nodes_for(arguments.nodes.into(), &plan.faults),
+        present: Default::default(),
         proxies: plan.faults.iter().any(|fault| fault.needs_links()),
     }
 }
@@ -252,8 +259,8 @@ async fn one(arguments: &Run, plan: &Plan, base_port: u16) -> Result<run::Outcom
 }
 
 /// Leaves of a run's folder what somebody will look at.
-fn tidy(folder: &Path, safety: Validity, kept: &mut usize) {
-    if safety == Validity::Valid {
+fn tidy(folder: &Path, validity: Validity, kept: &mut usize) {
+    if validity == Validity::Valid {
         // What can't be removed takes room, no more.
         let _ = std::fs::remove_dir_all(folder);
         return;
@@ -273,9 +280,9 @@ fn tidy(folder: &Path, safety: Validity, kept: &mut usize) {
 fn write_table(arguments: &Run, rows: &[Row], clock: Clock) -> Result<()> {
     let Some(path) = &arguments.table else { return Ok(()) };
     let preface = format!(
-        "# A soak\n\n`flotilla verify --workload {} --faults {} --time {}s --seed {}`: {} nodes, {} clients, {} calls per second at most, \
+        "# A soak\n\n`flotilla verify --workload {} --faults {} --time {}s --seed {}`: {} nodes (more where faults need them), {} clients, {} calls per second at most, \
          {:.0} minutes in all.\n\nA cell: whether all checkers of safety are satisfied (the comparison of all replicas in the end is one), \
-         calls that succeeded / faults / the longest time without an answer under a fault of a minority.",
+         calls that succeeded / faults that were done / the longest time without an answer under faults of a minority (–: there were none).",
         arguments.workloads.iter().chain(&arguments.workload).cloned().collect::<Vec<_>>().join(","),
         arguments.faults.join(","),
         arguments.time_limit.as_secs(),

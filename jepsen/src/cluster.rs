@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value as Json;
 use tokio::process::Command;
 
+use crate::fault::Harm;
 use crate::run::sleep;
 
 /// How often a cluster that doesn't settle is asked.
@@ -19,6 +21,27 @@ const ADMIN_TIMEOUT: Duration = Duration::from_millis(700);
 const OPERATE_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long the comparison of all replicas may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Nodes that may join while it runs, at most.
+const SPARES_MAX: usize = 3;
+/// The script has no ports for more.
+const NUMBER_MAX: usize = 19;
+/// How long everything may take to move off a node that goes.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// Which nodes there are now; a node that took another one's place is in its place.
+#[derive(Clone, Debug, Default)]
+pub struct Present(Arc<Mutex<Vec<usize>>>);
+
+impl Present {
+    fn with<T>(&self, nodes: usize, look: impl FnOnce(&mut Vec<usize>) -> T) -> T {
+        let mut present = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if present.is_empty() {
+            present.extend(1..=nodes);
+        }
+        look(&mut present)
+    }
+}
 
 /// A cluster and where it lives. Nodes are numbered from 1.
 #[derive(Clone, Debug)]
@@ -35,8 +58,10 @@ pub struct Cluster {
     pub dir: PathBuf,
     /// The first of its ports.
     pub base_port: u16,
-    /// How many nodes.
+    /// How many nodes, to begin with.
     pub nodes: usize,
+    /// Those that are there; all of them until one is replaced.
+    pub present: Present,
     /// Whether nodes reach each other through [`links`](crate::links).
     pub proxies: bool,
 }
@@ -49,6 +74,7 @@ impl Cluster {
 
     /// Starts all nodes, the first time or again.
     pub async fn up(&self) -> Result<()> {
+        self.present.with(self.nodes, Vec::clear);
         let nodes = self.nodes.to_string();
         let mut arguments = vec!["up", "--nodes", &nodes];
         arguments.extend(self.proxies.then_some("--rpc-proxies"));
@@ -67,20 +93,64 @@ impl Cluster {
         futures::future::try_join_all(calls).await.map(|_| ())
     }
 
-    /// All nodes' numbers.
+    /// The numbers of all nodes that are there.
     pub fn all(&self) -> Vec<usize> {
-        (1..=self.nodes).collect()
+        self.present.with(self.nodes, |present| present.clone())
+    }
+
+    /// All numbers that nodes may ever have.
+    pub fn numbers(&self) -> impl Iterator<Item = usize> + use<> {
+        1..=(self.nodes + SPARES_MAX).min(NUMBER_MAX)
+    }
+
+    /// Those that are in the places of these now.
+    pub fn present(&self, drawn: &[usize]) -> Vec<usize> {
+        self.present.with(self.nodes, |present| {
+            drawn.iter().filter_map(|node| present.get(node.checked_sub(1)?).copied()).collect()
+        })
+    }
+
+    /// Adds a node, and takes this one away when nothing is left on it. A cluster that can't be rid of it keeps both.
+    pub async fn replace(&self, victim: usize) -> Result<Harm> {
+        let highest = self.all().into_iter().max().unwrap_or(self.nodes);
+        let taker = highest + 1;
+        if !self.numbers().any(|number| number == taker) {
+            return Ok(Harm::Refused(format!("{SPARES_MAX} nodes have joined already")));
+        }
+        if let Err(error) = self.script(&["add"]).await {
+            // It may run all the same, and is to be ended with the others.
+            let _ = self.script(&["up", "--nodes", &taker.to_string()]).await;
+            self.present.with(self.nodes, |present| present.push(taker));
+            return Err(error);
+        }
+        self.present.with(self.nodes, |present| present.push(taker));
+        let number = victim.to_string();
+        let removal = ["remove", &number[..]];
+        match tokio::time::timeout(REMOVE_TIMEOUT, self.script(&removal)).await {
+            Ok(Ok(())) => {
+                self.present.with(self.nodes, |present| {
+                    present.retain(|node| *node != taker);
+                    present.iter_mut().filter(|node| **node == victim).for_each(|node| *node = taker);
+                });
+                return Ok(Harm::Done);
+            }
+            Ok(Err(error)) => return Ok(Harm::Refused(format!("{error:#}"))),
+            Err(_) => {}
+        }
+        let name = format!("n{}", self.id(victim).await?);
+        self.operate(&["recommission", &name, "--no-wait"]).await?;
+        Ok(Harm::Refused(format!("node {victim} is not empty after {} s", REMOVE_TIMEOUT.as_secs())))
     }
 
     /// Where clients connect.
     pub fn urls(&self) -> Vec<String> {
-        let url = |node| {
-            format!(
-                "postgresql://root@127.0.0.1:{}/postgres?sslmode=disable",
-                usize::from(self.base_port) + node
-            )
-        };
-        self.all().into_iter().map(url).collect()
+        self.all().into_iter().map(|node| self.url(node)).collect()
+    }
+
+    /// Where clients of one node connect.
+    pub fn url(&self, node: usize) -> String {
+        let port = usize::from(self.base_port) + node;
+        format!("postgresql://root@127.0.0.1:{port}/postgres?sslmode=disable")
     }
 
     /// Where a node listens for others.
@@ -129,6 +199,13 @@ impl Cluster {
         let leader = shard.map(|shard| &shard["leader"]).context("no such group")?;
         let nodes = self.admin("nodes").await?;
         self.number(&nodes, leader)
+    }
+
+    /// The group of one of the shards that hold rows of a table.
+    pub async fn shard_of(&self, table: &str, dice: u64) -> Result<u64> {
+        anyhow::ensure!(!table.is_empty(), "no table is known");
+        let shards = self.ask(&["shards", table], ADMIN_TIMEOUT).await?;
+        pick_shard(&shards, dice).with_context(|| format!("no shard holds {table}"))
     }
 
     /// The number of the node that has this id.
@@ -236,5 +313,61 @@ impl Cluster {
             bail!("cluster {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(())
+    }
+}
+
+/// One of the shards that `flotilla admin shards TABLE` lists. Those that begin within a table are its own; what begins before holds
+/// rows of it only if it has none.
+fn pick_shard(shards: &Json, dice: u64) -> Option<u64> {
+    let all: Vec<&Json> = shards.as_array()?.iter().filter(|shard| shard["start"].is_string()).collect();
+    let own: Vec<&Json> = all.iter().copied().filter(|shard| !shard["table"].is_null()).collect();
+    let from = if own.is_empty() { all } else { own };
+    from.get((dice % from.len().max(1) as u64) as usize)?["group"].as_u64()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn cluster() -> Cluster {
+        Cluster {
+            script: PathBuf::new(),
+            binary: None,
+            preload: None,
+            environment: Vec::new(),
+            dir: PathBuf::new(),
+            base_port: 28_000,
+            nodes: 3,
+            present: Present::default(),
+            proxies: false,
+        }
+    }
+
+    #[test]
+    fn dice_choose_among_a_tables_own_shards() {
+        let shard = |group: u64, table: Json| json!({ "group": group, "start": "00", "table": table });
+        let shards =
+            json!([shard(3, Json::Null), shard(8, json!(7)), shard(9, json!(7)), shard(10, json!(7))]);
+        let picked: Vec<u64> = (0..4).filter_map(|dice| pick_shard(&shards, dice)).collect();
+        assert_eq!(picked, [8, 9, 10, 8]);
+        assert_eq!(
+            pick_shard(&json!([shard(3, Json::Null)]), 5),
+            Some(3),
+            "a table without shards of its own"
+        );
+        assert_eq!(pick_shard(&json!([]), 5), None);
+    }
+
+    #[test]
+    fn a_node_that_took_anothers_place_is_hit_for_it() {
+        let cluster = cluster();
+        assert_eq!(cluster.present(&[1, 3]), [1, 3]);
+        cluster.present.with(3, |present| present[1] = 4);
+        assert_eq!(cluster.all(), [1, 4, 3]);
+        assert_eq!(cluster.present(&[1, 2]), [1, 4]);
+        assert!(cluster.clone().all().contains(&4), "clones see it, too");
+        assert_eq!(cluster.numbers().max(), Some(6));
     }
 }

@@ -94,6 +94,7 @@ pub async fn run(arguments: Gaps) -> Result<Validity> {
         dir: arguments.out.join("cluster"),
         base_port: arguments.base_port,
         nodes: arguments.nodes,
+        present: Default::default(),
         proxies: true,
     };
     let measured = tokio::select! {

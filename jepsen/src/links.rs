@@ -14,8 +14,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -54,6 +53,34 @@ pub enum Trouble {
 
 type Troubles = HashMap<Link, Trouble>;
 
+/// What decides what a lossy link loses: each pump draws from the run's seed, its link, and how many there were on it before.
+struct Luck {
+    seed: u64,
+    pumps: Mutex<HashMap<Link, u64>>,
+}
+
+impl Luck {
+    fn new(seed: u64) -> Self {
+        Self { seed, pumps: Mutex::default() }
+    }
+
+    /// The next pump's.
+    fn draw(&self, (from, to): Link) -> StdRng {
+        let mut pumps = self.pumps.lock().unwrap_or_else(PoisonError::into_inner);
+        let nth = pumps.entry((from, to)).or_insert(0);
+        *nth += 1;
+        StdRng::seed_from_u64(self.seed.rotate_left(32) ^ *nth << 16 ^ (from as u64) << 8 ^ to as u64)
+    }
+}
+
+/// What all connections of a cluster share.
+#[derive(Clone)]
+struct Shared {
+    cluster: Arc<Cluster>,
+    troubles: watch::Sender<Troubles>,
+    luck: Arc<Luck>,
+}
+
 /// The proxies of a cluster; they end when this is dropped.
 pub struct Links {
     troubles: watch::Sender<Troubles>,
@@ -61,17 +88,18 @@ pub struct Links {
 }
 
 impl Links {
-    /// Listens for all nodes of a cluster.
-    pub async fn open(cluster: &Cluster) -> Result<Self> {
+    /// Listens for all nodes of a cluster, also those that may join it. The seed decides what lossy links lose.
+    pub async fn open(cluster: &Cluster, seed: u64) -> Result<Self> {
         let troubles = watch::Sender::new(Troubles::new());
         let mut proxies = JoinSet::new();
-        let cluster = Arc::new(cluster.clone());
-        for node in cluster.all() {
-            let port = cluster.proxy_port(node);
+        let (cluster, luck) = (Arc::new(cluster.clone()), Arc::new(Luck::new(seed)));
+        let shared = Shared { cluster, troubles: troubles.clone(), luck };
+        for node in shared.cluster.numbers() {
+            let port = shared.cluster.proxy_port(node);
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
                 .await
                 .with_context(|| format!("listening on port {port} for node {node}"))?;
-            proxies.spawn(serve(listener, cluster.clone(), node, troubles.clone()));
+            proxies.spawn(serve(listener, shared.clone(), node));
         }
         Ok(Self { troubles, _proxies: proxies })
     }
@@ -82,14 +110,14 @@ impl Links {
     }
 }
 
-async fn serve(listener: TcpListener, cluster: Arc<Cluster>, to: usize, troubles: watch::Sender<Troubles>) {
+async fn serve(listener: TcpListener, shared: Shared, to: usize) {
     // The connections end with the proxy.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 if let Ok((stream, peer)) = accepted {
-                    connections.spawn(connection(stream, peer, cluster.clone(), to, troubles.clone()));
+                    connections.spawn(connection(stream, peer, shared.clone(), to));
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -97,13 +125,8 @@ async fn serve(listener: TcpListener, cluster: Arc<Cluster>, to: usize, troubles
     }
 }
 
-async fn connection(
-    near: TcpStream,
-    peer: SocketAddr,
-    cluster: Arc<Cluster>,
-    to: usize,
-    troubles: watch::Sender<Troubles>,
-) {
+async fn connection(near: TcpStream, peer: SocketAddr, shared: Shared, to: usize) {
+    let Shared { cluster, troubles, luck } = shared;
     // Whose connection it is can't be told if its maker is dead. A stranger's isn't passed on: it could not be cut.
     let Some(from) = source(&cluster, peer.port()) else { return };
     let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, cluster.rpc_port(to))).await else { return };
@@ -114,13 +137,10 @@ async fn connection(
     let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
     // One side's end is the other's.
     tokio::select! {
-        () = pump(near_read, far_write, (from, to), troubles.subscribe()) => {}
-        () = pump(far_read, near_write, (to, from), troubles.subscribe()) => {}
+        () = pump(near_read, far_write, (from, to), troubles.subscribe(), luck.draw((from, to))) => {}
+        () = pump(far_read, near_write, (to, from), troubles.subscribe(), luck.draw((to, from))) => {}
     }
 }
-
-/// Each has luck of its own.
-static PUMPS: AtomicU64 = AtomicU64::new(0);
 
 /// Passes bytes on, if and when the link lets them through.
 async fn pump(
@@ -128,9 +148,9 @@ async fn pump(
     mut to: impl AsyncWrite + Unpin,
     link: Link,
     mut troubles: watch::Receiver<Troubles>,
+    mut luck: StdRng,
 ) {
     let mut chunk = vec![0; CHUNK_BYTES];
-    let mut luck = StdRng::seed_from_u64(PUMPS.fetch_add(1, Ordering::Relaxed));
     while let Ok(count @ 1..) = from.read(&mut chunk).await {
         let trouble = troubles.borrow().get(&link).copied();
         match trouble {
@@ -160,7 +180,7 @@ async fn pump(
 fn source(cluster: &Cluster, port: u16) -> Option<usize> {
     let inode = inode_of(&std::fs::read_to_string("/proc/net/tcp").ok()?, port)?;
     let wanted = format!("socket:[{inode}]");
-    cluster.all().into_iter().find(|node| {
+    cluster.numbers().find(|node| {
         let pid = std::fs::read_to_string(cluster.pid_file(*node)).unwrap_or_default();
         let descriptors = std::fs::read_dir(Path::new("/proc").join(pid.trim()).join("fd"));
         descriptors.into_iter().flatten().flatten().any(|descriptor| {
@@ -209,12 +229,23 @@ mod tests {
         assert_eq!(between(&[1, 2], &[1, 2]), [(1, 2), (2, 1)]);
     }
 
+    #[test]
+    fn what_a_link_loses_follows_from_the_seed() {
+        let drawn = |seed: u64| -> Vec<u64> {
+            let luck = Luck::new(seed);
+            [(1, 2), (1, 2), (2, 1), (1, 3)].map(|link| luck.draw(link).random()).to_vec()
+        };
+        assert_eq!(drawn(7), drawn(7));
+        let all: HashSet<u64> = drawn(7).into_iter().chain(drawn(8)).collect();
+        assert_eq!(all.len(), 8, "each pump has luck of its own");
+    }
+
     #[tokio::test]
     async fn a_cut_link_holds_bytes_until_it_is_whole() {
         let troubles = watch::Sender::new(Troubles::from([((1, 2), Trouble::Cut)]));
         let (mut near, near_end) = tokio::io::duplex(64);
         let (mut far, far_end) = tokio::io::duplex(64);
-        let pumping = pump(near_end, far_end, (1, 2), troubles.subscribe());
+        let pumping = pump(near_end, far_end, (1, 2), troubles.subscribe(), Luck::new(1).draw((1, 2)));
         let talking = async {
             near.write_all(b"hello").await.unwrap();
             let mut heard = [0; 5];

@@ -4,14 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use jepsen::checker::Validity;
-use jepsen::history::{Clock, History, Recorder};
+use jepsen::checker::{Validity, availability};
+use jepsen::history::{Clock, History, Kind, Process, Recorder, Value};
 use jepsen::run::{Clients, drive, judge};
 use jepsen::workload;
 
 use crate::{Cluster, pause};
 
-/// Runs the bank through these nodes, and `change` in the midst of it. All answers must be right, and none late.
+/// What the history calls the change.
+const CHANGE: &str = "change";
+
+/// Runs the bank through these nodes, and `change` in the midst of it. All answers must be right, and from its beginning to five
+/// seconds after its end nobody may wait for one for longer than `gap`.
 pub async fn bank_while(
     cluster: &Arc<Cluster>,
     through: impl Iterator<Item = usize>,
@@ -34,7 +38,10 @@ pub async fn bank_while(
     let recorder = Recorder::create(folder.path(), Clock::start(), 100_000)?;
     let changing = async {
         pause(2_000).await;
-        change(cluster).await
+        note(&recorder, "begin");
+        let changed = change(cluster).await;
+        note(&recorder, "end");
+        changed
     };
     let (changed, ()) = futures::join!(changing, drive(&clients, &recorder, time));
     changed.with_context(|| cluster.logs())?;
@@ -42,8 +49,21 @@ pub async fn bank_while(
     ensure!(troubles.is_empty(), "{troubles:?}\n{}", cluster.logs());
     recorder.finish()?;
     let history = History::load(&folder.path().join("history.edn"))?;
+    let longest = availability::longest_gap(&history).context("nobody looked for gaps")?;
+    println!(
+        "the longest time without an answer: {:.2} s; {:.2} s are allowed",
+        longest.as_secs_f64(),
+        gap.as_secs_f64()
+    );
     for verdict in judge(bank.checkers, &history, Some(gap)) {
         ensure!(verdict.validity == Validity::Valid, "{verdict}\n{}", cluster.logs());
     }
     Ok(())
+}
+
+/// As the nemesis does: the checker of availability looks for gaps where something was done to a minority.
+fn note(recorder: &Recorder, phase: &str) {
+    let entries = [("phase", Value::keyword(phase)), ("minority", Value::Bool(true))];
+    let value = Value::Map(entries.map(|(name, value)| (Value::keyword(name), value)).to_vec());
+    recorder.record(Process::Nemesis, Kind::Info, CHANGE, &value, None);
 }

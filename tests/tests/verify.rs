@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use jepsen::checker::Validity;
 use jepsen::cluster::Cluster;
-use jepsen::fault::{Fault, disk};
+use jepsen::fault::{Fault, disk, nodes_for};
 use jepsen::run::{Options, Outcome, run, run_against};
 use tests::peer::Postgres;
 use tests::ports::Ports;
@@ -52,7 +52,8 @@ async fn outcome_of(
     faults: &[&str],
 ) -> Result<Outcome> {
     let out = tempfile::tempdir()?;
-    let faults: Vec<&'static Fault> = faults.iter().filter_map(|name| jepsen::fault::find(name)).collect();
+    let find = |name: &&str| jepsen::fault::find(name).with_context(|| format!("there is no fault '{name}'"));
+    let faults: Vec<&'static Fault> = faults.iter().map(find).collect::<Result<_>>()?;
     let broken_disk = faults.iter().any(|fault| fault.needs_disk());
     let preload = if broken_disk { Some(disk::build(out.path()).await?) } else { None };
     let ports = Ports::take()?;
@@ -63,7 +64,8 @@ async fn outcome_of(
         environment,
         dir: out.path().join("cluster"),
         base_port: ports.base,
-        nodes: 3,
+        nodes: nodes_for(3, &faults),
+        present: Default::default(),
         proxies: faults.iter().any(|fault| fault.needs_links()),
     };
     let outcome = run(&Options { faults, out: out.path().to_owned(), ..options.clone() }, &cluster).await;

@@ -4,7 +4,10 @@
 //! beginning to five seconds after its end, or to the next fault, the longest time without any answer is a *gap*: an `ok`, or a `fail` that
 //! says what was found. Conflicts are no answers. After faults of a
 //! minority it must not exceed 1.5 s (`unavailable`); after others it is told.
+//!
+//! Where faults overlap, as in mixed runs, their victims (`:nodes`) together must be a minority of the cluster's nodes (`:of`).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Verdict;
@@ -20,8 +23,8 @@ pub fn check(history: &History) -> Verdict {
     check_within(history, GAP_MAX)
 }
 
-/// The longest gap under faults of a minority.
-pub fn longest_gap(history: &History) -> Duration {
+/// The longest gap under faults of a minority; none if there were no such faults.
+pub fn longest_gap(history: &History) -> Option<Duration> {
     look(history, Duration::MAX).1
 }
 
@@ -30,7 +33,28 @@ pub fn check_within(history: &History, gap_max: Duration) -> Verdict {
     look(history, gap_max).0
 }
 
-fn look(history: &History, gap_max: Duration) -> (Verdict, Duration) {
+/// Nodes that a fault hit count as missing until so long after it was undone.
+const MISSING_NS: u64 = 2_000_000_000;
+
+/// Whether a fault left a majority whole, with the others that went on when it began.
+fn is_of_minority(begin: &Op, faults: &[&Op]) -> bool {
+    if begin.value.get("minority") != Some(&Value::Bool(true)) {
+        return false;
+    }
+    let Some(of) = begin.value.get("of").and_then(Value::as_int) else { return true };
+    let nodes = |op: &Op| op.value.get("nodes").and_then(Value::as_ints).unwrap_or_default();
+    let mut missing: BTreeSet<i64> = nodes(begin).into_iter().collect();
+    let is = |op: &Op, phase: &str| op.value.get("phase").and_then(Value::as_name) == Some(phase);
+    for (n, other) in faults.iter().enumerate().filter(|(_, op)| is(op, "begin") && op.index < begin.index) {
+        let end = faults[n..].iter().find(|op| is(op, "end") && op.f == other.f);
+        if end.is_none_or(|end| end.time + MISSING_NS > begin.time) {
+            missing.extend(nodes(other));
+        }
+    }
+    2 * (missing.len() as i64) < of
+}
+
+fn look(history: &History, gap_max: Duration) -> (Verdict, Option<Duration>) {
     let mut verdict = Verdict::new("availability");
     let is_answer = |op: &&Op| match op.kind {
         Kind::Ok => op.process != Process::Nemesis,
@@ -44,9 +68,9 @@ fn look(history: &History, gap_max: Duration) -> (Verdict, Duration) {
     let working = history.calls().filter(|call| call.invoke.process < Process::Client(LAST_PROCESS));
     let Some(last) = working.last().map(|call| call.invoke.time) else {
         verdict.unknown("nobody asked anything");
-        return (verdict, Duration::ZERO);
+        return (verdict, None);
     };
-    let mut longest = 0;
+    let mut longest = None;
     for (n, begin) in faults.iter().enumerate().filter(|(_, op)| phase(op, "begin")) {
         let end =
             faults[n..].iter().find(|op| phase(op, "end") && op.f == begin.f).map_or(last, |op| op.time);
@@ -73,9 +97,9 @@ fn look(history: &History, gap_max: Duration) -> (Verdict, Duration) {
             seconds(gap.0),
             seconds(gap.1)
         );
-        let minority = begin.value.get("minority") == Some(&Value::Bool(true));
+        let minority = is_of_minority(begin, &faults);
         if minority {
-            longest = longest.max(gap.0);
+            longest = longest.max(Some(gap.0));
         }
         if minority && u128::from(gap.0) > gap_max.as_nanos() {
             verdict.anomaly("unavailable", about, vec![begin.index]);
@@ -83,6 +107,9 @@ fn look(history: &History, gap_max: Duration) -> (Verdict, Duration) {
             verdict.note(about);
         }
     }
-    verdict.note(format!("longest gap under faults of a minority: {:.2} s", longest as f64 / 1e9));
-    (verdict, Duration::from_nanos(longest))
+    verdict.note(match longest {
+        Some(longest) => format!("longest gap under faults of a minority: {:.2} s", longest as f64 / 1e9),
+        None => "there were no faults of a minority".to_owned(),
+    });
+    (verdict, longest.map(Duration::from_nanos))
 }

@@ -7,6 +7,7 @@ pub mod availability;
 pub mod bank;
 pub mod comments;
 pub mod counter;
+pub mod faults;
 pub mod foreign_key;
 pub mod linear;
 pub mod long_fork;
@@ -194,6 +195,7 @@ pub const ALL: &[Checker] = &[
         about: "after a fault of a minority no gap without an answer exceeds 1.5 s",
         check: availability::check,
     },
+    Checker { name: "faults", about: "the faults that were asked for have happened", check: faults::check },
     Checker { name: "progress", about: "enough calls succeeded to mean anything", check: progress::check },
 ];
 

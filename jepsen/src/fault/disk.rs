@@ -8,10 +8,8 @@
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
-use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rand::rngs::StdRng;
@@ -68,26 +66,12 @@ pub fn cure(cluster: &Cluster, nodes: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// From now on the nodes' wall clocks are wrong by so much; with a period, in every other one.
-pub fn set_clocks(cluster: &Cluster, nodes: &[usize], wrong_by: i64, period: Duration) -> Result<()> {
-    let period = i64::try_from(period.as_nanos()).unwrap_or(i64::MAX);
-    let numbers = [wrong_by.to_ne_bytes(), period.to_ne_bytes()].concat();
-    for node in nodes {
-        let path = cluster.node_dir(*node).join("clock");
-        // In place: the nodes look at this very file.
-        let file = OpenOptions::new().write(true).open(&path);
-        let written = file.and_then(|mut file| file.write_all(&numbers));
-        written.with_context(|| format!("writing {}", path.display()))?;
-    }
-    Ok(())
-}
-
-/// Cuts what was not synced off the files of a node that doesn't run.
-pub fn tear(cluster: &Cluster, node: usize) -> Result<()> {
+/// Cuts what was not synced off the files of a node that doesn't run. `dice` decides where.
+pub fn tear(cluster: &Cluster, node: usize, dice: u64) -> Result<()> {
     let dir = cluster.node_dir(node);
     let notes = dir.join("synced");
     let notes = std::fs::read(&notes).with_context(|| format!("reading {}", notes.display()))?;
-    tear_files(&dir.join("store"), &synced(&notes))
+    tear_files(&dir.join("store"), &synced(&notes), dice ^ node as u64)
 }
 
 /// Bytes that are safe, by inode. An inode may be used again by a younger file: then too much counts as safe, never too little.
@@ -105,15 +89,17 @@ fn synced(notes: &[u8]) -> HashMap<u64, u64> {
     safe
 }
 
-fn tear_files(dir: &Path, safe: &HashMap<u64, u64>) -> Result<()> {
+fn tear_files(dir: &Path, safe: &HashMap<u64, u64>, dice: u64) -> Result<()> {
     for entry in std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
         let entry = entry?;
         let file = entry.metadata()?;
         if file.is_dir() {
-            tear_files(&entry.path(), safe)?;
+            tear_files(&entry.path(), safe, dice)?;
         } else if file.is_file() {
             let safe = safe.get(&file.ino()).copied().unwrap_or(0).min(file.len());
-            let mut rng = StdRng::seed_from_u64(file.ino() ^ file.len());
+            // By its name: inodes differ from run to run.
+            let name = u64::from(crc32fast::hash(entry.file_name().as_encoded_bytes()));
+            let mut rng = StdRng::seed_from_u64(dice ^ (name << 32));
             let cut = rng.random_range(safe..=file.len());
             let path = entry.path();
             let torn = OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(cut));
@@ -137,8 +123,22 @@ mod tests {
         std::fs::write(&scratch, vec![7; 1_000]).unwrap();
         let inode = std::fs::metadata(&log).unwrap().ino();
         let notes: Vec<u8> = [inode, 600, inode, 400].iter().flat_map(|n| n.to_ne_bytes()).collect();
-        tear_files(dir.path(), &synced(&notes)).unwrap();
+        tear_files(dir.path(), &synced(&notes), 7).unwrap();
         assert!((600..=1_000).contains(&std::fs::metadata(&log).unwrap().len()));
         assert!(std::fs::metadata(&scratch).unwrap().len() <= 1_000);
+    }
+
+    #[test]
+    fn where_a_file_is_torn_follows_from_the_dice() {
+        let torn = |dice: u64| {
+            let dir = tempfile::tempdir().unwrap();
+            // Files of other inodes in each run.
+            let path = dir.path().join("000004.log");
+            std::fs::write(&path, vec![7; 1 << 20]).unwrap();
+            tear_files(dir.path(), &HashMap::new(), dice).unwrap();
+            std::fs::metadata(&path).unwrap().len()
+        };
+        assert_eq!(torn(3), torn(3));
+        assert_ne!(torn(3), torn(4));
     }
 }

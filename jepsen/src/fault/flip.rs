@@ -1,15 +1,18 @@
 //! Flipped bytes: a node whose disk gives back something else than it was given must not serve, and must say why.
 //!
 //! The node is killed and one byte of its log or of a table is changed. It is then started, which has to fail. Healing
-//! puts the byte back: what the test is about is that nobody is served from a damaged store.
+//! puts the byte back: what the test is about is that nobody is served from a damaged store. A node that serves is an anomaly.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::Harm;
 use crate::cluster::Cluster;
+use crate::run::{connect, sleep};
 
 /// Where the byte is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,24 +28,54 @@ const BYTES_MIN: u64 = 4096;
 /// What is done to the byte.
 const MASK: u8 = 0x40;
 
+/// What a database is found doing that serves from a damaged store.
+pub const SERVED: &str = "served-from-damage";
+/// So long a young store takes at most until the first tables are written: the nodes' checkpoints come every ten seconds.
+const PREPARE_TRIES: usize = 80;
+const PREPARE_PAUSE: Duration = Duration::from_millis(500);
+/// Rows that make a table of some size.
+const BALLAST_ROWS: u32 = 2_000;
+
+/// Sees to it that each node has something to be damaged: rows, in tables of all stores.
+pub async fn prepare(cluster: &Cluster) -> Result<()> {
+    let url = cluster.url(1);
+    let session = connect(&url, false).await?;
+    for sql in [
+        "DROP TABLE IF EXISTS ballast".to_owned(),
+        "CREATE TABLE ballast (id int PRIMARY KEY, note text NOT NULL)".to_owned(),
+        format!("INSERT INTO ballast SELECT n, md5(n::text) FROM generate_series(1, {BALLAST_ROWS}) AS g(n)"),
+    ] {
+        session.write(&sql).await.map_err(|failure| anyhow::anyhow!("{sql}: {failure:?}"))?;
+    }
+    for _ in 0..PREPARE_TRIES {
+        let mut ready = true;
+        for node in cluster.all() {
+            let store = cluster.node_dir(node).join("store");
+            for place in [Place::Log, Place::Table] {
+                ready &= victim(&store, place)?.is_some();
+            }
+        }
+        if ready {
+            return Ok(());
+        }
+        sleep(PREPARE_PAUSE).await;
+    }
+    bail!("not every node has a table that could be damaged")
+}
+
 /// Kills a node, flips a byte, and sees to it that the node refuses to start.
-pub async fn harm(cluster: &Cluster, node: usize, place: Place, dice: u64) -> Result<()> {
+pub async fn harm(cluster: &Cluster, node: usize, place: Place, dice: u64) -> Result<Harm> {
     cluster.each("kill", &[node]).await?;
     let store = cluster.node_dir(node).join("store");
-    let (dir, extension) = match place {
-        Place::Log => (store.join("log"), "log"),
-        Place::Table => (store.join("state"), "sst"),
-    };
-    // A young store may have no table yet: then this was a kill.
-    let Some((path, length)) = largest(&dir, extension)? else {
-        return Ok(());
+    let Some((path, length)) = victim(&store, place)? else {
+        return Ok(Harm::Refused(format!("node {node} has no file of that kind")));
     };
     let at = length / 4 + dice % (length / 4);
     flip(&path, at)?;
     let note = format!("{at} {}", path.display());
     std::fs::write(note_path(cluster, node), note).context("noting the flipped byte")?;
     if cluster.each("start", &[node]).await.is_ok() {
-        bail!("node {node} started although byte {at} of {} is flipped", path.display());
+        return Ok(started(node, &path, at));
     }
     let log = std::fs::read_to_string(cluster.node_dir(node).join("log")).unwrap_or_default();
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -50,7 +83,26 @@ pub async fn harm(cluster: &Cluster, node: usize, place: Place, dice: u64) -> Re
     if !last {
         bail!("node {node} did not start with a flipped byte, but does not name {name}");
     }
-    Ok(())
+    Ok(Harm::Done)
+}
+
+/// A node is ready though a byte is flipped.
+fn started(node: usize, path: &Path, at: u64) -> Harm {
+    let what = format!("node {node} started although byte {at} of {} is flipped", path.display());
+    // What a store deletes when it is opened was needed by nobody any more.
+    match path.exists() {
+        true => Harm::Wrong(SERVED, what),
+        false => Harm::Refused(format!("{what}: it was not in use any more")),
+    }
+}
+
+/// The file that is damaged.
+fn victim(store: &Path, place: Place) -> Result<Option<(PathBuf, u64)>> {
+    let (dir, extension) = match place {
+        Place::Log => ("log", "log"),
+        Place::Table => ("state", "sst"),
+    };
+    largest(&store.join(dir), extension)
 }
 
 /// Puts the byte back and starts the node.
@@ -58,7 +110,10 @@ pub async fn heal(cluster: &Cluster, node: usize) -> Result<()> {
     let note = note_path(cluster, node);
     if let Ok(text) = std::fs::read_to_string(&note) {
         let (at, path) = text.split_once(' ').context("the note of a flipped byte")?;
-        flip(Path::new(path), at.parse().context("the note of a flipped byte")?)?;
+        // A node that serves has the file open, or has deleted it.
+        if Path::new(path).exists() {
+            flip(Path::new(path), at.parse().context("the note of a flipped byte")?)?;
+        }
         std::fs::remove_file(&note).context("removing the note of a flipped byte")?;
     }
     cluster.each("start", &[node]).await
@@ -71,7 +126,9 @@ fn note_path(cluster: &Cluster, node: usize) -> PathBuf {
 fn largest(dir: &Path, extension: &str) -> Result<Option<(PathBuf, u64)>> {
     let mut found: Option<(PathBuf, u64)> = None;
     for entry in std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
-        let (path, length) = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?.len())))?;
+        let path = entry?.path();
+        // A store that is open may delete it at this moment.
+        let Ok(length) = path.metadata().map(|file| file.len()) else { continue };
         let fits = path.extension().is_some_and(|e| e == extension) && length >= BYTES_MIN;
         if fits && found.as_ref().is_none_or(|(_, known)| *known < length) {
             found = Some((path, length));
@@ -92,6 +149,15 @@ fn flip(path: &Path, at: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn serving_from_a_damaged_store_is_no_mere_trouble() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("000007.sst");
+        assert!(matches!(started(2, &path, 5), Harm::Refused(_)), "it is gone");
+        std::fs::write(&path, [1]).unwrap();
+        assert!(matches!(started(2, &path, 5), Harm::Wrong(SERVED, _)));
+    }
 
     #[test]
     fn flipping_twice_changes_nothing() {

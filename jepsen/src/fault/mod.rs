@@ -3,8 +3,13 @@
 //! A fault is a way to choose victims, to harm them and to heal them. Which, when and whom is drawn from the run's seed
 //! beforehand ([`schedule`]), so that a run can be done again, as far as real processes allow.
 //!
+//! What is tried need not happen: a cluster refuses an operator's command, a node has nothing yet to be damaged. [`Harm`] says what came of
+//! it; only what was done counts.
+//!
 //! To add one: a line in [`ALL`], with commands of the cluster script for harm and healing, or which links it hits.
 
+mod all;
+pub mod clock;
 pub mod disk;
 pub mod flip;
 pub mod members;
@@ -17,6 +22,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
+pub use self::all::ALL;
 use self::disk::Ailment;
 use self::flip::Place;
 use self::members::Change;
@@ -26,9 +32,6 @@ use crate::run::sleep;
 
 /// So long disks lie before the power is cut.
 const LIES_LAST: Duration = Duration::from_millis(1_500);
-
-/// A strobing clock is wrong for so long, and right for so long.
-const STROBE: Duration = Duration::from_millis(150);
 
 /// How many nodes are hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,14 +46,49 @@ pub enum Victims {
     All,
     /// The leader of the meta-group, whoever that is at the time: shard map, oracle.
     MetaLeader,
-    /// The leader of the first database's shard, which holds the rows of tables that have none of their own.
+    /// The leader of one of the shards that hold the workload's table.
     ShardLeader,
 }
 
 /// The meta-group's number.
 const META_GROUP: u64 = 1;
-/// The first database's.
+/// The first database's: it holds the rows of tables that have no shards of their own.
 const SHARD_GROUP: u64 = 3;
+/// More than replicas of a shard: else nothing can move.
+const NODES_TO_MOVE: usize = 4;
+/// The fewest of which the smaller half is more than one.
+const NODES_TO_HALVE: usize = 5;
+
+/// Whom a fault hits, when it comes to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// The nodes.
+    pub nodes: Vec<usize>,
+    /// The group whose leader is meant.
+    pub group: Option<u64>,
+}
+
+/// What came of an attempt to do harm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// It is done.
+    Done,
+    /// The cluster has refused it, or there was nothing to do it to.
+    Refused(String),
+    /// It is done, and the database did what no database may: the anomaly's name, and what happened.
+    Wrong(&'static str, String),
+}
+
+impl Harm {
+    /// Of several victims: what is done to one is done.
+    fn and(self, other: Harm) -> Harm {
+        match (self, other) {
+            (wrong @ Harm::Wrong(..), _) | (_, wrong @ Harm::Wrong(..)) => wrong,
+            (Harm::Done, _) | (_, Harm::Done) => Harm::Done,
+            (refused, _) => refused,
+        }
+    }
+}
 
 impl Victims {
     /// Of so many nodes.
@@ -172,16 +210,37 @@ impl Fault {
         }
     }
 
-    /// Whom it hits now, if that is not what was drawn.
-    pub async fn victims(&self, cluster: &Cluster, drawn: &[usize]) -> Vec<usize> {
-        match self.victims {
+    /// Whom it hits now: those that were drawn, or whoever leads. `dice` chooses among the shards of the workload's table.
+    pub async fn target(&self, cluster: &Cluster, table: &str, drawn: &[usize], dice: u64) -> Target {
+        let group = match self.victims {
+            Victims::MetaLeader => META_GROUP,
+            Victims::ShardLeader => cluster.shard_of(table, dice).await.unwrap_or(SHARD_GROUP),
+            _ => return Target { nodes: cluster.present(drawn), group: None },
+        };
+        match cluster.leader(group).await {
+            Ok(leader) => Target { nodes: vec![leader], group: Some(group) },
             // If nobody knows the leader, somebody else will do.
-            Victims::MetaLeader | Victims::ShardLeader => {
-                let group = if self.victims == Victims::MetaLeader { META_GROUP } else { SHARD_GROUP };
-                cluster.leader(group).await.map_or_else(|_| drawn.to_vec(), |leader| vec![leader])
-            }
-            _ => drawn.to_vec(),
+            Err(_) => Target { nodes: cluster.present(drawn), group: None },
         }
+    }
+
+    /// How many nodes a cluster needs for it to do anything, or to differ from the others.
+    fn nodes_min(&self) -> usize {
+        match self.deed {
+            Deed::Members(Change::Move | Change::Leave | Change::MetaMember) => NODES_TO_MOVE,
+            Deed::Network(Which::Both, _) if self.victims == Victims::Minority => NODES_TO_HALVE,
+            _ => 1,
+        }
+    }
+
+    /// Whether it is another one of the list on so few nodes.
+    pub fn is_another(&self, nodes: usize) -> bool {
+        self.nodes_min() == NODES_TO_HALVE && nodes < NODES_TO_HALVE
+    }
+
+    /// Whether it needs something on every disk before it begins: [`flip::prepare`].
+    pub fn needs_rows(&self) -> bool {
+        matches!(self.deed, Deed::Flip(_))
     }
 
     /// Whether the nodes must be started with the library that breaks disks and clocks.
@@ -201,23 +260,26 @@ impl Fault {
         links: Option<&Links>,
         victims: &[usize],
         dice: u64,
-    ) -> Result<()> {
+    ) -> Result<Harm> {
+        let nothing_yet = || Harm::Refused("there are no victims".to_owned());
         match self.deed {
-            Deed::Process(harm, _) => cluster.each(harm, victims).await,
-            Deed::Disk(ailment) => disk::infect(cluster, victims, ailment),
-            Deed::Clock => disk::set_clocks(cluster, victims, clock_error_ns(dice), Duration::ZERO),
-            Deed::Strobe => disk::set_clocks(cluster, victims, clock_error_ns(dice), STROBE),
+            Deed::Process(harm, _) => cluster.each(harm, victims).await?,
+            Deed::Disk(ailment) => disk::infect(cluster, victims, ailment)?,
+            Deed::Clock => return clock::put_wrong(cluster, victims, dice, false).await,
+            Deed::Strobe => return clock::put_wrong(cluster, victims, dice, true).await,
             Deed::Members(change) => {
+                let mut harm = nothing_yet();
                 for node in victims {
-                    members::harm(cluster, *node, change, dice).await?;
+                    harm = members::harm(cluster, *node, change, dice).await?.and(harm);
                 }
-                Ok(())
+                return Ok(harm);
             }
             Deed::Flip(place) => {
+                let mut harm = nothing_yet();
                 for node in victims {
-                    flip::harm(cluster, *node, place, dice).await?;
+                    harm = flip::harm(cluster, *node, place, dice).await?.and(harm);
                 }
-                Ok(())
+                return Ok(harm);
             }
             Deed::PowerCut | Deed::LyingPowerCut => {
                 if !self.is_fair() {
@@ -229,12 +291,11 @@ impl Fault {
                 if !self.is_fair() {
                     disk::cure(cluster, victims)?;
                 }
-                victims.iter().try_for_each(|node| disk::tear(cluster, *node))
+                victims.iter().try_for_each(|node| disk::tear(cluster, *node, dice))?;
             }
             Deed::Network(which, trouble) => {
                 let links = links.context("the links don't pass through the harness")?;
                 links.set(hit(which, victims, &cluster.all(), dice).into_iter().map(|link| (link, trouble)));
-                Ok(())
             }
             Deed::LeadAndCut => {
                 let links = links.context("the links don't pass through the harness")?;
@@ -243,9 +304,9 @@ impl Fault {
                 }
                 let cut = hit(Which::Both, victims, &cluster.all(), dice);
                 links.set(cut.into_iter().map(|link| (link, Trouble::Cut)));
-                Ok(())
             }
         }
+        Ok(Harm::Done)
     }
 
     /// Undoes it.
@@ -261,7 +322,7 @@ impl Fault {
                 cluster.each("start", victims).await
             }
             Deed::PowerCut | Deed::LyingPowerCut => cluster.each("start", victims).await,
-            Deed::Clock | Deed::Strobe => disk::set_clocks(cluster, victims, 0, Duration::ZERO),
+            Deed::Clock | Deed::Strobe => clock::set(cluster, victims, 0, Duration::ZERO),
             Deed::Members(change) => {
                 for node in victims {
                     members::heal(cluster, *node, change).await?;
@@ -313,310 +374,14 @@ fn hit(which: Which, victims: &[usize], all: &[usize], dice: u64) -> Vec<Link> {
     links
 }
 
-/// From a tenth of a second to minutes, each size as likely, forward or back.
-fn clock_error_ns(dice: u64) -> i64 {
-    let magnitude = 100_000_000_i64 << (dice % 12);
-    if dice & (1 << 32) == 0 { magnitude } else { -magnitude }
-}
-
-const fn millis(min_ms: u64, max_ms: u64) -> (Duration, Duration) {
-    (Duration::from_millis(min_ms), Duration::from_millis(max_ms))
-}
-
-/// All faults.
-pub const ALL: &[Fault] = &[
-    Fault {
-        name: "kill",
-        about: "kill -9 of one node, started again",
-        victims: Victims::One,
-        deed: Deed::Process("kill", "start"),
-        lasts: millis(500, 5_000),
-    },
-    Fault {
-        name: "kill-majority",
-        about: "kill -9 of a majority at once",
-        victims: Victims::Majority,
-        deed: Deed::Process("kill", "start"),
-        lasts: millis(200, 3_000),
-    },
-    Fault {
-        name: "kill-all",
-        about: "kill -9 of all nodes at once: a power cut",
-        victims: Victims::All,
-        deed: Deed::Process("kill", "start"),
-        lasts: millis(100, 2_000),
-    },
-    Fault {
-        name: "pause",
-        about: "SIGSTOP of one node, shorter and longer than an election takes",
-        victims: Victims::One,
-        deed: Deed::Process("pause", "resume"),
-        lasts: millis(200, 6_000),
-    },
-    Fault {
-        name: "pause-majority",
-        about: "SIGSTOP of a majority",
-        victims: Victims::Majority,
-        deed: Deed::Process("pause", "resume"),
-        lasts: millis(200, 4_000),
-    },
-    Fault {
-        name: "pause-all",
-        about: "SIGSTOP of all nodes: all leases end at once",
-        victims: Victims::All,
-        deed: Deed::Process("pause", "resume"),
-        lasts: millis(200, 4_000),
-    },
-    Fault {
-        name: "restart",
-        about: "one node stopped gently and started again",
-        victims: Victims::One,
-        deed: Deed::Process("stop", "start"),
-        lasts: millis(0, 2_000),
-    },
-    Fault {
-        name: "power-cut",
-        about: "kill -9 of one node, and what it had not synced is gone",
-        victims: Victims::One,
-        deed: Deed::PowerCut,
-        lasts: millis(200, 3_000),
-    },
-    Fault {
-        name: "power-cut-all",
-        about: "the same of all nodes at once",
-        victims: Victims::All,
-        deed: Deed::PowerCut,
-        lasts: millis(100, 1_000),
-    },
-    Fault {
-        name: "lying-disks",
-        about: "power-cut-all of disks that had lied about syncs: not among `all`, for it must be noticed",
-        victims: Victims::All,
-        deed: Deed::LyingPowerCut,
-        lasts: millis(2_000, 3_000),
-    },
-    Fault {
-        name: "flip-log",
-        about: "kill -9 of one node, whose log is damaged: it must refuse to start until that is undone",
-        victims: Victims::One,
-        deed: Deed::Flip(Place::Log),
-        lasts: millis(500, 3_000),
-    },
-    Fault {
-        name: "flip-table",
-        about: "the same with a table of its state, once there is one",
-        victims: Victims::One,
-        deed: Deed::Flip(Place::Table),
-        lasts: millis(500, 3_000),
-    },
-    Fault {
-        name: "disk-stall",
-        about: "syncs of one node don't return",
-        victims: Victims::One,
-        deed: Deed::Disk(Ailment::Stall),
-        lasts: millis(300, 6_000),
-    },
-    Fault {
-        name: "clock-jump",
-        about: "the wall clock of one node is wrong by 0.1 s to 3 minutes, fast or slow",
-        victims: Victims::One,
-        deed: Deed::Clock,
-        lasts: millis(500, 8_000),
-    },
-    Fault {
-        name: "clock-jump-all",
-        about: "the same of all nodes at once",
-        victims: Victims::All,
-        deed: Deed::Clock,
-        lasts: millis(500, 8_000),
-    },
-    Fault {
-        name: "clock-strobe",
-        about: "the wall clock of one node jumps to and fro, three times a second",
-        victims: Victims::One,
-        deed: Deed::Strobe,
-        lasts: millis(1_000, 8_000),
-    },
-    Fault {
-        name: "clock-strobe-all",
-        about: "the same of all nodes at once",
-        victims: Victims::All,
-        deed: Deed::Strobe,
-        lasts: millis(1_000, 8_000),
-    },
-    Fault {
-        name: "disk-full",
-        about: "nothing can be written by one node, which is restarted afterwards",
-        victims: Victims::One,
-        deed: Deed::Disk(Ailment::Full),
-        lasts: millis(500, 4_000),
-    },
-    Fault {
-        name: "partition",
-        about: "one node reaches no other, and is reached by none",
-        victims: Victims::One,
-        deed: Deed::Network(Which::Both, Trouble::Cut),
-        lasts: millis(500, 8_000),
-    },
-    Fault {
-        name: "partition-leader",
-        about: "the same of the node that leads the shard of ordinary tables",
-        victims: Victims::ShardLeader,
-        deed: Deed::Network(Which::Both, Trouble::Cut),
-        lasts: millis(500, 8_000),
-    },
-    Fault {
-        name: "partition-sole-leader",
-        about: "one node is made to lead all that it has, so that it needs nobody to believe that it still does; then it is cut off",
-        victims: Victims::One,
-        deed: Deed::LeadAndCut,
-        lasts: millis(6_000, 10_000),
-    },
-    Fault {
-        name: "kill-leader",
-        about: "kill -9 of that node",
-        victims: Victims::ShardLeader,
-        deed: Deed::Process("kill", "start"),
-        lasts: millis(500, 4_000),
-    },
-    Fault {
-        name: "pause-leader",
-        about: "SIGSTOP of that node for so long that others lead, and then it wakes and finds questions",
-        victims: Victims::ShardLeader,
-        deed: Deed::Process("pause", "resume"),
-        lasts: millis(2_500, 4_500),
-    },
-    Fault {
-        name: "partition-halves",
-        about: "the smaller half reaches nobody of the larger one",
-        victims: Victims::Minority,
-        deed: Deed::Network(Which::Both, Trouble::Cut),
-        lasts: millis(500, 8_000),
-    },
-    Fault {
-        name: "partition-ring",
-        about: "each node hears a majority, and no two the same one",
-        victims: Victims::All,
-        deed: Deed::Network(Which::Ring, Trouble::Cut),
-        lasts: millis(500, 8_000),
-    },
-    Fault {
-        name: "partition-out",
-        about: "nobody hears one node, which hears the others",
-        victims: Victims::One,
-        deed: Deed::Network(Which::Outgoing, Trouble::Cut),
-        lasts: millis(500, 8_000),
-    },
-    Fault {
-        name: "partition-in",
-        about: "one node hears nobody, and the others hear it",
-        victims: Victims::One,
-        deed: Deed::Network(Which::Incoming, Trouble::Cut),
-        lasts: millis(500, 8_000),
-    },
-    Fault {
-        name: "kill-meta",
-        about: "kill -9 of the meta-group's leader",
-        victims: Victims::MetaLeader,
-        deed: Deed::Process("kill", "start"),
-        lasts: millis(500, 4_000),
-    },
-    Fault {
-        name: "pause-meta",
-        about: "SIGSTOP of the meta-group's leader",
-        victims: Victims::MetaLeader,
-        deed: Deed::Process("pause", "resume"),
-        lasts: millis(500, 6_000),
-    },
-    Fault {
-        name: "partition-meta",
-        about: "the meta-group's leader reaches nobody",
-        victims: Victims::MetaLeader,
-        deed: Deed::Network(Which::Both, Trouble::Cut),
-        lasts: millis(500, 6_000),
-    },
-    Fault {
-        name: "partition-meta-out",
-        about: "nobody hears the meta-group's leader",
-        victims: Victims::MetaLeader,
-        deed: Deed::Network(Which::Outgoing, Trouble::Cut),
-        lasts: millis(500, 6_000),
-    },
-    Fault {
-        name: "partition-meta-in",
-        about: "the meta-group's leader hears nobody",
-        victims: Victims::MetaLeader,
-        deed: Deed::Network(Which::Incoming, Trouble::Cut),
-        lasts: millis(500, 6_000),
-    },
-    Fault {
-        name: "bridge",
-        about: "a majority whose members hear the rest, but not each other",
-        victims: Victims::Majority,
-        deed: Deed::Network(Which::Among, Trouble::Cut),
-        lasts: millis(500, 8_000),
-    },
-    Fault {
-        name: "transfer-leader",
-        about: "one node is made to lead all shards that it has",
-        victims: Victims::One,
-        deed: Deed::Members(Change::Transfer),
-        lasts: millis(200, 2_000),
-    },
-    Fault {
-        name: "move",
-        about: "a replica moves from one node to another (of more nodes than replicas)",
-        victims: Victims::One,
-        deed: Deed::Members(Change::Move),
-        lasts: millis(500, 4_000),
-    },
-    Fault {
-        name: "split",
-        about: "a shard is cut in two",
-        victims: Victims::One,
-        deed: Deed::Members(Change::Split),
-        lasts: millis(200, 2_000),
-    },
-    Fault {
-        name: "merge",
-        about: "a shard absorbs its right neighbour, after it was brought to the same nodes",
-        victims: Victims::One,
-        deed: Deed::Members(Change::Merge),
-        lasts: millis(200, 2_000),
-    },
-    Fault {
-        name: "membership",
-        about: "everything moves off one node, which is kept in the end (of more nodes than replicas)",
-        victims: Victims::One,
-        deed: Deed::Members(Change::Leave),
-        lasts: millis(2_000, 8_000),
-    },
-    Fault {
-        name: "drain",
-        about: "one node hands over what it leads, and serves again in the end",
-        victims: Victims::One,
-        deed: Deed::Members(Change::Drain),
-        lasts: millis(500, 4_000),
-    },
-    Fault {
-        name: "lossy-link",
-        about: "packets to and from one node are lost and sent again; connections break",
-        victims: Victims::One,
-        deed: Deed::Network(Which::Both, Trouble::Lossy),
-        lasts: millis(1_000, 6_000),
-    },
-    Fault {
-        name: "slow-link",
-        about: "everything to and from one node takes 100 ms longer",
-        victims: Victims::One,
-        deed: Deed::Network(Which::Both, Trouble::Slow(Duration::from_millis(100))),
-        lasts: millis(1_000, 6_000),
-    },
-];
-
 /// By name.
 pub fn find(name: &str) -> Option<&'static Fault> {
     ALL.iter().find(|fault| fault.name == name)
+}
+
+/// How many nodes a cluster has that is to meet these faults.
+pub fn nodes_for(nodes: usize, faults: &[&'static Fault]) -> usize {
+    faults.iter().map(|fault| fault.nodes_min()).max().unwrap_or(1).max(nodes)
 }
 
 #[cfg(test)]
@@ -644,6 +409,34 @@ mod tests {
         assert_eq!(hit(Which::Outgoing, &[2], &[1, 2, 3], 0), [(2, 1), (2, 3)]);
         assert_eq!(hit(Which::Incoming, &[2], &[1, 2, 3], 0), [(1, 2), (3, 2)]);
         assert_eq!(hit(Which::Among, &[1, 2], &[1, 2, 3], 0), [(1, 2), (2, 1)]);
+    }
+
+    #[test]
+    fn whoever_moves_something_has_where_to() {
+        let nodes = |names: &[&str]| {
+            let faults: Vec<&Fault> = names.iter().map(|name| find(name).unwrap()).collect();
+            nodes_for(3, &faults)
+        };
+        assert_eq!(nodes(&["kill", "partition", "split", "drain"]), 3);
+        for alone in ["move", "membership", "meta-member"] {
+            assert_eq!(nodes(&["partition", alone]), 4, "{alone}");
+        }
+        assert_eq!(nodes(&["partition-halves", "move"]), 5);
+        assert_eq!(nodes_for(7, &[find("move").unwrap()]), 7);
+        let halves = find("partition-halves").unwrap();
+        assert!(halves.is_another(3) && halves.is_another(4) && !halves.is_another(5));
+        assert_eq!(halves.victims.count(5), 2);
+    }
+
+    #[test]
+    fn of_several_victims_what_happened_to_one_has_happened() {
+        let refused = || Harm::Refused("no".to_owned());
+        let wrong = || Harm::Wrong("served-from-damage", "it serves".to_owned());
+        assert_eq!(refused().and(Harm::Done), Harm::Done);
+        assert_eq!(Harm::Done.and(refused()), Harm::Done);
+        assert_eq!(refused().and(refused()), refused());
+        assert_eq!(Harm::Done.and(wrong()), wrong());
+        assert_eq!(wrong().and(refused()), wrong());
     }
 
     #[test]

@@ -9,8 +9,10 @@ use serde_json::{Value as Json, json};
 
 use super::Fault;
 
-/// Before the first fault, clients have this long to warm up.
+/// Before the first fault, clients have this long to warm up; of a short run, a quarter.
 const CALM_FIRST: Duration = Duration::from_secs(3);
+/// After the last one they work for so long.
+const CALM_LAST: Duration = Duration::from_secs(1);
 /// Between the end of one fault and the beginning of the next.
 const CALM_MS: std::ops::Range<u64> = 2_000..6_000;
 
@@ -23,7 +25,7 @@ pub struct Planned {
     pub lasts: Duration,
     /// What.
     pub fault: &'static Fault,
-    /// Whom.
+    /// Whom: a node that was replaced meanwhile stands for the one in its place.
     pub victims: Vec<usize>,
     /// Whether a majority stays whole.
     pub minority: bool,
@@ -56,31 +58,33 @@ pub fn plans(
         return vec![draw(seed, faults, nodes, time)];
     }
     let (network, processes): (Vec<_>, Vec<_>) = faults.iter().partition(|fault| fault.needs_links());
-    let mut plans = vec![draw(seed, &processes, nodes, time), draw(!seed, &network, nodes, time)];
-    for planned in plans.iter_mut().flatten() {
-        // Two faults at a time may take a majority together.
-        planned.minority = false;
-    }
-    plans
+    // (Two faults at a time may take a majority together: whoever judges availability adds them up.)
+    vec![draw(seed, &processes, nodes, time), draw(!seed, &network, nodes, time)]
 }
 
 /// Faults of these kinds, one after the other, all undone before the end.
 pub fn draw(seed: u64, faults: &[&'static Fault], nodes: usize, time: Duration) -> Vec<Planned> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut plan = Vec::new();
-    let mut at = CALM_FIRST;
+    let mut at = CALM_FIRST.min(time / 4);
     let mut bag: Vec<&'static Fault> = Vec::new();
-    loop {
+    let mut too_long = 0;
+    // Until none of them fits in.
+    while too_long < faults.len() {
         // Each kind comes once before any comes again.
         if bag.is_empty() {
             bag = faults.choose_multiple(&mut rng, faults.len()).copied().collect();
         }
-        let Some(fault) = bag.pop() else { return plan };
+        let Some(fault) = bag.pop() else { break };
         let (min, max) = fault.lasts;
-        let lasts = Duration::from_millis(rng.random_range(min.as_millis() as u64..=max.as_millis() as u64));
-        if at + lasts + Duration::from_secs(1) > time {
-            return plan;
+        let left = time.saturating_sub(at + CALM_LAST);
+        if left < min {
+            too_long += 1;
+            continue;
         }
+        too_long = 0;
+        let millis = min.as_millis() as u64..=max.min(left).as_millis() as u64;
+        let lasts = Duration::from_millis(rng.random_range(millis));
         let everyone: Vec<usize> = (1..=nodes).collect();
         let count = fault.victims.count(nodes).min(nodes);
         let mut victims: Vec<usize> = everyone.choose_multiple(&mut rng, count).copied().collect();
@@ -95,6 +99,7 @@ pub fn draw(seed: u64, faults: &[&'static Fault], nodes: usize, time: Duration) 
         });
         at += lasts + Duration::from_millis(rng.random_range(CALM_MS));
     }
+    plan
 }
 
 #[cfg(test)]
@@ -127,5 +132,15 @@ mod tests {
         assert!(plan.iter().all(|p| p.at + p.lasts < Duration::from_secs(400)));
         assert!(plan.iter().all(|p| !p.victims.is_empty() && p.victims.len() <= 5));
         assert!(draw(1, &[], 3, Duration::from_secs(60)).is_empty());
+    }
+
+    #[test]
+    fn a_short_run_has_a_fault_too() {
+        for fault in super::super::ALL {
+            // But for those that take long to show anything.
+            let plan = draw(5, &[fault], 5, Duration::from_secs(7));
+            let fits = fault.lasts.0 <= Duration::from_millis(4_250);
+            assert_eq!(!plan.is_empty(), fits, "{}", fault.name);
+        }
     }
 }

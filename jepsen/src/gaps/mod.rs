@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::cluster::Cluster;
-use crate::fault::{self, Fault};
+use crate::fault::{self, Fault, Harm};
 use crate::links::Links;
 use crate::run::sleep;
 use probe::Probes;
@@ -67,7 +67,10 @@ impl Kind {
 
     async fn harm(&self, cluster: &Cluster, links: &Links, victim: usize) -> Result<()> {
         match self.fault()? {
-            Some(fault) => fault.harm(cluster, Some(links), &[victim], 0).await,
+            Some(fault) => match fault.harm(cluster, Some(links), &[victim], 0).await? {
+                Harm::Done => Ok(()),
+                other => bail!("{}: {other:?}", fault.name),
+            },
             None => cluster.each("stop", &[victim]).await,
         }
     }
@@ -106,7 +109,7 @@ pub async fn measure(
     mut tell: impl FnMut(&Trial),
 ) -> Result<Vec<Line>> {
     cluster.wipe().await?;
-    let links = Links::open(cluster).await?;
+    let links = Links::open(cluster, 0).await?;
     cluster.up().await.context("starting the cluster")?;
     cluster.settled().await?;
     probe::make_tables(&cluster.urls(), options.shards).await?;

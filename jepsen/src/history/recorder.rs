@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::{Kind, Op, Process, Value, edn, json};
+use crate::checker::faults;
 
 /// The run's time: nanoseconds since it began, on the monotonic clock.
 #[derive(Clone, Copy, Debug)]
@@ -48,9 +49,11 @@ pub struct Tally {
     pub failed: u64,
     /// … of which nobody knows.
     pub unknown: u64,
-    /// Faults that were begun.
+    /// Faults that were done, and are undone.
     pub faults: u64,
-    /// … and not yet undone.
+    /// Those that the cluster refused.
+    pub refused: u64,
+    /// Faults that are not yet undone.
     pub under_way: Vec<String>,
 }
 
@@ -58,11 +61,15 @@ impl Tally {
     fn add(&mut self, op: &Op) {
         let phase = op.value.get("phase").and_then(Value::as_name);
         match (op.process, op.kind, phase) {
-            (Process::Nemesis, _, Some("begin")) => {
-                self.faults += 1;
-                self.under_way.push(op.f.clone());
+            (Process::Nemesis, _, Some("begin")) => self.under_way.push(op.f.clone()),
+            (Process::Nemesis, ..) => {
+                self.under_way.retain(|fault| *fault != op.f);
+                match (phase, op.value.get("outcome").and_then(Value::as_name)) {
+                    (Some("end"), Some(faults::REFUSED)) => self.refused += 1,
+                    (Some("end"), None | Some(faults::DONE)) => self.faults += 1,
+                    _ => {}
+                }
             }
-            (Process::Nemesis, ..) => self.under_way.retain(|fault| *fault != op.f),
             (_, Kind::Invoke, _) => {}
             (_, Kind::Ok, _) => self.ok += 1,
             (_, Kind::Fail, _) => self.failed += 1,

@@ -23,8 +23,8 @@ pub struct Row {
     pub wrong: Vec<String>,
     /// Calls and faults.
     pub tally: Tally,
-    /// The longest time without an answer under faults of a minority.
-    pub gap: Duration,
+    /// The longest time without an answer under faults of a minority, if there were any.
+    pub gap: Option<Duration>,
     /// Whether that was too long.
     pub slow: bool,
     /// How long clients worked.
@@ -71,7 +71,7 @@ impl Row {
             safety: Validity::Unknown,
             wrong: vec![why],
             tally: Tally::default(),
-            gap: Duration::ZERO,
+            gap: None,
             slow: false,
             worked: Duration::ZERO,
         }
@@ -80,7 +80,7 @@ impl Row {
     /// In one line.
     pub fn line(&self) -> String {
         format!(
-            "{:<12} {:<10} seed {:<6} {:<7} {:>6} ok {:>5} failed {:>4} unknown {:>3} faults, gap {:.2} s{} {}",
+            "{:<12} {:<10} seed {:<6} {:<7} {:>6} ok {:>5} failed {:>4} unknown {:>3} faults ({} refused), gap {}{} {}",
             self.workload,
             self.faults,
             self.seed,
@@ -89,11 +89,17 @@ impl Row {
             self.tally.failed,
             self.tally.unknown,
             self.tally.faults,
-            self.gap.as_secs_f64(),
+            self.tally.refused,
+            seconds(self.gap, 2),
             if self.slow { " (too long)" } else { "" },
             self.wrong.join("; ")
         )
     }
+}
+
+/// A dash: nobody looked.
+fn seconds(gap: Option<Duration>, digits: usize) -> String {
+    gap.map_or_else(|| "–".to_owned(), |gap| format!("{:.digits$} s", gap.as_secs_f64()))
 }
 
 fn word(validity: Validity) -> &'static str {
@@ -166,8 +172,8 @@ fn cell(rows: &[&Row]) -> String {
     };
     let calls: u64 = rows.iter().map(|row| row.tally.ok).sum();
     let faults: u64 = rows.iter().map(|row| row.tally.faults).sum();
-    let gap = rows.iter().map(|row| row.gap).max().unwrap_or_default();
-    format!("{mark} {calls} / {faults} / {:.1} s", gap.as_secs_f64())
+    let gap = rows.iter().filter_map(|row| row.gap).max();
+    format!("{mark} {calls} / {faults} / {}", seconds(gap, 1))
 }
 
 #[cfg(test)]
@@ -180,14 +186,14 @@ mod tests {
         good.safety = Validity::Valid;
         good.wrong.clear();
         good.tally = Tally { ok: 10, faults: 2, ..Tally::default() };
-        good.gap = Duration::from_millis(300);
+        good.gap = Some(Duration::from_millis(300));
         good.worked = Duration::from_secs(60);
-        let more = Row { seed: 2, gap: Duration::from_millis(900), ..good.clone() };
+        let more = Row { seed: 2, gap: Some(Duration::from_millis(900)), ..good.clone() };
         let bad = Row::failed("set", "clock", 1, "no cluster".to_owned());
         let text = markdown("# Soak", &[good, more, bad]);
         assert!(text.starts_with("# Soak\n\n| workload | clock | disk |\n|---|---|---|\n"), "{text}");
         assert!(text.contains("| bank |  | ✓ 20 / 4 / 0.9 s |\n"), "{text}");
-        assert!(text.contains("| set | **?** 0 / 0 / 0.0 s |  |\n"), "{text}");
+        assert!(text.contains("| set | **?** 0 / 0 / – |  |\n"), "{text}");
         assert!(text.contains("3 runs, in which clients worked for 2 minutes: 20 calls happened"), "{text}");
         assert!(text.contains("- set, clock, seed 1: UNKNOWN: no cluster\n"), "{text}");
     }

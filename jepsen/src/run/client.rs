@@ -179,7 +179,7 @@ async fn work(clients: &Clients, worker: u64, recorder: &Recorder, time: Duratio
     }
 }
 
-async fn connect(url: &str, extended: bool) -> Result<Session> {
+pub(crate) async fn connect(url: &str, extended: bool) -> Result<Session> {
     let mut config: tokio_postgres::Config = url.parse().context("a node's URL")?;
     config.connect_timeout(CONNECT_TIMEOUT);
     // The timeout of the configuration is that of TCP; a paused node still accepts, and doesn't answer.

@@ -22,11 +22,12 @@ use serde_json::json;
 
 use crate::checker::{self, Validity, Verdict, availability};
 use crate::cluster::Cluster;
-use crate::fault::{Fault, schedule};
+use crate::fault::{Fault, flip, schedule};
 use crate::history::{Clock, History, Recorder, Tally};
 use crate::links::Links;
 use crate::{report, workload};
 
+pub(crate) use client::connect;
 pub use client::{Clients, drive};
 
 /// How a workload is run.
@@ -70,8 +71,8 @@ pub struct Outcome {
     pub troubles: Vec<String>,
     /// Calls and faults.
     pub tally: Tally,
-    /// The longest time without an answer under faults of a minority.
-    pub gap: Duration,
+    /// The longest time without an answer under faults of a minority, if there were any.
+    pub gap: Option<Duration>,
 }
 
 impl Outcome {
@@ -84,22 +85,28 @@ impl Outcome {
 
 /// Starts a cluster, runs a workload on it, breaks it, heals it, and checks what clients saw.
 pub async fn run(options: &Options, cluster: &Cluster) -> Result<Outcome> {
+    let entry = workload::find(&options.workload)
+        .with_context(|| format!("there is no workload '{}'; `jepsen list` shows them", options.workload))?;
     let folder = make_folder(options)?;
     let plans = schedule::plans(options.seed, &options.faults, cluster.nodes, options.time, options.mixed);
     let planned: Vec<_> = plans.iter().flatten().map(schedule::Planned::json).collect();
     write_json(&folder, "schedule.json", &json!(planned))?;
     cluster.wipe().await?;
     // Before the nodes: they look for each other there.
-    let links = if cluster.proxies { Some(Links::open(cluster).await?) } else { None };
+    let links = if cluster.proxies { Some(Links::open(cluster, options.seed).await?) } else { None };
     cluster.up().await.context("starting the cluster")?;
     cluster.settled().await?;
-    let urls = cluster.urls();
+    if options.faults.iter().any(|fault| fault.needs_rows()) {
+        flip::prepare(cluster).await.context("filling the disks")?;
+    }
+    let patient = nemesis::Patient { cluster, links: links.as_ref(), table: entry.table };
     let breaking = async |recorder: &Recorder| {
-        nemesis::run(cluster, links.as_ref(), &plans, options.time, recorder).await
+        nemesis::asked(recorder, &options.faults);
+        nemesis::run(&patient, &plans, options.time, recorder).await
     };
     let comparing = async || Some(replicas::compare(cluster).await);
-    let outcome = conduct(options, folder.clone(), urls, breaking, comparing).await;
-    for node in cluster.all() {
+    let outcome = conduct(options, folder.clone(), &|| cluster.urls(), breaking, comparing).await;
+    for node in cluster.numbers() {
         // Best effort: a log that is missing is no reason to lose the verdict.
         let _ = std::fs::copy(cluster.log(node), folder.join(format!("node-{node}.log")));
     }
@@ -108,21 +115,26 @@ pub async fn run(options: &Options, cluster: &Cluster) -> Result<Outcome> {
 
 /// Runs a workload on a database that is there already, and not broken: any that speaks PostgreSQL's protocol.
 pub async fn run_against(options: &Options, urls: Vec<String>) -> Result<Outcome> {
-    conduct(options, make_folder(options)?, urls, async |_: &Recorder| Vec::new(), async || None).await
+    anyhow::ensure!(
+        options.faults.is_empty(),
+        "a database that is there already is not broken: there can be no faults"
+    );
+    let breaking = async |_: &Recorder| Vec::new();
+    conduct(options, make_folder(options)?, &|| urls.clone(), breaking, async || None).await
 }
 
 async fn conduct(
     options: &Options,
     folder: PathBuf,
-    urls: Vec<String>,
+    urls: &dyn Fn() -> Vec<String>,
     breaking: impl AsyncFnOnce(&Recorder) -> Vec<String>,
     comparing: impl AsyncFnOnce() -> Option<Verdict>,
 ) -> Result<Outcome> {
     let entry = workload::find(&options.workload)
         .with_context(|| format!("there is no workload '{}'; `jepsen list` shows them", options.workload))?;
-    write_json(&folder, "run.json", &describe(options, urls.len()))?;
-    let clients = Clients {
-        urls,
+    write_json(&folder, "run.json", &describe(options, urls().len()))?;
+    let mut clients = Clients {
+        urls: urls(),
         workload: (entry.make)(),
         count: options.clients,
         rate: options.rate,
@@ -137,6 +149,8 @@ async fn conduct(
         done = working => done,
         () = progress::tell(&recorder, options.time), if options.progress => Default::default(),
     };
+    // Nodes may have come and gone.
+    clients.urls = urls();
     troubles.extend(clients.last(&recorder).await);
     let compared = comparing().await;
     recorder.finish()?;
@@ -151,8 +165,16 @@ async fn conduct(
 
 /// What the named checkers say, and those that every history must pass.
 pub fn judge(names: &[&str], history: &History, gap_max: Option<Duration>) -> Vec<Verdict> {
-    let mut verdicts: Vec<Verdict> =
-        names.iter().filter_map(|name| checker::find(name)).map(|checker| (checker.check)(history)).collect();
+    let judged = |name: &&str| match checker::find(name) {
+        Some(checker) => (checker.check)(history),
+        None => {
+            let mut verdict = Verdict::new("none");
+            verdict.unknown(format!("there is no checker '{name}'"));
+            verdict
+        }
+    };
+    let mut verdicts: Vec<Verdict> = names.iter().map(judged).collect();
+    verdicts.push(checker::faults::check(history));
     verdicts.push(availability::check_within(history, gap_max.unwrap_or(Duration::MAX)));
     verdicts.push(checker::progress::check(history));
     verdicts

@@ -19,12 +19,13 @@ pub(super) async fn tell(recorder: &Recorder, time: Duration) {
             names => format!("; now {}", names.join(", ")),
         };
         eprintln!(
-            "  {now:>4} of {} s: {} ok, {} failed, {} unknown; {} faults{faults}",
+            "  {now:>4} of {} s: {} ok, {} failed, {} unknown; {} faults, {} refused{faults}",
             time.as_secs(),
             tally.ok,
             tally.failed,
             tally.unknown,
-            tally.faults
+            tally.faults,
+            tally.refused
         );
     }
 }

@@ -75,6 +75,8 @@ pub struct Entry {
     pub about: &'static str,
     /// Which checkers its history must pass, beside `availability` and `progress`.
     pub checkers: &'static [&'static str],
+    /// The table whose shards are meant by faults of "a shard's leader"; none if it has no rows.
+    pub table: &'static str,
     /// Makes it.
     pub make: fn() -> Arc<dyn Workload>,
 }
@@ -85,114 +87,133 @@ pub const ALL: &[Entry] = &[
         name: "register",
         about: "read, write and compare-and-set of single rows",
         checkers: &["linear"],
+        table: "registers",
         make: || Arc::new(register::Register::default()),
     },
     Entry {
         name: "one-shard",
         about: "reads and writes of rows in one shard: with `partition-sole-leader` it finds whoever thinks that it still leads",
         checkers: &["linear"],
+        table: "registers",
         make: || Arc::new(register::Register::one_shard()),
     },
     Entry {
         name: "bank",
         about: "transfers between accounts on many shards, and looks at all of them",
         checkers: &["bank"],
+        table: "bank",
         make: || Arc::new(bank::Bank),
     },
     Entry {
         name: "set",
         about: "inserts into a table on many shards, and reads of all of it",
         checkers: &["set"],
+        table: "elements",
         make: || Arc::new(set::Set::default()),
     },
     Entry {
         name: "list-append",
         about: "transactions that append to and read lists on many shards",
         checkers: &["list-append"],
+        table: "lists",
         make: || Arc::new(append::Append::hashed()),
     },
     Entry {
         name: "split",
         about: "the same on a table that is split again and again",
         checkers: &["list-append"],
+        table: "lists",
         make: || Arc::new(append::Append::split()),
     },
     Entry {
         name: "rw-register",
         about: "transactions that write and read registers on many shards",
         checkers: &["rw-register"],
+        table: "versions",
         make: || Arc::new(rw_register::RwRegister::default()),
     },
     Entry {
         name: "monotonic",
         about: "increments of counters on many shards, and snapshots of all of them",
         checkers: &["monotonic"],
+        table: "counters",
         make: || Arc::new(counter::Counter::monotonic()),
     },
     Entry {
         name: "sequential",
         about: "rows written one after the other by one client, and read backwards",
         checkers: &["sequential"],
+        table: "rows_in_order",
         make: || Arc::new(sequential::Sequential::default()),
     },
     Entry {
         name: "comments",
         about: "blind inserts on many shards, and reads of all of them: causal order",
         checkers: &["comments"],
+        table: "comments",
         make: || Arc::new(comments::Comments::default()),
     },
     Entry {
         name: "long-fork",
         about: "single writes of groups of keys, and reads of whole groups",
         checkers: &["long-fork", "rw-register"],
+        table: "forks",
         make: || Arc::new(long_fork::LongFork::default()),
     },
     Entry {
         name: "write-skew",
         about: "pairs of inserts that exclude each other through a predicate",
         checkers: &["write-skew"],
+        table: "skew_a",
         make: || Arc::new(write_skew::WriteSkew::predicate()),
     },
     Entry {
         name: "unique",
         about: "inserts of equal values into a unique column",
         checkers: &["write-skew"],
+        table: "uniques",
         make: || Arc::new(write_skew::WriteSkew::unique()),
     },
     Entry {
         name: "foreign-key",
         about: "rows that refer to others, which are deleted and made again meanwhile, at all isolation levels",
         checkers: &["foreign-key"],
+        table: "parents",
         make: || Arc::new(foreign_key::ForeignKey::default()),
     },
     Entry {
         name: "upsert",
         about: "INSERT … ON CONFLICT DO UPDATE of rows that are not there yet",
         checkers: &["counter"],
+        table: "counters",
         make: || Arc::new(counter::Counter::upsert()),
     },
     Entry {
         name: "hot-row",
         about: "increments of one row, in one statement and in several",
         checkers: &["counter"],
+        table: "counters",
         make: || Arc::new(counter::Counter::hot_row()),
     },
     Entry {
         name: "lock",
         about: "locks taken and released by conditional updates: mutual exclusion",
         checkers: &["linear"],
+        table: "locks",
         make: || Arc::new(lock::Lock::default()),
     },
     Entry {
         name: "advisory",
         about: "advisory locks of sessions and transactions: mutual exclusion, for as long as the holder is told that it holds",
         checkers: &["mutex"],
+        table: "",
         make: || Arc::new(advisory::Advisory::default()),
     },
     Entry {
         name: "ddl",
         about: "inserts while columns and tables come and go",
         checkers: &["set"],
+        table: "changing",
         make: || Arc::new(ddl::Ddl::default()),
     },
 ];
@@ -227,5 +248,24 @@ impl Keys {
         // After each `calls_per_key` calls the window has moved on by one key, whose share of all calls that is.
         let oldest = self.calls.fetch_add(1, Ordering::Relaxed) / self.calls_per_key;
         oldest + rng.random_range(0..self.at_a_time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker;
+
+    #[test]
+    fn every_workload_names_checkers_and_a_table_that_there_are() {
+        for entry in ALL {
+            assert!(!entry.checkers.is_empty(), "{}", entry.name);
+            for name in entry.checkers {
+                assert!(checker::find(name).is_some(), "{}: no checker {name}", entry.name);
+            }
+            let create = format!("CREATE TABLE {} (", entry.table);
+            let made = (entry.make)().setup().iter().any(|sql| sql.starts_with(&create));
+            assert_eq!(made, !entry.table.is_empty(), "{}: {create}", entry.name);
+        }
     }
 }
