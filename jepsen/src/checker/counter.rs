@@ -1,6 +1,6 @@
 //! Counters: increments are neither lost nor made up.
 //!
-//! Reads `:inc [key nil]`, answered with `[key value-after]`, and `:read [key value]`. Counters begin at 0.
+//! Reads `:inc [key nil]`, answered with `[key value-after]`, `:read [key value]` and `:final-read [[key value] …]`. Counters begin at 0.
 //!
 //! | anomaly | what |
 //! |---|---|
@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use super::Verdict;
-use crate::history::{History, Kind, Value};
+use crate::history::{Call, FINAL_READ, History, Kind, Value};
 
 /// What one call saw of one counter.
 pub(super) struct Sight {
@@ -35,14 +35,18 @@ pub(super) struct Facts {
 pub fn check(history: &History) -> Verdict {
     let mut verdict = Verdict::new("counter");
     let mut counters = increments(history);
-    for call in history.calls_of("read") {
-        if let Some(op) = call.ok()
-            && let Some((key, value)) = op.value.as_pair()
-            && let Some(value) = value.as_int()
-        {
+    let mut see = |call: &Call<'_>, key: &Value, value: &Value| {
+        if let (Some(op), Some(value)) = (call.ok(), value.as_int()) {
             let span = (call.invoke.index, op.index);
             counters.entry(key.clone()).or_default().sights.push(Sight { span, value, is_increment: false });
         }
+    };
+    for call in history.calls_of("read") {
+        call.value().as_pair().into_iter().for_each(|(key, value)| see(&call, key, value));
+    }
+    for call in history.calls_of(FINAL_READ) {
+        let pairs = call.value().as_slice().unwrap_or_default().iter().filter_map(Value::as_pair);
+        pairs.for_each(|(key, value)| see(&call, key, value));
     }
     judge(history, &mut counters, &mut verdict);
     verdict
@@ -74,6 +78,9 @@ pub(super) fn judge(history: &History, counters: &mut BTreeMap<Value, Facts>, ve
         "{} counters, {acknowledged} increments acknowledged, {sights} answers",
         counters.len()
     ));
+    if sights == 0 {
+        verdict.unknown("no counter was ever seen");
+    }
     let mut report = |name: &str, key: &Value, ops: Vec<usize>| {
         let shown: Vec<String> = ops.iter().map(|index| history.ops()[*index].to_string()).collect();
         verdict.anomaly(name, format!("of {key}:\n{}", shown.join("\n")), ops);

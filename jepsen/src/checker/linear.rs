@@ -1,7 +1,7 @@
 //! Linearizability of registers and locks, key by key.
 //!
 //! Calls are `read`, `write` and `cas` with values `[key value]`, `[key value]` and `[key [old new]]`, or `acquire` and `release`
-//! with `[key holder]`, which are compare-and-sets between `nil` and the holder. A register begins as `nil`.
+//! with `[key holder]`, which are compare-and-sets between `nil` and the holder. A register begins as `nil`. A `final-read` has `[[key value] …]`.
 //!
 //! The search is Lowe's just-in-time linearization ("Testing for linearizability", 2017), a form of Wing and Gong's: it goes
 //! through the history once and keeps the set of *configurations* that explain it so far. A configuration is the state and
@@ -18,7 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::Verdict;
-use crate::history::{History, Kind, Value};
+use crate::history::{FINAL_READ, History, Kind, Value};
 
 /// More configurations at a time than this, and the answer is *unknown*.
 const CONFIGURATIONS_MAX: usize = 300_000;
@@ -59,6 +59,14 @@ pub fn check(history: &History) -> Verdict {
         if outcome == Kind::Fail {
             continue;
         }
+        if call.invoke.f == FINAL_READ {
+            let Some(op) = call.ok() else { continue };
+            for (key, value) in op.value.as_slice().unwrap_or_default().iter().filter_map(Value::as_pair) {
+                let (invoke, input) = (call.invoke.index, Input::Read(value.clone()));
+                keys.entry(key.clone()).or_default().push(Call { invoke, end: Some(op.index), input });
+            }
+            continue;
+        }
         let Some((key, value)) = call.value().as_pair() else { continue };
         let input = match call.invoke.f.as_str() {
             // What it would have read is unknown.
@@ -78,6 +86,9 @@ pub fn check(history: &History) -> Verdict {
     }
     let calls: usize = keys.values().map(Vec::len).sum();
     verdict.note(format!("{calls} calls on {} keys", keys.len()));
+    if calls == 0 {
+        verdict.unknown("no key was ever asked for");
+    }
     for (key, calls) in &keys {
         match search(calls) {
             Outcome::Linearizable => {}

@@ -14,6 +14,7 @@ pub mod long_fork;
 pub mod monotonic;
 pub mod mutex;
 pub mod progress;
+pub mod schema;
 pub mod sequential;
 pub mod set;
 pub mod txn;
@@ -46,6 +47,8 @@ pub struct Anomaly {
     pub about: String,
     /// The operations that show it, by index.
     pub ops: Vec<usize>,
+    /// If they are a cycle: how each comes before the next one, the last before the first (`ww`, `wr`, `rw`, `rt`, `process`).
+    pub edges: Vec<&'static str>,
 }
 
 /// The answer of one checker.
@@ -74,9 +77,24 @@ impl Verdict {
         self.validity = Validity::Invalid;
         let name = name.into();
         if self.anomalies.iter().filter(|anomaly| anomaly.name == name).count() < DESCRIBED_MAX {
-            self.anomalies.push(Anomaly { name, about: about.into(), ops });
+            self.anomalies.push(Anomaly { name, about: about.into(), ops, edges: Vec::new() });
         } else {
             self.more += 1;
+        }
+    }
+
+    /// Adds an anomaly that is a cycle of operations.
+    pub fn cycle(
+        &mut self,
+        name: impl Into<String>,
+        about: impl Into<String>,
+        ops: Vec<usize>,
+        edges: Vec<&'static str>,
+    ) {
+        let described = self.anomalies.len();
+        self.anomaly(name, about, ops);
+        if let Some(anomaly) = self.anomalies.get_mut(described) {
+            anomaly.edges = edges;
         }
     }
 
@@ -188,6 +206,11 @@ pub const ALL: &[Checker] = &[
         name: "foreign-key",
         about: "nobody refers to what is not there, and nothing goes that nobody has deleted",
         check: foreign_key::check,
+    },
+    Checker {
+        name: "schema",
+        about: "what an index has the table has, defaults are there, and statements are whole",
+        check: schema::check,
     },
     Checker { name: "mutex", about: "no lock is held by two at a time", check: mutex::check },
     Checker {

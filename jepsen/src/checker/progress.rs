@@ -3,35 +3,57 @@
 use std::collections::BTreeMap;
 
 use super::Verdict;
-use crate::history::{History, Kind};
+use crate::history::{Call, FINAL_READ, History, Kind, Value};
 
 /// Of a call that was tried so often, one must have succeeded.
 const TRIES_MIN: usize = 5;
 /// … and of all calls together so many.
 const SUCCESSES_MIN: usize = 10;
 
-/// Counts what succeeded, by name of the call.
+/// Counts what succeeded, by name of the call; of transactions, those that write and those that read apart. What is looked at after the
+/// run doesn't count: everything is whole by then.
 pub fn check(history: &History) -> Verdict {
     let mut verdict = Verdict::new("progress");
     let mut counts: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
-    for call in history.calls() {
+    for call in history.calls().filter(|call| !call.is_last() && call.invoke.f != FINAL_READ) {
         let slot = match call.outcome() {
             Kind::Ok => 0,
             Kind::Fail => 1,
             _ => 2,
         };
-        counts.entry(&call.invoke.f).or_default()[slot] += 1;
+        counts.entry(name(&call)).or_default()[slot] += 1;
     }
     let mut all = 0;
-    for (f, [ok, fail, info]) in counts {
+    for (f, [ok, fail, info]) in &counts {
         all += ok;
         verdict.note(format!("{f}: {ok} ok, {fail} failed, {info} unknown"));
-        if ok == 0 && fail + info >= TRIES_MIN {
+        if *ok == 0 && fail + info >= TRIES_MIN {
             verdict.unknown(format!("no {f} ever succeeded"));
         }
+    }
+    let committed = |name| counts.get(name).map(|[ok, ..]| *ok);
+    if committed(READS).is_some() && committed(WRITES).unwrap_or(0) == 0 {
+        verdict.unknown("no transaction that writes was committed");
     }
     if all < SUCCESSES_MIN {
         verdict.unknown(format!("only {all} calls succeeded"));
     }
     verdict
+}
+
+/// Transactions.
+const READS: &str = "txn of reads";
+const WRITES: &str = "txn with writes";
+
+/// What a call counts as.
+fn name<'a>(call: &Call<'a>) -> &'a str {
+    if call.invoke.f != "txn" {
+        return &call.invoke.f;
+    }
+    let reads =
+        |step: &Value| step.as_slice().is_some_and(|step| step.first().and_then(Value::as_name) == Some("r"));
+    match call.invoke.value.as_slice().unwrap_or_default().iter().all(reads) {
+        true => READS,
+        false => WRITES,
+    }
 }

@@ -23,6 +23,9 @@ use anyhow::{Context, Result, bail};
 pub use recorder::{Clock, Recorder, Tally};
 pub use value::Value;
 
+/// The call that looks at everything that is left: checkers of single keys read `[[key value] …]`, others what their reads have.
+pub const FINAL_READ: &str = "final-read";
+
 /// Clients that look at what is left, after the run, are numbered from here on.
 pub const LAST_PROCESS: u64 = 1_000_000;
 
@@ -138,6 +141,11 @@ impl<'a> Call<'a> {
             Some(op) if op.kind != Kind::Info => op.index,
             _ => usize::MAX,
         }
+    }
+
+    /// Whether it was made after the run, to see what is left.
+    pub fn is_last(&self) -> bool {
+        self.invoke.process >= Process::Client(LAST_PROCESS) && self.invoke.process != Process::Nemesis
     }
 
     /// What it was called with, or what it answered if it did.

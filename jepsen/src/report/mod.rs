@@ -5,6 +5,8 @@ mod svg;
 pub mod table;
 mod timeline;
 
+pub use timeline::draw as timeline;
+
 use anyhow::{Context, Result};
 use serde_json::{Value as Json, json};
 

@@ -76,14 +76,24 @@ impl Clients {
     pub async fn last(&self, recorder: &Recorder) -> Vec<String> {
         let mut troubles = Vec::new();
         let mut process = LAST_PROCESS;
-        for call in self.workload.last() {
-            for (node, url) in self.urls.iter().enumerate() {
+        let calls = self.workload.last();
+        for (node, url) in self.urls.iter().enumerate() {
+            let mut session: Option<Session> = None;
+            for call in &calls {
                 let mut error = String::new();
                 let mut done = false;
                 for _ in 0..RETRIES_MAX {
                     process += 1;
-                    match connect(url, node % 2 == 1).await {
-                        Ok(session) => done = self.call(&session, &call, process, recorder).await,
+                    let open = match session.take().filter(|session| !session.is_closed()) {
+                        Some(open) => Ok(open),
+                        None => connect(url, node % 2 == 1).await,
+                    };
+                    match open {
+                        Ok(open) => {
+                            done = self.call(&open, call, process, recorder).await;
+                            // What failed may still be on its way on this connection.
+                            session = done.then_some(open);
+                        }
                         Err(failure) => error = format!("{failure:#}"),
                     }
                     if done {

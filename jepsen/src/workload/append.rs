@@ -2,6 +2,7 @@
 //!
 //! The table is spread by a hash, or (`split`) begins in one piece, by key, and is split under the clients' hands.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use futures::FutureExt;
@@ -9,7 +10,7 @@ use futures::future::BoxFuture;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::session::{Failure, Rows};
+use super::session::{Failure, Rows, int};
 use super::{Answer, Invocation, Keys, Session, Workload, sharded};
 use crate::history::Value;
 
@@ -69,6 +70,10 @@ impl Workload for Append {
                 return Ok(call.value.clone());
             }
             let steps = call.value.as_slice().unwrap_or_default();
+            if steps.len() > STEPS_MAX {
+                let rows = session.read("SELECT k, v FROM lists").await?;
+                return everything(steps, &rows);
+            }
             // One statement is a transaction by itself, and takes another way through the database.
             if let [step] = steps {
                 let (sql, changes) = statement(step);
@@ -95,6 +100,28 @@ impl Workload for Append {
         }
         .boxed()
     }
+
+    /// All lists, in one transaction.
+    fn last(&self) -> Vec<Invocation> {
+        let keys = self.keys.used().max(STEPS_MAX as i64 + 1);
+        let steps = (0..keys).map(|key| Value::Vector(vec![Value::keyword("r"), key.into(), Value::Nil]));
+        vec![Invocation::new("txn", Value::Vector(steps.collect()))]
+    }
+}
+
+/// Reads of all lists, from the rows of the whole table.
+fn everything(steps: &[Value], rows: &Rows) -> Answer {
+    let mut lists: HashMap<i64, &str> = HashMap::new();
+    for n in 0..rows.len() {
+        if let (Some(key), Some(Some(list))) = (int(rows, n, 0), rows[n].get(1)) {
+            lists.insert(key, list);
+        }
+    }
+    let read = |step: &Value| {
+        let list = step.as_slice().and_then(|step| lists.get(&step[1].as_int()?).copied());
+        completed(step, &vec![vec![list.map(str::to_owned)]])
+    };
+    Ok(Value::Vector(steps.iter().map(read).collect::<Result<_, _>>()?))
 }
 
 /// As good as random, and the same for the same call.

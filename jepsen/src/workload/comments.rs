@@ -8,8 +8,8 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::session::ints;
-use super::{Answer, Invocation, Session, Workload, sharded};
-use crate::history::Value;
+use super::{Answer, Invocation, Session, Workload, all_groups, final_read, sharded};
+use crate::history::{FINAL_READ, Value};
 
 /// Comments per thread: a read returns all of them.
 const THREAD: i64 = 100;
@@ -34,6 +34,12 @@ impl Workload for Comments {
 
     fn apply<'a>(&'a self, session: &'a Session, call: &'a Invocation) -> BoxFuture<'a, Answer> {
         async move {
+            if call.f == FINAL_READ {
+                let rows = session.read("SELECT thread, id FROM comments ORDER BY id").await?;
+                let threads = all_groups(call, &rows);
+                let pairs = threads.into_iter().map(|(thread, ids)| Value::pair(thread, Value::vector(ids)));
+                return Ok(Value::Vector(pairs.collect()));
+            }
             let (thread, id) = call.value.as_pair().unwrap_or((&Value::Nil, &Value::Nil));
             if call.f == "write" {
                 session.write(&format!("INSERT INTO comments VALUES ({id}, {thread})")).await?;
@@ -44,5 +50,8 @@ impl Workload for Comments {
             Ok(Value::pair(thread.clone(), Value::vector(ints(&rows))))
         }
         .boxed()
+    }
+    fn last(&self) -> Vec<Invocation> {
+        final_read(self.next.load(Ordering::Relaxed) / THREAD + 1)
     }
 }

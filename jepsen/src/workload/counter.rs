@@ -7,8 +7,8 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::session::int;
-use super::{Answer, Failure, Invocation, Keys, Session, Workload, sharded};
-use crate::history::Value;
+use super::{Answer, Failure, Invocation, Keys, Session, Workload, all_keys, final_read, sharded};
+use crate::history::{FINAL_READ, Value};
 
 /// Counters that are read together.
 const TOGETHER: i64 = 8;
@@ -107,6 +107,10 @@ impl Workload for Counter {
 
     fn apply<'a>(&'a self, session: &'a Session, call: &'a Invocation) -> BoxFuture<'a, Answer> {
         async move {
+            if call.f == FINAL_READ {
+                let rows = session.read("SELECT k, n FROM counters").await?;
+                return Ok(all_keys(call, &rows, Value::Int(0)));
+            }
             let Some((key, how)) = call.value.as_pair() else {
                 let rows = session.read("SELECT k, n FROM counters ORDER BY k").await?;
                 let pairs = (0..rows.len()).map(|row| Value::pair(int(&rows, row, 0), int(&rows, row, 1)));
@@ -126,9 +130,9 @@ impl Workload for Counter {
     }
 
     fn last(&self) -> Vec<Invocation> {
-        match self.shape {
+        match &self.shape {
             Shape::Monotonic => vec![Invocation::new("read", Value::Nil)],
-            Shape::Upsert(_) => Vec::new(),
+            Shape::Upsert(keys) => final_read(keys.used()),
             Shape::HotRow => vec![Invocation::new("read", Value::pair(0, Value::Nil))],
         }
     }

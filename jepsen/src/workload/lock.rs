@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::{Answer, Failure, Invocation, Session, Workload, sharded};
-use crate::history::Value;
+use super::{Answer, Failure, Invocation, Session, Workload, all_keys, final_read, sharded};
+use crate::history::{FINAL_READ, Value};
 
 const LOCKS: i64 = 4;
 
@@ -39,6 +39,9 @@ impl Workload for Lock {
 
     fn apply<'a>(&'a self, session: &'a Session, call: &'a Invocation) -> BoxFuture<'a, Answer> {
         async move {
+            if call.f == FINAL_READ {
+                return Ok(all_keys(call, &session.read("SELECT k, holder FROM locks").await?, Value::Nil));
+            }
             let (lock, holder) = call.value.as_pair().unwrap_or((&Value::Nil, &Value::Nil));
             let sql = match call.f {
                 "acquire" => {
@@ -52,5 +55,8 @@ impl Workload for Lock {
             }
         }
         .boxed()
+    }
+    fn last(&self) -> Vec<Invocation> {
+        final_read(LOCKS)
     }
 }

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::rw_register::{completed, statement, step};
+use super::rw_register::{completed, everything, read_all, statement, step};
 use super::session::int;
 use super::{Answer, Invocation, Session, Workload, sharded};
 use crate::history::Value;
@@ -41,6 +41,9 @@ impl Workload for LongFork {
                 session.write(&statement(write, "forks")).await?;
                 return Ok(call.value.clone());
             }
+            if steps.len() > GROUP as usize {
+                return everything(session, steps, "forks").await;
+            }
             let key = |step: &Value| step.as_slice().and_then(|step| step[1].as_int()).unwrap_or_default();
             // Both ways must give snapshots; which one is taken is as good as random.
             if steps.first().is_some_and(|step| key(step) / GROUP % 2 == 0) {
@@ -65,5 +68,8 @@ impl Workload for LongFork {
                 .await
         }
         .boxed()
+    }
+    fn last(&self) -> Vec<Invocation> {
+        read_all(self.next.load(Ordering::Relaxed).max(GROUP + 1))
     }
 }

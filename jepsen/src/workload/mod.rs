@@ -28,7 +28,7 @@ use futures::future::BoxFuture;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use crate::history::Value;
+use crate::history::{FINAL_READ, Value};
 
 pub use session::{Failure, Session};
 
@@ -211,8 +211,8 @@ pub const ALL: &[Entry] = &[
     },
     Entry {
         name: "ddl",
-        about: "inserts while columns and tables come and go",
-        checkers: &["set"],
+        about: "inserts while columns, indexes and tables come and go, and reads by table and by index",
+        checkers: &["set", "schema"],
         table: "changing",
         make: || Arc::new(ddl::Ddl::default()),
     },
@@ -221,6 +221,32 @@ pub const ALL: &[Entry] = &[
 /// By name.
 pub fn find(name: &str) -> Option<&'static Entry> {
     ALL.iter().find(|entry| entry.name == name)
+}
+
+/// The last call of a workload with single keys: what all that were ever used have, `[[key value] …]`. It is called with how many.
+fn final_read(keys: i64) -> Vec<Invocation> {
+    vec![Invocation::new(FINAL_READ, keys)]
+}
+
+/// The answer to [`final_read`], from rows of key and value: `missing` where there is no row.
+fn all_keys(call: &Invocation, rows: &session::Rows, missing: Value) -> Value {
+    let found: std::collections::HashMap<Option<i64>, Option<i64>> =
+        (0..rows.len()).map(|row| (session::int(rows, row, 0), session::int(rows, row, 1))).collect();
+    let keys = 0..call.value.as_int().unwrap_or_default();
+    let value = |key: i64| found.get(&Some(key)).map_or(missing.clone(), |value| Value::from(*value));
+    Value::Vector(keys.map(|key| Value::pair(key, value(key))).collect())
+}
+
+/// The answer to [`final_read`] of a workload whose keys have several rows, from rows of key and number.
+fn all_groups(call: &Invocation, rows: &session::Rows) -> std::collections::BTreeMap<i64, Vec<i64>> {
+    let keys = 0..call.value.as_int().unwrap_or_default();
+    let mut groups: std::collections::BTreeMap<i64, Vec<i64>> = keys.map(|key| (key, Vec::new())).collect();
+    for row in 0..rows.len() {
+        if let (Some(key), Some(number)) = (session::int(rows, row, 0), session::int(rows, row, 1)) {
+            groups.entry(key).or_default().push(number);
+        }
+    }
+    groups
 }
 
 /// Statements that make a table anew, spread over shards by its key.
@@ -248,6 +274,11 @@ impl Keys {
         // After each `calls_per_key` calls the window has moved on by one key, whose share of all calls that is.
         let oldest = self.calls.fetch_add(1, Ordering::Relaxed) / self.calls_per_key;
         oldest + rng.random_range(0..self.at_a_time)
+    }
+
+    /// How many were ever in use.
+    fn used(&self) -> i64 {
+        self.calls.load(Ordering::Relaxed) / self.calls_per_key + self.at_a_time
     }
 }
 

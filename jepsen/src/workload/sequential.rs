@@ -8,8 +8,8 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::session::int;
-use super::{Answer, Failure, Invocation, Session, Workload, sharded};
-use crate::history::Value;
+use super::{Answer, Failure, Invocation, Session, Workload, all_groups, final_read, sharded};
+use crate::history::{FINAL_READ, Value};
 
 const ROWS: i64 = 5;
 
@@ -34,6 +34,17 @@ impl Workload for Sequential {
 
     fn apply<'a>(&'a self, session: &'a Session, call: &'a Invocation) -> BoxFuture<'a, Answer> {
         async move {
+            if call.f == FINAL_READ {
+                let rows = session.read("SELECT k, n FROM rows_in_order").await?;
+                let backwards = |there: Vec<i64>| {
+                    let found = (0..ROWS).rev().map(|n| Value::from(there.contains(&n).then_some(n)));
+                    Value::Vector(found.collect())
+                };
+                let keys = all_groups(call, &rows).into_iter();
+                return Ok(Value::Vector(
+                    keys.map(|(key, rows)| Value::pair(key, backwards(rows))).collect(),
+                ));
+            }
             let Some((key, _)) = call.value.as_pair() else {
                 for n in 0..ROWS {
                     let sql = format!("INSERT INTO rows_in_order VALUES ({}, {n})", call.value);
@@ -53,5 +64,8 @@ impl Workload for Sequential {
             Ok(Value::pair(key.clone(), Value::Vector(found)))
         }
         .boxed()
+    }
+    fn last(&self) -> Vec<Invocation> {
+        final_read(self.next.load(Ordering::Relaxed))
     }
 }

@@ -9,8 +9,8 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::session::ints;
-use super::{Answer, Failure, Invocation, Session, Workload, sharded};
-use crate::history::Value;
+use super::{Answer, Failure, Invocation, Session, Workload, all_groups, final_read, sharded};
+use crate::history::{FINAL_READ, Value};
 
 /// Inserts that race for a key.
 const RIVALS: i64 = 4;
@@ -53,6 +53,15 @@ impl Workload for WriteSkew {
 
     fn apply<'a>(&'a self, session: &'a Session, call: &'a Invocation) -> BoxFuture<'a, Answer> {
         async move {
+            if call.f == FINAL_READ {
+                let sql = match self.unique {
+                    true => "SELECT key, id FROM uniques",
+                    false => "SELECT key, id FROM skew_a UNION ALL SELECT key, id FROM skew_b",
+                };
+                let keys = all_groups(call, &session.read(sql).await?).into_iter();
+                let pairs = keys.map(|(key, ids)| Value::pair(key, Value::vector(ids)));
+                return Ok(Value::Vector(pairs.collect()));
+            }
             let (key, id) = call.value.as_pair().unwrap_or((&Value::Nil, &Value::Nil));
             if self.unique {
                 return one_of_many(session, call).await;
@@ -77,6 +86,10 @@ impl Workload for WriteSkew {
             Ok(call.value.clone())
         }
         .boxed()
+    }
+
+    fn last(&self) -> Vec<Invocation> {
+        final_read(self.next.load(Ordering::Relaxed) / RIVALS + 1)
     }
 }
 

@@ -30,6 +30,19 @@ pub enum Order {
     RealTime,
 }
 
+impl Order {
+    /// In a word.
+    fn name(self) -> &'static str {
+        match self {
+            Order::Ww => "ww",
+            Order::Wr => "wr",
+            Order::Rw => "rw",
+            Order::Process => "process",
+            Order::RealTime => "rt",
+        }
+    }
+}
+
 /// Which orders a cycle may use beside those of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
@@ -220,12 +233,13 @@ impl Graph {
             Scope::RealTime => "-realtime",
         };
         let mut about = format!("a cycle of {} transactions", cycle.len());
-        let mut ops = Vec::new();
+        let (mut ops, mut edges) = (Vec::new(), Vec::new());
         for (n, edge) in cycle.iter().enumerate() {
             let Some((source, _)) = self.graph.edge_endpoints(*edge) else { continue };
             let txn = self.graph[source];
             about += &format!("\nT{} = {}", n + 1, txns.show(txn));
             ops.push(txns.all[txn].invoke);
+            edges.push(self.graph[*edge].order.name());
         }
         for (n, edge) in cycle.iter().enumerate() {
             let Edge { order, key, from, to, .. } = &self.graph[*edge];
@@ -238,7 +252,7 @@ impl Graph {
                 Order::RealTime => format!("\nT{a} < T{b} (rt): T{a} was answered before T{b} began"),
             };
         }
-        verdict.anomaly(format!("{name}{suffix}"), about, ops);
+        verdict.cycle(format!("{name}{suffix}"), about, ops, edges);
     }
 }
 

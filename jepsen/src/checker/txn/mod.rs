@@ -81,6 +81,9 @@ impl Txns {
             count(Kind::Fail),
             count(Kind::Info)
         ));
+        if count(Kind::Ok) == 0 {
+            verdict.unknown("no transaction was committed");
+        }
         let mut writers = HashMap::new();
         for (n, txn) in all.iter().enumerate() {
             let mut last: BTreeMap<&Value, &Value> = BTreeMap::new();
