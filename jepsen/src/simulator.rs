@@ -8,13 +8,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use jepsen::checker::Validity;
-use jepsen::history::{edn, json};
+use jepsen::history::{History, edn, json};
+use jepsen::report;
 use jepsen::sim::explore::{self, Exploration, Report};
 use jepsen::sim::plan::Defect;
 use jepsen::sim::{Options, Outcome, panicked, simulate, workload};
 
 /// Seeds between two lines of progress.
 const PROGRESS_EVERY: u64 = 50;
+/// Every call of a simulation is a process of its own: they are drawn in so many rows.
+const TIMELINE_ROWS: u64 = 15;
 
 #[derive(Args)]
 pub struct Sim {
@@ -40,10 +43,10 @@ pub struct Sim {
     #[arg(long, default_value = "6s", value_parser = crate::duration)]
     time: Duration,
     /// Of the faults that the seed stands for, those with these numbers; or `none`
-    #[arg(long, value_name = "0,2,…")]
+    #[arg(long, value_name = "0,2,…", overrides_with = "faults")]
     faults: Option<String>,
     /// So many calls of clients at most
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 1_000_000, overrides_with = "calls")]
     calls: u64,
     /// Lets the simulated machine do something that it may not: lying-disks, racing-clocks
     #[arg(long)]
@@ -54,6 +57,12 @@ pub struct Sim {
     /// Writes the history to a file (of one seed): EDN, or JSON by lines if it ends in .json
     #[arg(long)]
     history: Option<PathBuf>,
+    /// Draws the history (of one seed) as SVG
+    #[arg(long, hide = true)]
+    timeline: Option<PathBuf>,
+    /// Where a seed that failed leaves its folder: trace, history, picture, verdict
+    #[arg(long, default_value_os_t = std::env::temp_dir().join("jepsen"))]
+    out: PathBuf,
     /// Prints one line of JSON for each seed
     #[arg(long)]
     json: bool,
@@ -96,6 +105,11 @@ async fn many(sim: &Sim) -> Result<Validity> {
         count: sim.seeds,
         jobs: sim.jobs.unwrap_or(processors),
         arguments: sim.arguments(),
+        workloads: sim.workloads()?,
+        work_ns: sim.time.as_nanos() as u64,
+        defect: sim.defect()?,
+        only: sim.faults()?,
+        out: sim.out.clone(),
         keep_going: sim.keep_going,
     };
     let found = explore::explore(&what, |found| {
@@ -105,8 +119,8 @@ async fn many(sim: &Sim) -> Result<Validity> {
     })
     .await?;
     println!("{found}");
-    for (failure, command) in &found.failures {
-        println!("FAILED: {failure}\n  {command}");
+    for failure in &found.failures {
+        println!("FAILED: {}\n  {}\n  in {}", failure.what, failure.command, failure.folder.display());
     }
     Ok(found.validity())
 }
@@ -133,6 +147,11 @@ fn here(sim: &Sim, seed: u64) -> Result<Validity> {
     let _ = std::fs::remove_dir_all(dir);
     if let Some(path) = &sim.history {
         write_history(path, &outcome)?;
+    }
+    if let Some(path) = &sim.timeline {
+        let history = History::new(outcome.history.clone())?;
+        let svg = report::timeline(&history, TIMELINE_ROWS, &outcome.verdicts);
+        std::fs::write(path, svg).with_context(|| format!("writing {}", path.display()))?;
     }
     if sim.json {
         println!("{}", Report::line(seed, &outcome));
@@ -192,37 +211,42 @@ impl Sim {
         arguments
     }
 
-    fn options(&self, seed: u64) -> Result<Options> {
-        let mut workloads = Vec::new();
-        for name in &self.workload {
+    fn workloads(&self) -> Result<Vec<&'static str>> {
+        if self.workload.is_empty() {
+            return Ok(workload::ALL.iter().map(|entry| entry.name).collect());
+        }
+        let find = |name: &String| {
             let entry = workload::find(name).with_context(|| format!("there is no workload '{name}'"))?;
-            workloads.push(entry.name);
-        }
-        if workloads.is_empty() {
-            workloads = workload::ALL.iter().map(|entry| entry.name).collect();
-        }
-        let defect = match &self.broken {
-            None => None,
-            Some(name) => {
-                let known = Defect::ALL.iter().find(|(known, _)| known == name);
-                Some(known.with_context(|| format!("there is no defect '{name}'"))?.1)
-            }
+            Ok(entry.name)
         };
-        let faults = match self.faults.as_deref() {
-            None => None,
-            Some("none") => Some(Vec::new()),
+        self.workload.iter().map(find).collect()
+    }
+
+    fn defect(&self) -> Result<Option<Defect>> {
+        let Some(name) = &self.broken else { return Ok(None) };
+        let known = Defect::ALL.iter().find(|(known, _)| known == name);
+        Ok(Some(known.with_context(|| format!("there is no defect '{name}'"))?.1))
+    }
+
+    fn faults(&self) -> Result<Option<Vec<usize>>> {
+        match self.faults.as_deref() {
+            None => Ok(None),
+            Some("none") => Ok(Some(Vec::new())),
             Some(list) => match list.split(',').map(str::parse).collect() {
-                Ok(numbers) => Some(numbers),
+                Ok(numbers) => Ok(Some(numbers)),
                 Err(_) => bail!("'{list}' is no list of numbers"),
             },
-        };
+        }
+    }
+
+    fn options(&self, seed: u64) -> Result<Options> {
         Ok(Options {
             seed,
-            workloads,
+            workloads: self.workloads()?,
             work_ns: self.time.as_nanos() as u64,
             calls_max: self.calls,
-            faults,
-            defect,
+            faults: self.faults()?,
+            defect: self.defect()?,
             dir: explore::scratch()?,
         })
     }

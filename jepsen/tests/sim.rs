@@ -63,3 +63,49 @@ fn finds_out(broken: &str, workload: &str, time: &str, seeds: &str) {
 fn disks_that_lie_are_found_out() {
     finds_out("lying-disks", "list-append", "6s", "60");
 }
+
+#[test]
+fn clocks_that_race_are_found_out() {
+    finds_out("racing-clocks", "register", "12s", "20");
+}
+
+/// A program in the simulator's place, which fails as it is told: what an exploration makes of it.
+fn explores(script: &str) -> String {
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = dir.path().join("program");
+    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a program");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, executable).expect("a program that can be run");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen"));
+    command.args(["sim", "--seeds", "1", "--from", "4", "--out"]).arg(dir.path().join("out"));
+    let output = command.env("JEPSEN_BIN", &program).output().expect("jepsen runs");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let said = text(&output);
+    let folder = said.lines().find_map(|line| line.trim().strip_prefix("in ")).expect("a folder");
+    assert!(Path::new(folder).join("verdict.txt").is_file(), "{said}");
+    said
+}
+
+/// The line of a run that found this, or nothing.
+fn line(failure: &str) -> String {
+    format!(r#"echo '{{"seed":4,"failure":{failure},"undecided":null,"faults":[0,1,2],"calls":1}}'"#)
+}
+
+#[test]
+fn what_fails_in_another_way_when_faults_are_left_out_is_not_what_was_looked_for() {
+    let (found, other) = (line(r#""list-append: G1a""#), line(r#""bank: wrong-total""#));
+    // With all faults, and with the last one only: the failure. Without that one: another failure.
+    let said = explores(&format!(
+        r#"case "$*" in *"--faults 0,1"*|*"--faults none"*|*"--faults 0 "*|*"--faults 1 "*) {other} ;; *) {found} ;; esac"#
+    ));
+    assert!(said.contains("FAILED: list-append: G1a"), "{said}");
+    assert!(said.contains("--faults 2"), "{said}");
+}
+
+#[test]
+fn a_run_that_died_is_shrunk_too() {
+    // It dies whatever is left out.
+    let said = explores("echo broken >&2; kill -ABRT $$");
+    assert!(said.contains("FAILED: the process ended with"), "{said}");
+    assert!(said.contains("--faults none"), "{said}");
+}

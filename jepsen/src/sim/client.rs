@@ -18,6 +18,8 @@ use crate::history::{Kind, LAST_PROCESS, Op, Process, Value};
 use crate::workload::{Answer, Failure, Invocation};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
+/// How often a call is drawn until it is a read.
+const DRAWS_MAX: usize = 10;
 /// Between attempts of what must succeed.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -169,12 +171,25 @@ pub struct Client {
 
 impl Client {
     /// Works while it is time to.
-    pub async fn work(self, mut phase: watch::Receiver<Phase>, mut rng: StdRng, pause_ns: u64) {
+    ///
+    /// One that only reads never waits for a write that a leader without followers can't commit.
+    pub async fn work(
+        self,
+        mut phase: watch::Receiver<Phase>,
+        mut rng: StdRng,
+        pause_ns: u64,
+        only_reads: bool,
+    ) {
         if phase.wait_for(|phase| *phase != Phase::Wait).await.is_err() {
             return;
         }
         while *phase.borrow() == Phase::Work {
-            let call = self.workload.next(&mut rng);
+            let mut call = self.workload.next(&mut rng);
+            for _ in 0..DRAWS_MAX {
+                if only_reads && call.f != "read" {
+                    call = self.workload.next(&mut rng);
+                }
+            }
             let Some(open) = self.record.begin(&call, false) else { return };
             open.end(self.answer(&call).await);
             self.seams.sleep(Duration::from_nanos(rng.random_range(0..2 * pause_ns))).await;

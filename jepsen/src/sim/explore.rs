@@ -10,8 +10,9 @@ use futures::StreamExt as _;
 use serde_json::{Value as Json, json};
 use tokio::process::Command;
 
+use super::plan::{Defect, Plan};
 use super::run::Outcome;
-use crate::checker::Validity;
+use crate::checker::{self, Validity};
 
 /// A process that computes longer has lost its way. (How long it takes says nothing where others compute, too.)
 const CPU_SECONDS_MAX: libc::rlim_t = 120;
@@ -29,8 +30,27 @@ pub struct Exploration {
     pub jobs: usize,
     /// Arguments of `jepsen sim` that are handed on.
     pub arguments: Vec<String>,
+    /// What decides which faults a seed stands for, of which a process that died can't tell: workloads …
+    pub workloads: Vec<&'static str>,
+    /// … how long clients work …
+    pub work_ns: u64,
+    /// … and what the machine does wrong.
+    pub defect: Option<Defect>,
+    /// Of the faults, those with these numbers; none: all.
+    pub only: Option<Vec<usize>>,
+    /// Where runs that failed leave their folders.
+    pub out: PathBuf,
     /// Go on after a failure, and tell of all of them.
     pub keep_going: bool,
+}
+
+impl Exploration {
+    /// The numbers of a seed's faults, as its process draws them.
+    pub fn drawn(&self, seed: u64) -> Vec<usize> {
+        let plan = Plan::draw(seed, &self.workloads, self.work_ns, self.defect);
+        let numbers = 0..plan.faults.len();
+        numbers.filter(|n| self.only.as_ref().is_none_or(|only| only.contains(n))).collect()
+    }
 }
 
 /// What is left of a run when its process has ended.
@@ -83,11 +103,22 @@ impl Report {
     }
 }
 
+/// A run that failed, shrunk.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What is wrong.
+    pub what: String,
+    /// The command that shows it.
+    pub command: String,
+    /// Where its trace, its history, a picture and the verdict are.
+    pub folder: PathBuf,
+}
+
 /// What an exploration found.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Runs that failed, shrunk: what is wrong, and the command that shows it.
-    pub failures: Vec<(String, String)>,
+    /// Runs that failed, shrunk.
+    pub failures: Vec<Failure>,
     /// Seeds that ended.
     pub runs: u64,
     /// Those among them of which nothing can be said, because too little happened.
@@ -145,7 +176,10 @@ pub async fn explore(what: &Exploration, progress: impl Fn(&Found)) -> Result<Fo
         found.took = began.elapsed();
         progress(&found);
         if report.failure.is_some() {
-            found.failures.push(shrink(report, &what.arguments).await?);
+            let (failure, arguments) = shrink(report, what).await?;
+            let folder = keep(seed, &arguments, &what.out).await?;
+            let command = format!("jepsen sim --seed {seed} {}", arguments.join(" "));
+            found.failures.push(Failure { what: failure, command, folder });
             if !what.keep_going {
                 break;
             }
@@ -155,13 +189,49 @@ pub async fn explore(what: &Exploration, progress: impl Fn(&Found)) -> Result<Fo
     Ok(found)
 }
 
-/// Leaves out faults and calls as long as it still fails. Returns what is wrong in the end, and how to see it.
-async fn shrink(mut failing: Report, arguments: &[String]) -> Result<(String, String)> {
-    let seed = failing.seed;
-    let Some(mut needed) = failing.faults.take() else {
-        let failure = failing.failure.unwrap_or_default();
-        return Ok((failure, format!("jepsen sim --seed {seed} {}", arguments.join(" "))));
+/// Runs a seed once more, for whoever wants to understand it.
+async fn keep(seed: u64, arguments: &[String], out: &Path) -> Result<PathBuf> {
+    let folder = (1..).map(|n| {
+        out.join(format!("sim-seed-{seed}{}", if n == 1 { String::new() } else { format!("-{n}") }))
+    });
+    let folder = folder.into_iter().find(|folder| !folder.exists()).context("a folder")?;
+    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let mut command = here(seed, arguments)?;
+    command.arg("--trace").arg(folder.join("trace")).arg("--history").arg(folder.join("history.edn"));
+    command.arg("--timeline").arg(folder.join("timeline.svg"));
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.context("running a seed")?;
+    let said = [&output.stdout[..], &output.stderr[..]].concat();
+    let path = folder.join("verdict.txt");
+    std::fs::write(&path, said).with_context(|| format!("writing {}", path.display()))?;
+    Ok(folder)
+}
+
+/// Whether two failures are of one kind: the same checker and an anomaly in common, or the same words but for numbers.
+fn same_kind(one: &str, other: &str) -> bool {
+    let halves = |text: &str| {
+        let (head, tail) = text.split_once(": ").unwrap_or((text, ""));
+        let without = |text: &str| text.chars().filter(|c| !c.is_ascii_digit()).take(120).collect::<String>();
+        (without(head), tail.to_owned(), without(tail))
     };
+    let ((head, names, tail), (other_head, other_names, other_tail)) = (halves(one), halves(other));
+    if head != other_head {
+        return false;
+    }
+    if checker::find(&head).is_none() {
+        return tail == other_tail;
+    }
+    names.split(", ").any(|name| other_names.split(", ").any(|other| name == other))
+}
+
+/// Leaves out faults and calls as long as it still fails in the same way. Returns what is wrong in the end, and with which arguments it
+/// is seen.
+async fn shrink(mut failing: Report, what: &Exploration) -> Result<(String, Vec<String>)> {
+    let (seed, arguments) = (failing.seed, &what.arguments[..]);
+    // One that died has not told.
+    let mut needed = failing.faults.take().unwrap_or_else(|| what.drawn(seed));
+    let kind = failing.failure.clone().unwrap_or_default();
+    let still_fails =
+        |report: &Report| report.failure.as_ref().is_some_and(|failure| same_kind(failure, &kind));
     let mut runs = 0;
     let mut calls_max: Option<u64> = None;
     let with = |faults: &[usize], calls: Option<u64>| {
@@ -177,7 +247,7 @@ async fn shrink(mut failing: Report, arguments: &[String]) -> Result<(String, St
         fewer.remove(n);
         runs += 1;
         match child(seed, &with(&fewer, None)).await? {
-            smaller if smaller.failure.is_some() => (failing, needed) = (smaller, fewer),
+            smaller if still_fails(&smaller) => (failing, needed) = (smaller, fewer),
             _ => n += 1,
         }
     }
@@ -186,15 +256,13 @@ async fn shrink(mut failing: Report, arguments: &[String]) -> Result<(String, St
         let middle = too_few + (enough - too_few) / 2;
         runs += 1;
         match child(seed, &with(&needed, Some(middle))).await? {
-            smaller if smaller.failure.is_some() => {
+            smaller if still_fails(&smaller) => {
                 (failing, enough, calls_max) = (smaller, middle, Some(middle));
             }
             _ => too_few = middle,
         }
     }
-    let arguments = with(&needed, calls_max).join(" ");
-    let failure = failing.failure.unwrap_or_default();
-    Ok((failure, format!("jepsen sim --seed {seed} {arguments}")))
+    Ok((failing.failure.unwrap_or_default(), with(&needed, calls_max)))
 }
 
 /// One seed in a process of its own. A process that dies is a failure of that seed.
@@ -266,5 +334,26 @@ pub fn scratch() -> Result<PathBuf> {
     match std::fs::create_dir_all(&dir) {
         Ok(()) => Ok(dir),
         Err(error) => bail!("{}: {error}", dir.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same_kind;
+
+    #[test]
+    fn a_smaller_run_must_fail_in_the_same_way() {
+        assert!(same_kind("list-append: G1a, G-single", "list-append: G-single"));
+        assert!(!same_kind("list-append: G1a", "list-append: lost-append"));
+        assert!(!same_kind("bank: wrong-total", "linear: not-linearizable"));
+        let panic =
+            |node: u64, line: u64| format!("node {node} panics: panicked at txn/src/lock.rs:{line}: held");
+        assert!(same_kind(&panic(1, 14), &panic(3, 14)));
+        assert!(!same_kind(&panic(1, 14), "not every node comes back: not within 60 s"));
+        assert!(same_kind(
+            "not every node comes back: not within 60 s",
+            "not every node comes back: not within 60 s"
+        ));
+        assert!(!same_kind("the process ended with signal: 6", "list-append: G1a"));
     }
 }

@@ -23,13 +23,23 @@ pub struct Lens {
     pub drift_ppm: i64,
     /// What the wall clock is ahead by.
     pub wall_ahead_ms: i64,
+    /// Since when it is fast by that.
+    pub since_ns: u64,
+    /// What the monotonic clock was ahead by then.
+    pub ahead_ns: i64,
 }
 
 impl Lens {
     /// What the node's clock shows at a moment.
     fn local(self, now_ns: u64) -> u64 {
-        let drift = i128::from(now_ns) * i128::from(self.drift_ppm) / MILLION;
-        (i128::from(now_ns) + drift) as u64
+        let drift = i128::from(now_ns - self.since_ns) * i128::from(self.drift_ppm) / MILLION;
+        (i128::from(now_ns) + i128::from(self.ahead_ns) + drift) as u64
+    }
+
+    /// The same clock, which runs at another rate from now on.
+    pub fn bent(self, now_ns: u64, drift_ppm: i64) -> Self {
+        let ahead_ns = self.local(now_ns) as i64 - now_ns as i64;
+        Self { drift_ppm, since_ns: now_ns, ahead_ns, ..self }
     }
 
     /// How long a time on the node's clock takes.
@@ -41,7 +51,7 @@ impl Lens {
 thread_local! {
     static SIMULATED: Cell<bool> = const { Cell::new(false) };
     static NOW_NS: Cell<u64> = const { Cell::new(0) };
-    static LENS: Cell<Lens> = const { Cell::new(Lens { drift_ppm: 0, wall_ahead_ms: 0 }) };
+    static LENS: Cell<Lens> = const { Cell::new(Lens { drift_ppm: 0, wall_ahead_ms: 0, since_ns: 0, ahead_ns: 0 }) };
     static RANDOM: Cell<u64> = const { Cell::new(0) };
     /// The timeout of the `epoll_wait` that found nothing more to do.
     static IDLE: Cell<Option<i32>> = const { Cell::new(None) };
@@ -143,4 +153,19 @@ pub fn idle(timeout_ms: i32) -> bool {
         });
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_whose_rate_changes_does_not_jump() {
+        let lens = Lens { drift_ppm: 500_000, ..Lens::default() };
+        assert_eq!(lens.local(1_000), 1_500);
+        let slow = lens.bent(1_000, -500_000);
+        assert_eq!((slow.local(1_000), slow.local(2_000)), (1_500, 2_000));
+        let again = slow.bent(2_000, 0);
+        assert_eq!((again.local(2_000), again.local(3_000)), (2_000, 3_000));
+    }
 }

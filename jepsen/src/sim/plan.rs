@@ -12,9 +12,10 @@ const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MS;
 /// Clocks of different nodes run at rates that differ by less than a tenth.
 const DRIFT_PPM_MAX: i64 = 40_000;
-/// With [`Defect::RacingClocks`], the first node's runs slow by this and the others' fast: it believes in its lease while
-/// they elect another.
-const DRIFT_PPM_BROKEN: i64 = 500_000;
+/// With [`Defect::RacingClocks`], the clock of a leader that is cut off runs slow by this, and the others' fast: it believes in its lease
+/// while they elect another.
+pub(super) const SLOW_PPM: i64 = -750_000;
+pub(super) const FAST_PPM: i64 = 500_000;
 
 /// Something that the simulated machine does and may not, to see whether it is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub enum Who {
     MetaLeader,
     /// A leader of a shard.
     ShardLeader,
+    /// The leader of the newest shard: it holds rows.
+    RowsLeader,
 }
 
 impl fmt::Display for Who {
@@ -48,6 +51,7 @@ impl fmt::Display for Who {
             Who::Node(place) => write!(f, "node {}", place + 1),
             Who::MetaLeader => f.write_str("the meta-group's leader"),
             Who::ShardLeader => f.write_str("a shard's leader"),
+            Who::RowsLeader => f.write_str("the leader of the rows' shard"),
         }
     }
 }
@@ -75,6 +79,8 @@ pub enum Deed {
         /// What is sent to it.
         incoming: bool,
     },
+    /// Nothing comes through from it, or to it, and its clock runs slow while the others' run fast: no fault, but a [`Defect`].
+    Race(Who),
     /// Two halves don't hear each other: which places are in the first.
     Halves(Vec<Place>),
     /// All that it sends takes longer, and some of it is lost at first.
@@ -132,6 +138,7 @@ impl fmt::Display for Fault {
                 };
                 write!(f, "{what} {} {who}", if *outgoing && !*incoming { "from" } else { "of" })
             }
+            Deed::Race(who) => write!(f, "isolation of {who}, whose clock is slow"),
             Deed::Halves(first) => write!(f, "partition of {:?} from the rest", first),
             Deed::Slow { who, slow_ns, lost_permille } => {
                 write!(f, "{who} sends up to {} ms late, {lost_permille} ‰ lost", slow_ns / MS)
@@ -173,30 +180,26 @@ impl Plan {
         let nodes = if rng.random_ratio(1, 6) { 5 } else { 3 };
         let workload = workloads[rng.random_range(0..workloads.len())];
         let drift_max = if rng.random_bool(0.5) { DRIFT_PPM_MAX } else { 0 };
-        let mut lenses: Vec<Lens> = (0..nodes)
+        let lenses: Vec<Lens> = (0..nodes)
             .map(|_| Lens {
                 drift_ppm: rng.random_range(-drift_max..=drift_max),
                 wall_ahead_ms: rng.random_range(-2_000..=2_000),
+                ..Lens::default()
             })
             .collect();
         let keep_entries = if rng.random_bool(0.5) { rng.random_range(5..60) } else { 10_000 };
         let checkpoint_ns = rng.random_range(500 * MS..5 * SECOND);
         let rest_after_ns =
             if rng.random_bool(0.5) { rng.random_range(200 * MS..1_500 * MS) } else { 40 * SECOND };
-        let splits = rng.random_range(0..4);
+        let mut splits = rng.random_range(0..4);
         let pause_ns = rng.random_range(80 * MS..300 * MS);
         let mut faults: Vec<Fault> =
             (0..rng.random_range(0..6)).map(|_| fault(rng, nodes, work_ns)).collect();
         if defect == Some(Defect::RacingClocks) {
-            let drifts = (0..nodes).map(|n| if n == 0 { -DRIFT_PPM_BROKEN } else { DRIFT_PPM_BROKEN });
-            lenses.iter_mut().zip(drifts).for_each(|(lens, drift)| lens.drift_ppm = drift);
-            // It shows when the slow one is cut off.
-            let cut = |at_ns| Fault {
-                at_ns,
-                for_ns: 2 * SECOND,
-                deed: Deed::Isolate { who: Who::Node(0), outgoing: true, incoming: true },
-            };
-            faults = (0..work_ns / (4 * SECOND)).map(|n| cut((4 * n + 1) * SECOND)).collect();
+            // All rows in one shard: whoever leads it answers for all of them.
+            splits = 0;
+            let race = |at_ns| Fault { at_ns, for_ns: 3 * SECOND, deed: Deed::Race(Who::RowsLeader) };
+            faults = (0..work_ns / (5 * SECOND)).map(|n| race((5 * n + 1) * SECOND)).collect();
         }
         faults.sort_by_key(|fault| fault.at_ns);
         Self { nodes, workload, lenses, keep_entries, checkpoint_ns, rest_after_ns, splits, pause_ns, faults }

@@ -274,6 +274,7 @@ impl Simulation {
     pub fn start(&mut self, place: Place) -> Result<()> {
         let (workload, record, phase) = (self.workload.clone(), self.record.clone(), self.phase.subscribe());
         let (seed, pause_ns) = (self.options.seed, self.plan.pause_ns);
+        let races = self.options.defect == Some(Defect::RacingClocks);
         self.starts += 1;
         let first = self.starts * CLIENTS;
         self.nodes[place].start(move |assembled, seams| {
@@ -282,7 +283,8 @@ impl Simulation {
                 let database = assembled.database.clone();
                 let client = Client { workload, record, database, seams: seams.clone() };
                 let rng = generator_of(seed, Purpose::Clients, worker);
-                seams.spawn("client", client.work(phase.clone(), rng, pause_ns));
+                let only_reads = races && worker % CLIENTS != 0;
+                seams.spawn("client", client.work(phase.clone(), rng, pause_ns, only_reads));
             }
         })
     }

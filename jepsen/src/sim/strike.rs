@@ -4,7 +4,8 @@ use anyhow::Result;
 use storage::ids::META_GROUP;
 
 use super::host;
-use super::plan::{Deed, Fault, Who};
+use super::node::SimNode;
+use super::plan::{Deed, FAST_PPM, Fault, SLOW_PPM, Who};
 use super::run::Simulation;
 use super::world::Place;
 
@@ -16,6 +17,8 @@ enum Undo {
     Quicken(Place),
     Unstall(Place),
     WallBack(Place, i64),
+    /// Clocks run at their rates again, and links are whole.
+    Calm(Vec<i64>, Vec<(Place, Place)>),
 }
 
 /// Faults of a plan that are still to come, and those under way.
@@ -97,6 +100,17 @@ fn strike_one(simulation: &mut Simulation, deed: &Deed) -> Result<Option<Undo>> 
             let into = others(place).filter(|_| *incoming).map(|other| (other, place));
             Some(cut(simulation, out.chain(into).collect()))
         }
+        Deed::Race(who) => {
+            let place = find(simulation, *who);
+            let rates = simulation.nodes.iter().map(|node| node.lens.drift_ppm).collect();
+            for other in 0..count {
+                bend(simulation, other, if other == place { SLOW_PPM } else { FAST_PPM });
+            }
+            let pairs: Vec<(Place, Place)> =
+                others(place).flat_map(|other| [(place, other), (other, place)]).collect();
+            pairs.iter().for_each(|(from, to)| simulation.net.cut(*from, *to));
+            Some(Undo::Calm(rates, pairs))
+        }
         Deed::Halves(first) => {
             let crosses = |a: &Place, b: &Place| first.contains(a) != first.contains(b);
             let pairs = (0..count).flat_map(|a| (0..count).map(move |b| (a, b)));
@@ -149,9 +163,21 @@ fn undo_one(simulation: &mut Simulation, undo: Undo) -> Result<()> {
             (0..simulation.nodes.len()).for_each(|other| simulation.net.impair(place, other, 0, 0));
         }
         Undo::Unstall(place) => simulation.nodes[place].disk.stall(0),
+        Undo::Calm(rates, pairs) => {
+            rates.into_iter().enumerate().for_each(|(place, rate)| bend(simulation, place, rate));
+            pairs.iter().for_each(|(from, to)| simulation.net.heal(*from, *to));
+        }
         Undo::WallBack(place, ms) => simulation.nodes[place].lens.wall_ahead_ms -= ms,
     }
     Ok(())
+}
+
+/// From now on a node's clock runs at another rate.
+fn bend(simulation: &mut Simulation, place: Place, drift_ppm: i64) {
+    let node = &mut simulation.nodes[place];
+    node.lens = node.lens.bent(host::now_ns(), drift_ppm);
+    // When its next timer is due has changed.
+    simulation.world.touch(place);
 }
 
 /// Whom a fault hits, now that it comes to it. If nobody leads, the first node.
@@ -163,8 +189,19 @@ fn find(simulation: &Simulation, who: Who) -> Place {
             groups.iter().any(|group| (group.id() == META_GROUP) == meta && group.leads().is_some())
         })
     };
+    // Groups are numbered as they are made.
+    let newest = || {
+        let led = |node: &SimNode| {
+            let groups = node.look(|status| status.up.as_ref().map(|up| up.multi.groups())).flatten();
+            let groups = groups.unwrap_or_default().into_iter().filter(|group| group.leads().is_some());
+            groups.map(|group| group.id()).max()
+        };
+        let places = simulation.nodes.iter().enumerate();
+        places.filter_map(|(place, node)| Some((led(node)?, place))).max().map(|(_, place)| place)
+    };
     match who {
         Who::Node(place) => place,
+        Who::RowsLeader => newest().unwrap_or(0),
         Who::MetaLeader => leads(true).unwrap_or(0),
         Who::ShardLeader => leads(false).unwrap_or(0),
     }
