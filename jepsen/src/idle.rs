@@ -48,6 +48,7 @@ pub async fn run(arguments: Idle) -> Result<Validity> {
         dir: arguments.out.join("cluster"),
         base_port: arguments.base_port,
         nodes: 3,
+        present: Default::default(),
         proxies: false,
     };
     let measured = tokio::select! {

@@ -16,6 +16,7 @@ const CHANGE: &str = "change";
 
 /// Runs the bank through these nodes, and `change` in the midst of it. All answers must be right, and from its beginning to five
 /// seconds after its end nobody may wait for one for longer than `gap`.
+#[allow(clippy::print_stdout, reason = "how near the bound it came is for whoever reads the test's output")]
 pub async fn bank_while(
     cluster: &Arc<Cluster>,
     through: impl Iterator<Item = usize>,

@@ -70,7 +70,7 @@ pub fn draw(seed: u64, faults: &[&'static Fault], nodes: usize, time: Duration) 
     let mut bag: Vec<&'static Fault> = Vec::new();
     let mut too_long = 0;
     // Until none of them fits in.
-    while too_long < faults.len() {
+    while too_long < faults.len() && at + CALM_LAST < time {
         // Each kind comes once before any comes again.
         if bag.is_empty() {
             bag = faults.choose_multiple(&mut rng, faults.len()).copied().collect();
