@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Verdict;
-use crate::history::{Call, FINAL_READ, History, Kind, Value};
+use crate::history::{Call, DECLINED, FINAL_READ, History, Kind, Value};
 
 /// Of a call that was tried so often, one must have succeeded.
 const TRIES_MIN: usize = 5;
@@ -11,23 +11,24 @@ const TRIES_MIN: usize = 5;
 const SUCCESSES_MIN: usize = 10;
 
 /// Counts what succeeded, by name of the call; of transactions, those that write and those that read apart. What is looked at after the
-/// run doesn't count: everything is whole by then.
+/// run doesn't count: everything is whole by then. A call that the database declined was answered, too.
 pub fn check(history: &History) -> Verdict {
     let mut verdict = Verdict::new("progress");
-    let mut counts: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
+    let mut counts: BTreeMap<&str, [usize; 4]> = BTreeMap::new();
     for call in history.calls().filter(|call| !call.is_last() && call.invoke.f != FINAL_READ) {
         let slot = match call.outcome() {
             Kind::Ok => 0,
-            Kind::Fail => 1,
-            _ => 2,
+            Kind::Fail if is_declined(&call) => 1,
+            Kind::Fail => 2,
+            _ => 3,
         };
         counts.entry(name(&call)).or_default()[slot] += 1;
     }
     let mut all = 0;
-    for (f, [ok, fail, info]) in &counts {
+    for (f, [ok, declined, fail, info]) in &counts {
         all += ok;
-        verdict.note(format!("{f}: {ok} ok, {fail} failed, {info} unknown"));
-        if *ok == 0 && fail + info >= TRIES_MIN {
+        verdict.note(format!("{f}: {ok} ok, {declined} declined, {fail} failed, {info} unknown"));
+        if ok + declined == 0 && fail + info >= TRIES_MIN {
             verdict.unknown(format!("no {f} ever succeeded"));
         }
     }
@@ -39,6 +40,11 @@ pub fn check(history: &History) -> Verdict {
         verdict.unknown(format!("only {all} calls succeeded"));
     }
     verdict
+}
+
+/// Whether the database gave an answer that makes it fail.
+fn is_declined(call: &Call<'_>) -> bool {
+    call.complete.and_then(|op| op.error.as_ref()).is_some_and(|error| error.starts_with(DECLINED))
 }
 
 /// Transactions.
