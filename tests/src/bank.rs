@@ -37,15 +37,20 @@ pub async fn bank_while(
     clients.setup().await.with_context(|| cluster.logs())?;
     let folder = tempfile::tempdir()?;
     let recorder = Recorder::create(folder.path(), Clock::start(), 100_000)?;
-    let changing = async {
-        pause(2_000).await;
-        note(&recorder, "begin");
-        let changed = change(cluster).await;
-        note(&recorder, "end");
-        changed
+    let (clients, recorder) = (Arc::new(clients), Arc::new(recorder));
+    let working = {
+        let (clients, recorder) = (clients.clone(), recorder.clone());
+        async move { drive(&clients, &recorder, time).await }
     };
-    let (changed, ()) = futures::join!(changing, drive(&clients, &recorder, time));
+    // A task of its own: commands and scripts block the one that runs them.
+    #[allow(clippy::disallowed_methods, reason = "clients' task: no simulator runs the tests")]
+    let working = tokio::spawn(working);
+    pause(2_000).await;
+    note(&recorder, "begin");
+    let changed = change(cluster).await;
+    note(&recorder, "end");
     changed.with_context(|| cluster.logs())?;
+    working.await.context("the clients")?;
     let troubles = clients.last(&recorder).await;
     ensure!(troubles.is_empty(), "{troubles:?}\n{}", cluster.logs());
     recorder.finish()?;
