@@ -4,6 +4,7 @@
 //! rows; of the other table's rows all are there or none.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -13,10 +14,63 @@ use rand::rngs::StdRng;
 use super::session::ints;
 use super::{Answer, Failure, Invocation, Session, Workload, sharded};
 use crate::history::{FINAL_READ, Value};
+use crate::run::sleep;
 
 #[derive(Default)]
 pub struct Ddl {
     next: AtomicI64,
+    /// Changes that have waited for so long that writers make room.
+    pressing: AtomicI64,
+}
+
+/// So long a change works against all writers; then they hold back, so that some changes of each kind come to their end.
+const PRESSING_AFTER: Duration = Duration::from_millis(1_500);
+/// How often a writer looks whether it may go on, and for how long.
+const ROOM_PAUSE: Duration = Duration::from_millis(100);
+const ROOM_PAUSES_MAX: usize = 15;
+
+/// One of the changes that are pressing.
+struct Pressing<'a>(&'a AtomicI64);
+
+impl Drop for Pressing<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Ddl {
+    /// Changes the schema.
+    async fn change(&self, session: &Session, sql: &str) -> Result<(), Failure> {
+        let changing = async {
+            for _ in 1..TRIES {
+                match session.write(sql).await {
+                    Err(Failure::Fail(why)) if why.starts_with("40001") => {}
+                    other => return other.map(|_| ()).map_err(expected),
+                }
+            }
+            session.write(sql).await.map(|_| ()).map_err(expected)
+        };
+        let pressing = async {
+            sleep(PRESSING_AFTER).await;
+            self.pressing.fetch_add(1, Ordering::Relaxed);
+            let _pressing = Pressing(&self.pressing);
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            changed = changing => changed,
+            () = pressing => Ok(()),
+        }
+    }
+
+    /// Waits while a change is pressing.
+    async fn make_room(&self) {
+        for _ in 0..ROOM_PAUSES_MAX {
+            if self.pressing.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            sleep(ROOM_PAUSE).await;
+        }
+    }
 }
 
 /// The default of the column that comes and goes.
@@ -77,6 +131,7 @@ impl Workload for Ddl {
         async move {
             match (call.f, &call.value) {
                 ("add", id) => {
+                    self.make_room().await;
                     // In two statements, so that the schema may change between them.
                     session
                         .transaction(async |open| {
@@ -102,13 +157,7 @@ impl Workload for Ddl {
                     Ok(Value::vector(ints(&session.read("SELECT id FROM changing ORDER BY id").await?)))
                 }
                 (_, Value::Text(sql)) => {
-                    for _ in 1..TRIES {
-                        match session.write(sql).await {
-                            Err(Failure::Fail(why)) if why.starts_with("40001") => {}
-                            other => return other.map(|_| call.value.clone()).map_err(expected),
-                        }
-                    }
-                    session.write(sql).await.map_err(expected)?;
+                    self.change(session, sql).await?;
                     Ok(call.value.clone())
                 }
                 _ => Err(Failure::Fail("no such call".to_owned())),
