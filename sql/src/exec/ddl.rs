@@ -4,6 +4,8 @@
 //! rows were rewritten (`exec::rewrite`). Splits are made before, outside the transaction: if it is rolled back, some
 //! empty shards stay, which is harmless.
 
+mod place;
+
 use std::sync::Arc;
 
 use txn::api::Key;
@@ -95,7 +97,9 @@ pub async fn run(change: &Ddl, ctx: Arc<StatementContext>) -> Result<Outcome> {
                 .await?;
             done("ALTER TABLE")
         }
-        Ddl::SetPlacement { table, placement } => set_placement(table, placement, &changes, &ctx).await,
+        Ddl::SetPlacement { table, placement } => {
+            place::set_placement(table, placement, &changes, &ctx).await
+        }
         Ddl::SplitAt { table, points } => split_at(table, points, &changes, &ctx).await,
         Ddl::AddColumn { table, column, if_not_exists } => {
             add_column(table, column, *if_not_exists, &changes, &ctx).await
@@ -291,14 +295,15 @@ async fn create_table(change: &Ddl, changes: &Changes<'_>, ctx: &Arc<StatementCo
         // Asked before the shards are split off, too.
         return Err(crate::catalog::duplicate_table(name));
     }
+    let mut notices = Vec::new();
     if !placement.is_default() {
-        place(&table, placement, ctx).await?;
+        notices.extend(place::place(&table, placement, ctx).await?);
     }
     presplit(&table, ctx).await?;
     let table = changes.create_table(table).await?;
     let parents = table.foreign_keys.iter().map(|key| key.parent).collect();
     references::touch_parents(&parents, table.id, changes, ctx).await?;
-    let Some(source) = source else { return done("CREATE TABLE") };
+    let Some(source) = source else { return Ok(Outcome::Done { tag: "CREATE TABLE".into(), notices }) };
     let mut rows = query::rows(source, ctx).await?;
     let constraints = Constraints::with_checks(&table, Vec::new());
     let mut writer = RowWriter::with_constraints(&table, constraints, ctx).fresh(Vec::new());
@@ -310,7 +315,7 @@ async fn create_table(change: &Ddl, changes: &Changes<'_>, ctx: &Arc<StatementCo
         }
     }
     writer.flush().await?;
-    done(format!("SELECT {count}"))
+    Ok(Outcome::Done { tag: format!("SELECT {count}"), notices })
 }
 
 /// What the binder may have let through.
@@ -343,36 +348,6 @@ pub async fn presplit(table: &TableDescriptor, ctx: &StatementContext) -> Result
     // What follows the table must not grow into its last shard.
     keys.push(prefix_end(&table.storage_prefix()));
     Ok(ctx.database.split(&keys, true).await?)
-}
-
-/// Gives a table shards of its own, and says what is wanted of them.
-async fn place(table: &TableDescriptor, placement: &Placement, ctx: &StatementContext) -> Result<()> {
-    let (prefix, replicas) = (table.prefix(), u32::from(placement.replicas));
-    // Said first: if the words make no sense, nothing has been done.
-    ctx.database.set_placement(&prefix, replicas, &placement.places).await.map_err(|error| match error {
-        txn::Error::Invalid(why) => SqlError::new(
-            SqlState::INVALID_PARAMETER_VALUE,
-            format!("invalid value for \"placement\": \"{}\"", placement.places),
-        )
-        .detail(why)
-        .hint("It is like 'region=eu', 'not zone=a', '2 in region=us' or 'leader in zone=b', or several of these, with semicolons between them."),
-        other => other.into(),
-    })?;
-    Ok(ctx.database.split(&[prefix.clone(), prefix_end(&prefix)], false).await?)
-}
-
-async fn set_placement(
-    table: &Arc<TableDescriptor>,
-    placement: &Placement,
-    changes: &Changes<'_>,
-    ctx: &StatementContext,
-) -> Result<Outcome> {
-    changes.check_current(table).await?;
-    place(table, placement, ctx).await?;
-    let mut new = TableDescriptor::clone(table);
-    new.placement = placement.clone();
-    changes.replace_table(table, new).await?;
-    done("ALTER TABLE")
 }
 
 async fn split_at(
