@@ -41,6 +41,11 @@ impl Policy {
         (self.fill_max * capacity).max(capacity - self.free_min as f64)
     }
 
+    /// Whether a disk is too full to be given replicas. Of one whose size is not known, nobody can say.
+    pub fn is_full(&self, capacity_bytes: u64, used_bytes: u64) -> bool {
+        capacity_bytes > 0 && used_bytes as f64 >= self.used_max(capacity_bytes as f64)
+    }
+
     /// How many bytes a disk of this size may have before it gives replicas away.
     pub(super) fn used_wanted(&self, capacity: f64) -> f64 {
         (self.fill_wanted * capacity).max(capacity - 2.0 * self.free_min as f64)

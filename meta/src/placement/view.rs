@@ -49,7 +49,7 @@ impl<'a> View<'a> {
                 Health::Down(since) => since >= policy.repair_after || node.duty == Duty::Leaving,
             };
             let capacity = node.capacity_bytes as f64;
-            let full = capacity > 0.0 && node.used_bytes as f64 >= policy.used_max(capacity);
+            let full = policy.is_full(node.capacity_bytes, node.used_bytes);
             let gone = gone && policy.can.replace;
             nodes.push(NodeView {
                 id: node.id,

@@ -7,7 +7,7 @@ use proto::meta::{DescribeResponse, PlannedStep, RepairRequest};
 use serde_json::json;
 
 use super::wait::{self, Progress};
-use super::{describe, names};
+use super::{describe, names, status};
 use crate::exit::Failure;
 
 /// Arguments of `rebalance`.
@@ -87,14 +87,8 @@ fn print(cluster: &DescribeResponse, as_json: bool) -> String {
     if !plan.steps.is_empty() {
         text.push_str(&format!("and would have: {}\n", plan.after));
     }
-    if plan.leaderless > 0 {
-        text.push_str(&format!("without a leader, so left alone: {} groups\n", plan.leaderless));
-    }
-    if plan.waiting > 0 {
-        text.push_str(&format!(
-            "waiting for a node that has room and is not busy: {} groups\n",
-            plan.waiting
-        ));
+    for reason in status::stuck(cluster) {
+        text.push_str(&format!("{reason}\n"));
     }
     text
 }

@@ -95,7 +95,7 @@ fn print(cluster: &DescribeResponse, summary: &Summary, as_json: bool) -> String
         return super::pretty(&json!({
             "cluster": id, "replication_factor": factor, "nodes": nodes, "nodes_dead": dead, "groups": groups,
             "groups_without_leader": leaderless, "groups_short_of_replicas": short, "planned": cluster.planned,
-            "settled": summary.settled(cluster), "operations": cluster.operations.len(),
+            "settled": summary.settled(cluster), "stuck": stuck(cluster), "operations": cluster.operations.len(),
         }));
     }
     let mut text = format!("cluster {id}\nreplication factor {factor}\n");
@@ -109,5 +109,35 @@ fn print(cluster: &DescribeResponse, summary: &Summary, as_json: bool) -> String
     for step in &cluster.planned {
         text.push_str(&format!("planned: {step}\n"));
     }
+    for reason in stuck(cluster) {
+        text.push_str(&format!("{reason}\n"));
+    }
     text
+}
+
+/// Why something that is wanted is not even planned.
+pub(super) fn stuck(cluster: &DescribeResponse) -> Vec<String> {
+    let plan = cluster.plan.clone().unwrap_or_default();
+    let mut reasons = Vec::new();
+    if plan.leaderless > 0 {
+        reasons.push(format!("without a leader, so left alone: {} groups", plan.leaderless));
+    }
+    if plan.waiting == 0 {
+        return reasons;
+    }
+    reasons.push(format!("waiting for a node that has room and is not busy: {} groups", plan.waiting));
+    let policy = meta::placement::Policy::default();
+    for node in members(cluster) {
+        let facts = node.facts.clone().unwrap_or_default();
+        if policy.is_full(facts.capacity_bytes, facts.used_bytes) {
+            let free = facts.capacity_bytes.saturating_sub(facts.used_bytes);
+            let percent = facts.used_bytes as f64 / facts.capacity_bytes as f64 * 100.0;
+            reasons.push(format!(
+                "the disk of n{} is {percent:.0} % full, with {:.1} GiB left: it is given no replicas",
+                node.id,
+                free as f64 / (1u64 << 30) as f64
+            ));
+        }
+    }
+    reasons
 }
