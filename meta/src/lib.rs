@@ -47,7 +47,7 @@
 //!
 //! # Caveats
 //!
-//! Leaders are spread by number and not by load. Reports carry all groups a node leads, which is meant for hundreds of groups a node, not for tens of thousands.
+//! Reports carry all groups a node leads, which is meant for hundreds of groups a node, not for tens of thousands.
 //!
 //! Start reading at [`server::MetaServer`].
 
@@ -59,6 +59,7 @@ pub mod control;
 pub mod deadlock;
 mod error;
 mod leftovers;
+mod loads;
 pub mod machine;
 mod meter;
 mod operate;

@@ -24,6 +24,7 @@ use txn::Edge;
 
 use crate::Error;
 use crate::deadlock::Waits;
+use crate::loads::Loads;
 use crate::machine::MetaReplica;
 use crate::oracle::{Draw, Window};
 use crate::reports::{Resting, leaders_version};
@@ -53,6 +54,8 @@ pub(crate) struct Soft {
     /// Shards whose range has changed, or could not be changed, and since when: what is known of their bytes and load is not of what
     /// they are now.
     pub(crate) reshaped: HashMap<GroupId, Instant>,
+    /// What shards are asked.
+    pub(crate) loads: Loads,
     /// Which replica of a group the learner that was added last is to replace.
     pub(crate) replacing: HashMap<GroupId, ReplicaId>,
     /// The ends of what has ended are being replicated.
@@ -79,7 +82,7 @@ impl Soft {
     fn new(term: Term, since: Instant, leaders_version: u64) -> Self {
         let resting = HashMap::new();
         let (last_seen, facts, groups, between_leaders, operations) = Default::default();
-        let (reshaped, replacing, ending, given_up, waits, safe_point) = Default::default();
+        let (reshaped, loads, replacing, ending, given_up, waits, safe_point) = Default::default();
         Self {
             term,
             since,
@@ -91,6 +94,7 @@ impl Soft {
             between_leaders,
             operations,
             reshaped,
+            loads,
             replacing,
             ending,
             given_up,

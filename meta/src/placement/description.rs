@@ -121,6 +121,8 @@ pub struct Group {
     pub joint: bool,
     /// Its leader or its range has changed lately: don't change them again at once.
     pub restless: bool,
+    /// Its leader or its range has changed so lately that what it is asked is a guess: no leader is moved on account of it.
+    pub guessed: bool,
     /// Its range has changed lately, or could not be changed: what is known of its bytes and load counts for nothing yet.
     pub reshaped: bool,
     /// It was split off by command: don't merge it with its left neighbour.
@@ -131,8 +133,22 @@ impl Group {
     /// A group of which nothing else is known.
     pub fn new(id: GroupId) -> Self {
         let (family, leader, replicas, load) = Default::default();
-        let (bytes, rule, busy, joint, restless, reshaped, pinned) = Default::default();
-        Self { id, family, leader, replicas, bytes, load, rule, busy, joint, restless, reshaped, pinned }
+        let (bytes, rule, busy, joint, restless, guessed, reshaped, pinned) = Default::default();
+        Self {
+            id,
+            family,
+            leader,
+            replicas,
+            bytes,
+            load,
+            rule,
+            busy,
+            joint,
+            restless,
+            guessed,
+            reshaped,
+            pinned,
+        }
     }
 
     /// The replica on a node.

@@ -5,6 +5,10 @@
 //! load lowers the excess of load (the sum of the squares of what nodes have above their band); one for a table's sake
 //! leaves the excess of load as it is or lowers it, and evens out the table; one for the number's sake leaves load and
 //! table no worse, and evens out the number. So leaders come to rest.
+//!
+//! Loads waver, and are known late: they are averages over seconds, and who has just begun to lead has none. Therefore a node within
+//! its band gives nothing; one above it gives until it is well within; a shard whose leader or range has changed lately stays; and
+//! a node that leads such a shard gives nothing before it is known what is left to it.
 
 use std::collections::BTreeMap;
 
@@ -28,8 +32,13 @@ pub(super) struct Leading {
     load_max: f64,
     /// … and is brought down to this: see [`super::fill`].
     load_rest: f64,
+    /// A transfer is worth it if the giver has so much more before it than the taker has after it: what wavers at the edge of the
+    /// band must not be handed back.
+    worth: f64,
     /// Nodes whose numbers of leaders differ by less are even.
     apart_min: u64,
+    /// It is not known yet how much the node leads.
+    guessed: Vec<bool>,
     bands: super::policy::Bands,
 }
 
@@ -43,7 +52,9 @@ impl Leading {
             slack: bands.load_slack,
             load_max: 0.0,
             load_rest: 0.0,
+            worth: 0.0,
             apart_min: 2,
+            guessed: vec![false; view.nodes.len()],
             bands,
         }
     }
@@ -52,6 +63,8 @@ impl Leading {
     pub fn count(&mut self, node: usize, group: &Group) {
         self.leaders[node] += 1;
         self.load[node] += group.load.led();
+        // (What is guessed of little is little.)
+        self.guessed[node] |= group.guessed && group.load.led() as f64 > self.slack;
     }
 
     /// Everything has been counted.
@@ -59,7 +72,7 @@ impl Leading {
         let nodes = self.nodes.max(1) as f64;
         let load = self.load.iter().sum::<u64>() as f64 / nodes;
         let band = (load * self.bands.led_load).max(self.slack);
-        (self.load_max, self.load_rest) = (load + band, load + REST * band);
+        (self.load_max, self.load_rest, self.worth) = (load + band, load + REST * band, band / 2.0);
         let leaders = self.leaders.iter().sum::<u64>() as f64 / nodes;
         // Two that are both within the band are even.
         self.apart_min = (2.0 * self.bands.leaders * leaders).ceil().max(2.0) as u64;
@@ -172,7 +185,7 @@ fn candidates<'v>(
 
 fn spread_load(view: &View<'_>, survey: &mut Survey, draft: &mut Draft) {
     let mut nodes: Vec<usize> = (0..view.described().len())
-        .filter(|n| survey.leading.load(*n) as f64 > survey.leading.load_max)
+        .filter(|n| survey.leading.load(*n) as f64 > survey.leading.load_max && !survey.leading.guessed[*n])
         .collect();
     nodes.sort_by_key(|n| (std::cmp::Reverse(survey.leading.load(*n)), *n));
     for node in nodes {
@@ -184,11 +197,14 @@ fn spread_load(view: &View<'_>, survey: &mut Survey, draft: &mut Draft) {
                 let place = place as usize;
                 let group = &view.cluster.groups[place];
                 let Some(from) = movable(view, draft, place).filter(|from| *from == node) else { continue };
+                if group.guessed {
+                    continue;
+                }
                 let load = group.load.led();
                 for to in candidates(view, group, from) {
                     // A group that is hot all by itself would only take its heat elsewhere.
                     let after = leading.load(to) + load;
-                    let better = after as f64 + leading.slack / 2.0 <= leading.load(from) as f64;
+                    let better = after as f64 + leading.worth <= leading.load(from) as f64;
                     let gain = leading.load_gain(from, to, load);
                     if better && gain > 0.0 && best.is_none_or(|(most, ..)| gain > most) {
                         best = Some((gain, place, to));

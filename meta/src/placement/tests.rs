@@ -181,6 +181,7 @@ impl Script {
         group.busy = flag(args.take_key("busy"))?;
         group.joint = flag(args.take_key("joint"))?;
         group.restless = flag(args.take_key("restless"))?;
+        group.guessed = flag(args.take_key("guessed"))?;
         group.pinned = flag(args.take_key("pinned"))?;
         group.bytes = args.take_key("bytes").map(size).transpose()?;
         group.load.reads = args.take_key("reads").map_or(Ok(0), str::parse)?;
@@ -422,6 +423,8 @@ scripts! {
     large_and_hot_shards_are_split,
     leader_follows_its_preference,
     leader_on_leaving_node_hands_over_first,
+    leaders_come_to_rest_while_load_wavers,
+    leaders_of_split_hot_shard_are_spread,
     learner_that_lost_its_reason_is_removed,
     leaving_without_room_waits,
     load_is_balanced,

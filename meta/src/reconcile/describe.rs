@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use proto::meta::{self as pb, NodeDuty};
 use storage::ids::{GroupId, META_GROUP, NodeId, ReplicaId};
 
+use crate::loads::is_young;
 use crate::placement::{self, Bands, Capabilities, Description, Duty, Health, Policy};
 use crate::server::{DEAD_AFTER, MetaServer, Soft};
 use crate::settings::Settings;
@@ -25,13 +26,18 @@ const LEARNER_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// What is known of a shard's bytes and load is of before, for so long after its range has changed (or could not be).
 const RESHAPED_REST: Duration = Duration::from_secs(20);
 
-/// Leaders are spread by number, not by load: a hot shard is split, and the halves are spread.
+/// What of the requests that a shard may have makes no difference between nodes.
+const LOAD_SLACK: f64 = 0.05;
+const LOAD_SLACK_MIN: f64 = 20.0;
+
 pub(super) fn policy(settings: &Settings) -> Policy {
     let balance = settings.rebalance();
     let can = Capabilities { balance, merge: settings.shard_merge(), ..Capabilities::ALL };
-    let bands = Bands { led_load: f64::INFINITY, ..Bands::default() };
-    let (repair_after, moves_per_node_max) = (settings.replace_after(), settings.moves_per_node());
     let (split_bytes, split_load) = (settings.shard_bytes(), settings.shard_load());
+    // Where shards are to be small, nodes are to be even.
+    let load_slack = (LOAD_SLACK * split_load as f64).clamp(LOAD_SLACK_MIN, Bands::default().load_slack);
+    let bands = Bands { load_slack, ..Bands::default() };
+    let (repair_after, moves_per_node_max) = (settings.replace_after(), settings.moves_per_node());
     // Far below, or what is merged would be split again.
     let (merge_bytes_max, merge_load_max) = (split_bytes / 4, split_load / 10);
     let thresholds = Policy { split_bytes, split_load, merge_bytes_max, merge_load_max, ..Policy::default() };
@@ -148,9 +154,11 @@ pub(super) fn describe_group(
     group.replicas = reported.report.replicas.iter().map(replica).collect();
     group.joint = reported.report.joint;
     group.reshaped = soft.reshaped.get(&id).is_some_and(|at| now - *at < RESHAPED_REST);
+    let reshaped = soft.reshaped.get(&id).is_some_and(|at| is_young(*at, now));
+    group.guessed = reshaped || is_young(reported.since, now);
     group.restless = reported.report.term > YOUNG_TERM && now - reported.since < REST;
     group.busy |= reported.report.frozen_into != 0;
-    let load = reported.report.load.unwrap_or_default();
+    let load = soft.loads.of(id, reported.report.load.unwrap_or_default(), reported.since, now);
     group.bytes = load.bytes;
     group.load = placement::Load { reads: load.reads_per_second, writes: load.writes_per_second };
     group
