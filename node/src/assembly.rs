@@ -14,6 +14,7 @@ use meta::{Leftovers, MetaClient, MetaReplica, MetaServer, absorbed, reconcile};
 use prost::Message;
 use proto::admin::node_control_server::NodeControlServer;
 use proto::consistency::consistency_server::ConsistencyServer;
+use proto::consistency::inspection_server::InspectionServer;
 use proto::meta as pb;
 use proto::meta::meta_server::MetaServer as MetaRpc;
 use proto::raft::raft_server::RaftServer;
@@ -37,6 +38,7 @@ use crate::exit::Failure;
 use crate::local::LocalFiles;
 use crate::rendezvous::Rendezvous;
 use crate::service::admin::{Admin, InitWish, Membership};
+use crate::service::inspection::Inspection;
 use crate::service::late::Late;
 use crate::service::readiness::Readiness;
 
@@ -53,6 +55,8 @@ pub struct Services {
     control: Late<NodeControlServer<NodeControl>>,
     consistency: Late<ConsistencyServer<Consistency>>,
     shards: Late<ShardRpc<ShardService>>,
+    /// For whoever puts SQL on top.
+    pub inspection: Late<InspectionServer<Inspection>>,
 }
 
 impl Services {
@@ -60,7 +64,8 @@ impl Services {
     pub fn new(readiness: Arc<Readiness>) -> Self {
         let membership = Arc::new(OnceLock::new());
         let (raft, meta, control, shards) = (Late::new(), Late::new(), Late::new(), Late::new());
-        Self { readiness, membership, raft, meta, control, consistency: Late::new(), shards }
+        let (consistency, inspection) = (Late::new(), Late::new());
+        Self { readiness, membership, raft, meta, control, consistency, shards, inspection }
     }
 
     /// Serves connections until `closing` is cancelled. `wish` takes requests to initialise.
@@ -81,6 +86,7 @@ impl Services {
             .add_service(self.control)
             .add_service(self.consistency)
             .add_service(self.shards)
+            .add_service(self.inspection)
             .serve_with_incoming_shutdown(incoming, closing.cancelled_owned())
             .await
     }

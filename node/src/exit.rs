@@ -38,7 +38,7 @@ pub enum Failure {
     /// Status 7: nobody answers.
     #[error("{0}")]
     Unreachable(String),
-    /// Status 8: replicas of one group hold different rows.
+    /// Status 8: replicas of one group hold different rows, or rows do not keep their tables' constraints.
     #[error("{0}")]
     Differs(String),
     /// Status 1.

@@ -22,6 +22,7 @@ use crate::config::ServerOptions;
 use crate::disk;
 use crate::exit::Failure;
 use crate::local::LocalFiles;
+use crate::service::inspection::Inspection;
 use crate::service::readiness::{self, Readiness};
 use crate::service::{http, starting};
 
@@ -101,6 +102,7 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
         let (capacity_bytes, used_bytes) = disk::usage(&store_dir).unwrap_or_default();
         pb::NodeFacts { locality: locality.clone(), capacity_bytes, used_bytes }
     };
+    let inspection = services.inspection.clone();
     let parts = Parts {
         store: store.clone(),
         files,
@@ -126,6 +128,7 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
     let sql_options =
         sql::server::ServerOptions { connections_max: options.max_connections, ..Default::default() };
     let sql = sql::server::Server::new(database.clone(), sql_options, seams.clone());
+    inspection.set(Inspection::service(sql.clone(), seams.clone()));
     let serving = serve_sql(sql.clone(), readiness.clone(), sql_starts, sql_port_back, seams.clone());
     let probing = readiness::watch(readiness.clone(), meta, database, seams.clone(), stop.clone());
     let sql_stop = stop.clone();

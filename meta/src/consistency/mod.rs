@@ -15,7 +15,8 @@
 //! behind for long or being moved is *unknown*, which is neither. It reads everything, so it also meets what a disk has altered
 //! since it was written.
 //!
-//! What it can't see: a write that all replicas lack.
+//! What it can't see: a write that all replicas lack. (Where that breaks a constraint or an index, the service `Inspection` does, which
+//! looks at tables; it lives with SQL.)
 
 mod conduct;
 mod digest;

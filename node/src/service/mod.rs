@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod http;
+pub mod inspection;
 pub mod late;
 pub mod readiness;
 pub mod starting;

@@ -116,6 +116,11 @@ impl Catalog {
         Ok(Arc::new(TransactionCatalog::new(Arc::clone(self), image)))
     }
 
+    /// The catalog for a transaction that has read this image itself.
+    pub fn over(self: &Arc<Self>, image: Arc<CatalogImage>) -> Arc<TransactionCatalog> {
+        Arc::new(TransactionCatalog::new(Arc::clone(self), image))
+    }
+
     /// Keeps an image if it is newer than the known one; gives back the newer of the two.
     fn learn(&self, image: Arc<CatalogImage>) -> Arc<CatalogImage> {
         let mut images = self.images.lock();

@@ -138,8 +138,20 @@ impl Kept {
 
     /// To be called after each read through a transaction: fails with `72000` if what was read may have been cleared before.
     pub(crate) async fn check(self, of: &TransactionCatalog) -> Result<()> {
-        if of.age() < UNCHECKED || of.has_changed(self.table) {
+        if self.is_kept(of).await? {
             return Ok(());
+        }
+        Err(SqlError::new(SqlState("72000"), "snapshot too old")
+            .detail(
+                "A table or index that the transaction reads has been dropped or truncated since it began.",
+            )
+            .hint("Begin a new transaction."))
+    }
+
+    /// To be called after each read through a transaction: whether what was read cannot have been cleared before.
+    pub(crate) async fn is_kept(self, of: &TransactionCatalog) -> Result<bool> {
+        if of.age() < UNCHECKED || of.has_changed(self.table) {
+            return Ok(true);
         }
         let key = layout::table_key(self.database, self.table);
         let values = of.catalog().cluster().get_latest(std::slice::from_ref(&key), &[]).await?;
@@ -147,15 +159,9 @@ impl Kept {
         if let Some(stored) = stored {
             let now = stored::decode_table(&stored)?;
             let index_kept = |index: u32| now.index_ids().any(|id| id == index);
-            if now.storage_id == self.storage && self.index.is_none_or(index_kept) {
-                return Ok(());
-            }
+            return Ok(now.storage_id == self.storage && self.index.is_none_or(index_kept));
         }
-        Err(SqlError::new(SqlState("72000"), "snapshot too old")
-            .detail(
-                "A table or index that the transaction reads has been dropped or truncated since it began.",
-            )
-            .hint("Begin a new transaction."))
+        Ok(false)
     }
 }
 

@@ -120,6 +120,13 @@ pub fn table_name_key(database: u32, schema: &str, name: &str) -> Key {
     key.freeze()
 }
 
+/// A database's table names.
+pub fn table_names_range(database: u32) -> KeyRange {
+    let mut key = catalog_prefix(Kind::TableNames);
+    key.put_u32(database);
+    KeyRange::prefix(&key)
+}
+
 /// The counter of ids.
 pub fn counter_key() -> Key {
     catalog_prefix(Kind::Counter).freeze()

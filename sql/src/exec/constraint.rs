@@ -43,6 +43,11 @@ impl Constraints {
         Self { table: Arc::clone(table), not_null, checks }
     }
 
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        (self.not_null.len() + self.checks.len()) as u64
+    }
+
     /// Checks one row.
     pub fn check(&self, row: &[Datum], env: &Env<'_>) -> Result<()> {
         for &column in &self.not_null {

@@ -12,6 +12,7 @@ mod direct;
 mod effect;
 mod explain;
 mod insert;
+pub mod inspect;
 pub mod key;
 mod locked;
 mod query;

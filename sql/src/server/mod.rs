@@ -234,6 +234,11 @@ impl Server {
         &self.shared.catalog
     }
 
+    /// Whether sessions are let in, as far as the node is concerned.
+    pub fn is_ready(&self) -> bool {
+        self.shared.ready.load(Ordering::Acquire)
+    }
+
     /// Whether sessions are let in.
     pub fn set_ready(&self, ready: bool) {
         self.shared.ready.store(ready, Ordering::Release);

@@ -49,7 +49,7 @@ const KEPT_MAX: usize = 10_000;
 /// statement, short enough that the long ones of a dead client don't pile up.
 const CLOSING_GRACE: Duration = Duration::from_secs(10);
 /// Microseconds from the Unix epoch to PostgreSQL's (2000-01-01).
-const EPOCH_OFFSET_MICROS: i64 = 946_684_800_000_000;
+pub(crate) const EPOCH_OFFSET_MICROS: i64 = 946_684_800_000_000;
 
 /// One client's session.
 pub struct Session {

@@ -13,7 +13,7 @@ use txn::seam::Seams;
 pub use memory::MemoryDatabase;
 
 use crate::catalog::garbage::Seen;
-use crate::catalog::{Catalog, CatalogView, TransactionCatalog};
+use crate::catalog::{Catalog, CatalogImage, CatalogView, TableDescriptor, TransactionCatalog};
 use crate::error::Result;
 use crate::exec::{RowStream, StatementContext};
 use crate::function::EvalContext;
@@ -59,6 +59,24 @@ impl TestCluster {
             catalog: self.catalog.begin("postgres").await.expect("the database exists"),
             database: Arc::clone(&self.database),
         }
+    }
+}
+
+impl TestCluster {
+    /// A transaction that knows tables by their columns and storage only: what it writes keeps no constraint, and no index.
+    pub async fn begin_unguarded(&self) -> TestTransaction {
+        let open = self.begin().await;
+        let image = self.catalog.refresh("postgres").await.expect("the database exists");
+        let database = image.database().clone();
+        let tables = image.tables().map(|table| {
+            let mut table = TableDescriptor::clone(table);
+            table.columns.iter_mut().for_each(|column| column.not_null = false);
+            table.primary_key = None;
+            (table.unique, table.checks, table.foreign_keys) = Default::default();
+            table
+        });
+        let image = CatalogImage::of(database, tables);
+        TestTransaction { catalog: self.catalog.over(Arc::new(image)), ..open }
     }
 }
 

@@ -4,7 +4,9 @@
 //! data follows after `<<<`, with `→` for a tab and `¶` for a newline.
 //!
 //! Beside SQL there are `@advance SECONDS` (of the catalog's clock), `@sweep` (one round of the sweeper), `@restart` (the
-//! sweeper forgets what it has seen) and `@keys` (how many keys the tables have, visible or not).
+//! sweeper forgets what it has seen), `@keys` (how many keys the tables have, visible or not), `@inspect [TABLE …]` (what
+//! `flotilla admin check` would say), `@unguarded STATEMENT` (which knows of no constraint, index or foreign key: it breaks
+//! them) and `@unnamed TABLE` (its name is lost).
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -13,10 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use goldenscript::{Command, Context, Runner};
+use txn::api::{Expect, Write};
 
 use super::{TestCluster, TestTransaction, collect, eval_context};
 use crate::bind::{self, Bindable, ParsedStatement, Transaction};
+use crate::catalog::layout;
 use crate::error::{Result, SqlError};
+use crate::exec::inspect::{Finding, Options, Report, Step, inspect};
 use crate::exec::{self, Outcome, key};
 use crate::ir::Statement;
 use crate::types::{Datum, TimeZone, io};
@@ -111,12 +116,62 @@ async fn apart(cluster: &TestCluster, word: &str) -> Result<String> {
             let seconds = seconds.parse().map_err(|_| SqlError::internal("@advance of what?"))?;
             cluster.clock.advance(Duration::from_secs(seconds));
         }
+        Some(("unguarded", sql)) => {
+            let alone = cluster.begin_unguarded().await;
+            let Some(ParsedStatement::Bindable(bindable)) = bind::parse(sql)?.into_iter().next() else {
+                return Err(SqlError::internal("@unguarded of what?"));
+            };
+            let output = run(&alone, &bindable, true, "").await?;
+            commit(&alone).await?;
+            return Ok(output);
+        }
+        Some(("unnamed", table)) => {
+            let alone = cluster.begin().await;
+            let database = layout::DEFAULT_DATABASE;
+            let write = Write {
+                key: layout::table_name_key(database, "public", table),
+                value: None,
+                expect: Expect::Any,
+            };
+            alone.transaction.write(vec![write], &[]).await?;
+            commit(&alone).await?;
+        }
+        Some(("inspect", tables)) => return inspected(cluster, tables.split(' ')).await,
+        _ if word == "inspect" => return inspected(cluster, std::iter::empty()).await,
         _ if word == "sweep" => cluster.catalog.sweep(&mut *cluster.seen.lock().await).await?,
         _ if word == "restart" => *cluster.seen.lock().await = Default::default(),
         _ if word == "keys" => return Ok(cluster.database.table_keys().to_string()),
         _ => return Err(SqlError::internal("an unknown @word")),
     }
     Ok("ok".into())
+}
+
+async fn inspected(cluster: &TestCluster, tables: impl Iterator<Item = &str>) -> Result<String> {
+    let tables = tables.map(str::to_owned).collect();
+    let options = Options { bytes_per_second: 64 << 20, tables };
+    let (steps, mut taken) = tokio::sync::mpsc::channel(1);
+    let mut out = Vec::new();
+    let (ended, ()) = futures::join!(inspect(&cluster.catalog, &options, steps), async {
+        while let Some(step) = taken.recv().await {
+            let Step::Done(report) = step else { continue };
+            let Report { database, schema, table, rows, entries, constraints, found, .. } = &report;
+            out.push(format!(
+                "{database}.{schema}.{table}: {rows} rows, {entries} entries, {constraints} constraints, {found} findings{}{}",
+                if report.gone { ", gone" } else { "" },
+                report.trouble.as_ref().map(|trouble| format!(", {trouble}")).unwrap_or_default(),
+            ));
+            let finding = |finding: &Finding| format!("  {}: {}", finding.constraint, finding.text);
+            out.extend(report.findings.iter().map(finding));
+        }
+    });
+    // Row ids are different each time.
+    ended.map(|()| out.iter().map(|line| masked(line)).collect::<Vec<_>>().join("\n"))
+}
+
+fn masked(line: &str) -> String {
+    let is_id = |word: &str| word.len() > 36 && word.bytes().all(|b| b.is_ascii_hexdigit());
+    let masked = |word| if is_id(str::trim_end_matches(word, ',')) { "…" } else { word };
+    line.split(' ').map(masked).collect::<Vec<_>>().join(" ")
 }
 
 async fn commit(open: &TestTransaction) -> Result<()> {
@@ -187,4 +242,5 @@ scripts! {
     copy
     sweeper
     system_views
+    inspection
 }

@@ -1,4 +1,6 @@
-//! `flotilla admin check`: do the replicas hold the same, and does the map have each key once?
+//! `flotilla admin check`: do the replicas hold the same, does the map have each key once, do constraints and indexes hold?
+
+mod tables;
 
 use std::time::Duration;
 
@@ -22,18 +24,90 @@ const MAP_PAUSE: Duration = Duration::from_millis(400);
 /// Arguments of `flotilla admin check`.
 #[derive(Args)]
 pub struct CheckArgs {
-    /// The shards: g3, or meta; all if none is named
+    /// The shards whose replicas are compared: g3, or meta; all, and the tables too, if none is named
     shards: Vec<String>,
-    /// How much each replica reads per second, at most, in MiB
+    /// How much each replica reads per second, at most, in MiB; and how much is read of the tables
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     rate: u64,
     /// List all replicas, not only those that are not as they should be
     #[arg(long)]
     all: bool,
+    /// Only this
+    #[arg(long, value_enum, conflicts_with = "shards")]
+    only: Option<Part>,
+    /// Look at this table only: NAME, SCHEMA.NAME or DATABASE.SCHEMA.NAME; can be repeated
+    #[arg(long = "table", value_name = "NAME", conflicts_with_all = ["shards", "only"])]
+    tables: Vec<String>,
 }
 
-/// Asks, prints, and fails if replicas differ or could not be looked at.
+/// What is looked at.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Whether the replicas of each shard are equal, and the map has each key once
+    Replicas,
+    /// Whether constraints, indexes and foreign keys hold
+    Tables,
+}
+
+impl CheckArgs {
+    fn wants(&self, part: Part) -> bool {
+        match part {
+            Part::Replicas => self.tables.is_empty() && self.only != Some(Part::Tables),
+            Part::Tables => self.shards.is_empty() && self.only != Some(Part::Replicas),
+        }
+    }
+}
+
+/// Asks, prints, and fails if something is not as it should be, or could not be looked at.
 pub async fn run(args: &CheckArgs, host: &str, as_json: bool) -> Result<String, Failure> {
+    let (mut values, mut wrong, mut unknown) = (serde_json::Map::new(), Vec::new(), Vec::new());
+    if args.wants(Part::Replicas) {
+        let found = replicas(args, host).await?;
+        if !as_json {
+            crate::cli::print(&format!("{}{}\n", as_table(&found.groups, args.all), found.sum))?;
+        }
+        values.insert("groups".into(), as_values(&found.groups));
+        values.insert("map".into(), json!(found.map));
+        match (found.differ + found.map.len(), found.unknown) {
+            (0, 0) => {}
+            (0, _) => unknown.push(found.sum),
+            _ => wrong.push(found.sum),
+        }
+    }
+    if args.wants(Part::Tables) {
+        let found = tables::inspect(&args.tables, args.rate << 20, host).await?;
+        if !as_json {
+            crate::cli::print(&format!("{}{}\n", tables::as_table(&found), found.sum()))?;
+        }
+        if let serde_json::Value::Object(found) = tables::as_values(&found) {
+            values.extend(found);
+        }
+        match (found.unsound(), found.unknown()) {
+            (0, 0) => {}
+            (0, _) => unknown.push(found.sum()),
+            _ => wrong.push(found.sum()),
+        }
+    }
+    if as_json {
+        crate::cli::print(&super::pretty(&values.into()))?;
+    }
+    match (wrong.is_empty(), unknown.is_empty()) {
+        (true, true) => Ok(String::new()),
+        (true, false) => Err(Failure::Unreachable(unknown.join("; "))),
+        (false, _) => Err(Failure::Differs(wrong.join("; "))),
+    }
+}
+
+/// What was found of replicas.
+struct Compared {
+    groups: Vec<pb::GroupComparison>,
+    map: Vec<String>,
+    differ: usize,
+    unknown: usize,
+    sum: String,
+}
+
+async fn replicas(args: &CheckArgs, host: &str) -> Result<Compared, Failure> {
     let map = if args.shards.is_empty() { map_troubles(host).await? } else { Vec::new() };
     let cluster = super::cluster(host).await?;
     let asked =
@@ -56,16 +130,7 @@ pub async fn run(args: &CheckArgs, host: &str, as_json: bool) -> Result<String, 
     if !map.is_empty() {
         sum += &format!("; the map: {}", map.join(", "));
     }
-    let text = match as_json {
-        true => super::pretty(&json!({ "groups": as_values(&groups), "map": map })),
-        false => format!("{}{sum}\n", as_table(&groups, args.all)),
-    };
-    crate::cli::print(&text)?;
-    match (differ + map.len(), unknown) {
-        (0, 0) => Ok(String::new()),
-        (0, _) => Err(Failure::Unreachable(sum)),
-        _ => Err(Failure::Differs(sum)),
-    }
+    Ok(Compared { groups, map, differ, unknown, sum })
 }
 
 /// What is wrong with the map, and stays so: it may be told of a split's halves one after the other.
@@ -123,17 +188,19 @@ async fn compare(
     let request = pb::CompareRequest { groups, bytes_per_second };
     let failed = |status| super::describe(host, &status);
     let mut answers = client.compare(request).await.map_err(failed)?.into_inner();
-    let mut groups = Vec::new();
+    let mut groups: Vec<pb::GroupComparison> = Vec::new();
+    let mut progress = tables::Progress::new();
     loop {
         let next = tokio::select! {
             next = answers.message() => next.map_err(failed)?,
             () = seams.sleep(GROUP_LIMIT) => return Err(Failure::Unreachable(format!("{host} has fallen silent"))),
         };
-        match next {
-            Some(group) => groups.push(group),
-            None => return Ok(groups),
-        }
+        let Some(group) = next else { break };
+        groups.push(group);
+        progress.show(&format!("{} groups compared", groups.len()));
     }
+    progress.clear();
+    Ok(groups)
 }
 
 fn state(replica: &pb::ReplicaDigest) -> &'static str {

@@ -58,7 +58,7 @@ pub fn values_in<'k>(
 }
 
 /// The link of a row; `None` where a NULL refers to nothing.
-fn link_of(child: &TableDescriptor, fk: &ForeignKey, row_key: &Key, row: &[Datum]) -> Option<Key> {
+pub fn link_of(child: &TableDescriptor, fk: &ForeignKey, row_key: &Key, row: &[Datum]) -> Option<Key> {
     if fk.columns.iter().any(|&column| row[column].is_null()) {
         return None;
     }
@@ -94,6 +94,7 @@ pub struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
+    /// For a foreign key that refers to it.
     pub fn of(parent: &'a TableDescriptor, fk: &ForeignKey) -> Result<Self> {
         let columns = parent.referenced_by(fk).ok_or_else(|| dangling(fk))?;
         let key = parent.key_over(&columns).ok_or_else(|| dangling(fk))?;

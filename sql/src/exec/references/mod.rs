@@ -51,10 +51,10 @@ use txn::LockMode;
 use txn::api::{Fence, Key, LockWait, Locking};
 
 pub use create::{add_constraint, drop_constraints, touch_parents};
-pub use link::{comparable, links_of, set_links};
+pub use link::{Target, comparable, link_of, links_of, set_links};
 pub use settle::settle;
 
-use self::link::{Target, encoded};
+use self::link::encoded;
 use super::constraint::row_bytes;
 use super::key::{display, explain};
 use super::write::out_of_memory;
@@ -276,7 +276,7 @@ fn object_of(child: &TableDescriptor, constraint: &str) -> ErrorObject {
 }
 
 /// PostgreSQL's `Key (a, b)=(1, 2)`.
-fn describe(table: &TableDescriptor, columns: &[usize], values: &[Datum]) -> String {
+pub fn describe(table: &TableDescriptor, columns: &[usize], values: &[Datum]) -> String {
     let columns = columns.iter().map(|&column| &table.columns[column]);
     let names: Vec<&str> = columns.clone().map(|column| column.name.as_str()).collect();
     let texts: Vec<String> = columns.zip(values).map(|(column, value)| display(value, column.ty)).collect();
