@@ -1,0 +1,40 @@
+"""pgbench at work, told second by second."""
+
+import re
+import subprocess
+import threading
+import time
+
+LINE = re.compile(r"progress: [\d.]+ s, ([\d.]+) tps, .*?(?:, (\d+) failed)?(?:, (\d+) retried, (\d+) retries)?$")
+
+
+class Bench:
+    def __init__(self, port, clients=2, rate=0, script=None):
+        command = ["pgbench", "-n", "-h", "127.0.0.1", "-p", str(port), "-U", "root", "-c", str(clients), "-j", str(clients)]
+        command += ["-T", "100000", "-P", "1", "--max-tries=100"] + (["-R", str(rate)] if rate else [])
+        command += (["-f", script] if script else []) + ["postgres"]
+        self.seconds, self.troubles, self.stopping = [], [], False
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self):
+        for line in self.process.stderr:
+            found = LINE.search(line.strip())
+            if found:
+                tps, failed, retried, _ = found.groups()
+                self.seconds.append((time.time(), float(tps), int(failed or 0), int(retried or 0)))
+            elif "error" in line or "aborted" in line:
+                self.troubles.append((time.time(), line.strip()))
+
+    def stop(self):
+        self.stopping = True
+        self.process.terminate()
+        self.process.wait()
+
+
+def between(benches, begin, end):
+    """Transactions per second, failures, retries in this time."""
+    lines = [second for bench in benches for second in bench.seconds if begin <= second[0] < end + 1]
+    failures = [text for bench in benches for at, text in bench.troubles if begin <= at < end]
+    done = sum(tps for _, tps, _, _ in lines)
+    return done / max(end - begin, 1), sum(line[2] for line in lines), failures, sum(line[3] for line in lines)
