@@ -106,7 +106,11 @@ fn pruning_changes_no_answer() {
         counts[usize::from(expected)] += 1;
         let verdict = (checker.check)(&history);
         let shown: Vec<String> = history.ops().iter().map(ToString::to_string).collect();
-        assert_eq!(verdict.validity == Validity::Valid, expected, "{n}: {verdict}\n{}", shown.join("\n"));
+        let shown = format!("{n}: {verdict}\n{}", shown.join("\n"));
+        assert_eq!(verdict.validity != Validity::Invalid, expected, "{shown}");
+        // Only where nobody was answered is there nothing to say.
+        let silent = calls.iter().all(|call| call.outcome() != Kind::Ok);
+        assert!(verdict.validity != Validity::Unknown || silent, "{shown}");
     }
     assert!(counts.iter().all(|count| *count > 2_000), "the histories are one-sided: {counts:?}");
 }
