@@ -73,13 +73,12 @@
 //!
 //! # Caveats
 //!
-//! Snapshots are not resumed when their stream
-//! breaks. A replica that fails stops alone and says so ([`Role::Stopped`], an error in the
-//! log, a counter); it is not restarted by itself.
+//! Snapshots are not resumed when their stream breaks. A replica that fails stops alone and says so ([`Role::Stopped`],
+//! an error in the log, a counter); it is not restarted by itself.
 //!
 //! # Where to start
 //!
-//! `multi.rs` for the life of a replica, `group.rs` for what is done with it, `state_machine.rs` for what an entry
+//! `multi.rs` and `create.rs` for the life of a replica, `group.rs` for what is done with it, `rest.rs` for when nothing is, `state_machine.rs` for what an entry
 //! goes through, `transport/mod.rs` for the picture of the streams; `tests/cluster.rs` shows it working.
 
 mod api;

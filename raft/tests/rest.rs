@@ -30,6 +30,15 @@ async fn three() -> Cluster {
     cluster
 }
 
+/// … at rest, with a row, and the node that is its home.
+async fn three_at_rest() -> (Cluster, u64) {
+    let cluster = three().await;
+    cluster.put("a", "1").await;
+    cluster.at_rest(&ALL).await;
+    let home = cluster.home(&ALL);
+    (cluster, home)
+}
+
 /// As whoever has work for the leader does.
 async fn put_at(cluster: &Cluster, node: u64, key: &str, value: &str) {
     let group = cluster.group(node);
@@ -40,10 +49,7 @@ async fn put_at(cluster: &Cluster, node: u64, key: &str, value: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_without_work_rests_and_wakes_for_work() {
-    let cluster = three().await;
-    cluster.put("a", "1").await;
-    cluster.at_rest(&ALL).await;
-    let home = cluster.home(&ALL);
+    let (cluster, home) = three_at_rest().await;
     let term = cluster.group(home).status().term;
     for node in ALL {
         let status = cluster.group(node).status();
@@ -67,10 +73,7 @@ async fn a_group_without_work_rests_and_wakes_for_work() {
 /// The others do not take the lead from a home that lives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_asked_elsewhere_names_the_home() {
-    let cluster = three().await;
-    cluster.put("a", "1").await;
-    cluster.at_rest(&ALL).await;
-    let home = cluster.home(&ALL);
+    let (cluster, home) = three_at_rest().await;
     let other = ALL.into_iter().find(|node| *node != home).expect("another");
     cluster.group(other).rouse(LIMIT).await;
     assert!(cluster.group(other).leads().is_none());
@@ -79,10 +82,7 @@ async fn whoever_is_asked_elsewhere_names_the_home() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_rested_on_a_dead_node_is_led_by_another() {
-    let mut cluster = three().await;
-    cluster.put("a", "1").await;
-    cluster.at_rest(&ALL).await;
-    let home = cluster.home(&ALL);
+    let (mut cluster, home) = three_at_rest().await;
     let others: Vec<u64> = ALL.into_iter().filter(|node| *node != home).collect();
     cluster.kill(home).await;
     // Without being asked.
@@ -118,10 +118,7 @@ async fn what_rested_before_a_power_cut_is_there_after_it() {
 /// A process that ends in order starts with its groups at rest: nothing is to be applied again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_wakes_nothing_that_has_no_work() {
-    let mut cluster = three().await;
-    cluster.put("a", "1").await;
-    cluster.at_rest(&ALL).await;
-    let home = cluster.home(&ALL);
+    let (mut cluster, home) = three_at_rest().await;
     let other = ALL.into_iter().find(|node| *node != home).expect("another");
     cluster.stop(other).await;
     cluster.start(other).await;
@@ -143,11 +140,9 @@ async fn work_that_comes_while_a_group_goes_to_rest_is_done() {
         tokio::time::sleep(SOON + Duration::from_millis(round * 37 % 600)).await;
         let mut done = false;
         for _ in 0..200 {
-            let node = ALL.into_iter().find(|node| cluster.group(*node).status().serves().is_some());
-            let Some(node) = node else {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                continue;
-            };
+            let serves = |node: &u64| cluster.group(*node).status().serves().is_some();
+            eventually("somebody is to be asked", || ALL.iter().any(serves)).await;
+            let Some(node) = ALL.into_iter().find(serves) else { continue };
             let group = cluster.group(node);
             group.rouse(LIMIT).await;
             let Some(term) = group.leads() else { continue };
@@ -167,10 +162,7 @@ async fn work_that_comes_while_a_group_goes_to_rest_is_done() {
 /// was granted then is over, however urgently it is asked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_at_rest_honours_what_was_promised_before_a_restart() {
-    let mut cluster = three().await;
-    cluster.put("a", "1").await;
-    cluster.at_rest(&ALL).await;
-    let home = cluster.home(&ALL);
+    let (mut cluster, home) = three_at_rest().await;
     cluster.stop(home).await;
     // It leads nothing, so it has handed over nothing; the others take over when they miss it.
     let (leader, _) = cluster.leader().await;

@@ -106,7 +106,7 @@ impl Map {
         for start in stale {
             self.shards.remove(&start);
         }
-        // The same shard, known with another start (there are no merges, but nothing here depends on that).
+        // The same shard, known with another start (it was merged with a neighbour).
         self.shards.retain(|_, known| known.group != descriptor.group || known.epoch > descriptor.epoch);
         self.shards.insert(range.start.clone(), descriptor.clone());
         true
