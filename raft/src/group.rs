@@ -44,6 +44,8 @@ pub struct Group {
     /// A change of members is under way: what the metrics say of the voters may be outdated.
     changing: AtomicBool,
     pub(crate) changes: Arc<tokio::sync::Mutex<()>>,
+    /// See `transport::intake`.
+    pub(crate) appends: tokio::sync::Mutex<()>,
     /// Being stopped on purpose.
     stopping: AtomicBool,
     opened: Instant,
@@ -64,6 +66,7 @@ impl Group {
             handing_over: AtomicBool::new(false),
             changing: AtomicBool::new(false),
             changes: Arc::default(),
+            appends: tokio::sync::Mutex::default(),
             stopping: AtomicBool::new(false),
             opened: shared.seams.clock.now(),
             heard_ms: AtomicU64::new(0),

@@ -14,13 +14,14 @@
 //!
 //! - [`link`]: the sending end of a stream;
 //! - [`dial`]: where connections come from;
-//! - [`server`]: the receiving end;
+//! - [`server`]: the receiving end; [`intake`]: the order in which it hands appends over;
 //! - [`network`]: what openraft sees of it; [`in_step`]: what it must not see too early;
 //! - [`bulk`]: snapshots, on streams and connections of their own, at a [`pace`].
 
 pub(crate) mod bulk;
 pub(crate) mod dial;
 mod in_step;
+mod intake;
 pub(crate) mod link;
 pub(crate) mod network;
 pub(crate) mod pace;

@@ -11,7 +11,7 @@ use proto::raft::raft_server::{Raft, RaftServer};
 use storage::ids::{GroupId, NodeId, ReplicaId};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{MESSAGE_BYTES_MAX, bulk};
+use super::{MESSAGE_BYTES_MAX, bulk, intake};
 use crate::api::Peer;
 use crate::group::Group;
 use crate::liveness;
@@ -132,7 +132,7 @@ impl Incoming {
         let multi = self.mount.multi()?;
         multi.check_sender(&batch.cluster_id, batch.to_node)?;
         for request in batch.requests {
-            // First polled in this order, which hands them to their groups' queues in this order.
+            // First polled in this order, which is the order of their turns at their groups.
             self.running.push(answer(multi.clone(), NodeId(batch.from_node), request).boxed());
         }
         Ok(())
@@ -204,8 +204,7 @@ async fn handle_append(
     }
     group.heard();
     use wire::appended::Result as Appended;
-    let core = group.awake().await.map_err(stopped)?;
-    let result = match core.raft.append_entries(rpc).await.map_err(stopped)? {
+    let result = match intake::append(group, rpc).await? {
         AppendEntriesResponse::Success => Appended::Success(true),
         AppendEntriesResponse::Conflict => Appended::Conflict(true),
         AppendEntriesResponse::HigherVote(vote) => Appended::HigherVote(vote_to_wire(&vote)),

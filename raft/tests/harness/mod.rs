@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use tonic::transport::server::TcpIncoming;
 
 pub const GROUP: GroupId = GroupId(7);
-const CLUSTER: u128 = 99;
+pub const CLUSTER: u128 = 99;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Commands are `key=value`; the state lies in the group's private keys.
@@ -174,6 +174,10 @@ impl Cluster {
 
     pub fn multi(&self, node: u64) -> Arc<MultiRaft> {
         self.running[&node].multi.clone()
+    }
+
+    pub fn address(&self, node: u64) -> String {
+        self.book.address(NodeId(node)).expect("started")
     }
 
     pub fn group(&self, node: u64) -> Arc<Group> {

@@ -1,0 +1,99 @@
+//! A node takes appends in the order in which another one sent them.
+
+#![allow(clippy::disallowed_methods, reason = "tests of the real thing run on the real clock")]
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use futures::StreamExt;
+use harness::{CLUSTER, Cluster, GROUP, eventually};
+use proto::raft as wire;
+use proto::raft::raft_client::RaftClient;
+use raft::NewGroup;
+use storage::ids::{NodeId, ReplicaId};
+
+const LEADER: u64 = 1;
+const FOLLOWER: u64 = 2;
+const TERM: u64 = 5;
+
+/// A replica whose leader is this test.
+async fn follower() -> Cluster {
+    let mut cluster = Cluster::new();
+    cluster.start(FOLLOWER).await;
+    let members: BTreeMap<ReplicaId, NodeId> = [1, 2, 3].map(|n| (ReplicaId(n), NodeId(n))).into();
+    let new = NewGroup { group: GROUP, me: ReplicaId(FOLLOWER), members, campaign: false };
+    cluster.multi(FOLLOWER).create_group(new).await.expect("create");
+    cluster
+}
+
+/// The append of the entry at `index`.
+fn append(index: u64) -> wire::Request {
+    let term = |index| if index == 0 { 0 } else { TERM };
+    let command = wire::entry::Payload::Command(format!("k={index}").into());
+    let entry = wire::Entry { term: TERM, index, payload: Some(command) };
+    let append = wire::Append {
+        vote: Some(wire::Vote { term: TERM, replica: LEADER, committed: true }),
+        previous: Some(wire::LogId { term: term(index - 1), index: index - 1 }),
+        entries: vec![entry],
+        committed: Some(wire::LogId { term: TERM, index }),
+    };
+    wire::Request {
+        id: index,
+        group: GROUP.0,
+        from_replica: LEADER,
+        to_replica: FOLLOWER,
+        body: Some(wire::request::Body::Append(append)),
+    }
+}
+
+/// Sends the appends of these entries in messages of `each`, waiting for nothing, and asserts that all succeed.
+async fn all_succeed(cluster: &Cluster, indexes: RangeInclusive<u64>, each: usize) {
+    let indexes: Vec<u64> = indexes.collect();
+    let message = |indexes: &[u64]| wire::Requests {
+        cluster_id: CLUSTER.to_be_bytes().to_vec().into(),
+        from_node: LEADER,
+        to_node: FOLLOWER,
+        requests: indexes.iter().copied().map(append).collect(),
+    };
+    let messages: Vec<_> = indexes.chunks(each).map(message).collect();
+    let endpoint = format!("http://{}", cluster.address(FOLLOWER));
+    let mut client = RaftClient::connect(endpoint).await.expect("connect");
+    let requests = futures::stream::iter(messages).chain(futures::stream::pending());
+    let mut answers = client.exchange(requests).await.expect("exchange").into_inner();
+    let mut answered = 0;
+    while answered < indexes.len() {
+        let Ok(batch) = tokio::time::timeout(std::time::Duration::from_secs(5), answers.message()).await else {
+            panic!("{answered} answered; {:?}", cluster.group(FOLLOWER).status());
+        };
+        let batch = batch.expect("an answer").expect("more");
+        for answer in batch.answers {
+            let Some(wire::answer::Body::Appended(appended)) = answer.body else { panic!("{answer:?}") };
+            let success = wire::appended::Result::Success(true);
+            assert_eq!(appended.result, Some(success), "append {}", answer.id);
+            answered += 1;
+        }
+    }
+}
+
+/// More of them than tokio gives a task permits for in one go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_that_arrive_together_are_taken_in_their_order() {
+    let cluster = follower().await;
+    all_succeed(&cluster, 1..=2_000, 500).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_that_wake_a_group_are_taken_in_their_order() {
+    for _ in 0..10 {
+        let mut cluster = follower().await;
+        all_succeed(&cluster, 1..=1, 1).await;
+        eventually("it is applied", || cluster.applied_commands(FOLLOWER) == 1).await;
+        // A group that has nothing to apply again rests when its node starts.
+        cluster.stop(FOLLOWER).await;
+        cluster.start(FOLLOWER).await;
+        assert!(cluster.group(FOLLOWER).rests());
+        all_succeed(&cluster, 2..=200, 1).await;
+    }
+}
