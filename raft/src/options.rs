@@ -123,9 +123,12 @@ impl RaftOptions {
             max_payload_entries: 1024,
             max_append_entries: Some(1024),
             install_snapshot_timeout: 3_600_000,
-            // openraft preallocates these channels for each group.
-            api_channel_size: Some(1024),
-            notification_channel_size: Some(1024),
+            // Memory is taken as they fill. The first holds all appends that streams let through, so that whoever hands one
+            // over never waits (`transport::intake`). The second is written to by the state machine's worker, while openraft may be waiting
+            // for a place in the third: full, both would wait for ever. What else fills it then is bounded by what is
+            // under way, and by a tick per heartbeat: a stall of half an hour is survived.
+            api_channel_size: Some(16_384),
+            notification_channel_size: Some(16_384),
             state_machine_channel_size: Some(256),
             log_stage_capacity: Some(1),
             backoff: "20ms 40ms 80ms ...300ms".to_owned(),
