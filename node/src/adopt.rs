@@ -2,12 +2,14 @@
 //!
 //! A shard that is born by a split is created by each replica of its parent when the split is applied. A node that was
 //! away meanwhile may get its parent's state in a snapshot from after the split: then it never applies the split, and
-//! the child's leader sends to a replica that isn't there. Such a message is the occasion to make it, under two
-//! conditions: the meta-group's map says that this node holds that replica, and no shard of this node overlaps the range
-//! (else the snapshot is still on its way, and the child's data would be written over the parent's).
+//! the child's leader sends to a replica that isn't there. Such a message is the occasion to make it, if it is still missing
+//! after a while (the children of a split that was applied a moment ago are being made, with their data; one made here is
+//! blank, and needs a snapshot), under two conditions: the meta-group's map says that this node holds that replica, and no shard
+//! of this node overlaps the range (else the snapshot is still on its way, and the child's data would be written over the parent's).
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use meta::MetaClient;
 use parking_lot::Mutex;
@@ -16,6 +18,9 @@ use storage::ids::{GroupId, META_GROUP};
 use storage::seam::Seams;
 use tracing::{debug, info};
 use txn::Registry;
+
+/// A replica that is made otherwise is made within this time.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// Installs the hook in `multi`.
 pub fn adopt_orphans(multi: &Arc<MultiRaft>, registry: Arc<Registry>, client: Arc<MetaClient>, seams: Seams) {
@@ -28,8 +33,12 @@ pub fn adopt_orphans(multi: &Arc<MultiRaft>, registry: Arc<Registry>, client: Ar
         }
         let (weak, registry, client, underway) =
             (weak.clone(), registry.clone(), client.clone(), underway.clone());
+        let clock = seams.clone();
         seams.spawn("adopt", async move {
-            if let Some(multi) = weak.upgrade() {
+            clock.sleep(GRACE).await;
+            let is_here = |group: Arc<raft::Group>| group.replica() == unknown.replica;
+            let missing = |multi: &Arc<MultiRaft>| !multi.group(unknown.group).is_some_and(is_here);
+            if let Some(multi) = weak.upgrade().filter(missing) {
                 adopt(unknown, &multi, &registry, &client).await;
             }
             underway.lock().remove(&unknown.group);
