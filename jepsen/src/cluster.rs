@@ -67,9 +67,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The script of this checkout.
+    /// The script that came with this program, in a folder above it; or else that of the checkout which it was built from.
     pub fn default_script() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../cluster-scripts/cluster")
+        const SCRIPT: &str = "cluster-scripts/cluster";
+        let program = std::env::current_exe().unwrap_or_default();
+        let above =
+            program.ancestors().skip(1).map(|folder| folder.join(SCRIPT)).find(|script| script.is_file());
+        above.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(SCRIPT))
     }
 
     /// Starts all nodes, the first time or again.

@@ -38,7 +38,7 @@ enum Command {
     Idle(idle::Idle),
     /// Check a history that was written before, by this or by Jepsen
     Check {
-        /// An EDN file, or JSON by lines if it ends in .json
+        /// An EDN file, or JSON (an array, or one operation a line) if it ends in .json
         history: PathBuf,
         /// Which checkers
         #[arg(long, value_delimiter = ',', required = true)]
@@ -156,20 +156,21 @@ fn main() -> ExitCode {
         }
     };
     match done {
-        Ok(validity) => status(validity),
+        Ok(validity) => ExitCode::from(status(validity)),
         Err(error) => {
             eprintln!("jepsen: {error:#}");
-            status(Validity::Unknown)
+            ExitCode::from(status(Validity::Unknown))
         }
     }
 }
 
-fn status(validity: Validity) -> ExitCode {
-    ExitCode::from(match validity {
+/// Also the simulator's processes tell those that started them so.
+fn status(validity: Validity) -> u8 {
+    match validity {
         Validity::Valid => 0,
         Validity::Invalid => 1,
         Validity::Unknown => 2,
-    })
+    }
 }
 
 #[allow(clippy::print_stdout, reason = "the list is what the command is for")]

@@ -54,13 +54,13 @@ pub struct Sim {
     /// Writes everything that happens to a file (of one seed)
     #[arg(long)]
     trace: Option<PathBuf>,
-    /// Writes the history to a file (of one seed): EDN, or JSON by lines if it ends in .json
+    /// Writes the history to a file (of one seed): EDN, or a JSON array if it ends in .json
     #[arg(long)]
     history: Option<PathBuf>,
-    /// Draws the history (of one seed) as SVG
+    /// Leaves the verdict and the pictures (of one seed) in a folder
     #[arg(long, hide = true)]
-    timeline: Option<PathBuf>,
-    /// Where a seed that failed leaves its folder: trace, history, picture, verdict
+    folder: Option<PathBuf>,
+    /// Where a seed that failed leaves its folder: trace, history, schedule, pictures, verdict
     #[arg(long, default_value_os_t = std::env::temp_dir().join("jepsen"))]
     out: PathBuf,
     /// Prints one line of JSON for each seed
@@ -87,7 +87,12 @@ pub fn run(sim: &Sim) -> Result<Validity> {
                 }
             }
             let status = command.as_std_mut().status().context("running the seed")?;
-            Ok(if status.success() { Validity::Valid } else { Validity::Invalid })
+            Ok(match status.code() {
+                Some(0) => Validity::Valid,
+                Some(explore::STATUS_UNKNOWN) => Validity::Unknown,
+                // Also a process that died.
+                _ => Validity::Invalid,
+            })
         }
         None => build(runtime)?.block_on(many(sim)),
     }
@@ -109,6 +114,7 @@ async fn many(sim: &Sim) -> Result<Validity> {
         work_ns: sim.time.as_nanos() as u64,
         defect: sim.defect()?,
         only: sim.faults()?,
+        calls_max: sim.calls,
         out: sim.out.clone(),
         keep_going: sim.keep_going,
     };
@@ -125,7 +131,7 @@ async fn many(sim: &Sim) -> Result<Validity> {
     Ok(found.validity())
 }
 
-#[allow(clippy::print_stdout, reason = "the verdict is what the command is for")]
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the verdict is what the command is for")]
 #[allow(clippy::disallowed_methods, reason = "a simulation needs a fresh thread of its own")]
 fn here(sim: &Sim, seed: u64) -> Result<Validity> {
     let options = sim.options(seed)?;
@@ -143,15 +149,19 @@ fn here(sim: &Sim, seed: u64) -> Result<Validity> {
         .stack_size(64 << 20)
         .spawn(move || simulate(&options, trace))
         .context("starting the simulation's thread")?;
-    let outcome = simulation.join().ok().context("the simulation panicked")??;
+    let outcome = simulation.join();
     let _ = std::fs::remove_dir_all(dir);
+    // Of which the hook has told: it is the seed's failure, wherever it happened.
+    let Ok(outcome) = outcome else {
+        eprintln!("FAILED: the simulation panicked");
+        exit_now(crate::status(Validity::Invalid))
+    };
+    let outcome = outcome?;
     if let Some(path) = &sim.history {
         write_history(path, &outcome)?;
     }
-    if let Some(path) = &sim.timeline {
-        let history = History::new(outcome.history.clone())?;
-        let svg = report::timeline(&history, TIMELINE_ROWS, &outcome.verdicts);
-        std::fs::write(path, svg).with_context(|| format!("writing {}", path.display()))?;
+    if let Some(folder) = &sim.folder {
+        leave(folder, seed, &outcome)?;
     }
     if sim.json {
         println!("{}", Report::line(seed, &outcome));
@@ -160,18 +170,37 @@ fn here(sim: &Sim, seed: u64) -> Result<Validity> {
     }
     std::io::stdout().flush().context("printing")?;
     // Nodes that crashed have left databases open, whose threads need not be waited for.
-    exit_now(if outcome.failure.is_none() { 0 } else { 1 })
+    exit_now(crate::status(outcome.validity()))
+}
+
+/// What real runs leave, too.
+fn leave(folder: &std::path::Path, seed: u64, outcome: &Outcome) -> Result<()> {
+    let history = History::new(outcome.history.clone())?;
+    let found = outcome.verdicts.iter().any(|verdict| verdict.validity == Validity::Invalid);
+    // What no checker knows of.
+    let troubles: Vec<String> = outcome.failure.iter().filter(|_| !found).cloned().collect();
+    let findings = report::Findings {
+        folder,
+        workload: outcome.workload,
+        seed,
+        validity: outcome.validity(),
+        verdicts: &outcome.verdicts,
+        troubles: &troubles,
+        history: &history,
+        clients: TIMELINE_ROWS,
+    };
+    findings.write()
 }
 
 fn write_history(path: &std::path::Path, outcome: &Outcome) -> Result<()> {
     let mut text = String::new();
-    for op in &outcome.history {
-        if path.extension().is_some_and(|extension| extension == "json") {
-            text += &json::write(op).to_string();
-        } else {
+    if path.extension().is_some_and(|extension| extension == "json") {
+        text = json::write_all(&outcome.history);
+    } else {
+        for op in &outcome.history {
             edn::write(&mut text, op).context("writing an operation")?;
+            text.push('\n');
         }
-        text.push('\n');
     }
     std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
@@ -186,9 +215,9 @@ fn report_panics() {
 }
 
 #[allow(unsafe_code, reason = "exit without destructors")]
-fn exit_now(status: i32) -> ! {
+fn exit_now(status: u8) -> ! {
     // SAFETY: it ends the process, whatever its state.
-    unsafe { libc::_exit(status) }
+    unsafe { libc::_exit(status.into()) }
 }
 
 impl Sim {

@@ -65,8 +65,7 @@ fn a_history_says_the_same_as_json() {
     for path in entries(&corpus()).iter().flat_map(|folder| entries(folder)) {
         let checker = checker::find(path.parent().unwrap().file_name().unwrap().to_str().unwrap()).unwrap();
         let ops = edn::read(&std::fs::read_to_string(&path).unwrap()).unwrap();
-        let lines: Vec<String> = ops.iter().map(json::write).collect();
-        let again = History::new(json::read(&lines.join("\n")).unwrap()).unwrap();
+        let again = History::new(json::read(&json::write_all(&ops)).unwrap()).unwrap();
         let (one, other) = ((checker.check)(&History::new(ops).unwrap()), (checker.check)(&again));
         assert_eq!(one.names(), other.names(), "{}", path.display());
     }

@@ -3,6 +3,10 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use jepsen::history::{History, Op, Process, Value};
+use jepsen::report;
+use jepsen::sim::plan::{Deed, Fault, Plan};
+
 /// The clean run: a few minutes on two processors that have other things to do.
 const MANY: &[&str] = &["--seeds", "200", "--time", "4s", "--calls", "80"];
 
@@ -50,9 +54,24 @@ fn seeds_are_clean() {
 
 /// A machine with this defect is found out within so many seeds, and the seed is told, with what it takes.
 fn finds_out(broken: &str, workload: &str, time: &str, seeds: &str) {
-    let output = sim(&["--broken", broken, "--workload", workload, "--time", time, "--seeds", seeds]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let out = dir.path().to_str().expect("a path that is text");
+    let what = ["--broken", broken, "--workload", workload, "--time", time, "--seeds", seeds, "--out", out];
+    let output = sim(&what);
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
+    let folder = said.lines().find_map(|line| line.trim().strip_prefix("in ")).expect("a folder");
+    for name in [
+        "history.edn",
+        "latency.svg",
+        "schedule.json",
+        "timeline.svg",
+        "trace",
+        "verdict.json",
+        "verdict.txt",
+    ] {
+        assert!(Path::new(folder).join(name).is_file(), "no {name}: {said}");
+    }
     let command = said.lines().find_map(|line| line.trim().strip_prefix("jepsen ")).expect("a command");
     let again: Vec<&str> = command.split_whitespace().skip(1).collect();
     let again = sim(&again);
@@ -69,20 +88,89 @@ fn clocks_that_race_are_found_out() {
     finds_out("racing-clocks", "register", "12s", "20");
 }
 
-/// A program in the simulator's place, which fails as it is told: what an exploration makes of it.
-fn explores(script: &str) -> String {
+/// The reason stands behind the checker's name.
+#[test]
+fn a_seed_that_is_undecided_says_why_and_is_no_success() {
+    let output = sim(&["--seed", "701", "--calls", "3", "--time", "1s"]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let why = said.lines().find_map(|line| line.strip_prefix("undecided: ")).expect("it is undecided");
+    let (_, reason) = why.split_once(": ").expect("a checker");
+    assert!(!reason.trim().is_empty(), "{said}");
+}
+
+/// How long clients work in a short history.
+const SHORT_NS: u64 = 2_000_000_000;
+
+/// A seed that stands for one pause, which ends while clients work.
+fn seed_with_a_pause() -> (u64, Fault) {
+    let found = (1..10_000).find_map(|seed| {
+        let plan = Plan::draw(seed, &["register"], SHORT_NS, None);
+        match &plan.faults[..] {
+            [fault] if matches!(fault.deed, Deed::Pause(_)) && fault.at_ns + fault.for_ns < SHORT_NS => {
+                Some((seed, fault.clone()))
+            }
+            _ => None,
+        }
+    });
+    found.expect("one of so many")
+}
+
+#[test]
+fn a_fault_begins_and_ends_in_the_history_and_is_shaded() {
+    let (seed, fault) = seed_with_a_pause();
     let dir = tempfile::tempdir().expect("a directory");
-    let program = dir.path().join("program");
+    let path = dir.path().join("history.edn");
+    let file = path.to_str().expect("a path that is text");
+    let seed = seed.to_string();
+    let output =
+        sim(&["--seed", &seed, "--workload", "register", "--time", "2s", "--calls", "40", "--history", file]);
+    let said = text(&output);
+    let history = History::load(&path).unwrap_or_else(|error| panic!("{error:#}: {said}"));
+    let is_fault = |op: &&Op| op.process == Process::Nemesis && op.value.get("phase").is_some();
+    let faults: Vec<&Op> = history.ops().iter().filter(is_fault).collect();
+    let [begin, end] = &faults[..] else { panic!("{faults:?} of seed {seed}: {said}") };
+    for (op, phase) in [(begin, "begin"), (end, "end")] {
+        assert_eq!(op.f, "pause", "{op}");
+        assert_eq!(op.value.get("phase").and_then(Value::as_name), Some(phase), "{op}");
+        let nodes = op.value.get("nodes").and_then(Value::as_ints).expect("nodes");
+        assert!(nodes.len() == 1 && (1..=5).contains(&nodes[0]), "{op}");
+    }
+    assert_eq!(begin.value.get("nodes"), end.value.get("nodes"));
+    let lasted = end.time - begin.time;
+    assert!((fault.for_ns..fault.for_ns + 1_000_000).contains(&lasted), "{begin} to {end}");
+    let svg = report::timeline(&history, 3, &[]);
+    assert!(svg.contains(">pause ["), "{svg}");
+}
+
+/// What an exploration of so many seeds, from the fourth on, makes of a program in the simulator's place.
+fn exploration(script: &str, dir: &Path, seeds: &str) -> Output {
+    let mut command = stand_in(script, dir);
+    command.args(["sim", "--seeds", seeds, "--from", "4", "--out"]).arg(dir.join("out"));
+    command.output().expect("jepsen runs")
+}
+
+/// `jepsen`, whose simulations are a program that does as it is told.
+fn stand_in(script: &str, dir: &Path) -> Command {
+    let program = dir.join("program");
     std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a program");
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&program, executable).expect("a program that can be run");
     let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen"));
-    command.args(["sim", "--seeds", "1", "--from", "4", "--out"]).arg(dir.path().join("out"));
-    let output = command.env("JEPSEN_BIN", &program).output().expect("jepsen runs");
+    command.env("JEPSEN_BIN", &program);
+    command
+}
+
+/// One seed that fails.
+fn explores(script: &str) -> String {
+    let dir = tempfile::tempdir().expect("a directory");
+    let output = exploration(script, dir.path(), "1");
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     let said = text(&output);
     let folder = said.lines().find_map(|line| line.trim().strip_prefix("in ")).expect("a folder");
-    assert!(Path::new(folder).join("verdict.txt").is_file(), "{said}");
+    for name in ["verdict.txt", "schedule.json"] {
+        assert!(Path::new(folder).join(name).is_file(), "no {name}: {said}");
+    }
     said
 }
 
@@ -107,5 +195,48 @@ fn a_run_that_died_is_shrunk_too() {
     // It dies whatever is left out.
     let said = explores("echo broken >&2; kill -ABRT $$");
     assert!(said.contains("FAILED: the process ended with"), "{said}");
-    assert!(said.contains("--faults none"), "{said}");
+    assert!(said.contains("--faults none --calls 1\n"), "{said}");
+}
+
+#[test]
+fn of_a_run_that_died_the_calls_it_takes_are_found() {
+    let clean = line("null");
+    let said = explores(&format!(
+        r#"calls=1000000
+while [ $# -gt 0 ]; do
+    if [ "$1" = --calls ]; then calls=$2; fi
+    shift
+done
+if [ $calls -lt 20 ]; then {clean}; else echo broken >&2; kill -ABRT $$; fi"#
+    ));
+    assert!(said.contains("FAILED: the process ended with"), "{said}");
+    assert!(said.contains("--faults none --calls 20\n"), "{said}");
+}
+
+#[test]
+fn undecided_seeds_are_no_failures_unless_there_are_many() {
+    let clean = line("null");
+    let undecided = clean.replace(r#""undecided":null"#, r#""undecided":"progress: only 3 calls succeeded""#);
+    let script = format!(r#"case "$*" in *"--seed 4 "*) {undecided}; exit 2 ;; *) {clean} ;; esac"#);
+    for (seeds, status) in [("40", 0), ("10", 2)] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let output = exploration(&script, dir.path(), seeds);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(status), "{said}");
+        assert!(said.contains("(1 undecided)") && !said.contains("FAILED"), "{said}");
+    }
+}
+
+#[test]
+fn a_harness_that_fails_is_told_from_a_seed_that_does() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let output = exploration("echo no room >&2; exit 2", dir.path(), "1");
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("no room") && !said.contains("FAILED"), "{said}");
+    for (script, status) in [("exit 0", 0), ("exit 1", 1), ("exit 2", 2), ("kill -ABRT $$", 1)] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let output = stand_in(script, dir.path()).args(["sim", "--seed", "4"]).output().expect("jepsen runs");
+        assert_eq!(output.status.code(), Some(status), "{script}: {}", text(&output));
+    }
 }

@@ -64,7 +64,8 @@ async fn all_succeed(cluster: &Cluster, indexes: RangeInclusive<u64>, each: usiz
     let mut answers = client.exchange(requests).await.expect("exchange").into_inner();
     let mut answered = 0;
     while answered < indexes.len() {
-        let Ok(batch) = tokio::time::timeout(std::time::Duration::from_secs(5), answers.message()).await else {
+        let Ok(batch) = tokio::time::timeout(std::time::Duration::from_secs(5), answers.message()).await
+        else {
             panic!("{answered} answered; {:?}", cluster.group(FOLLOWER).status());
         };
         let batch = batch.expect("an answer").expect("more");

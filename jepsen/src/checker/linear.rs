@@ -1,7 +1,8 @@
 //! Linearizability of registers and locks, key by key.
 //!
 //! Calls are `read`, `write` and `cas` with values `[key value]`, `[key value]` and `[key [old new]]`, or `acquire` and `release`
-//! with `[key holder]`, which are compare-and-sets between `nil` and the holder. A register begins as `nil`. A `final-read` has `[[key value] …]`.
+//! with `[key holder]`, which are compare-and-sets between `nil` and the holder. A register begins as `nil`. What is left after the run is
+//! looked at by `read`s like any other; older histories have a `final-read` of `[[key value] …]` instead.
 //!
 //! The search is Lowe's just-in-time linearization ("Testing for linearizability", 2017), a form of Wing and Gong's: it goes
 //! through the history once and keeps the set of *configurations* that explain it so far. A configuration is the state and

@@ -1,13 +1,14 @@
 //! Whether enough happened for the other verdicts to mean anything.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Verdict;
-use crate::history::{Call, DECLINED, FINAL_READ, History, Kind, Value};
+use crate::history::{Call, DECLINED, FINAL_READ, History, Kind, Process, SPLIT_AT, Value};
 
 /// Of a call that was tried so often, one must have succeeded.
 const TRIES_MIN: usize = 5;
-/// … and of all calls together so many.
+/// … and of all calls together so many, and one per second.
 const SUCCESSES_MIN: usize = 10;
 
 /// Counts what succeeded, by name of the call; of transactions, those that write and those that read apart. What is looked at after the
@@ -24,6 +25,10 @@ pub fn check(history: &History) -> Verdict {
         };
         counts.entry(name(&call)).or_default()[slot] += 1;
     }
+    // A workload that splits its table must have come to it, too.
+    for op in history.ops().iter().filter(|op| op.process == Process::Nemesis && op.f == SPLIT_AT) {
+        counts.entry(SPLIT_AT).or_default()[if op.error.is_none() { 0 } else { 2 }] += 1;
+    }
     let mut all = 0;
     for (f, [ok, declined, fail, info]) in &counts {
         all += ok;
@@ -36,10 +41,19 @@ pub fn check(history: &History) -> Verdict {
     if committed(READS).is_some() && committed(WRITES).unwrap_or(0) == 0 {
         verdict.unknown("no transaction that writes was committed");
     }
-    if all < SUCCESSES_MIN {
-        verdict.unknown(format!("only {all} calls succeeded"));
+    let seconds = seconds(history);
+    if all < SUCCESSES_MIN.max(seconds) {
+        verdict.unknown(format!("only {all} calls succeeded in {seconds} s"));
     }
     verdict
+}
+
+/// From the first call to the last that is not one of the last look.
+fn seconds(history: &History) -> usize {
+    let mut times = history.calls().filter(|call| !call.is_last() && call.invoke.f != FINAL_READ);
+    let first = times.next().map_or(0, |call| call.invoke.time);
+    let last = times.last().map_or(first, |call| call.invoke.time);
+    Duration::from_nanos(last.saturating_sub(first)).as_secs() as usize
 }
 
 /// Whether the database gave an answer that makes it fail.

@@ -1,4 +1,4 @@
-//! When what is done to whom: a pure function of the seed.
+//! When what is done to whom: a pure function of the seed and the workload's name.
 
 use std::time::Duration;
 
@@ -46,14 +46,21 @@ impl Planned {
     }
 }
 
-/// The schedules of a run: one, or if mixed one of processes and one of the network.
+/// The schedules of a run: one, or if mixed one of processes and one of the network. Each workload has others: of many kinds of faults a
+/// run has time for some, and all workloads together are to meet all of them.
 pub fn plans(
     seed: u64,
+    workload: &str,
     faults: &[&'static Fault],
     nodes: usize,
     time: Duration,
     mixed: bool,
 ) -> Vec<Vec<Planned>> {
+    // FNV-1a.
+    let name = workload.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let seed = seed ^ name;
     if !mixed {
         return vec![draw(seed, faults, nodes, time)];
     }
@@ -115,9 +122,23 @@ mod tests {
     }
 
     #[test]
+    fn all_workloads_together_meet_all_faults() {
+        for family in super::super::Family::ALL {
+            let faults: Vec<&Fault> = super::super::ALL.iter().filter(|f| f.family() == family).collect();
+            let drawn =
+                |workload: &str| plans(7, workload, &faults, 5, Duration::from_secs(60), false).concat();
+            let workloads = crate::workload::ALL.iter();
+            let all: Vec<Planned> = workloads.flat_map(|entry| drawn(entry.name)).collect();
+            for fault in &faults {
+                assert!(all.iter().any(|planned| planned.fault.name == fault.name), "{}", fault.name);
+            }
+        }
+    }
+
+    #[test]
     fn mixed_faults_are_drawn_apart() {
         let faults: Vec<&Fault> = super::super::ALL.iter().collect();
-        let plans = plans(3, &faults, 3, Duration::from_secs(60), true);
+        let plans = plans(3, "bank", &faults, 3, Duration::from_secs(60), true);
         assert_eq!(plans.len(), 2);
         assert!(plans[0].iter().all(|p| !p.fault.needs_links()) && !plans[0].is_empty());
         assert!(plans[1].iter().all(|p| p.fault.needs_links()) && !plans[1].is_empty());

@@ -1,4 +1,6 @@
-//! Histories as JSON, one object per line, for tools that don't read EDN.
+//! Histories as JSON, an array with one object per line, for tools that don't read EDN.
+//!
+//! The reader takes an array in any form, and one object per line without an array around them.
 //!
 //! Keywords and texts are both strings; maps have strings as keys. So a history that went through JSON has texts where
 //! it had keywords, which the checkers take for the same.
@@ -7,6 +9,17 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value as Json};
 
 use super::{Op, Process, Value, edn};
+
+/// What stands before the first operation of an array, between two, and after the last.
+pub(super) const OPEN: &str = "[\n";
+pub(super) const BETWEEN: &str = ",\n";
+pub(super) const CLOSE: &str = "\n]\n";
+
+/// A whole history: an array, in which each operation has a line.
+pub fn write_all(ops: &[Op]) -> String {
+    let lines: Vec<String> = ops.iter().map(write).collect();
+    format!("{OPEN}{}{CLOSE}", lines.join(BETWEEN))
+}
 
 /// One operation as a line.
 pub fn write(op: &Op) -> String {
@@ -29,8 +42,18 @@ pub fn write(op: &Op) -> String {
 
 /// All operations of a text.
 pub fn read(text: &str) -> Result<Vec<Op>> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let whole = text.trim();
+    if whole.starts_with('[') && whole.ends_with(']') {
+        let items: Vec<Json> = serde_json::from_str(whole).context("an array of operations")?;
+        let items = items.into_iter().enumerate();
+        return items
+            .map(|(n, item)| edn::op(&value(item)).with_context(|| format!("operation {n}")))
+            .collect();
+    }
+    // Lines, or our array of a run that was broken off, which has no end.
+    let lines = text.lines().map(|line| line.trim().trim_end_matches(',')).enumerate();
     lines
+        .filter(|(_, line)| !line.is_empty() && *line != OPEN.trim_end())
         .map(|(n, line)| {
             let parsed: Json = serde_json::from_str(line).with_context(|| format!("line {}", n + 1))?;
             edn::op(&value(parsed)).with_context(|| format!("line {}", n + 1))

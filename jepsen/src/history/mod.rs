@@ -5,7 +5,9 @@
 //! `40003`). An operation that was never completed counts as `info`.
 //!
 //! The form is Jepsen's, so that Elle, Knossos and Jepsen's own checkers can read what we write: one map per line with
-//! `:index :type :process :f :value :time` (nanoseconds) and `:error`. What a value looks like is a matter of workload and checker.
+//! `:index :type :process :f :value :time` (nanoseconds) and `:error`; or, as JSON, one array of such objects. What a value looks like is a
+//! matter of workload and checker. Where a checker of the same kind exists elsewhere, clients' calls are only those that it knows: what is
+//! none of its business is done in the name of the nemesis ([`SPLIT_AT`]).
 //!
 //! Invariant, kept by [`Recorder`] and checked by [`History::new`]: a process has at most one call under way. A process
 //! whose call ended in `info` is dead; its client goes on under a new number.
@@ -25,6 +27,9 @@ pub use value::Value;
 
 /// The call that looks at everything that is left: checkers of single keys read `[[key value] …]`, others what their reads have.
 pub const FINAL_READ: &str = "final-read";
+
+/// A client has split a table's shard. The nemesis is said to have done it: one operation when it is over, with an `:error` if it failed.
+pub const SPLIT_AT: &str = "split-at";
 
 /// Clients that look at what is left, after the run, are numbered from here on.
 pub const LAST_PROCESS: u64 = 1_000_000;
@@ -188,7 +193,7 @@ impl History {
         Ok(Self { ops, completion })
     }
 
-    /// Reads a file: `.json` by lines, anything else as EDN.
+    /// Reads a file: `.json` as an array or by lines, anything else as EDN.
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let ops =

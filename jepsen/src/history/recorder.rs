@@ -1,5 +1,6 @@
 //! Writes a history while it happens.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -53,6 +54,8 @@ pub struct Tally {
     pub faults: u64,
     /// Those that the cluster refused.
     pub refused: u64,
+    /// Of each kind that was asked for, how many were done, and refused.
+    pub kinds: BTreeMap<String, [u64; 2]>,
     /// Faults that are not yet undone.
     pub under_way: Vec<String>,
 }
@@ -62,13 +65,21 @@ impl Tally {
         let phase = op.value.get("phase").and_then(Value::as_name);
         match (op.process, op.kind, phase) {
             (Process::Nemesis, _, Some("begin")) => self.under_way.push(op.f.clone()),
+            (Process::Nemesis, _, None) if op.f == faults::ASKED => {
+                let names = op.value.as_slice().unwrap_or_default().iter().filter_map(Value::as_name);
+                self.kinds.extend(names.map(|name| (name.to_owned(), [0, 0])));
+            }
             (Process::Nemesis, ..) => {
                 self.under_way.retain(|fault| *fault != op.f);
-                match (phase, op.value.get("outcome").and_then(Value::as_name)) {
-                    (Some("end"), Some(faults::REFUSED)) => self.refused += 1,
-                    (Some("end"), None | Some(faults::DONE)) => self.faults += 1,
-                    _ => {}
-                }
+                let (done, refused) = match (phase, op.value.get("outcome").and_then(Value::as_name)) {
+                    (Some("end"), Some(faults::REFUSED)) => (0, 1),
+                    (Some("end"), None | Some(faults::DONE)) => (1, 0),
+                    _ => return,
+                };
+                self.faults += done;
+                self.refused += refused;
+                let of_kind = self.kinds.entry(op.f.clone()).or_default();
+                *of_kind = [of_kind[0] + done, of_kind[1] + refused];
             }
             (_, Kind::Invoke, _) => {}
             (_, Kind::Ok, _) => self.ok += 1,
@@ -93,13 +104,10 @@ impl Recorder {
             let path = folder.join(name);
             File::create(&path).map(BufWriter::new).with_context(|| format!("creating {}", path.display()))
         };
-        let files = Files {
-            next: 0,
-            tally: Tally::default(),
-            edn: create("history.edn")?,
-            json: create("history.json")?,
-            failed: None,
-        };
+        let mut json = create("history.json")?;
+        json.write_all(json::OPEN.as_bytes()).context("writing the history")?;
+        let edn = create("history.edn")?;
+        let files = Files { next: 0, tally: Tally::default(), edn, json, failed: None };
         Ok(Self { clock, ops_max, files: Mutex::new(files) })
     }
 
@@ -130,24 +138,26 @@ impl Recorder {
             time: self.clock.elapsed().as_nanos() as u64,
             error: error.map(str::to_owned),
         };
+        let before = if files.next == 0 { "" } else { json::BETWEEN };
         files.next += 1;
         files.tally.add(&op);
         let mut line = String::new();
         // Writing to a string can't fail.
         let _ = edn::write(&mut line, &op);
         let written =
-            writeln!(files.edn, "{line}").and_then(|()| writeln!(files.json, "{}", json::write(&op)));
+            writeln!(files.edn, "{line}").and_then(|()| write!(files.json, "{before}{}", json::write(&op)));
         if let Err(error) = written {
             files.failed.get_or_insert(error);
         }
     }
 
-    /// Everything is in the files, or this says why not.
+    /// Nothing more will be recorded: everything is in the files, or this says why not.
     pub fn finish(&self) -> Result<()> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = files.failed.take() {
             return Err(error).context("writing the history");
         }
-        files.edn.flush().and_then(|()| files.json.flush()).context("writing the history")
+        let ended = files.json.write_all(json::CLOSE.as_bytes()).and_then(|()| files.json.flush());
+        ended.and_then(|()| files.edn.flush()).context("writing the history")
     }
 }

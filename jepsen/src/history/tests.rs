@@ -60,6 +60,33 @@ fn what_is_recorded_is_read_back() {
     assert!(edn.ops()[0].time <= edn.ops()[1].time);
 }
 
+#[test]
+fn json_is_read_as_an_array_and_by_lines() {
+    let ops = [
+        op(Process::Client(3), Kind::Invoke, "write", Value::pair(1, 2)),
+        Op { index: 1, ..op(Process::Client(3), Kind::Info, "write", Value::pair(1, 2)) },
+        Op { index: 2, ..op(Process::Nemesis, Kind::Info, SPLIT_AT, Value::Int(4)) },
+    ];
+    let array = json::write_all(&ops);
+    assert_eq!(array.lines().count(), ops.len() + 2, "{array}");
+    let document: Vec<serde_json::Value> = serde_json::from_str(&array).unwrap();
+    assert_eq!(document.len(), ops.len());
+    let pretty = serde_json::to_string_pretty(&document).unwrap();
+    let lines: Vec<String> = ops.iter().map(json::write).collect();
+    let broken_off = array.trim_end().trim_end_matches(']');
+    for text in [&array[..], &pretty, &lines.join("\n"), &document_line(&document), broken_off] {
+        assert_eq!(json::read(text).unwrap(), ops, "{text}");
+    }
+    assert!(json::read("[\n]\n").unwrap().is_empty());
+    assert!(json::read(&json::write_all(&[])).unwrap().is_empty());
+    assert!(json::read(&array.replace("write", "\"")).is_err());
+}
+
+/// All on one line.
+fn document_line(document: &[serde_json::Value]) -> String {
+    serde_json::to_string(document).unwrap()
+}
+
 fn any_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Nil),

@@ -25,7 +25,7 @@ pub fn draw(history: &History) -> String {
     let mut svg = Svg::new(WIDTH, RATE_TOP + RATE_HEIGHT + 30.0);
     for (n, shade) in shades(history).iter().enumerate() {
         let (from, to) = (x(shade.from as f64), x(shade.to as f64));
-        let size = (to - from, RATE_TOP + RATE_HEIGHT - TOP);
+        let size = ((to - from).max(1.0), RATE_TOP + RATE_HEIGHT - TOP);
         svg.rect((from, TOP), size, "#fbe3c0", "", &shade.begin.to_string());
         // Alternating heights: faults may follow each other closely.
         svg.text((from, TOP - 4.0 - (n % 2) as f64 * 12.0), &shade.label);

@@ -7,6 +7,8 @@ mod timeline;
 
 pub use timeline::draw as timeline;
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use serde_json::{Value as Json, json};
 
@@ -16,22 +18,60 @@ use crate::run::{Options, Outcome, write_json};
 
 /// Writes `verdict.json`, `verdict.txt`, `timeline.svg` and `latency.svg` into the run's folder.
 pub fn write(outcome: &Outcome, history: &History, options: &Options) -> Result<()> {
-    let json = json!({
-        "workload": options.workload,
-        "seed": options.seed,
-        "valid": word(outcome.validity()),
-        "operations": history.ops().len(),
-        "checkers": outcome.verdicts.iter().map(verdict).collect::<Vec<_>>(),
-        "troubles": outcome.troubles,
-    });
-    write_json(&outcome.folder, "verdict.json", &json)?;
-    let save = |name: &str, text: String| {
-        let path = outcome.folder.join(name);
-        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+    let findings = Findings {
+        folder: &outcome.folder,
+        workload: &options.workload,
+        seed: options.seed,
+        validity: outcome.validity(),
+        verdicts: &outcome.verdicts,
+        troubles: &outcome.troubles,
+        history,
+        clients: options.clients,
     };
-    save("verdict.txt", text(outcome))?;
-    save("timeline.svg", timeline::draw(history, options.clients, &outcome.verdicts))?;
-    save("latency.svg", latency::draw(history))
+    findings.save("verdict.txt", text(outcome))?;
+    findings.write()
+}
+
+/// What was found by a run, be it a real or a simulated one.
+pub struct Findings<'a> {
+    /// The run's folder.
+    pub folder: &'a Path,
+    /// The workload's name.
+    pub workload: &'a str,
+    /// The seed.
+    pub seed: u64,
+    /// The worst of the verdicts, or worse.
+    pub validity: Validity,
+    /// What the checkers say.
+    pub verdicts: &'a [Verdict],
+    /// What went wrong that is in no verdict.
+    pub troubles: &'a [String],
+    /// What was asked and answered.
+    pub history: &'a History,
+    /// Rows of the timeline.
+    pub clients: u64,
+}
+
+impl Findings<'_> {
+    /// Writes `verdict.json`, `timeline.svg` and `latency.svg` into the folder.
+    pub fn write(&self) -> Result<()> {
+        let json = json!({
+            "workload": self.workload,
+            "seed": self.seed,
+            "valid": word(self.validity),
+            "operations": self.history.ops().len(),
+            "checkers": self.verdicts.iter().map(verdict).collect::<Vec<_>>(),
+            "troubles": self.troubles,
+        });
+        write_json(self.folder, "verdict.json", &json)?;
+        self.save("timeline.svg", timeline::draw(self.history, self.clients, self.verdicts))?;
+        self.save("latency.svg", latency::draw(self.history))
+    }
+
+    fn save(&self, name: &str, text: String) -> Result<()> {
+        let path = self.folder.join(name);
+        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+    }
 }
 
 /// The verdicts for a terminal.
@@ -86,7 +126,9 @@ fn shades(history: &History) -> Vec<Shade<'_>> {
     let begins = faults.iter().enumerate().filter(|(_, op)| phase(op, "begin"));
     begins
         .map(|(n, begin)| {
-            let end = faults[n..].iter().find(|op| op.f == begin.f && phase(op, "end"));
+            // Simulated faults of one kind may overlap: they are numbered.
+            let is_same = |op: &Op| op.f == begin.f && op.value.get("number") == begin.value.get("number");
+            let end = faults[n..].iter().find(|op| is_same(op) && phase(op, "end"));
             let nodes = begin.value.get("nodes").map(Value::to_string).unwrap_or_default();
             Shade {
                 from: begin.time,

@@ -150,6 +150,7 @@ pub fn markdown(preface: &str, rows: &[Row]) -> String {
         of(Validity::Unknown),
         rows.iter().filter(|row| row.slow).count()
     );
+    text += &kinds(rows);
     let bad: Vec<&Row> = rows.iter().filter(|row| row.safety != Validity::Valid).collect();
     if !bad.is_empty() {
         let _ = writeln!(text, "\nNot valid:\n");
@@ -159,6 +160,29 @@ pub fn markdown(preface: &str, rows: &[Row]) -> String {
         let why: String = why.chars().take(600).collect();
         let (workload, faults, seed) = (&row.workload, &row.faults, row.seed);
         let _ = writeln!(text, "- {workload}, {faults}, seed {seed}: {}: {why}", word(row.safety));
+    }
+    text
+}
+
+/// How often which fault was done: a row says only how many there were.
+fn kinds(rows: &[Row]) -> String {
+    let mut counts: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
+    for (kind, of) in rows.iter().flat_map(|row| &row.tally.kinds) {
+        let sum = counts.entry(kind).or_default();
+        *sum = [sum[0] + of[0], sum[1] + of[1]];
+    }
+    let told = |(kind, [done, refused]): (&&str, &[u64; 2])| match refused {
+        0 => format!("{kind} {done}"),
+        _ => format!("{kind} {done} ({refused} refused)"),
+    };
+    let (done, never): (Vec<_>, Vec<_>) = counts.iter().partition(|(_, [done, _])| *done > 0);
+    let list = |of: Vec<_>| of.into_iter().map(told).collect::<Vec<_>>().join(", ");
+    let mut text = String::new();
+    if !done.is_empty() {
+        text += &format!("\nFaults done: {}.\n", list(done));
+    }
+    if !never.is_empty() {
+        text += &format!("\nFaults that were asked for and **never done**: {}.\n", list(never));
     }
     text
 }
@@ -185,7 +209,8 @@ mod tests {
         let mut good = Row::failed("bank", "disk", 1, String::new());
         good.safety = Validity::Valid;
         good.wrong.clear();
-        good.tally = Tally { ok: 10, faults: 2, ..Tally::default() };
+        let kinds = [("kill".to_owned(), [2, 0]), ("move".to_owned(), [0, 1])].into();
+        good.tally = Tally { ok: 10, faults: 2, kinds, ..Tally::default() };
         good.gap = Some(Duration::from_millis(300));
         good.worked = Duration::from_secs(60);
         let more = Row { seed: 2, gap: Some(Duration::from_millis(900)), ..good.clone() };
@@ -195,6 +220,8 @@ mod tests {
         assert!(text.contains("| bank |  | ✓ 20 / 4 / 0.9 s |\n"), "{text}");
         assert!(text.contains("| set | **?** 0 / 0 / – |  |\n"), "{text}");
         assert!(text.contains("3 runs, in which clients worked for 2 minutes: 20 calls happened"), "{text}");
+        assert!(text.contains("Faults done: kill 4.\n"), "{text}");
+        assert!(text.contains("**never done**: move 0 (2 refused).\n"), "{text}");
         assert!(text.contains("- set, clock, seed 1: UNKNOWN: no cluster\n"), "{text}");
     }
 }

@@ -25,7 +25,8 @@ pub fn draw(history: &History, clients: u64, verdicts: &[Verdict]) -> String {
     let height = TOP + rows as f64 * ROW + 20.0;
     let mut svg = Svg::new(LEFT + end * scale + 20.0, height);
     for (n, shade) in shades(history).iter().enumerate() {
-        let size = (x(shade.to) - x(shade.from), height - TOP + 12.0);
+        // What is over in a moment is to be seen, too.
+        let size = ((x(shade.to) - x(shade.from)).max(1.0), height - TOP + 12.0);
         svg.rect((x(shade.from), TOP - 12.0), size, "#fbe3c0", "", &shade.begin.to_string());
         svg.text((x(shade.from), TOP - 16.0 - (n % 2) as f64 * 12.0), &shade.label);
     }

@@ -10,8 +10,8 @@ use rand::{Rng, SeedableRng};
 use tokio_postgres::NoTls;
 
 use super::sleep;
-use crate::history::{Kind, LAST_PROCESS, Process, Recorder};
-use crate::workload::{Answer, Failure, Invocation, Session, Workload};
+use crate::history::{FINAL_READ, Kind, LAST_PROCESS, Recorder, Value};
+use crate::workload::{Answer, Failure, Invocation, READ_KEYS, Session, Workload};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between attempts to connect.
@@ -80,17 +80,19 @@ impl Clients {
         for (node, url) in self.urls.iter().enumerate() {
             let mut session: Option<Session> = None;
             for call in &calls {
+                let processes = call.written(0, Kind::Invoke, &call.value).len() as u64;
                 let mut error = String::new();
                 let mut done = false;
                 for _ in 0..RETRIES_MAX {
-                    process += 1;
+                    let first = process + 1;
+                    process += processes;
                     let open = match session.take().filter(|session| !session.is_closed()) {
                         Some(open) => Ok(open),
                         None => connect(url, node % 2 == 1).await,
                     };
                     match open {
                         Ok(open) => {
-                            done = self.call(&open, call, process, recorder).await;
+                            done = self.call(&open, call, first, recorder).await;
                             // What failed may still be on its way on this connection.
                             session = done.then_some(open);
                         }
@@ -115,17 +117,21 @@ impl Clients {
 
     /// One call, written down; whether it succeeded.
     async fn call(&self, session: &Session, call: &Invocation, process: u64, recorder: &Recorder) -> bool {
-        let process = Process::Client(process);
-        recorder.record(process, Kind::Invoke, call.f, &call.value, None);
+        let record = |kind: Kind, value: &Value, error: Option<&str>| {
+            for (process, kind, f, value) in call.written(process, kind, value) {
+                recorder.record(process, kind, f, &value, error);
+            }
+        };
+        record(Kind::Invoke, &call.value, None);
         let answer = tokio::time::timeout(self.call_timeout, self.workload.apply(session, call)).await;
         match answer.unwrap_or_else(|_| no_answer(call)) {
-            Ok(value) => recorder.record(process, Kind::Ok, call.f, &value, None),
+            Ok(value) => record(Kind::Ok, &value, None),
             Err(Failure::Fail(why)) => {
-                recorder.record(process, Kind::Fail, call.f, &call.value, Some(&why));
+                record(Kind::Fail, &call.value, Some(&why));
                 return false;
             }
             Err(Failure::Info(why)) => {
-                recorder.record(process, Kind::Info, call.f, &call.value, Some(&why));
+                record(Kind::Info, &call.value, Some(&why));
                 return false;
             }
         }
@@ -139,7 +145,7 @@ const CALLS_ABROAD: u64 = 10;
 /// Where the call was when time ran out isn't known: a COMMIT may be on its way.
 fn no_answer(call: &Invocation) -> Answer {
     Err(match call.f {
-        "read" | "final-read" => Failure::Fail("no answer in time".to_owned()),
+        "read" | FINAL_READ | READ_KEYS => Failure::Fail("no answer in time".to_owned()),
         _ => Failure::Info("no answer in time".to_owned()),
     })
 }

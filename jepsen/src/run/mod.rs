@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `run.json` | workload, seed, faults and all other settings |
-//! | `schedule.json` | when what was to be done to whom |
+//! | `schedule.json` | when what was to be done to whom (where a fault looks for a leader, the history tells whom it found) |
 //! | `history.edn`, `history.json` | what was asked and answered |
 //! | `verdict.json`, `verdict.txt` | what the checkers say |
 //! | `timeline.svg`, `latency.svg` | pictures |
@@ -88,7 +88,14 @@ pub async fn run(options: &Options, cluster: &Cluster) -> Result<Outcome> {
     let entry = workload::find(&options.workload)
         .with_context(|| format!("there is no workload '{}'; `jepsen list` shows them", options.workload))?;
     let folder = make_folder(options)?;
-    let plans = schedule::plans(options.seed, &options.faults, cluster.nodes, options.time, options.mixed);
+    let plans = schedule::plans(
+        options.seed,
+        entry.name,
+        &options.faults,
+        cluster.nodes,
+        options.time,
+        options.mixed,
+    );
     let planned: Vec<_> = plans.iter().flatten().map(schedule::Planned::json).collect();
     write_json(&folder, "schedule.json", &json!(planned))?;
     cluster.wipe().await?;
@@ -189,6 +196,9 @@ fn describe(options: &Options, nodes: usize) -> serde_json::Value {
         "clients": options.clients,
         "rate": options.rate,
         "call_timeout_ms": options.call_timeout.as_millis() as u64,
+        "ops_max": options.ops_max,
+        "gap_max_ms": options.gap_max.map(|gap| gap.as_millis() as u64),
+        "plain_tables": options.plain_tables,
         "mixed": options.mixed,
         "faults": options.faults.iter().map(|fault| fault.name).collect::<Vec<_>>(),
     })

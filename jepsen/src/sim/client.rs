@@ -14,7 +14,7 @@ use txn::api::Database;
 use super::host;
 use super::workload::{DEFECT, Workload};
 use super::world::World;
-use crate::history::{Kind, LAST_PROCESS, Op, Process, Value};
+use crate::history::{Kind, LAST_PROCESS, Op, Process, SPLIT_AT, Value};
 use crate::workload::{Answer, Failure, Invocation};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
@@ -97,8 +97,8 @@ impl Record {
     }
 
     /// Notes what the nemesis does.
-    pub fn nemesis(&self, text: &str) {
-        self.push(Process::Nemesis, Kind::Info, "fault", &Value::from(text), None);
+    pub fn nemesis(&self, f: &str, value: &Value) {
+        self.push(Process::Nemesis, Kind::Info, f, value, None);
     }
 
     fn push(&self, process: Process, kind: Kind, f: &str, value: &Value, error: Option<&str>) {
@@ -111,6 +111,12 @@ impl Record {
             (_, Kind::Invoke) => inner.underway += 1,
             _ => inner.underway -= 1,
         }
+        // Who splits a shard is no client, as in `Invocation::written`.
+        let (process, kind) = match (f, kind) {
+            (SPLIT_AT, Kind::Invoke) => return,
+            (SPLIT_AT, _) => (Process::Nemesis, Kind::Info),
+            _ => (process, kind),
+        };
         let op = Op {
             index: inner.ops.len(),
             process,

@@ -13,9 +13,12 @@ use tokio::process::Command;
 use super::plan::{Defect, Plan};
 use super::run::Outcome;
 use crate::checker::{self, Validity};
+use crate::run::write_json;
 
 /// A process that computes longer has lost its way. (How long it takes says nothing where others compute, too.)
 const CPU_SECONDS_MAX: libc::rlim_t = 120;
+/// With this status `jepsen` ends when it can't tell: a seed is undecided, or the harness failed.
+pub const STATUS_UNKNOWN: i32 = 2;
 /// How often a failing seed is run again, to find out what it needs.
 const SHRINK_RUNS_MAX: usize = 60;
 
@@ -38,6 +41,8 @@ pub struct Exploration {
     pub defect: Option<Defect>,
     /// Of the faults, those with these numbers; none: all.
     pub only: Option<Vec<usize>>,
+    /// Clients' calls, at most.
+    pub calls_max: u64,
     /// Where runs that failed leave their folders.
     pub out: PathBuf,
     /// Go on after a failure, and tell of all of them.
@@ -47,9 +52,11 @@ pub struct Exploration {
 impl Exploration {
     /// The numbers of a seed's faults, as its process draws them.
     pub fn drawn(&self, seed: u64) -> Vec<usize> {
-        let plan = Plan::draw(seed, &self.workloads, self.work_ns, self.defect);
-        let numbers = 0..plan.faults.len();
-        numbers.filter(|n| self.only.as_ref().is_none_or(|only| only.contains(n))).collect()
+        self.plan(seed).chosen(self.only.as_deref()).into_iter().map(|(number, _)| number).collect()
+    }
+
+    fn plan(&self, seed: u64) -> Plan {
+        Plan::draw(seed, &self.workloads, self.work_ns, self.defect)
     }
 }
 
@@ -64,8 +71,8 @@ pub struct Report {
     pub undecided: bool,
     /// The numbers of the faults, if it has told.
     pub faults: Option<Vec<usize>>,
-    /// Clients' calls.
-    pub calls: u64,
+    /// Clients' calls, if it has told.
+    pub calls: Option<u64>,
     /// Simulated time.
     pub simulated: Duration,
     /// Hash of everything that happened.
@@ -89,15 +96,14 @@ impl Report {
 
     fn of(seed: u64, line: &str) -> Result<Self> {
         let report: Json = serde_json::from_str(line).with_context(|| format!("in {line:?}"))?;
-        let number = |name: &str| report[name].as_u64().unwrap_or_default();
         let faults = report["faults"].as_array();
         Ok(Self {
             seed,
             failure: report["failure"].as_str().map(str::to_owned),
             undecided: report["undecided"].is_string(),
             faults: faults.map(|all| all.iter().filter_map(|n| n.as_u64().map(|n| n as usize)).collect()),
-            calls: number("calls"),
-            simulated: Duration::from_nanos(number("simulated_ns")),
+            calls: report["calls"].as_u64(),
+            simulated: Duration::from_nanos(report["simulated_ns"].as_u64().unwrap_or_default()),
             digest: report["digest"].as_str().unwrap_or_default().to_owned(),
         })
     }
@@ -110,7 +116,7 @@ pub struct Failure {
     pub what: String,
     /// The command that shows it.
     pub command: String,
-    /// Where its trace, its history, a picture and the verdict are.
+    /// Where its trace, its history, its schedule, pictures and the verdict are.
     pub folder: PathBuf,
 }
 
@@ -172,15 +178,17 @@ pub async fn explore(what: &Exploration, progress: impl Fn(&Found)) -> Result<Fo
         let report = report.with_context(|| format!("seed {seed}"))?;
         found.runs += 1;
         found.undecided += u64::from(report.undecided && report.failure.is_none());
-        found.calls += report.calls;
+        found.calls += report.calls.unwrap_or_default();
         found.simulated += report.simulated;
         found.took = began.elapsed();
         progress(&found);
-        if report.failure.is_some() {
-            let (failure, arguments) = shrink(report, what).await?;
-            let folder = keep(seed, &arguments, &what.out).await?;
-            let command = format!("jepsen sim --seed {seed} {}", arguments.join(" "));
-            found.failures.push(Failure { what: failure, command, folder });
+        if let Some(failure) = report.failure.clone() {
+            // Whatever happens now, that it has failed must be known.
+            let shrunk = shrink(report, what).await;
+            let shrunk = shrunk.with_context(|| format!("shrinking seed {seed}, which failed: {failure}"))?;
+            let folder = keep(seed, &shrunk, what).await?;
+            let command = format!("jepsen sim --seed {seed} {}", shrunk.arguments.join(" "));
+            found.failures.push(Failure { what: shrunk.failure, command, folder });
             if !what.keep_going {
                 break;
             }
@@ -190,16 +198,29 @@ pub async fn explore(what: &Exploration, progress: impl Fn(&Found)) -> Result<Fo
     Ok(found)
 }
 
+/// What a failing seed comes down to.
+struct Shrunk {
+    /// What is wrong in the end.
+    failure: String,
+    /// The numbers of the faults that it takes.
+    faults: Vec<usize>,
+    /// With which arguments it is seen.
+    arguments: Vec<String>,
+}
+
 /// Runs a seed once more, for whoever wants to understand it.
-async fn keep(seed: u64, arguments: &[String], out: &Path) -> Result<PathBuf> {
+async fn keep(seed: u64, shrunk: &Shrunk, what: &Exploration) -> Result<PathBuf> {
     let folder = (1..).map(|n| {
-        out.join(format!("sim-seed-{seed}{}", if n == 1 { String::new() } else { format!("-{n}") }))
+        what.out.join(format!("sim-seed-{seed}{}", if n == 1 { String::new() } else { format!("-{n}") }))
     });
     let folder = folder.into_iter().find(|folder| !folder.exists()).context("a folder")?;
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let mut command = here(seed, arguments)?;
+    let faults = what.plan(seed).chosen(Some(&shrunk.faults[..]));
+    let schedule: Vec<Json> = faults.iter().map(|(number, fault)| fault.json(*number)).collect();
+    write_json(&folder, "schedule.json", &Json::from(schedule))?;
+    let mut command = here(seed, &shrunk.arguments)?;
     command.arg("--trace").arg(folder.join("trace")).arg("--history").arg(folder.join("history.edn"));
-    command.arg("--timeline").arg(folder.join("timeline.svg"));
+    command.arg("--folder").arg(&folder);
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.context("running a seed")?;
     let said = [&output.stdout[..], &output.stderr[..]].concat();
     let path = folder.join("verdict.txt");
@@ -224,9 +245,8 @@ fn same_kind(one: &str, other: &str) -> bool {
     names.split(", ").any(|name| other_names.split(", ").any(|other| name == other))
 }
 
-/// Leaves out faults and calls as long as it still fails in the same way. Returns what is wrong in the end, and with which arguments it
-/// is seen.
-async fn shrink(mut failing: Report, what: &Exploration) -> Result<(String, Vec<String>)> {
+/// Leaves out faults and calls as long as it still fails in the same way.
+async fn shrink(mut failing: Report, what: &Exploration) -> Result<Shrunk> {
     let (seed, arguments) = (failing.seed, &what.arguments[..]);
     // One that died has not told.
     let mut needed = failing.faults.take().unwrap_or_else(|| what.drawn(seed));
@@ -252,7 +272,20 @@ async fn shrink(mut failing: Report, what: &Exploration) -> Result<(String, Vec<
             _ => n += 1,
         }
     }
-    let (mut enough, mut too_few) = (failing.calls, 0);
+    let mut too_few: u64 = 0;
+    let mut enough = failing.calls;
+    // One that died has not told of its calls either: ever more of them, until it dies again.
+    while enough.is_none() && too_few < what.calls_max && runs < SHRINK_RUNS_MAX {
+        let more = (too_few * 2).clamp(1, what.calls_max);
+        runs += 1;
+        match child(seed, &with(&needed, Some(more))).await? {
+            again if still_fails(&again) => {
+                (failing, enough, calls_max) = (again, Some(more), Some(more));
+            }
+            _ => too_few = more,
+        }
+    }
+    let mut enough = enough.unwrap_or_default();
     while too_few + 1 < enough && runs < SHRINK_RUNS_MAX {
         let middle = too_few + (enough - too_few) / 2;
         runs += 1;
@@ -263,10 +296,11 @@ async fn shrink(mut failing: Report, what: &Exploration) -> Result<(String, Vec<
             _ => too_few = middle,
         }
     }
-    Ok((failing.failure.unwrap_or_default(), with(&needed, calls_max)))
+    let (failure, arguments) = (failing.failure.unwrap_or_default(), with(&needed, calls_max));
+    Ok(Shrunk { failure, faults: needed, arguments })
 }
 
-/// One seed in a process of its own. A process that dies is a failure of that seed.
+/// One seed in a process of its own. A process that dies is a failure of that seed; one that says that the harness failed is an error.
 pub async fn child(seed: u64, arguments: &[String]) -> Result<Report> {
     let mut command = here(seed, arguments)?;
     command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -276,8 +310,11 @@ pub async fn child(seed: u64, arguments: &[String]) -> Result<Report> {
         Some(line) if line.starts_with('{') => Report::of(seed, line),
         _ => {
             let said = String::from_utf8_lossy(&output.stderr);
-            let said: Vec<&str> = said.lines().take(4).collect();
-            Ok(Report::died(seed, format!("the process ended with {}: {}", output.status, said.join(" "))))
+            let said = said.lines().take(4).collect::<Vec<_>>().join(" ");
+            if output.status.code() == Some(STATUS_UNKNOWN) {
+                bail!("the harness failed: {said}");
+            }
+            Ok(Report::died(seed, format!("the process ended with {}: {said}", output.status)))
         }
     }
 }
@@ -290,7 +327,7 @@ impl Report {
             failure: Some(failure),
             undecided: false,
             faults,
-            calls: 0,
+            calls: None,
             simulated: Duration::ZERO,
             digest,
         }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use rand::Rng;
 use rand::rngs::StdRng;
+use serde_json::{Value as Json, json};
 
 use super::host::Lens;
 use super::world::{Place, Purpose, generator};
@@ -110,6 +111,27 @@ pub enum Deed {
     },
 }
 
+impl Deed {
+    /// What histories call it: as faults of real clusters are called, where there is one like it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Deed::Crash { power: true, .. } => "power-cut",
+            Deed::Crash { .. } => "kill",
+            Deed::Pause(_) => "pause",
+            Deed::Isolate { outgoing: true, incoming: true, .. } => "partition",
+            Deed::Isolate { outgoing: true, .. } => "partition-out",
+            Deed::Isolate { .. } => "partition-in",
+            Deed::Race(_) => "racing-clocks",
+            Deed::Halves(_) => "partition-halves",
+            Deed::Slow { lost_permille: 0, .. } => "slow-link",
+            Deed::Slow { .. } => "lossy-link",
+            Deed::Reset(_) => "reset",
+            Deed::Stall { .. } => "disk-stall",
+            Deed::WallJump { .. } => "clock-jump",
+        }
+    }
+}
+
 /// A fault: from when, for how long, what.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fault {
@@ -119,6 +141,19 @@ pub struct Fault {
     pub for_ns: u64,
     /// What.
     pub deed: Deed,
+}
+
+impl Fault {
+    /// For `schedule.json`. Whom it hits, if that is a leader, the history says.
+    pub fn json(&self, number: usize) -> Json {
+        json!({
+            "number": number,
+            "at_ms": self.at_ns / MS,
+            "lasts_ms": self.for_ns / MS,
+            "fault": self.deed.name(),
+            "about": self.to_string(),
+        })
+    }
 }
 
 impl fmt::Display for Fault {
@@ -203,6 +238,12 @@ impl Plan {
         }
         faults.sort_by_key(|fault| fault.at_ns);
         Self { nodes, workload, lenses, keep_entries, checkpoint_ns, rest_after_ns, splits, pause_ns, faults }
+    }
+
+    /// The faults with the numbers in `only`, or all.
+    pub fn chosen(&self, only: Option<&[usize]>) -> Vec<(usize, Fault)> {
+        let numbered = self.faults.iter().cloned().enumerate();
+        numbered.filter(|(number, _)| only.is_none_or(|only| only.contains(number))).collect()
     }
 }
 

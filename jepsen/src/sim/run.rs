@@ -85,6 +85,17 @@ pub struct Outcome {
     pub digest: (u64, u64),
 }
 
+impl Outcome {
+    /// Of the seed.
+    pub fn validity(&self) -> Validity {
+        match (&self.failure, &self.undecided) {
+            (Some(_), _) => Validity::Invalid,
+            (None, Some(_)) => Validity::Unknown,
+            (None, None) => Validity::Valid,
+        }
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.simulated_ns as f64 / 1e9;
@@ -103,6 +114,13 @@ impl fmt::Display for Outcome {
             (Some(failure), _) => write!(f, "FAILED: {failure}"),
         }
     }
+}
+
+/// Why a verdict is what it is, in one line: its anomalies, or if there are none what was noted.
+fn reason(verdict: &Verdict) -> String {
+    let names = verdict.names();
+    let why = if names.is_empty() { verdict.notes.join("; ") } else { names.join(", ") };
+    format!("{}: {}", verdict.checker, why.replace('\n', " "))
 }
 
 /// Runs a simulation on this thread, which must be fresh: nothing on it may have drawn random numbers.
@@ -186,7 +204,7 @@ impl Simulation {
 
         self.enter(Phase::Work);
         let end = host::now_ns() + self.options.work_ns;
-        let mut strikes = Strikes::new(&self.plan.faults, self.options.faults.as_deref());
+        let mut strikes = Strikes::new(self.plan.chosen(self.options.faults.as_deref()));
         loop {
             let next = strikes.next().map_or(end, |at| at.min(end));
             self.advance_to(next)?;
@@ -349,13 +367,12 @@ impl Simulation {
         }
         let first = |of: Validity| verdicts.iter().find(|verdict| verdict.validity == of);
         let invalid = first(Validity::Invalid);
-        let undecided = first(Validity::Unknown).map(|v| format!("{}: {}", v.checker, v.names().join(", ")));
-        let anomalies = invalid.map(|verdict| format!("{}: {}", verdict.checker, verdict.names().join(", ")));
-        let failure = anomalies.or(failure).or_else(|| defects.first().cloned());
+        let undecided = first(Validity::Unknown).map(reason);
+        let failure = invalid.map(reason).or(failure).or_else(|| defects.first().cloned());
         let rests = |node: &SimNode| node.look(|status| status.up.as_ref().map(|up| up.multi.rest_version()));
         Ok(Outcome {
             rests: self.nodes.iter().filter_map(rests).flatten().sum(),
-            faults: Strikes::chosen(&self.plan.faults, self.options.faults.as_deref()),
+            faults: self.plan.chosen(self.options.faults.as_deref()),
             workload: self.plan.workload,
             calls: self.record.calls(),
             failure,

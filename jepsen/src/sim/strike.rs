@@ -8,6 +8,7 @@ use super::node::SimNode;
 use super::plan::{Deed, FAST_PPM, Fault, SLOW_PPM, Who};
 use super::run::Simulation;
 use super::world::Place;
+use crate::history::Value;
 
 /// What is to be undone.
 enum Undo {
@@ -21,46 +22,69 @@ enum Undo {
     Calm(Vec<i64>, Vec<(Place, Place)>),
 }
 
+/// A fault that has begun.
+struct Struck {
+    number: usize,
+    fault: Fault,
+    victims: Vec<Place>,
+    until_ns: u64,
+}
+
+impl Struck {
+    /// Writes down that it begins, or has ended, as the nemesis of real runs does; but for `:minority`, by which `checker::availability` judges:
+    /// what is promised for real clusters need not hold where disks stall for seconds. The number tells faults of one kind apart.
+    fn note(&self, simulation: &Simulation, phase: &str) {
+        let entries = [
+            ("phase", Value::keyword(phase)),
+            ("nodes", Value::vector(self.victims.iter().map(|place| *place as i64 + 1))),
+            ("of", Value::Int(simulation.nodes.len() as i64)),
+            ("number", Value::Int(self.number as i64)),
+            ("about", Value::from(&self.fault.to_string()[..])),
+        ];
+        let entries = entries.into_iter().map(|(name, value)| (Value::keyword(name), value));
+        simulation.record.nemesis(self.fault.deed.name(), &Value::Map(entries.collect()));
+    }
+}
+
 /// Faults of a plan that are still to come, and those under way.
 pub(super) struct Strikes {
     began: u64,
     /// The next one last.
     coming: Vec<(usize, Fault)>,
-    underway: Vec<(u64, Undo)>,
+    underway: Vec<(Struck, Undo)>,
 }
 
 impl Strikes {
-    /// The faults with the numbers in `only`, or all. Time counts from now on.
-    pub fn new(faults: &[Fault], only: Option<&[usize]>) -> Self {
-        let mut coming = Self::chosen(faults, only);
+    /// Of faults with their numbers, in the order of their beginnings. Time counts from now on.
+    pub fn new(mut coming: Vec<(usize, Fault)>) -> Self {
         coming.reverse();
         Self { began: host::now_ns(), coming, underway: Vec::new() }
-    }
-
-    /// The faults with the numbers in `only`, or all.
-    pub fn chosen(faults: &[Fault], only: Option<&[usize]>) -> Vec<(usize, Fault)> {
-        let numbered = faults.iter().cloned().enumerate();
-        numbered.filter(|(number, _)| only.is_none_or(|only| only.contains(number))).collect()
     }
 
     /// When there is something to do next.
     pub fn next(&self) -> Option<u64> {
         let coming = self.coming.last().map(|(_, fault)| self.began + fault.at_ns);
-        self.underway.iter().map(|(at, _)| *at).chain(coming).min()
+        self.underway.iter().map(|(struck, _)| struck.until_ns).chain(coming).min()
     }
 
     /// Does what is due.
     pub fn strike(&mut self, simulation: &mut Simulation) -> Result<()> {
         let now = host::now_ns();
-        while let Some(n) = self.underway.iter().position(|(at, _)| *at <= now) {
-            let (_, undo) = self.underway.remove(n);
+        while let Some(n) = self.underway.iter().position(|(struck, _)| struck.until_ns <= now) {
+            let (struck, undo) = self.underway.remove(n);
             undo_one(simulation, undo)?;
+            struck.note(simulation, "end");
         }
         while let Some((number, fault)) = self.coming.pop_if(|(_, fault)| self.began + fault.at_ns <= now) {
             simulation.world.note("fault", &[number as u64], || fault.to_string());
-            simulation.record.nemesis(&format!("{number}: {fault}"));
-            if let Some(undo) = strike_one(simulation, &fault.deed)? {
-                self.underway.push((now + fault.for_ns, undo));
+            let victims = whom(simulation, &fault.deed);
+            let struck = Struck { number, victims, until_ns: now + fault.for_ns, fault };
+            struck.note(simulation, "begin");
+            let undo = strike_one(simulation, &struck.fault.deed, &struck.victims)?;
+            match undo {
+                Some(undo) => self.underway.push((struck, undo)),
+                // It is over.
+                None => struck.note(simulation, "end"),
             }
         }
         Ok(())
@@ -68,40 +92,56 @@ impl Strikes {
 
     /// Makes everything whole.
     pub fn undo_all(&mut self, simulation: &mut Simulation) -> Result<()> {
-        simulation.record.nemesis("everything is made whole");
-        for (_, undo) in std::mem::take(&mut self.underway) {
+        simulation.world.note("fault", &[], || "everything is made whole".to_owned());
+        for (struck, undo) in std::mem::take(&mut self.underway) {
             undo_one(simulation, undo)?;
+            struck.note(simulation, "end");
         }
         Ok(())
     }
 }
 
-fn strike_one(simulation: &mut Simulation, deed: &Deed) -> Result<Option<Undo>> {
+/// Whom a deed hits, now that it comes to it: one node, but for crashes and halves.
+fn whom(simulation: &Simulation, deed: &Deed) -> Vec<Place> {
+    match deed {
+        Deed::Crash { who, count: crashing, .. } => {
+            let (first, count) = (find(simulation, *who), simulation.nodes.len());
+            let hit = (0..*crashing).map(|n| (first + n) % count);
+            hit.filter(|place| simulation.nodes[*place].lives()).collect()
+        }
+        Deed::Halves(first) => first.clone(),
+        Deed::Pause(who)
+        | Deed::Race(who)
+        | Deed::Reset(who)
+        | Deed::Isolate { who, .. }
+        | Deed::Slow { who, .. }
+        | Deed::Stall { who, .. }
+        | Deed::WallJump { who, .. } => vec![find(simulation, *who)],
+    }
+}
+
+fn strike_one(simulation: &mut Simulation, deed: &Deed, victims: &[Place]) -> Result<Option<Undo>> {
     let count = simulation.nodes.len();
     let others = |place: Place| (0..count).filter(move |other| *other != place);
+    // Those that a crash was to hit may all be dead; any other deed has its victim.
+    let place = victims.first().copied().unwrap_or_default();
     Ok(match deed {
-        Deed::Crash { who, count: crashing, power } => {
-            let first = find(simulation, *who);
-            let hit: Vec<Place> = (0..*crashing).map(|n| (first + n) % count).collect();
-            let hit: Vec<Place> = hit.into_iter().filter(|n| simulation.nodes[*n].lives()).collect();
-            for place in &hit {
+        Deed::Crash { power, .. } => {
+            for place in victims {
                 simulation.nodes[*place].crash(*power)?;
             }
-            Some(Undo::Start(hit))
+            Some(Undo::Start(victims.to_vec()))
         }
-        Deed::Pause(who) => {
-            let place = find(simulation, *who);
+        Deed::Pause(_) => {
             simulation.nodes[place].paused = true;
             Some(Undo::Resume(place))
         }
-        Deed::Isolate { who, outgoing, incoming } => {
-            let place = find(simulation, *who);
+        Deed::Isolate { outgoing, incoming, .. } => {
             let out = others(place).filter(|_| *outgoing).map(|other| (place, other));
             let into = others(place).filter(|_| *incoming).map(|other| (other, place));
             Some(cut(simulation, out.chain(into).collect()))
         }
-        Deed::Race(who) => {
-            let place = find(simulation, *who);
+        Deed::Race(_) => {
             let rates = simulation.nodes.iter().map(|node| node.lens.drift_ppm).collect();
             for other in 0..count {
                 bend(simulation, other, if other == place { SLOW_PPM } else { FAST_PPM });
@@ -117,23 +157,19 @@ fn strike_one(simulation: &mut Simulation, deed: &Deed) -> Result<Option<Undo>> 
             let pairs = pairs.filter(|(a, b)| crosses(a, b)).collect();
             Some(cut(simulation, pairs))
         }
-        Deed::Slow { who, slow_ns, lost_permille } => {
-            let place = find(simulation, *who);
+        Deed::Slow { slow_ns, lost_permille, .. } => {
             others(place).for_each(|other| simulation.net.impair(place, other, *slow_ns, *lost_permille));
             Some(Undo::Quicken(place))
         }
-        Deed::Reset(who) => {
-            let place = find(simulation, *who);
+        Deed::Reset(_) => {
             others(place).for_each(|other| simulation.net.reset(place, other));
             None
         }
-        Deed::Stall { who, stall_ns } => {
-            let place = find(simulation, *who);
+        Deed::Stall { stall_ns, .. } => {
             simulation.nodes[place].disk.stall(*stall_ns);
             Some(Undo::Unstall(place))
         }
-        Deed::WallJump { who, ms } => {
-            let place = find(simulation, *who);
+        Deed::WallJump { ms, .. } => {
             simulation.nodes[place].lens.wall_ahead_ms += ms;
             Some(Undo::WallBack(place, *ms))
         }

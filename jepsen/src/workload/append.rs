@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 
 use super::session::{Failure, Rows, int};
 use super::{Answer, Invocation, Keys, Session, Workload, sharded};
-use crate::history::Value;
+use crate::history::{SPLIT_AT, Value};
 
 const STEPS_MAX: usize = 4;
 
@@ -46,7 +46,7 @@ impl Workload for Append {
 
     fn next(&self, _worker: u64, rng: &mut StdRng) -> Invocation {
         if self.splits && rng.random_ratio(1, SPLIT_EVERY) {
-            return Invocation::new("split", self.keys.draw(rng));
+            return Invocation::new(SPLIT_AT, self.keys.draw(rng));
         }
         let steps = (0..rng.random_range(1..=STEPS_MAX)).map(|_| {
             let key = Value::Int(self.keys.draw(rng));
@@ -65,7 +65,7 @@ impl Workload for Append {
 
     fn apply<'a>(&'a self, session: &'a Session, call: &'a Invocation) -> BoxFuture<'a, Answer> {
         async move {
-            if call.f == "split" {
+            if call.f == SPLIT_AT {
                 session.write(&format!("ALTER TABLE lists SPLIT AT VALUES ({})", call.value)).await?;
                 return Ok(call.value.clone());
             }

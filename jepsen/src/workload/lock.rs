@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::{Answer, Failure, Invocation, Session, Workload, all_keys, final_read, sharded};
-use crate::history::{FINAL_READ, Value};
+use super::{Answer, Failure, Invocation, READ_KEYS, Session, Workload, all_keys, read_keys, sharded};
+use crate::history::Value;
 
 const LOCKS: i64 = 4;
 
@@ -39,7 +39,7 @@ impl Workload for Lock {
 
     fn apply<'a>(&'a self, session: &'a Session, call: &'a Invocation) -> BoxFuture<'a, Answer> {
         async move {
-            if call.f == FINAL_READ {
+            if call.f == READ_KEYS {
                 return Ok(all_keys(call, &session.read("SELECT k, holder FROM locks").await?, Value::Nil));
             }
             let (lock, holder) = call.value.as_pair().unwrap_or((&Value::Nil, &Value::Nil));
@@ -57,6 +57,6 @@ impl Workload for Lock {
         .boxed()
     }
     fn last(&self) -> Vec<Invocation> {
-        final_read(LOCKS)
+        read_keys(LOCKS)
     }
 }

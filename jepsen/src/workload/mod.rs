@@ -28,7 +28,7 @@ use futures::future::BoxFuture;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use crate::history::{FINAL_READ, Value};
+use crate::history::{FINAL_READ, Kind, Process, SPLIT_AT, Value};
 
 pub use session::{Failure, Session};
 
@@ -45,7 +45,31 @@ impl Invocation {
     fn new(f: &'static str, value: impl Into<Value>) -> Self {
         Self { f, value: value.into() }
     }
+
+    /// How a history has one half of it, which has this value: `process`, or those from it on, do only what checkers elsewhere know, too.
+    pub fn written(
+        &self,
+        process: u64,
+        kind: Kind,
+        value: &Value,
+    ) -> Vec<(Process, Kind, &'static str, Value)> {
+        match (self.f, kind) {
+            (SPLIT_AT, Kind::Invoke) => Vec::new(),
+            (SPLIT_AT, _) => vec![(Process::Nemesis, Kind::Info, SPLIT_AT, value.clone())],
+            (READ_KEYS, _) => {
+                let pairs = value.as_slice().unwrap_or_default().iter();
+                let read =
+                    |(pair, process): (&Value, u64)| (Process::Client(process), kind, "read", pair.clone());
+                pairs.zip(process..).map(read).collect()
+            }
+            _ => vec![(Process::Client(process), kind, self.f, value.clone())],
+        }
+    }
 }
+
+/// One look at all keys of a table, from `[[key nil] …]` to `[[key value] …]`. It is in no history: there it is one `read` of each key,
+/// each by a process of its own, all at the same time.
+pub const READ_KEYS: &str = "read-keys";
 
 /// The completed value, or how it failed.
 pub type Answer = Result<Value, Failure>;
@@ -228,11 +252,20 @@ fn final_read(keys: i64) -> Vec<Invocation> {
     vec![Invocation::new(FINAL_READ, keys)]
 }
 
-/// The answer to [`final_read`], from rows of key and value: `missing` where there is no row.
+/// The same, for workloads whose histories are to be read by checkers elsewhere: they know reads of one key.
+fn read_keys(keys: i64) -> Vec<Invocation> {
+    let pairs = (0..keys).map(|key| Value::pair(key, Value::Nil));
+    vec![Invocation::new(READ_KEYS, Value::Vector(pairs.collect()))]
+}
+
+/// The answer to [`final_read`] and [`read_keys`], from rows of key and value: `missing` where there is no row.
 fn all_keys(call: &Invocation, rows: &session::Rows, missing: Value) -> Value {
     let found: std::collections::HashMap<Option<i64>, Option<i64>> =
         (0..rows.len()).map(|row| (session::int(rows, row, 0), session::int(rows, row, 1))).collect();
-    let keys = 0..call.value.as_int().unwrap_or_default();
+    let keys = 0..match &call.value {
+        Value::Vector(pairs) => pairs.len() as i64,
+        count => count.as_int().unwrap_or_default(),
+    };
     let value = |key: i64| found.get(&Some(key)).map_or(missing.clone(), |value| Value::from(*value));
     Value::Vector(keys.map(|key| Value::pair(key, value(key))).collect())
 }

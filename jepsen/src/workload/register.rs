@@ -8,8 +8,8 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::session::int;
-use super::{Answer, Failure, Invocation, Keys, Session, Workload, all_keys, final_read, sharded};
-use crate::history::{FINAL_READ, Value};
+use super::{Answer, Failure, Invocation, Keys, READ_KEYS, Session, Workload, all_keys, read_keys, sharded};
+use crate::history::Value;
 
 /// Few values, so that a compare-and-set often finds the one it expects.
 const VALUES: i64 = 5;
@@ -67,7 +67,7 @@ impl Workload for Register {
 
     fn apply<'a>(&'a self, session: &'a Session, call: &'a Invocation) -> BoxFuture<'a, Answer> {
         async move {
-            if call.f == FINAL_READ {
+            if call.f == READ_KEYS {
                 return Ok(all_keys(call, &session.read("SELECT k, v FROM registers").await?, Value::Nil));
             }
             let (key, value) = call.value.as_pair().unwrap_or((&Value::Nil, &Value::Nil));
@@ -95,6 +95,6 @@ impl Workload for Register {
         .boxed()
     }
     fn last(&self) -> Vec<Invocation> {
-        final_read(self.keys.used())
+        read_keys(self.keys.used())
     }
 }

@@ -12,7 +12,7 @@ use txn::Error;
 use txn::api::{Database, LockWait, Locking, Transaction};
 
 use super::{Workload, begin, failure, key, put};
-use crate::history::Value;
+use crate::history::{SPLIT_AT, Value};
 use crate::workload::{Answer, Invocation};
 
 const ROWS: u32 = 6;
@@ -39,7 +39,7 @@ impl Workload for Append {
         let mut row = || Value::Int(rng.random_range(0..ROWS).into());
         let first = row();
         if rng.random_ratio(1, SPLIT_EVERY) {
-            return Invocation { f: "split", value: first };
+            return Invocation { f: SPLIT_AT, value: first };
         }
         let steps = (0..rng.random_range(1..=STEPS_MAX)).map(|_| {
             let row = Value::Int(rng.random_range(0..ROWS).into());
@@ -54,7 +54,7 @@ impl Workload for Append {
 
     fn apply<'a>(&'a self, database: &'a Arc<dyn Database>, call: &'a Invocation) -> BoxFuture<'a, Answer> {
         async move {
-            if call.f == "split" {
+            if call.f == SPLIT_AT {
                 let row = call.value.as_int().unwrap_or_default() as u32;
                 database.split(&[key(row)], false).await.map_err(failure)?;
                 return Ok(call.value.clone());
