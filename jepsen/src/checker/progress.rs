@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Verdict;
-use crate::history::{Call, DECLINED, FINAL_READ, History, Kind, Process, SPLIT_AT, Value};
+use crate::history::{Call, DECLINED, FINAL_READ, HARNESS, History, Kind, Process, SPLIT_AT, Value};
 
 /// Of a call that was tried so often, one must have succeeded.
 const TRIES_MIN: usize = 5;
@@ -38,6 +38,12 @@ pub fn check(history: &History) -> Verdict {
         }
     }
     let committed = |name| counts.get(name).map(|[ok, ..]| *ok);
+    let own = |call: &Call<'_>| {
+        call.complete.and_then(|op| op.error.clone()).filter(|error| error.starts_with(HARNESS))
+    };
+    if let Some(error) = history.calls().find_map(|call| own(&call)) {
+        verdict.unknown(error);
+    }
     if committed(READS).is_some() && committed(WRITES).unwrap_or(0) == 0 {
         verdict.unknown("no transaction that writes was committed");
     }

@@ -37,6 +37,9 @@ pub const LAST_PROCESS: u64 = 1_000_000;
 /// Errors of calls to which the database gave a full answer that makes them fail begin with this.
 pub const DECLINED: &str = "declined: ";
 
+/// Errors of the harness itself, which say nothing about the database, begin with this.
+pub const HARNESS: &str = "harness: ";
+
 /// Who did it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Process {
