@@ -2,6 +2,9 @@
 //!
 //! Reads `:stay [lock from until]`: by its client's word, which shares one clock with all others, the lock was held for that
 //! time. Two stays with one lock must not overlap (`held-twice`).
+//!
+//! A stay without length shows nothing: who is told that it holds a lock held it before it was told, and its session may have ended since.
+//! Only what it is told when it asks again shows that it held it when it asked.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +17,9 @@ pub fn check(history: &History) -> Verdict {
     let mut stays: BTreeMap<&Value, Vec<(i64, i64, usize)>> = BTreeMap::new();
     for op in history.calls_of("stay").filter_map(|call| call.ok()) {
         if let Some([lock, Value::Int(from), Value::Int(until)]) = op.value.as_slice() {
-            stays.entry(lock).or_default().push((*from, *until, op.index));
+            if from < until {
+                stays.entry(lock).or_default().push((*from, *until, op.index));
+            }
         }
     }
     let all = stays.values().map(Vec::len).sum::<usize>();
