@@ -5,7 +5,8 @@
 //! says what was found. Conflicts are no answers. After faults of a
 //! minority it must not exceed 1.5 s (`unavailable`); after others it is told.
 //!
-//! Where faults overlap, as in mixed runs, their victims (`:nodes`) together must be a minority of the cluster's nodes (`:of`).
+//! Where faults overlap, as in mixed runs, their victims (`:nodes`) together must be a minority of the cluster's nodes (`:of`), and of any three
+//! of them: those may be all that have a shard.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,6 +18,9 @@ use crate::history::{DECLINED, History, Kind, LAST_PROCESS, Op, Process, Value};
 pub const GAP_MAX: Duration = Duration::from_millis(1500);
 /// A fault's effects are looked for so long after it was undone.
 const AFTERMATH_NS: u64 = 5_000_000_000;
+
+/// Replicas of a shard; a majority of them is promised to be enough.
+pub const REPLICAS: usize = 3;
 
 /// Checks a history against [`GAP_MAX`].
 pub fn check(history: &History) -> Verdict {
@@ -51,7 +55,7 @@ fn is_of_minority(begin: &Op, faults: &[&Op]) -> bool {
             missing.extend(nodes(other));
         }
     }
-    2 * (missing.len() as i64) < of
+    2 * (missing.len() as i64) < of.min(REPLICAS as i64)
 }
 
 fn look(history: &History, gap_max: Duration) -> (Verdict, Option<Duration>) {

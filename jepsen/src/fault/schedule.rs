@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value as Json, json};
 
 use super::Fault;
+use crate::checker::availability::REPLICAS;
 
 /// Before the first fault, clients have this long to warm up; of a short run, a quarter.
 const CALM_FIRST: Duration = Duration::from_secs(3);
@@ -100,7 +101,8 @@ pub fn draw(seed: u64, faults: &[&'static Fault], nodes: usize, time: Duration) 
             at,
             lasts,
             fault,
-            minority: 2 * victims.len() < nodes,
+            // Of larger clusters, the nodes may be all but one of a shard's replicas.
+            minority: 2 * victims.len() < nodes.min(REPLICAS),
             victims,
             dice: rng.random(),
         });
