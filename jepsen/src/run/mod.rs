@@ -23,7 +23,7 @@ use serde_json::json;
 use crate::checker::{self, Validity, Verdict, availability};
 use crate::cluster::Cluster;
 use crate::fault::{Fault, flip, schedule};
-use crate::history::{Clock, History, Recorder, Tally};
+use crate::history::{Clock, History, Kind, Process, Recorder, Tally};
 use crate::links::Links;
 use crate::{report, workload};
 
@@ -151,6 +151,11 @@ async fn conduct(
     };
     clients.setup().await.context("making the tables")?;
     let recorder = Recorder::create(&folder, Clock::start(), options.ops_max)?;
+    if let Some(call) = clients.workload.opening() {
+        for kind in [Kind::Invoke, Kind::Ok] {
+            recorder.record(Process::Client(0), kind, call.f, &call.value, None);
+        }
+    }
     let working = async { futures::join!(breaking(&recorder), drive(&clients, &recorder, options.time)) };
     let (mut troubles, ()) = tokio::select! {
         done = working => done,

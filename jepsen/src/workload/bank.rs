@@ -32,6 +32,10 @@ impl Workload for Bank {
         statements
     }
 
+    fn opening(&self) -> Option<Invocation> {
+        Some(Invocation::new("open", ACCOUNTS * OPENING))
+    }
+
     fn next(&self, worker: u64, rng: &mut StdRng) -> Invocation {
         if worker.is_multiple_of(2) {
             // Some look in one statement, some in two with time between them.

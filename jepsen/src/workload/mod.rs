@@ -79,6 +79,11 @@ pub trait Workload: Send + Sync {
     /// Statements that make the tables anew, each in a transaction of its own.
     fn setup(&self) -> Vec<String>;
 
+    /// What the tables hold then, for whom that matters: a call that was answered before all others.
+    fn opening(&self) -> Option<Invocation> {
+        None
+    }
+
     /// The next call of a client.
     fn next(&self, worker: u64, rng: &mut StdRng) -> Invocation;
 
