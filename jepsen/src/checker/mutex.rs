@@ -16,10 +16,10 @@ pub fn check(history: &History) -> Verdict {
     let mut verdict = Verdict::new("mutex");
     let mut stays: BTreeMap<&Value, Vec<(i64, i64, usize)>> = BTreeMap::new();
     for op in history.calls_of("stay").filter_map(|call| call.ok()) {
-        if let Some([lock, Value::Int(from), Value::Int(until)]) = op.value.as_slice() {
-            if from < until {
-                stays.entry(lock).or_default().push((*from, *until, op.index));
-            }
+        if let Some([lock, Value::Int(from), Value::Int(until)]) = op.value.as_slice()
+            && from < until
+        {
+            stays.entry(lock).or_default().push((*from, *until, op.index));
         }
     }
     let all = stays.values().map(Vec::len).sum::<usize>();
