@@ -212,6 +212,7 @@ fn cluster(arguments: &Run, plan: &Plan, base_port: u16, disk: Option<std::path:
         binary: None,
         preload: disk,
         environment: Vec::new(),
+        settings: Vec::new(),
         dir: arguments.out.join(format!("cluster-{base_port}")),
         base_port,
         // Where every node has everything, nothing can move.

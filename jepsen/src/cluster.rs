@@ -54,6 +54,8 @@ pub struct Cluster {
     pub preload: Option<PathBuf>,
     /// Variables for the nodes' environment.
     pub environment: Vec<(String, String)>,
+    /// Cluster-wide settings, by name, that are made when it has started.
+    pub settings: Vec<(String, String)>,
     /// Data and logs of the nodes.
     pub dir: PathBuf,
     /// The first of its ports.
@@ -83,6 +85,14 @@ impl Cluster {
         let mut arguments = vec!["up", "--nodes", &nodes];
         arguments.extend(self.proxies.then_some("--rpc-proxies"));
         self.script(&arguments).await
+    }
+
+    /// Makes the settings.
+    pub async fn configure(&self) -> Result<()> {
+        for (name, value) in &self.settings {
+            self.operate(&["settings", "set", name, value]).await?;
+        }
+        Ok(())
     }
 
     /// Stops all nodes and deletes their data.
@@ -341,6 +351,7 @@ mod tests {
             binary: None,
             preload: None,
             environment: Vec::new(),
+            settings: Vec::new(),
             dir: PathBuf::new(),
             base_port: 28_000,
             nodes: 3,

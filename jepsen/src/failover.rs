@@ -91,6 +91,7 @@ pub async fn run(arguments: Gaps) -> Result<Validity> {
         binary: None,
         preload: Some(disk::build(&arguments.out.join("interposer")).await?),
         environment: Vec::new(),
+        settings: Vec::new(),
         dir: arguments.out.join("cluster"),
         base_port: arguments.base_port,
         nodes: arguments.nodes,

@@ -45,6 +45,7 @@ pub async fn run(arguments: Idle) -> Result<Validity> {
         binary: None,
         preload: None,
         environment: Vec::new(),
+        settings: Vec::new(),
         dir: arguments.out.join("cluster"),
         base_port: arguments.base_port,
         nodes: 3,

@@ -42,7 +42,7 @@ pub struct Sim {
     /// How long clients work, in simulated time
     #[arg(long, default_value = "6s", value_parser = crate::duration)]
     time: Duration,
-    /// Of the faults that the seed stands for, those with these numbers; or `none`
+    /// Of the faults and operators' wishes that the seed stands for, those with these numbers; or `none`
     #[arg(long, value_name = "0,2,…", overrides_with = "faults")]
     faults: Option<String>,
     /// So many calls of clients at most
@@ -51,6 +51,9 @@ pub struct Sim {
     /// Lets the simulated machine do something that it may not: lying-disks, racing-clocks
     #[arg(long)]
     broken: Option<String>,
+    /// Reads are confirmed by a majority, instead of relying on leases
+    #[arg(long)]
+    quorum_reads: bool,
     /// Writes everything that happens to a file (of one seed)
     #[arg(long)]
     trace: Option<PathBuf>,
@@ -231,6 +234,10 @@ impl Sim {
         if let Some(broken) = &self.broken {
             add("--broken", broken);
         }
+        if self.quorum_reads {
+            arguments.push("--quorum-reads".to_owned());
+        }
+        let mut add = |name: &str, value: &str| arguments.extend([name.to_owned(), value.to_owned()]);
         if let Some(faults) = &self.faults {
             add("--faults", faults);
         }
@@ -276,6 +283,7 @@ impl Sim {
             calls_max: self.calls,
             faults: self.faults()?,
             defect: self.defect()?,
+            quorum_reads: self.quorum_reads,
             dir: explore::scratch()?,
         })
     }

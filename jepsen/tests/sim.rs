@@ -1,11 +1,14 @@
 //! The simulator: that it repeats itself, that it finds what is there to be found, and that a number of seeds is clean.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use jepsen::history::{History, Op, Process, Value};
 use jepsen::report;
-use jepsen::sim::plan::{Deed, Fault, Plan};
+use jepsen::sim::plan::{Deed, Fault, Plan, Wish};
+use jepsen::sim::workload;
+use serde_json::Value as Json;
 
 /// The clean run: a few minutes on two processors that have other things to do.
 const MANY: &[&str] = &["--seeds", "200", "--time", "4s", "--calls", "80"];
@@ -78,6 +81,14 @@ fn finds_out(broken: &str, workload: &str, time: &str, seeds: &str) {
     assert_eq!(again.status.code(), Some(1), "the shrunk run fails, too: {}", text(&again));
 }
 
+/// Clocks that race do no harm if no read relies on a lease.
+#[test]
+fn clocks_that_race_do_no_harm_to_reads_by_quorum() {
+    let racing = ["--broken", "racing-clocks", "--workload", "register", "--time", "12s"];
+    let output = sim(&[&racing[..], &["--quorum-reads", "--seeds", "12"]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+}
+
 #[test]
 fn disks_that_lie_are_found_out() {
     finds_out("lying-disks", "list-append", "6s", "60");
@@ -86,6 +97,76 @@ fn disks_that_lie_are_found_out() {
 #[test]
 fn clocks_that_race_are_found_out() {
     finds_out("racing-clocks", "register", "12s", "20");
+}
+
+/// How long clients work if nothing else is said.
+const USUAL_NS: u64 = 6_000_000_000;
+
+/// Whether a seed stands for operations of every kind, on nodes that replicas can move between, and for faults meanwhile.
+fn is_varied(seed: u64) -> bool {
+    let workloads: Vec<&'static str> = workload::ALL.iter().map(|entry| entry.name).collect();
+    let plan = Plan::draw(seed, &workloads, USUAL_NS, None);
+    let has = |wanted: Wish| {
+        plan.faults.iter().any(|fault| matches!(fault.deed, Deed::Operate { wish, .. } if wish == wanted))
+    };
+    let breaks = |fault: &Fault| !matches!(fault.deed, Deed::Operate { .. });
+    plan.nodes > plan.replicas && Wish::ALL.into_iter().all(has) && plan.faults.iter().any(breaks)
+}
+
+/// It is not enough that nothing fails: they must have been done.
+#[test]
+fn shards_are_split_and_merged_and_replicas_and_leaders_move_while_faults_strike() {
+    let mut done: BTreeMap<&str, u64> = BTreeMap::new();
+    for seed in (1..).filter(|seed| is_varied(*seed)).take(8) {
+        let output = sim(&["--seed", &seed.to_string(), "--json"]);
+        let said = text(&output);
+        assert!(matches!(output.status.code(), Some(0 | 2)), "seed {seed}: {said}");
+        let line = said.lines().find(|line| line.starts_with('{')).expect("a line of JSON");
+        let report: Json = serde_json::from_str(line).expect("a line of JSON");
+        for wish in Wish::ALL {
+            let count = report["operations"][wish.name()].as_u64().unwrap_or_default();
+            *done.entry(wish.name()).or_default() += count;
+        }
+    }
+    assert!(done.values().all(|count| *count > 0), "{done:?}");
+}
+
+/// Leaving one out leaves all others as they are, and a schedule says what it is.
+#[test]
+fn operations_are_numbered_among_the_faults() {
+    let seed = (1..).find(|seed| is_varied(*seed)).expect("one of so many");
+    let workloads: Vec<&'static str> = workload::ALL.iter().map(|entry| entry.name).collect();
+    let plan = Plan::draw(seed, &workloads, USUAL_NS, None);
+    let merge = |fault: &Fault| matches!(fault.deed, Deed::Operate { wish: Wish::Merge, .. });
+    let number = plan.faults.iter().position(merge).expect("a merge");
+    let rest: Vec<usize> = (0..plan.faults.len()).filter(|n| *n != number).collect();
+    let chosen = plan.chosen(Some(&rest[..]));
+    assert_eq!(chosen.len() + 1, plan.faults.len());
+    assert!(chosen.iter().all(|(n, fault)| plan.faults[*n] == *fault));
+    let shown = plan.faults[number].json(number);
+    assert_eq!((&shown["fault"], &shown["number"]), (&Json::from("merge"), &Json::from(number)));
+    assert!(shown["about"].as_str().is_some_and(|about| about.contains("a merge of two shards")), "{shown}");
+}
+
+/// The same program, which breaks its promises on demand (`storage::sabotage`); `cluster-scripts/test` builds it.
+#[test]
+fn a_merge_that_waits_for_nobody_is_found_out() {
+    let broken = Path::new(env!("CARGO_BIN_EXE_jepsen")).with_file_name("jepsen-sabotaged");
+    let hint =
+        "build it with: cargo build --workspace --bin jepsen --features node/sabotage, and copy it there";
+    assert!(broken.is_file(), "there is no {}; {hint}", broken.display());
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen"));
+    command.args(["sim", "--seeds", "100", "--out"]).arg(dir.path());
+    command.env("JEPSEN_BIN", &broken).env("FLOTILLA_SABOTAGE", "absorb-unseen");
+    let output = command.output().expect("jepsen runs");
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    // The sound program does the same without failing.
+    let line = said.lines().find_map(|line| line.trim().strip_prefix("jepsen ")).expect("a command");
+    let again: Vec<&str> = line.split_whitespace().skip(1).collect();
+    let again = sim(&again);
+    assert!(matches!(again.status.code(), Some(0 | 2)), "{said}\nand the sound program: {}", text(&again));
 }
 
 /// The reason stands behind the checker's name.

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use proto::meta as pb;
 use proto::meta::meta_client::MetaClient as Rpc;
-use storage::ids::{GroupId, KeyRange, NodeId, Timestamp, TxnId};
+use storage::ids::{Epoch, GroupId, KeyRange, NodeId, ReplicaId, Timestamp, TxnId};
 use storage::seam::Seams;
 use tokio::sync::{mpsc, oneshot};
 use tonic::transport::Channel;
@@ -91,7 +91,12 @@ pub struct MetaClient {
     oldest_snapshot: AtomicU64,
     safe_point: AtomicU64,
     async_commit: AtomicBool,
+    closed_lag_ms: AtomicU64,
+    /// The newest timestamp that was drawn here, and when it was asked for.
+    recent: Mutex<Option<(Timestamp, Instant)>>,
     snapshot_rate: AtomicU64,
+    quorum_reads: AtomicBool,
+    log_compression: AtomicBool,
     refreshing: tokio::sync::Mutex<()>,
     refreshes_begun: AtomicU64,
     waiters: mpsc::Sender<Waiter>,
@@ -112,7 +117,13 @@ impl MetaClient {
             oldest_snapshot: AtomicU64::new(0),
             safe_point: AtomicU64::new(0),
             async_commit: AtomicBool::new(false),
+            closed_lag_ms: AtomicU64::new(0),
+            recent: Mutex::new(None),
             snapshot_rate: AtomicU64::new(Settings::default().snapshot_rate()),
+            // Until the setting is known, no lease is relied upon.
+            quorum_reads: AtomicBool::new(true),
+            // … and nothing is compressed: there may be members that don't understand it.
+            log_compression: AtomicBool::new(false),
             refreshing: tokio::sync::Mutex::new(()),
             refreshes_begun: AtomicU64::new(0),
             waiters,
@@ -136,6 +147,16 @@ impl MetaClient {
     /// How many bytes of snapshots a node may send in a second.
     pub fn snapshot_rate(&self) -> u64 {
         self.snapshot_rate.load(Ordering::Relaxed)
+    }
+
+    /// Whether a majority confirms each read.
+    pub fn quorum_reads(&self) -> bool {
+        self.quorum_reads.load(Ordering::Relaxed)
+    }
+
+    /// Whether large commands are compressed in the log.
+    pub fn log_compression(&self) -> bool {
+        self.log_compression.load(Ordering::Relaxed)
     }
 
     /// The version of the map that is known here.
@@ -162,6 +183,10 @@ impl MetaClient {
             let settings = Settings::new(settings);
             self.async_commit.store(settings.async_commit(), Ordering::Relaxed);
             self.snapshot_rate.store(settings.snapshot_rate(), Ordering::Relaxed);
+            self.quorum_reads.store(settings.quorum_reads(), Ordering::Relaxed);
+            let lag = settings.closed_lag().as_millis().try_into().unwrap_or(u64::MAX);
+            self.closed_lag_ms.store(lag, Ordering::Relaxed);
+            self.log_compression.store(settings.log_compression(), Ordering::Relaxed);
         }
         cache.nodes = map.nodes.into_iter().map(|node| (NodeId(node.id), node)).collect();
         cache.members = map.meta_members.iter().map(|m| NodeId(m.node)).collect();
@@ -181,9 +206,34 @@ impl MetaClient {
         }
     }
 
+    fn note(&self, timestamp: Timestamp, asked: Instant) -> Timestamp {
+        let mut recent = self.recent.lock();
+        if recent.is_none_or(|(known, _)| known < timestamp) {
+            *recent = Some((timestamp, asked));
+        }
+        timestamp
+    }
+
     /// The shard of a group, as far as is known here.
     pub fn shard(&self, group: GroupId) -> Option<ShardDescriptor> {
         self.cache.read().shards.get(group).cloned()
+    }
+
+    /// Whether a group has that replica, as far as is known here.
+    pub(crate) fn has_replica(&self, group: GroupId, replica: ReplicaId) -> bool {
+        self.cache.read().shards.get(group).is_some_and(|shard| shard.replicas.contains_key(&replica))
+    }
+
+    /// Where the nodes that live serve others, as far as is known here.
+    pub(crate) fn living(&self) -> HashMap<NodeId, String> {
+        let cache = self.cache.read();
+        let living = cache.nodes.iter().filter(|(_, node)| node.alive);
+        living.filter_map(|(id, node)| Some((*id, node.addresses.as_ref()?.rpc.clone()))).collect()
+    }
+
+    /// The group and the epoch of the shard that holds `key`, as far as is known here.
+    pub(crate) fn holder(&self, key: &[u8]) -> Option<(GroupId, Epoch)> {
+        self.cache.read().shards.lookup(key).map(|shard| (shard.group, shard.epoch))
     }
 
     /// Nodes and members, to be remembered for the next start.
@@ -486,15 +536,22 @@ async fn draw_for_all(client: std::sync::Weak<MetaClient>, mut queue: mpsc::Rece
 #[async_trait]
 impl Oracle for MetaClient {
     async fn timestamp(&self) -> Result<Timestamp, txn::Error> {
+        let asked = self.seams.clock.now();
         if let Some(server) = self.local.get().filter(|server| server.leads())
             && let Ok(timestamp) = server.timestamps(1).await
         {
-            return Ok(timestamp);
+            return Ok(self.note(timestamp, asked));
         }
         let (waiter, answer) = oneshot::channel();
         let full = |_| txn::Error::Unavailable("too many wait for a timestamp".into());
         self.waiters.try_send(waiter).map_err(full)?;
-        answer.await.map_err(|_| txn::Error::Unavailable("the node is shutting down".into()))?
+        let stopping = |_| txn::Error::Unavailable("the node is shutting down".into());
+        answer.await.map_err(stopping)?.map(|timestamp| self.note(timestamp, asked))
+    }
+
+    fn recent(&self) -> Option<(Timestamp, Duration)> {
+        let (at, asked) = (*self.recent.lock())?;
+        Some((at, self.seams.clock.now().saturating_duration_since(asked)))
     }
 }
 
@@ -605,6 +662,10 @@ impl Directory for MetaClient {
 
     fn commits_asynchronously(&self) -> bool {
         self.async_commit.load(Ordering::Relaxed)
+    }
+
+    fn closed_lag(&self) -> Duration {
+        Duration::from_millis(self.closed_lag_ms.load(Ordering::Relaxed))
     }
 
     fn hold(&self, oldest: Option<Timestamp>) {

@@ -22,7 +22,7 @@ use storage::ids::{GroupId, NodeId, ReplicaId};
 use storage::seam::Seams;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
-use txn::{Directory, ShardDescriptor};
+use txn::Directory;
 
 use crate::reconcile::OPERATION_LIMIT;
 use crate::rpc::{Channels, within};
@@ -81,8 +81,7 @@ impl Leftovers {
     /// It rests, so nobody writes to it; and it belongs here, by the map that is known here. (That may be old, and says nothing
     /// for certain. A leader is woken and asked only if it speaks against the replica.)
     fn rests_in_order(&self, group: &Group) -> bool {
-        let here = |shard: ShardDescriptor| shard.replicas.contains_key(&group.replica());
-        group.rests() && self.client.shard(group.id()).is_some_and(here)
+        group.rests() && self.client.has_replica(group.id(), group.replica())
     }
 
     /// Looks for them until cancelled.

@@ -1,11 +1,15 @@
 //! Each node's heartbeat to the meta-group's leader: once a second, and at once when what the node leads has changed.
+//!
+//! What it has to say of its groups at rest is kept (`at_rest.rs`), since there may be thousands of which nothing changes. It is made
+//! anew for a group that has woken or was laid to rest, and for all when other nodes answer than before; beyond that nothing about a
+//! group at rest can change, for whatever changes it is applied by a group that is awake.
+
+mod at_rest;
 
 use std::collections::BTreeSet;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use prost::Message;
 use proto::meta as pb;
 use raft::{GroupStatus, MultiRaft};
 use storage::ids::{GroupId, NodeId};
@@ -14,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 use txn::ShardDescriptor;
 
+use self::at_rest::AtRest;
 use crate::meter::Meter;
 use crate::{Error, MetaClient};
 
@@ -21,8 +26,6 @@ use crate::{Error, MetaClient};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A report goes out at least so often.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-/// What is said of groups at rest is made anew at least so often: which nodes answer may have changed.
-const AT_REST_EVERY: Duration = Duration::from_secs(5);
 /// A replica that its leader hasn't heard of for so long counts as unreachable.
 const SILENT_MAX: Duration = Duration::from_millis(1_000);
 
@@ -70,18 +73,19 @@ impl Reporter {
         let mut known_digest = None;
         loop {
             self.multi.set_snapshot_rate(self.client.snapshot_rate());
+            self.multi.set_quorum_reads(self.client.quorum_reads());
+            self.multi.set_log_compression(self.client.log_compression());
             let mut groups = self.led();
             let shape = shape(&groups);
             let now = self.seams.clock.now();
             let due = last_sent.is_none_or(|at| now - at >= REPORT_EVERY);
             if due || shape != last_shape {
-                if resting.is_stale(self.multi.rest_version(), now) {
-                    resting = self.at_rest(now);
-                }
+                self.follow_rest(&mut resting, now);
                 meter.measure(&*self.local, now, &mut groups);
-                let with_resting = known_digest != Some(resting.digest);
+                let with_resting = known_digest != Some(resting.digest());
                 if with_resting {
-                    groups.extend(resting.reports.iter().cloned());
+                    resting.measure(&*self.local, now);
+                    groups.extend(resting.reports().cloned());
                 }
                 let request = pb::ReportRequest {
                     cluster_id: self.cluster_id.to_be_bytes().to_vec().into(),
@@ -89,7 +93,7 @@ impl Reporter {
                     addresses: Some(self.addresses.clone()),
                     groups,
                     facts: Some(self.local.facts()),
-                    resting_digest: resting.digest,
+                    resting_digest: resting.digest(),
                     with_resting,
                     // The client fills in what it knows itself.
                     ..Default::default()
@@ -101,7 +105,7 @@ impl Reporter {
                 match outcome {
                     // While there is work, every look is a report.
                     Ok(wanted) => {
-                        known_digest = (!wanted.resting).then_some(resting.digest);
+                        known_digest = (!wanted.resting).then_some(resting.digest());
                         last_sent = (!wanted.soon && !wanted.resting).then_some(now);
                         last_shape = shape;
                     }
@@ -126,26 +130,30 @@ impl Reporter {
         statuses.filter_map(|status| self.group_report(&status, &BTreeSet::new())).collect()
     }
 
-    /// The groups that rest at home on this node.
-    fn at_rest(&self, now: Instant) -> AtRest {
-        let version = self.multi.rest_version();
-        let mut reports = Vec::new();
-        for group in self.multi.groups().into_iter().filter(|group| group.rests()) {
-            let status = group.status();
-            if let Some(mut report) = self.group_report(&status, &group.owes()).filter(|_| status.rests) {
-                let bytes = self.local.bytes(group.id());
-                report.load = Some(pb::GroupLoad { bytes, ..Default::default() });
-                reports.push(report);
+    /// Brings up to date what is to be said of the groups that rest at home on this node.
+    fn follow_rest(&self, resting: &mut AtRest, now: Instant) {
+        // Before the groups are looked at: one that changes meanwhile is looked at again.
+        let changed = self.multi.take_rest_changes();
+        let lost = self.multi.reach().lost_nodes();
+        let groups: BTreeSet<GroupId> = match resting.is_stale(&lost, now) {
+            true => {
+                let here = self.multi.groups().into_iter().map(|group| group.id());
+                let groups = here.chain(resting.groups()).collect();
+                resting.made_with(lost, now);
+                groups
             }
+            false => changed,
+        };
+        for group in groups {
+            resting.set(group, self.at_rest(group));
         }
-        reports.sort_unstable_by_key(|report| report.group);
-        let mut hasher = std::hash::DefaultHasher::new();
-        for report in &reports {
-            // (About how large they are is no news.)
-            let told = pb::GroupReport { load: None, ..report.clone() };
-            told.encode_to_vec().hash(&mut hasher);
-        }
-        AtRest { version, made: Some(now), digest: hasher.finish(), reports }
+    }
+
+    /// What is to be said of a group, if it rests at home on this node.
+    fn at_rest(&self, group: GroupId) -> Option<pb::GroupReport> {
+        let group = self.multi.group(group).filter(|group| group.rests())?;
+        let status = group.status();
+        self.group_report(&status, &group.owes()).filter(|_| status.rests)
     }
 
     /// `owed`: nodes that may lack entries of it, if it rests.
@@ -187,21 +195,6 @@ impl Reporter {
             frozen_into_epoch: frozen.map_or(0, |(_, epoch)| epoch),
             rests: status.rests,
         })
-    }
-}
-
-/// What is to be said of the groups at rest, as of a moment ago: there may be thousands.
-#[derive(Default)]
-struct AtRest {
-    version: u64,
-    made: Option<Instant>,
-    digest: u64,
-    reports: Vec<pb::GroupReport>,
-}
-
-impl AtRest {
-    fn is_stale(&self, version: u64, now: Instant) -> bool {
-        self.version != version || self.made.is_none_or(|at| now - at >= AT_REST_EVERY)
     }
 }
 

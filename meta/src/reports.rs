@@ -2,9 +2,11 @@
 //!
 //! A node tells of each group that it leads, once a second. Of groups at rest there may be thousands, and nothing new of any of
 //! them: they are in a report only when something has changed; otherwise it says what they come to (a digest), and
-//! whoever has nothing that comes to the same asks for them.
+//! whoever has nothing that comes to the same asks for them. A report that says nothing new of them costs nothing for each of them
+//! here, either: that they are as they were is noted once for the node ([`Reported::said_at`]), and what it leads no more is looked
+//! for among those that it led awake.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use proto::meta as pb;
@@ -59,17 +61,21 @@ impl Soft {
         if told {
             self.resting.insert(node, digest);
         }
-        let same = self.resting.get(&node) == Some(&digest);
-        // What the node led and no longer does has no known leader until somebody says so.
-        let mut lost = Vec::new();
-        for (id, known) in self.groups.iter_mut().filter(|(id, known)| known.by == node && !led.contains(id))
-        {
-            if !known.report.rests || told {
-                lost.push(*id);
-            } else if same {
-                known.at = now;
-            }
+        if self.resting.get(&node) == Some(&digest) {
+            self.confirmed.insert(node, now);
         }
+        // What the node led and no longer does has no known leader until somebody says so.
+        let is_lost = |id: &GroupId| {
+            let known = self.groups.get(id).filter(|known| known.by == node);
+            !led.contains(id) && known.is_some_and(|known| told || !known.report.rests)
+        };
+        let lost: Vec<GroupId> = match told {
+            true => self.groups.keys().copied().filter(is_lost).collect(),
+            false => self.awake.get(&node).into_iter().flatten().copied().filter(is_lost).collect(),
+        };
+        let is_awake = |id: &GroupId| self.groups.get(id).is_some_and(|known| !known.report.rests);
+        let awake = led.iter().copied().filter(is_awake).collect();
+        self.awake.insert(node, awake);
         for id in &lost {
             self.groups.remove(id);
             self.between_leaders.insert(*id, now);
@@ -78,6 +84,14 @@ impl Soft {
             self.leaders_version += 1;
         }
         news || !lost.is_empty()
+    }
+}
+
+impl Reported {
+    /// When the node last said this of the group. Of those at rest it says so of all at once.
+    pub fn said_at(&self, confirmed: &HashMap<NodeId, Instant>) -> Instant {
+        let again = confirmed.get(&self.by).filter(|_| self.report.rests);
+        again.map_or(self.at, |at| self.at.max(*at))
     }
 }
 
@@ -92,4 +106,104 @@ fn same_members(one: &pb::GroupReport, other: &pb::GroupReport) -> bool {
 /// Where a leader begins to count versions of the list of leaders: no two of them begin alike.
 pub(crate) fn leaders_version(seams: &Seams) -> u64 {
     seams.random_u64() >> 1 | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use storage::ids::Term;
+
+    use super::*;
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+
+    fn awake(group: u64, term: u64) -> pb::GroupReport {
+        pb::GroupReport { group, term, ..Default::default() }
+    }
+
+    fn at_rest(group: u64, term: u64) -> pb::GroupReport {
+        pb::GroupReport { rests: true, ..awake(group, term) }
+    }
+
+    /// A leader of the meta-group, and how many seconds it has been that.
+    struct World {
+        soft: Soft,
+        begin: Instant,
+        seconds: u64,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let begin = Seams::real().clock.now();
+            Self { soft: Soft::new(Term(1), begin, 1), begin, seconds: 0 }
+        }
+
+        /// A second later.
+        fn report(&mut self, node: NodeId, groups: &[pb::GroupReport], resting: Resting) {
+            self.seconds += 1;
+            let now = self.begin + Duration::from_secs(self.seconds);
+            self.soft.take_report(node, now, groups.to_vec(), resting);
+        }
+
+        /// Each group, by whom, and after how many seconds it was last spoken of.
+        fn known(&self) -> Vec<(u64, NodeId, u64)> {
+            let said = |known: &Reported| known.said_at(&self.soft.confirmed) - self.begin;
+            self.soft.groups.iter().map(|(id, known)| (id.0, known.by, said(known).as_secs())).collect()
+        }
+    }
+
+    #[test]
+    fn what_rests_is_known_by_its_digest() {
+        let mut world = World::new();
+        world.report(A, &[awake(1, 5), at_rest(2, 3), at_rest(3, 4)], Resting::Sent(77));
+        assert_eq!(world.known(), [(1, A, 1), (2, A, 1), (3, A, 1)]);
+        world.report(A, &[awake(1, 5)], Resting::Known(77));
+        assert_eq!(world.known(), [(1, A, 2), (2, A, 2), (3, A, 2)]);
+        // Something has changed, and is not told yet.
+        world.report(A, &[awake(1, 5)], Resting::Known(78));
+        assert_eq!(world.known(), [(1, A, 3), (2, A, 2), (3, A, 2)]);
+        // One has woken elsewhere, and was told of by whom it has now.
+        world.report(B, &[awake(3, 6)], Resting::Sent(0));
+        world.report(A, &[awake(1, 5), at_rest(2, 3)], Resting::Sent(79));
+        assert_eq!(world.known(), [(1, A, 5), (2, A, 5), (3, B, 4)]);
+        assert!(world.soft.between_leaders.is_empty());
+    }
+
+    #[test]
+    fn what_is_led_no_more_has_no_known_leader() {
+        let mut world = World::new();
+        world.report(A, &[awake(1, 5), awake(2, 5), at_rest(3, 4)], Resting::Sent(7));
+        world.report(A, &[awake(2, 5)], Resting::Known(7));
+        assert_eq!(world.known(), [(2, A, 2), (3, A, 2)]);
+        assert_eq!(world.soft.between_leaders.keys().collect::<Vec<_>>(), [&GroupId(1)]);
+        // It wakes where it rested, and is led elsewhere a moment later.
+        world.report(A, &[awake(2, 5), awake(3, 6)], Resting::Sent(8));
+        world.report(B, &[awake(3, 7)], Resting::Sent(0));
+        world.report(A, &[awake(2, 5)], Resting::Known(8));
+        assert_eq!(world.known(), [(2, A, 5), (3, B, 4)]);
+        // What rests no more is told by leaving it out.
+        world.report(A, &[at_rest(2, 5)], Resting::Sent(9));
+        world.report(A, &[], Resting::Known(9));
+        assert_eq!(world.known(), [(2, A, 7), (3, B, 4)]);
+        world.report(A, &[], Resting::Sent(10));
+        assert_eq!(world.known(), [(3, B, 4)]);
+        assert!(world.soft.between_leaders.contains_key(&GroupId(2)));
+    }
+
+    #[test]
+    fn a_new_leader_knows_nothing_until_it_is_told() {
+        let mut world = World::new();
+        world.report(A, &[awake(1, 5)], Resting::Known(77));
+        assert_eq!(world.known(), [(1, A, 1)]);
+        assert_ne!(world.soft.resting.get(&A), Some(&77), "it is asked for");
+        world.report(A, &[awake(1, 5), at_rest(2, 3)], Resting::Sent(77));
+        assert_eq!(world.soft.resting.get(&A), Some(&77));
+        // A node that has started again is the home of none, or says of which.
+        world.report(A, &[], Resting::Known(0));
+        assert_eq!(world.known(), [(2, A, 2)], "nothing is confirmed");
+        world.report(A, &[], Resting::Sent(0));
+        assert!(world.known().is_empty());
+    }
 }

@@ -30,6 +30,7 @@ use crate::oracle::{Draw, Window};
 use crate::reports::{Resting, leaders_version};
 use crate::safe_point::SafePoint;
 use crate::settings::{self, Settings};
+use crate::state::State;
 
 /// A node that has been silent for so long counts as dead.
 pub const DEAD_AFTER: Duration = Duration::from_millis(2_500);
@@ -45,6 +46,10 @@ pub(crate) struct Soft {
     pub(crate) groups: BTreeMap<GroupId, Reported>,
     /// What the reports of the groups at rest on a node come to that are in `groups`.
     pub(crate) resting: HashMap<NodeId, u64>,
+    /// When a node last said that what rests there is what is in `groups`.
+    pub(crate) confirmed: HashMap<NodeId, Instant>,
+    /// The groups that a node led by its last report, but for those at rest.
+    pub(crate) awake: HashMap<NodeId, Vec<GroupId>>,
     /// Changes with who leads what.
     pub(crate) leaders_version: u64,
     /// Groups whose leader stopped leading, and whose next one has not reported yet: since when.
@@ -72,6 +77,7 @@ pub(crate) struct Reported {
     pub(crate) by: NodeId,
     /// Since when it leads in this term, as far as was reported.
     pub(crate) since: Instant,
+    /// When this report came. See [`Reported::said_at`].
     pub(crate) at: Instant,
     pub(crate) report: pb::GroupReport,
     /// Since when its leader has not heard of these replicas.
@@ -79,14 +85,16 @@ pub(crate) struct Reported {
 }
 
 impl Soft {
-    fn new(term: Term, since: Instant, leaders_version: u64) -> Self {
-        let resting = HashMap::new();
+    pub(crate) fn new(term: Term, since: Instant, leaders_version: u64) -> Self {
+        let (resting, confirmed, awake) = Default::default();
         let (last_seen, facts, groups, between_leaders, operations) = Default::default();
         let (reshaped, loads, replacing, ending, given_up, waits, safe_point) = Default::default();
         Self {
             term,
             since,
             resting,
+            confirmed,
+            awake,
             leaders_version,
             last_seen,
             facts,
@@ -408,12 +416,7 @@ impl MetaServer {
                     duty: node.duty,
                 })
                 .collect(),
-            shards: state
-                .shards()
-                .values()
-                .filter(|shard| shard.changed_at > since)
-                .filter_map(|shard| shard.descriptor.clone())
-                .collect(),
+            shards: changed_shards(state, since),
             leaders,
             leaders_version: version,
             same_leaders: same,
@@ -432,6 +435,15 @@ impl MetaServer {
         }
         Ok(work(&mut soft, now))
     }
+}
+
+/// The shards that have changed after that version of the map. Nearly always it is the present one: then none is looked at.
+fn changed_shards(state: &State, since: u64) -> Vec<ShardDescriptor> {
+    if since >= state.map_version() {
+        return Vec::new();
+    }
+    let changed = state.shards().values().filter(|shard| shard.changed_at > since);
+    changed.filter_map(|shard| shard.descriptor.clone()).collect()
 }
 
 fn edge_from_pb(wait: pb::Wait) -> Result<Edge, Error> {

@@ -23,6 +23,7 @@ pub struct Setting {
 
 #[derive(Debug)]
 enum Kind {
+    OneOf(&'static [&'static str]),
     Duration { min: Duration, max: Duration },
     Count { min: u64, max: u64 },
     Bytes { min: u64, max: u64 },
@@ -36,10 +37,15 @@ const SHARD_BYTES: &str = "shard_max_bytes";
 const SHARD_LOAD: &str = "shard_max_requests_per_second";
 const SHARD_MERGE: &str = "shard_merge";
 const REBALANCE: &str = "rebalance";
+const READS: &str = "read_consistency";
 const REPLICATION: &str = "replication_factor";
 const ASYNC_COMMIT: &str = "async_commit";
+const CHECK_INTERVAL: &str = "consistency_check_interval";
+const CHECK_RATE: &str = "consistency_check_mib_per_second";
+const CLOSED_LAG: &str = "closed_timestamp_lag";
 const GC_TTL: &str = "gc_ttl";
 const GC_HOLD: &str = "gc_hold_max";
+const COMPRESSION: &str = "log_compression";
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// All there are, by name.
@@ -49,6 +55,24 @@ pub const ALL: &[Setting] = &[
         default: "on",
         description: "answer commits over several shards after one round of replication, where reads allow it",
         kind: Kind::Switch,
+    },
+    Setting {
+        name: CLOSED_LAG,
+        default: "3s",
+        description: "how long ago AS OF SYSTEM TIME has to look for any replica to answer, without the leader; 0s: never",
+        kind: Kind::Duration { min: Duration::ZERO, max: Duration::from_secs(3600) },
+    },
+    Setting {
+        name: CHECK_INTERVAL,
+        default: "1day",
+        description: "how often the replicas of each group are compared, and one that differs is replaced",
+        kind: Kind::Duration { min: Duration::from_secs(1), max: Duration::from_secs(3660 * 24 * 3600) },
+    },
+    Setting {
+        name: CHECK_RATE,
+        default: "16",
+        description: "how much a replica reads in a second when it is compared by itself",
+        kind: Kind::Count { min: 1, max: 100_000 },
     },
     Setting {
         name: GC_HOLD,
@@ -63,6 +87,12 @@ pub const ALL: &[Setting] = &[
         kind: Kind::Duration { min: Duration::from_secs(5), max: Duration::from_secs(366 * 24 * 3600) },
     },
     Setting {
+        name: COMPRESSION,
+        default: "lz4",
+        description: "how large commands are compressed in the log of each replica, and on their way there: lz4, or off",
+        kind: Kind::OneOf(&["lz4", "off"]),
+    },
+    Setting {
         name: MOVES,
         default: "4",
         description: "how many replicas are built on a node at a time, and fed by the leaders on a node",
@@ -73,6 +103,12 @@ pub const ALL: &[Setting] = &[
         default: "5min",
         description: "a node that has been down for so long is not awaited any more: its replicas are rebuilt on others",
         kind: Kind::Duration { min: Duration::from_secs(5), max: Duration::from_secs(366 * 24 * 3600) },
+    },
+    Setting {
+        name: READS,
+        default: "lease",
+        description: "what says that a leader still leads when it answers a read: its lease, or a majority each time (quorum)",
+        kind: Kind::OneOf(&["lease", "quorum"]),
     },
     Setting {
         name: REBALANCE,
@@ -146,6 +182,8 @@ pub fn check(name: &str, value: &str) -> Result<(), String> {
                 max >> 20
             )),
         },
+        Kind::OneOf(known) if known.contains(&value) => Ok(()),
+        Kind::OneOf(known) => Err(format!("{name} is {}, and not {value:?}", known.join(" or "))),
         Kind::Switch if matches!(value, "on" | "off") => Ok(()),
         Kind::Switch => Err(format!("{name} is on or off, and not {value:?}")),
         Kind::Count { min, max } => match value.parse::<u64>() {
@@ -232,6 +270,27 @@ impl Settings {
         self.duration(REPLACE_AFTER)
     }
 
+    /// How often the replicas of each group are compared.
+    pub fn check_interval(&self) -> Duration {
+        self.duration(CHECK_INTERVAL)
+    }
+
+    /// … and how many bytes each of them reads in a second.
+    pub fn check_rate(&self) -> u64 {
+        let value = find(CHECK_RATE).ok().and_then(|setting| self.value(setting).parse::<u64>().ok());
+        value.unwrap_or(16) << 20
+    }
+
+    /// Whether reads are confirmed by a majority, instead of relying on leases.
+    pub fn quorum_reads(&self) -> bool {
+        find(READS).is_ok_and(|setting| self.value(setting) == "quorum")
+    }
+
+    /// Whether large commands are compressed in the log. A way of a later version is not known here, and not used.
+    pub fn log_compression(&self) -> bool {
+        find(COMPRESSION).is_ok_and(|setting| self.value(setting) == "lz4")
+    }
+
     /// Whether replicas and leaders are moved for the sake of evenness.
     pub fn rebalance(&self) -> bool {
         find(REBALANCE).is_ok_and(|setting| self.value(setting) == "on")
@@ -250,6 +309,11 @@ impl Settings {
     /// Whether commits may be answered after one round of replication.
     pub fn async_commit(&self) -> bool {
         find(ASYNC_COMMIT).is_ok_and(|setting| self.value(setting) == "on")
+    }
+
+    /// How far behind the present timestamps are closed; zero: they aren't.
+    pub fn closed_lag(&self) -> Duration {
+        self.duration(CLOSED_LAG)
     }
 
     fn duration(&self, name: &str) -> Duration {
@@ -273,6 +337,16 @@ mod tests {
     }
 
     #[test]
+    fn the_log_is_compressed_unless_that_is_off_or_unknown() {
+        let with = |value: &str| {
+            let values = [(COMPRESSION.to_owned(), value.to_owned())].into();
+            Settings::new(pb::Settings { values, ..Default::default() }).log_compression()
+        };
+        assert!(Settings::default().log_compression() && with("lz4"));
+        assert!(!with("off") && !with("zstd"));
+    }
+
+    #[test]
     fn values_out_of_bounds_are_refused_by_name() {
         for (name, value) in [
             (SHARD_BYTES, "1kB"),
@@ -280,8 +354,11 @@ mod tests {
             (SHARD_LOAD, "0"),
             (GC_TTL, "1s"),
             (GC_TTL, "soon"),
+            (CLOSED_LAG, "2h"),
             (REPLICATION, "0"),
             (REPLICATION, "many"),
+            ("read_consistency", "eventual"),
+            (COMPRESSION, "on"),
             ("gc.ttl", "1h"),
         ] {
             let refused = check(name, value).expect_err(value);
@@ -289,5 +366,6 @@ mod tests {
         }
         assert_eq!(check(GC_TTL, ""), Ok(()));
         assert_eq!(check(SHARD_BYTES, "1 GB"), Ok(()));
+        assert_eq!(check(CLOSED_LAG, "0s"), Ok(()));
     }
 }

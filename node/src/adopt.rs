@@ -46,7 +46,7 @@ pub fn adopt_orphans(multi: &Arc<MultiRaft>, registry: Arc<Registry>, client: Ar
     });
 }
 
-async fn adopt(unknown: UnknownReplica, multi: &MultiRaft, registry: &Registry, client: &MetaClient) {
+async fn adopt(unknown: UnknownReplica, multi: &Arc<MultiRaft>, registry: &Registry, client: &MetaClient) {
     let UnknownReplica { group, replica, .. } = unknown;
     if let Err(error) = client.refresh().await {
         debug!("{group} writes to {replica}, which is not here: {error}");

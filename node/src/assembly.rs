@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::Stream;
-use meta::consistency::Consistency;
+use meta::consistency::{Consistency, Periodic};
 use meta::control::NodeControl;
 use meta::reporter::{Local, Reporter};
 use meta::server::MetaService;
@@ -114,6 +114,8 @@ pub struct Parts {
     pub addresses: pb::Addresses,
     /// Where it stands, and its disk.
     pub facts: Facts,
+    /// What each shard is said to take on the disk; `None`: what it does take.
+    pub shard_bytes: Option<u64>,
     /// What it answers others with.
     pub services: Services,
     /// How its groups behave.
@@ -132,11 +134,13 @@ pub struct Assembled {
     pub meta: Arc<MetaClient>,
     /// The cluster's rows.
     pub database: Arc<dyn Database>,
+    /// The shards of this node.
+    pub shards: Arc<ShardServer>,
 }
 
 /// Puts a node together and has it take part.
 pub async fn assemble(place: Place, parts: Parts) -> Result<Assembled, Failure> {
-    let Parts { store, files, join, addresses, facts, services, raft, closing, seams } = parts;
+    let Parts { store, files, join, addresses, facts, shard_bytes, services, raft, closing, seams } = parts;
     let identity = place.identity;
 
     // 1. raft, with the meta-group's and the shards' state machines.
@@ -173,6 +177,9 @@ pub async fn assemble(place: Place, parts: Parts) -> Result<Assembled, Failure> 
     let consistency =
         Consistency::service(identity.cluster_id, multi.clone(), meta_client.clone(), seams.clone());
     services.consistency.set(consistency);
+    let periodic =
+        Periodic::new(identity.cluster_id, meta_server.clone(), meta_client.clone(), seams.clone());
+    seams.spawn("compare periodically", periodic.run(closing.clone()));
     let _ = services.membership.set(Membership {
         cluster_id: identity.cluster_id,
         node: identity.node_id,
@@ -193,7 +200,7 @@ pub async fn assemble(place: Place, parts: Parts) -> Result<Assembled, Failure> 
         node: identity.node_id,
         addresses,
         multi: multi.clone(),
-        local: Arc::new(Reported { registry: registry.clone(), facts }),
+        local: Arc::new(Reported { registry: registry.clone(), facts, shard_bytes }),
         client: meta_client.clone(),
         seams: seams.clone(),
     };
@@ -213,8 +220,8 @@ pub async fn assemble(place: Place, parts: Parts) -> Result<Assembled, Failure> 
     );
     adopt_orphans(&multi, shards.registry().clone(), meta_client.clone(), seams.clone());
     let coordinator = CoordinatorOptions::default();
-    let database: Arc<dyn Database> = Arc::new(Cluster::new(shards, oracle, directory, seams, coordinator));
-    Ok(Assembled { multi, meta: meta_client, database })
+    let cluster = Cluster::new(shards.clone(), oracle, directory, seams, coordinator);
+    Ok(Assembled { multi, meta: meta_client, database: Arc::new(cluster), shards })
 }
 
 /// Who means what by a group's commands.
@@ -245,6 +252,7 @@ impl StateMachineFactory for Factory {
 struct Reported {
     registry: Arc<Registry>,
     facts: Facts,
+    shard_bytes: Option<u64>,
 }
 
 impl Local for Reported {
@@ -255,6 +263,9 @@ impl Local for Reported {
     fn bytes(&self, group: GroupId) -> Option<u64> {
         let shard = self.registry.get(group)?;
         let range = shard.descriptor()?.range.clone();
+        if self.shard_bytes.is_some() {
+            return self.shard_bytes;
+        }
         let families = [Cf::Data, Cf::Intents];
         Some(families.map(|family| shard.engine().approximate_bytes(family, &range)).iter().sum())
     }

@@ -109,12 +109,13 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
         join: options.join,
         addresses,
         facts: Arc::new(facts),
+        shard_bytes: None,
         services,
         raft: RaftOptions::default(),
         closing: closing.clone(),
         seams: seams.clone(),
     };
-    let Assembled { multi, meta, database } = assembly::assemble(place, parts).await?;
+    let Assembled { multi, meta, database, .. } = assembly::assemble(place, parts).await?;
     drop(wishes);
     let (measured, clock) = (multi.clone(), seams.clone());
     seams.spawn("gauges", async move {

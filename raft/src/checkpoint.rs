@@ -23,6 +23,7 @@ pub(crate) async fn run(multi: Weak<MultiRaft>, seams: storage::seam::Seams) {
         if multi.is_stopping() {
             return;
         }
+        multi.arrivals().sweep().await;
         let now = seams.clock.now();
         let total = multi.appended().load(Ordering::Relaxed);
         let due = now.saturating_duration_since(last) >= multi.options().checkpoint_interval
@@ -52,6 +53,7 @@ pub(crate) async fn checkpoint(multi: &Arc<MultiRaft>) -> Result<(), Fatal> {
     }
     let engine = multi.engine().clone();
     multi.seams().blocking("checkpoint", move || engine.flush()).await.map_err(Fatal::new)??;
+    storage::fail_point::pass(storage::fail_point::FailPoint::CheckpointFlushed);
     for (group, position) in advanced {
         let flushed = position.last.map_or(0, |id| id.index);
         group.shared().set_flushed(position);

@@ -1,7 +1,8 @@
 //! openraft's part of a replica: there while the group is awake, see [`crate::rest`].
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use openraft::Config;
 use openraft::alias::WatchReceiverOf;
@@ -10,6 +11,7 @@ use openraft::metrics::RaftServerMetrics;
 use openraft::{RaftMetrics, ServerState};
 use storage::ids::{NodeId, ReplicaId};
 use storage::raft_log::LogEngine;
+use storage::seam::Seams;
 use tokio::sync::watch;
 
 use crate::api::Fatal;
@@ -44,7 +46,15 @@ pub(crate) struct Core {
     pub server: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
     /// It is put to rest: that it ends is no failure.
     closing: watch::Sender<bool>,
+    /// While openraft works on the state.
+    machine: Weak<()>,
+    seams: Seams,
 }
+
+/// openraft ends its core and leaves its worker on the state to end by itself. How often it is looked for that.
+const END_LOOK_EVERY: Duration = Duration::from_millis(2);
+/// … and how long: an import of a large snapshot may be under way.
+const END_LIMIT: Duration = Duration::from_secs(60);
 
 impl Nursery {
     /// Makes the instance of a replica whose state is in `shared`, from what the log holds.
@@ -65,11 +75,12 @@ impl Nursery {
         // (What a later start reads as the "current snapshot" is what is flushed, as at the first one.)
         shared.set_running(false);
         let adapter = Adapter::new(shared.clone());
+        let machine = adapter.life();
         let raft = Raft::build(replica.0, self.config.clone(), network, log.clone(), adapter)
             .await
             .map_err(|e| Fatal::new(e.to_string()))?;
         shared.set_running(true);
-        if gated {
+        if gated || self.hub.liveness.is_stalled(self.hub.me) {
             raft.runtime_config().elect(false);
         }
         raft.run();
@@ -79,6 +90,8 @@ impl Nursery {
             raft,
             log,
             closing: watch::Sender::new(false),
+            machine,
+            seams: shared.seams.clone(),
         }))
     }
 }
@@ -92,7 +105,21 @@ impl Core {
     /// Ends it; everything that it has acknowledged is in the log.
     pub async fn close(&self) {
         self.closing.send_replace(true);
+        self.end().await;
+    }
+
+    /// Ends it, and waits until nothing of it works on the state any more: entries that were on their way to be applied would be
+    /// written beside what comes after.
+    pub async fn end(&self) {
         let _ = self.raft.shutdown().await;
+        let begun = self.seams.clock.now();
+        while self.machine.strong_count() > 0 {
+            if self.seams.clock.now().saturating_duration_since(begun) > END_LIMIT {
+                tracing::error!("a replica's state is still being worked on {END_LIMIT:?} after its end");
+                return;
+            }
+            self.seams.sleep(END_LOOK_EVERY).await;
+        }
     }
 
     /// The members with a vote, and their nodes.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use openraft::Membership;
+use storage::fail_point::{self, FailPoint};
 use storage::ids::{GroupId, LogIndex, NodeId, ReplicaId};
 
 use crate::api::{Error, Fatal};
@@ -52,6 +53,7 @@ impl MultiRaft {
         }
         if known.iter().any(|known| matches!(known, Ok(None))) {
             self.flush().await?;
+            fail_point::pass(FailPoint::GroupFlushed);
         }
         let logs = all.iter().zip(&known).map(async |(new, known)| match known {
             Ok(None) => self.begin_log(new).await,
@@ -63,6 +65,7 @@ impl MultiRaft {
             created.push(match (known, log) {
                 (Ok(Some(existing)), _) => Ok(existing),
                 (Ok(None), Ok(())) => {
+                    fail_point::pass(FailPoint::GroupLogged);
                     let opened = self.open(new.group, new.me, false).await;
                     if let Ok(opened) = &opened
                         && (new.campaign || new.members.len() == 1)
@@ -107,6 +110,7 @@ impl MultiRaft {
     async fn begin_log(&self, new: &NewGroup) -> Result<(), Error> {
         let (group, replica) = (new.group, new.me);
         self.write_ballot(group, replica, false).await?;
+        fail_point::pass(FailPoint::GroupBallot);
         let start = encode_log_id(&log_id(0, 0));
         durably(|done| self.log.purge_to(group, LogIndex(0), start, done)).await.map_err(|e| Error::Open {
             group,
@@ -115,13 +119,23 @@ impl MultiRaft {
         })
     }
 
-    /// Creates a blank replica, which waits for a leader to tell it everything. Idempotent.
-    pub async fn create_replica(&self, group: GroupId, me: ReplicaId) -> Result<Arc<Group>, Error> {
+    /// Creates a blank replica, which waits for a leader to tell it everything. Idempotent. Goes on if the caller does not wait.
+    pub async fn create_replica(
+        self: &Arc<Self>,
+        group: GroupId,
+        me: ReplicaId,
+    ) -> Result<Arc<Group>, Error> {
+        let multi = self.clone();
+        self.to_the_end("create-replica", async move { multi.create_blank(group, me).await }).await
+    }
+
+    async fn create_blank(&self, group: GroupId, me: ReplicaId) -> Result<Arc<Group>, Error> {
         let _turn = self.turn().await?;
         if let Some(existing) = self.existing(group, me).await? {
             return Ok(existing);
         }
         self.write_ballot(group, me, false).await?;
+        fail_point::pass(FailPoint::ReplicaBallot);
         self.open(group, me, false).await
     }
 
@@ -141,6 +155,11 @@ impl MultiRaft {
             Some((replica, false)) if replica == me => {
                 let gated = !self.gate_open.load(Ordering::SeqCst);
                 self.open(group, me, gated).await.map(Some)
+            }
+            // Its removal has failed halfway.
+            Some((replica, true)) if replica < me => {
+                let _alone = self.territory.lock().await;
+                self.finish_late(group, replica).await.map(|()| None)
             }
             Some((replica, _)) => Err(Error::OtherReplica { group, existing: replica, wanted: me }),
         }

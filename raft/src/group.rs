@@ -15,11 +15,12 @@ use storage::seam::Seams;
 use tokio::sync::{Semaphore, watch};
 
 use crate::api::{ChangeError, GroupStatus, NotLeader, Peer, Progress, ProposeError, Role, StateMachine};
+use crate::command::Command;
 use crate::core::{Core, Nursery, is_only_voter};
 use crate::options::RaftOptions;
 use crate::rest::{Rest, Rested};
 use crate::state_machine::Shared;
-use crate::types::{self, Command, Host, StoredMembership, TypeConfig};
+use crate::types::{self, Host, StoredMembership, TypeConfig};
 
 /// How many entries the next leader may lack when a transfer begins. Writes wait until it has them.
 const TRANSFER_LAG_MAX: u64 = 1000;
@@ -115,6 +116,10 @@ impl Group {
         if let Role::Stopped { reason } = &*self.role.borrow() {
             return Err(ProposeError::Stopped(reason.clone()));
         }
+        if self.handing_over.load(Ordering::SeqCst) {
+            // openraft would refuse it as well, unless its core waits for a disk that stalls.
+            return Err(NotLeader { leader: None }.into());
+        }
         self.rest.touch();
         let Ok(_permit) = self.proposals.try_acquire() else {
             // All of them are taken while the group is laid to rest.
@@ -124,16 +129,19 @@ impl Group {
             };
         };
         let core = self.core().ok_or_else(|| self.not_leader())?;
+        let command = match self.nursery.hub.log_compression.load(Ordering::Relaxed) {
+            true => Command::compressed(command),
+            false => Command::plain(command),
+        };
         // Bulk waits its turn here, where it costs no memory but its own. Nothing has been proposed yet.
         let bytes_max = self.options.proposal_bytes_in_flight_max;
-        let share = u32::try_from(command.len()).unwrap_or(bytes_max).min(bytes_max);
+        let share = u32::try_from(command.bytes()).unwrap_or(bytes_max).min(bytes_max);
         let _share = tokio::select! {
             share = self.proposal_bytes.acquire_many(share) => share.map_err(|_| ProposeError::Overloaded)?,
             () = self.seams.sleep(self.options.propose_timeout) => return Err(ProposeError::Overloaded),
         };
         let (responder, result) = ProgressResponder::complete_only();
-        let write =
-            core.raft.write(Command(command)).with_leader(types::Term::new(term.0)).responder(responder);
+        let write = core.raft.write(command).with_leader(types::Term::new(term.0)).responder(responder);
         write.await.map_err(|fatal| ProposeError::Stopped(self.stop_reason(&fatal)))?;
         // From here on only openraft knows.
         let result = tokio::select! {
@@ -156,6 +164,9 @@ impl Group {
     /// A quorum has answered a message that was sent less than a lease ago, and each of those replicas elects nobody
     /// for longer than that.
     pub fn lease(&self, term: Term) -> Result<(), NotLeader> {
+        if self.reads_by_quorum() {
+            return Err(NotLeader { leader: None });
+        }
         let core = self.core().ok_or_else(|| self.not_leader())?;
         // The term and the acknowledgement of one moment: an acknowledgement of a later term would vouch for a
         // snapshot that was taken while somebody else led.
@@ -179,9 +190,15 @@ impl Group {
         if valid { Ok(()) } else { Err(NotLeader { leader: None }) }
     }
 
+    /// Whether no lease is to be relied upon, so that [`Group::lease`] always refuses.
+    pub fn reads_by_quorum(&self) -> bool {
+        self.nursery.hub.quorum_reads.load(Ordering::SeqCst)
+    }
+
     /// Asks a quorum whether this replica leads in `term`: as [`Group::lease`], without relying on clocks.
     pub async fn confirm_quorum(&self, term: Term) -> Result<(), NotLeader> {
-        if self.leads() != Some(term) {
+        let leaves = self.handing_over.load(Ordering::SeqCst) && self.is_stalled();
+        if self.leads() != Some(term) || leaves {
             return Err(self.not_leader());
         }
         self.rest.touch();
@@ -321,6 +338,9 @@ impl Group {
         if !progress.is_some_and(|p| answers(&p) && p.lag <= TRANSFER_LAG_MAX) {
             return Err(ChangeError::Refused(format!("{to} does not answer or is behind")));
         }
+        if self.voters().iter().any(|(id, node)| *id == to && self.nursery.hub.liveness.is_stalled(*node)) {
+            return Err(ChangeError::Refused(format!("the disk of {to} stalls")));
+        }
         let mut role = self.role();
         // Before the first voter hears of it.
         self.handing_over.store(true, Ordering::SeqCst);
@@ -369,9 +389,13 @@ impl Group {
         since.saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Relaxed)))
     }
 
-    /// Stands for election now, unless a leader's lease forbids it, or what was promised before a restart may: for the one replica that is meant to lead a new
-    /// group, and for one that takes over. A group at rest wakes.
+    /// Stands for election now, unless a leader's lease forbids it, or what was promised before a restart may: for the
+    /// one replica that is meant to lead a new group, and for one that takes over. A group at rest wakes. Not while this node's
+    /// disk stalls.
     pub async fn campaign(self: &Arc<Self>) {
+        if self.is_stalled() {
+            return;
+        }
         if let Ok(core) = self.awake().await
             && !self.is_gated()
         {
@@ -402,6 +426,9 @@ impl Group {
             .members
             .keys()
             .filter(|replica| **replica != status.replica)
+            .filter(|replica| {
+                status.members.get(replica).is_some_and(|n| !self.nursery.hub.liveness.is_stalled(*n))
+            })
             .filter_map(|replica| status.progress.get(replica).map(|progress| (replica, progress)))
             .filter(|(_, progress)| progress.silent_for.is_some_and(|silence| silence < fresh))
             .min_by_key(|(_, progress)| progress.lag)
@@ -421,6 +448,16 @@ impl Group {
         self.gated.store(true, Ordering::SeqCst);
     }
 
+    /// Somebody else is about to lead.
+    pub(crate) fn is_handing_over(&self) -> bool {
+        self.handing_over.load(Ordering::SeqCst)
+    }
+
+    /// The log's disk is too slow for this node to lead.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.nursery.hub.liveness.is_stalled(self.nursery.hub.me)
+    }
+
     /// Votes from now on.
     pub(crate) fn open_gate(&self) {
         self.gated.store(false, Ordering::SeqCst);
@@ -433,15 +470,20 @@ impl Group {
         }
     }
 
+    /// Stands for no election until told otherwise.
+    pub(crate) fn keep_from_election(&self) {
+        if let Some(core) = self.core() {
+            core.raft.runtime_config().elect(false);
+        }
+    }
+
     /// Ends the replica.
     pub(crate) async fn stop(&self, reason: &str) {
         self.stopping.store(true, Ordering::SeqCst);
         self.shared.fault.set(reason);
         let _turn = self.rest.turn().await;
         match self.core() {
-            Some(core) => {
-                let _ = core.raft.shutdown().await;
-            }
+            Some(core) => core.end().await,
             None => self.publish(Role::Stopped { reason: self.stop_reason(&reason) }),
         }
         self.nursery.roll.gone(self.id());

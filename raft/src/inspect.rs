@@ -61,7 +61,12 @@ pub enum Content {
     /// These are the members.
     Members(String),
     /// A command of the state machine.
-    Command(Bytes),
+    Command {
+        /// As its owner encoded it.
+        bytes: Bytes,
+        /// How many bytes it takes in the log, if it is compressed there.
+        compressed: Option<usize>,
+    },
 }
 
 /// What the files hold of a replica.
@@ -82,7 +87,7 @@ pub fn replica(files: &Inspection, group: GroupId) -> Result<StoredReplica, Fata
         (Term(leader.term), ReplicaId(leader.voted_for), vote.is_committed())
     });
     let last = match log.last {
-        Some((_, bytes)) => Some(entry(bytes)?.place),
+        Some((_, bytes)) => Some(place(&decode_entry(bytes).map_err(Fatal::new)?.log_id)),
         None => None,
     };
     let removed = files.engine().get(Cf::Group, &keys::removed_key(group)).map_err(Fatal::new)?;
@@ -101,15 +106,20 @@ pub fn replica(files: &Inspection, group: GroupId) -> Result<StoredReplica, Fata
     })
 }
 
-/// Decodes an entry.
+/// Decodes an entry, and expands its command.
 pub fn entry(stored: Bytes) -> Result<StoredEntry, Fatal> {
     let entry = decode_entry(stored).map_err(Fatal::new)?;
+    let place = place(&entry.log_id);
     let content = match entry.payload {
         EntryPayload::Blank => Content::Blank,
-        EntryPayload::Normal(command) => Content::Command(command.0),
+        EntryPayload::Normal(command) => {
+            let expanded = command.expand().map_err(|e| Fatal::new(format!("the entry at {place}: {e}")))?;
+            let compressed = command.is_compressed().then(|| command.bytes());
+            Content::Command { bytes: expanded.into_owned().into(), compressed }
+        }
         EntryPayload::Membership(membership) => Content::Members(members(&membership)),
     };
-    Ok(StoredEntry { place: place(&entry.log_id), content })
+    Ok(StoredEntry { place, content })
 }
 
 fn place(id: &LogId) -> Place {

@@ -4,6 +4,7 @@
 //!   [group u64 BE][0x00]            raft: the id of the last applied entry
 //!   [group u64 BE][0x01]            raft: the membership, and the entry it came with
 //!   [group u64 BE][0x02]            raft: the highest id of a replica that was removed from this node (u64 BE)
+//!   [group u64 BE][0x03]            raft: the id of the replica that may take part in nothing any more (u64 BE)
 //!   [group u64 BE][0x10] …          the state machine's
 //! ```
 
@@ -12,6 +13,7 @@ use storage::ids::{GroupId, KeyRange};
 const APPLIED: u8 = 0x00;
 const MEMBERSHIP: u8 = 0x01;
 const REMOVED: u8 = 0x02;
+const QUARANTINED: u8 = 0x03;
 const PRIVATE: u8 = 0x10;
 
 fn key(group: GroupId, kind: u8) -> Vec<u8> {
@@ -43,6 +45,11 @@ pub(crate) fn membership_key(group: GroupId) -> Vec<u8> {
 /// Outlives the group's replica on this node.
 pub(crate) fn removed_key(group: GroupId) -> Vec<u8> {
     key(group, REMOVED)
+}
+
+/// Goes with the replica.
+pub(crate) fn quarantined_key(group: GroupId) -> Vec<u8> {
+    key(group, QUARANTINED)
 }
 
 /// Everything of a group.

@@ -1,7 +1,7 @@
 //! All replicas of a node: opening, creating, removing and stopping them.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,9 +13,11 @@ use storage::ids::{GroupId, NodeId, ReplicaId};
 use storage::raft_log::LogEngine;
 use storage::seam::Seams;
 use storage::{Engine, Store};
+use tokio::sync::oneshot;
 use tonic::Status;
 
 use crate::api::{AddressBook, Error, Fatal, Peer, StateMachineFactory, UnknownReplica};
+use crate::arrivals::Arrivals;
 use crate::core::Nursery;
 use crate::create::NewGroup;
 use crate::fault::Fault;
@@ -28,7 +30,7 @@ use crate::state_machine::{Position, Shared};
 use crate::transport::Hub;
 use crate::transport::server::{Endpoint, Mount, refusal};
 use crate::types::decode_log_id;
-use crate::{checkpoint, snapshot};
+use crate::{checkpoint, snapshot, stall};
 
 /// Where, in the store's directory, incoming snapshots are spooled to.
 const SPOOL_DIR: &str = "incoming";
@@ -46,7 +48,8 @@ pub struct MultiRaft {
     pub(crate) factory: Arc<dyn StateMachineFactory>,
     seams: Seams,
     hub: Arc<Hub>,
-    spool_dir: PathBuf,
+    pub(crate) spool_dir: PathBuf,
+    arrivals: Arc<Arrivals>,
     pub(crate) groups: RwLock<HashMap<GroupId, Arc<Group>>>,
     /// Replicas are created, opened and removed one at a time.
     lifecycle: tokio::sync::Mutex<()>,
@@ -83,13 +86,20 @@ impl MultiRaft {
             appended: Arc::default(),
             roll: Roll::default(),
         };
+        let spool_dir = store.dir().join(SPOOL_DIR);
+        let arrivals = Arrivals::open(spool_dir.clone(), seams.clone()).map_err(|e| Error::Open {
+            group: GroupId(0),
+            replica: ReplicaId(0),
+            source: Fatal::new(e),
+        })?;
         let multi = Arc::new(Self {
             nursery: Arc::new(nursery),
             engine: store.engine(),
             log: store.log(),
             factory,
             hub,
-            spool_dir: store.dir().join(SPOOL_DIR),
+            spool_dir,
+            arrivals,
             groups: RwLock::default(),
             lifecycle: tokio::sync::Mutex::new(()),
             territory: tokio::sync::Mutex::new(()),
@@ -108,6 +118,7 @@ impl MultiRaft {
             "raft-liveness",
             liveness::watch(Arc::downgrade(&multi), multi.hub.clone(), seams.clone()),
         );
+        seams.spawn("raft-disk", stall::watch(Arc::downgrade(&multi), seams.clone()));
         seams.spawn("raft-checkpoint", checkpoint::run(Arc::downgrade(&multi), seams.clone()));
         seams.spawn("raft-rest", rest::run(Arc::downgrade(&multi), seams.clone()));
         Ok(multi)
@@ -155,9 +166,26 @@ impl MultiRaft {
         self.nursery.roll.version()
     }
 
+    /// The groups that have woken, were laid to rest or are gone since the last call; for one caller, who looks at each of them
+    /// afterwards.
+    pub fn take_rest_changes(&self) -> BTreeSet<GroupId> {
+        self.nursery.roll.take_changed()
+    }
+
     /// Sends snapshots at this rate from now on, all of them together.
     pub fn set_snapshot_rate(&self, bytes_per_second: u64) {
         self.hub.pace.set(bytes_per_second);
+    }
+
+    /// Whether reads are confirmed by a majority from now on, instead of relying on leases.
+    pub fn set_quorum_reads(&self, quorum_reads: bool) {
+        self.hub.quorum_reads.store(quorum_reads, Ordering::SeqCst);
+    }
+
+    /// Whether large commands that are proposed here from now on are compressed, in the logs and on the wire. What is compressed is
+    /// understood either way.
+    pub fn set_log_compression(&self, log_compression: bool) {
+        self.hub.log_compression.store(log_compression, Ordering::Relaxed);
     }
 
     /// Hands leaderships over, then stops everything and makes it durable.
@@ -205,6 +233,20 @@ impl MultiRaft {
     /// Flushes the state and cuts the logs now, instead of when it is due.
     pub async fn checkpoint(self: &Arc<Self>) -> Result<(), Fatal> {
         checkpoint::checkpoint(self).await
+    }
+
+    /// Runs work to its end even if whoever waits for it goes away: a caller's connection breaks, and its call is dropped between two steps, of
+    /// which only a restart would do the second.
+    pub(crate) async fn to_the_end<T: Send + 'static>(
+        self: &Arc<Self>,
+        name: &'static str,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (done, outcome) = oneshot::channel();
+        self.seams.spawn(name, async move {
+            let _ = done.send(work.await);
+        });
+        outcome.await.unwrap_or(Err(Error::ShuttingDown))
     }
 
     pub(crate) async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
@@ -289,6 +331,9 @@ impl MultiRaft {
         let opened = self.try_open(group, replica, gated, at_start).await;
         let opened = opened.map_err(|source| Error::Open { group, replica, source })?;
         self.groups.write().insert(group, opened.clone());
+        if self.is_quarantined(group, replica)? {
+            opened.stop(crate::removal::QUARANTINED).await;
+        }
         Ok(opened)
     }
 
@@ -349,7 +394,7 @@ impl MultiRaft {
         flushed.map_err(storage_error("flush the state"))
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         name: &'static str,
         work: impl FnOnce() -> T + Send + 'static,
@@ -433,8 +478,8 @@ impl MultiRaft {
         &self.seams
     }
 
-    pub(crate) fn spool_dir(&self) -> &Path {
-        &self.spool_dir
+    pub(crate) fn arrivals(&self) -> &Arc<Arrivals> {
+        &self.arrivals
     }
 }
 

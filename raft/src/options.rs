@@ -32,6 +32,8 @@ pub struct RaftOptions {
     pub tail_bytes_max: usize,
     /// Messages to one node that may queue, in bytes.
     pub queue_bytes_max: usize,
+    /// A write to the log that takes longer says that the disk stalls: this node hands its leaderships over.
+    pub disk_stall: Duration,
     /// How often the state is flushed and the log cut.
     pub checkpoint_interval: Duration,
     /// … or earlier, when so much was appended.
@@ -64,6 +66,7 @@ impl Default for RaftOptions {
             append_bytes_max: 1 << 20,
             tail_bytes_max: 2 << 20,
             queue_bytes_max: 128 << 20,
+            disk_stall: Duration::from_millis(1_000),
             checkpoint_interval: Duration::from_secs(10),
             checkpoint_bytes: 64 << 20,
             keep_entries: 10_000,

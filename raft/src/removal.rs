@@ -21,18 +21,28 @@ use std::sync::Arc;
 
 use proto::raft as wire;
 use storage::Cf;
+use storage::fail_point::{self, FailPoint};
 use storage::ids::{GroupId, KeyRange, ReplicaId};
 
 use crate::api::{Error, Fatal, Role, StateMachine};
 use crate::keys;
 use crate::log_store::durably;
 use crate::multi::{MultiRaft, storage_error};
+use crate::snapshot;
 use crate::transport::server::refusal;
+
+/// Why a replica has stopped that was found to differ from the others.
+pub(crate) const QUARANTINED: &str = "it is in quarantine: it differs from the others";
 
 impl MultiRaft {
     /// Stops a replica and removes its log and its data, for good: it must not be a member of its group any more.
-    /// Idempotent.
-    pub async fn remove_replica(&self, id: GroupId, replica: ReplicaId) -> Result<(), Error> {
+    /// Idempotent. Goes on if the caller does not wait.
+    pub async fn remove_replica(self: &Arc<Self>, id: GroupId, replica: ReplicaId) -> Result<(), Error> {
+        let multi = self.clone();
+        self.to_the_end("remove-replica", async move { multi.remove(id, replica).await }).await
+    }
+
+    async fn remove(&self, id: GroupId, replica: ReplicaId) -> Result<(), Error> {
         let _turn = self.turn().await?;
         let group = match self.group(id) {
             Some(group) if group.replica() == replica => group,
@@ -42,23 +52,94 @@ impl MultiRaft {
                     _ => Err(Error::OtherReplica { group: id, existing: other.replica(), wanted: replica }),
                 };
             }
-            None => return Ok(()),
+            None => return self.remove_remains(id, replica).await,
         };
         let _alone = self.territory.lock().await;
         self.groups.write().remove(&id);
         group.stop("removed from this node").await;
+        self.arrivals().forget(id).await;
         // From here on a crash does not bring it back.
         self.write_ballot(id, replica, true).await?;
+        fail_point::pass(FailPoint::RemovalBallot);
         self.wipe(id, replica, &**group.machine()).await?;
         tracing::info!(group = %id, %replica, "removed from this node");
         Ok(())
     }
 
+    /// Goes on with a removal that has failed halfway, or removes a replica that could not be opened.
+    async fn remove_remains(&self, id: GroupId, replica: ReplicaId) -> Result<(), Error> {
+        match self.ballot(id)? {
+            Some((known, _)) if known == replica => {}
+            _ => return Ok(()),
+        }
+        let _alone = self.territory.lock().await;
+        self.write_ballot(id, replica, true).await?;
+        self.finish_late(id, replica).await
+    }
+
+    /// As [`MultiRaft::finish_removal`], while other replicas run; `territory` is held. What one of them has taken over since stays, and
+    /// so do the remains.
+    pub(crate) async fn finish_late(&self, group: GroupId, replica: ReplicaId) -> Result<(), Error> {
+        let broken = |source| Error::Open { group, replica, source };
+        let machine = self.factory.open(group, replica, self.engine().clone()).map_err(broken)?;
+        for (cf, range) in &machine.spans() {
+            if self.holder(group, *cf, range).is_some() {
+                return Err(broken(Fatal::new("another replica holds keys that its removal has left")));
+            }
+        }
+        drop(machine);
+        self.finish_removal(group, replica).await
+    }
+
     /// Removes a replica whose state another group has taken over. What it holds according to the state's last flush goes with it,
     /// also after a crash; so the take-over has to be durable first.
-    pub async fn bury(&self, group: GroupId, replica: ReplicaId) -> Result<(), Error> {
+    pub async fn bury(self: &Arc<Self>, group: GroupId, replica: ReplicaId) -> Result<(), Error> {
         self.make_durable().await?;
+        fail_point::pass(FailPoint::AbsorbedFlushed);
         self.remove_replica(group, replica).await
+    }
+
+    /// Stops a replica that must not be believed, for good: it hands over what it leads, serves nothing, votes for nobody, and
+    /// does not run again after a restart. All that is left to be done with it is [`MultiRaft::remove_replica`]. Idempotent. Goes on
+    /// if the caller does not wait.
+    pub async fn quarantine(
+        self: &Arc<Self>,
+        id: GroupId,
+        replica: ReplicaId,
+        why: &str,
+    ) -> Result<(), Error> {
+        let (multi, why) = (self.clone(), why.to_owned());
+        self.to_the_end("quarantine", async move { multi.confine(id, replica, &why).await }).await
+    }
+
+    async fn confine(&self, id: GroupId, replica: ReplicaId, why: &str) -> Result<(), Error> {
+        let _turn = self.turn().await?;
+        let group = self.group(id).filter(|group| group.replica() == replica).ok_or(Error::NoGroup(id))?;
+        if self.is_quarantined(id, replica)? {
+            group.stop(QUARANTINED).await;
+            return Ok(());
+        }
+        tracing::error!(group = %id, %replica, %why, "THIS REPLICA GOES INTO QUARANTINE");
+        metrics::counter!("flotilla_raft_replicas_quarantined_total").increment(1);
+        let mut batch = self.engine().batch();
+        batch.put(Cf::Group, &keys::quarantined_key(id), &replica.0.to_be_bytes());
+        self.engine().write(batch).map_err(storage_error("write that a replica is in quarantine"))?;
+        self.flush().await?;
+        let successor = group.leads().and_then(|_| group.successor());
+        if let Some(to) = successor
+            && let Err(error) = group.transfer_leader(to).await
+        {
+            tracing::info!(group = %id, %error, "the leadership is not handed over: the others elect");
+        }
+        group.stop(QUARANTINED).await;
+        Ok(())
+    }
+
+    /// Whether a replica of this node is in quarantine.
+    pub fn is_quarantined(&self, group: GroupId, replica: ReplicaId) -> Result<bool, Error> {
+        let stored = self.engine().get(Cf::Group, &keys::quarantined_key(group));
+        let stored = stored.map_err(storage_error("read whether a replica is in quarantine"))?;
+        Ok(stored.is_some_and(|id| id[..] == replica.0.to_be_bytes()))
     }
 
     /// Makes everything durable that is applied now.
@@ -82,6 +163,10 @@ impl MultiRaft {
         replica: ReplicaId,
         machine: &dyn StateMachine,
     ) -> Result<(), Error> {
+        let (engine, dir) = (self.engine().clone(), self.spool_dir.clone());
+        self.blocking("forget-install", move || snapshot::forget_install(&engine, &dir, group))
+            .await?
+            .map_err(|source| Error::Open { group, replica, source })?;
         let mut batch = self.engine().batch();
         for (cf, range) in &machine.spans() {
             debug_assert!(self.holder(group, *cf, range).is_none(), "{group}: others hold its keys");
@@ -92,11 +177,14 @@ impl MultiRaft {
         batch.put(Cf::Group, &keys::removed_key(group), &removed.0.to_be_bytes());
         self.engine().write(batch).map_err(storage_error("remove a group's state"))?;
         self.flush().await?;
+        fail_point::pass(FailPoint::RemovalWiped);
         durably(|done| self.log.remove_group(group, done)).await.map_err(|e| Error::Open {
             group,
             replica,
             source: Fatal::new(e),
-        })
+        })?;
+        fail_point::pass(FailPoint::RemovalDone);
+        Ok(())
     }
 
     /// The highest id of a replica of the group that was removed from this node.

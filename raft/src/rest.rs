@@ -53,7 +53,7 @@ use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::{Mutex, RwLock};
 use proto::raft as wire;
-use storage::ids::{GroupId, LogIndex, NodeId, Term};
+use storage::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 use storage::seam::Seams;
 use tokio::sync::oneshot;
 
@@ -84,13 +84,15 @@ pub(crate) struct Roll {
     owing: Mutex<BTreeSet<GroupId>>,
     /// Changes with who rests, and where.
     version: AtomicU64,
+    /// Groups of which that has changed since somebody took them.
+    changed: Mutex<BTreeSet<GroupId>>,
 }
 
 impl Roll {
     fn woke(&self, group: &Arc<Group>) {
         self.owing.lock().remove(&group.id());
         self.awake.lock().insert(group.id(), Arc::downgrade(group));
-        self.version.fetch_add(1, Ordering::SeqCst);
+        self.moved(group.id());
     }
 
     pub fn rests(&self, group: GroupId, owes: bool) {
@@ -98,6 +100,12 @@ impl Roll {
         if owes {
             self.owing.lock().insert(group);
         }
+        self.moved(group);
+    }
+
+    /// It rests, or has its home, elsewhere than before.
+    fn moved(&self, group: GroupId) {
+        self.changed.lock().insert(group);
         self.version.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -113,6 +121,10 @@ impl Roll {
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::SeqCst)
     }
+
+    pub fn take_changed(&self) -> BTreeSet<GroupId> {
+        std::mem::take(&mut *self.changed.lock())
+    }
 }
 
 /// What a replica keeps while it rests.
@@ -121,6 +133,8 @@ pub(crate) struct Rested {
     status: GroupStatus,
     /// Members that lack entries, or may: they get them when they answer again.
     owed: BTreeSet<NodeId>,
+    /// The vote of the leader that laid the group to rest, and whose whole log is applied here. `None`: no leader of this process's time has.
+    vote: Option<Vote>,
 }
 
 impl Rested {
@@ -129,9 +143,7 @@ impl Rested {
         let vote = log.vote();
         let stored = position.membership.membership();
         let voters: BTreeSet<u64> = stored.voter_ids().collect();
-        let node = |(replica, host): (&u64, &crate::types::Host)| {
-            (storage::ids::ReplicaId(*replica), NodeId(host.0))
-        };
+        let node = |(replica, host): (&u64, &crate::types::Host)| (ReplicaId(*replica), NodeId(host.0));
         let (members, learners) = stored.nodes().map(node).partition(|(id, _)| voters.contains(&id.0));
         let leader = vote.filter(|vote| vote.is_committed()).map(|vote| vote.leader_id().voted_for);
         let last = position.last.map(|id| LogIndex(id.index));
@@ -153,7 +165,7 @@ impl Rested {
             rests: true,
         };
         let owed = status.members.values().chain(status.learners.values()).copied().collect();
-        Self { status, owed }
+        Self { status, owed, vote: None }
     }
 
     /// The leader, if it is another replica.
@@ -208,6 +220,23 @@ impl Rest {
         self.turn.lock().await
     }
 
+    /// Nobody has used it for ever, unless somebody does from now on.
+    fn hurry(&self) {
+        self.used.store(false, Ordering::Relaxed);
+        self.idle.store(u32::MAX / 2, Ordering::Relaxed);
+    }
+
+    /// The vote of the leader that laid the group to rest, and who votes, if it rests at this moment: no instance is there, nor in the making.
+    pub fn vouched(&self) -> Option<(Vote, BTreeMap<ReplicaId, NodeId>)> {
+        let _turn = self.turn.try_lock().ok()?;
+        if self.core.read().is_some() {
+            return None;
+        }
+        let rested = self.rested.lock();
+        let members = (!rested.status.joint).then(|| rested.status.members.clone())?;
+        rested.vote.map(|vote| (vote, members))
+    }
+
     /// For how many looks nobody has used it.
     fn look(&self) -> u32 {
         if self.used.swap(false, Ordering::Relaxed) {
@@ -232,6 +261,11 @@ impl Group {
     /// Somebody needs the group: it is not to be laid to rest for a while.
     pub fn touch(&self) {
         self.rest.touch();
+    }
+
+    /// Nobody has asked for the group: it was woken to be led by another member, and is to be laid to rest as soon as it is.
+    pub(crate) fn hurry_to_rest(&self) {
+        self.rest.hurry();
     }
 
     pub(crate) fn rested_status(&self) -> GroupStatus {
@@ -293,10 +327,8 @@ impl Group {
         *self.rest.core.write() = Some(core.clone());
         self.nursery.roll.woke(&self);
         self.rest.touch();
-        if gated && !self.is_gated() {
-            // The gate was opened meanwhile.
-            core.raft.runtime_config().elect(true);
-        }
+        // The gate may have been opened meanwhile, or the disk have come to stall, or be well again.
+        core.raft.runtime_config().elect(!self.is_gated() && !self.is_stalled());
         metrics::counter!("flotilla_raft_wakes_total").increment(1);
         self.seams.spawn("raft-role", self.clone().watch_role(core.clone()));
         Ok(core)
@@ -310,12 +342,17 @@ impl Group {
             return;
         }
         let home = self.rest.rested.lock().leader_elsewhere();
-        if home.is_some_and(|home| self.nursery.hub.liveness.is_heard(home.node)) {
+        let liveness = &self.nursery.hub.liveness;
+        if home.is_some_and(|home| liveness.is_heard(home.node) && !liveness.is_stalled(home.node)) {
             let group = self.clone();
             self.seams.spawn("raft-ready", async move {
                 // One that has failed has said so.
                 let _ = group.awake().await;
             });
+            return;
+        }
+        if self.is_stalled() {
+            // Another one is to lead: whoever asks there finds that this node's disk stalls.
             return;
         }
         let mut role = self.role();
@@ -420,8 +457,9 @@ impl Group {
         let _turn = self.rest.turn.lock().await;
         let Some(core) = self.core() else {
             let mut rested = self.rest.rested.lock();
-            if rested.status.term.0 <= vote.leader_id().term {
+            if rested.status.term.0 <= vote.leader_id().term && rested.status.leader != Some(from) {
                 rested.status.leader = Some(from);
+                self.nursery.roll.moved(self.id());
             }
             return true;
         };
@@ -447,7 +485,7 @@ impl Group {
         owed: BTreeSet<NodeId>,
         vote: &Vote,
     ) -> bool {
-        let rested = Rested { status: GroupStatus { rests: true, ..status }, owed };
+        let rested = Rested { status: GroupStatus { rests: true, ..status }, owed, vote: None };
         {
             let _one = self.rest.publishing.lock();
             let leader = rested.leader_elsewhere();
@@ -470,6 +508,7 @@ impl Group {
             });
             return false;
         }
+        self.rest.rested.lock().vote = Some(*vote);
         metrics::counter!("flotilla_raft_rests_total").increment(1);
         tracing::debug!(group = %self.id(), replica = %self.replica(), "at rest");
         true

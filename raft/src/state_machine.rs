@@ -5,7 +5,7 @@
 //! what it believes is in a snapshot, so it is only ever told of what is flushed.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -13,6 +13,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
 use parking_lot::Mutex;
 use prost::Message;
 use proto::raft as wire;
+use storage::fail_point::{self, FailPoint};
 use storage::ids::{GroupId, LogIndex, ReplicaId, Term};
 use storage::seam::Seams;
 use storage::{Batch, Cf, Engine};
@@ -21,7 +22,8 @@ use tokio::sync::watch;
 use crate::api::{Applied, Fatal, StateMachine};
 use crate::fault::Fault;
 use crate::keys;
-use crate::snapshot::{self, SnapshotData, Spool};
+use crate::snapshot::{self, SnapshotData};
+use crate::spool::Spool;
 use crate::types::{
     Entry, LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig, decode_log_id, encode_log_id,
     stored_membership_from_wire, stored_membership_to_wire, term_of,
@@ -153,8 +155,11 @@ impl Shared {
         match entry.payload {
             EntryPayload::Blank => {}
             // A barrier: everything before it is applied.
-            EntryPayload::Normal(command) if command.0.is_empty() => {}
-            EntryPayload::Normal(command) => reply.0 = self.machine.apply(&mut batch, at, &command.0)?,
+            EntryPayload::Normal(command) if command.is_barrier() => {}
+            EntryPayload::Normal(command) => {
+                let command = command.expand().map_err(Fatal::new)?;
+                reply.0 = self.machine.apply(&mut batch, at, &command)?;
+            }
             EntryPayload::Membership(members) => {
                 let stored = StoredMembership::new(Some(id), members);
                 let encoded = stored_membership_to_wire(&stored).encode_to_vec();
@@ -164,6 +169,10 @@ impl Shared {
         }
         batch.put(Cf::Group, &keys::applied_key(self.group), &encode_log_id(&id));
         self.engine.write(batch)?;
+        fail_point::pass(match &membership {
+            Some(_) => FailPoint::MembersWritten,
+            None => FailPoint::ApplyWritten,
+        });
         {
             let mut applied = self.applied.lock();
             debug_assert!(applied.last.is_none_or(|last| last.index < id.index), "entries in order");
@@ -196,11 +205,17 @@ impl Shared {
 /// What openraft calls.
 pub(crate) struct Adapter {
     shared: Arc<Shared>,
+    alive: Arc<()>,
 }
 
 impl Adapter {
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        Self { shared, alive: Arc::default() }
+    }
+
+    /// Nobody holds it any more when openraft has let go of the state machine: nothing is being applied or imported then.
+    pub fn life(&self) -> Weak<()> {
+        Arc::downgrade(&self.alive)
     }
 }
 

@@ -18,7 +18,8 @@ use tempfile::TempDir;
 use crate::api::{Applied, Fatal, Role, StateMachine};
 use crate::fault::Fault;
 use crate::log_store::LogStore;
-use crate::snapshot::{SnapshotData, SpoolWriter};
+use crate::snapshot::SnapshotData;
+use crate::spool::SpoolWriter;
 use crate::state_machine::{Adapter, Position, Shared};
 use crate::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig, meta_to_wire};
 

@@ -14,7 +14,10 @@ use openraft::vote::{RaftLeaderId, RaftVote};
 use openraft::{EntryPayload, Membership};
 use prost::Message;
 use proto::raft as wire;
+use proto::raft::entry::Compression;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::command::Command;
 
 openraft::declare_raft_types!(
     /// Flotilla's instance of openraft's types.
@@ -35,10 +38,6 @@ pub(crate) type SnapshotMeta = SnapshotMetaOf<TypeConfig>;
 pub(crate) type LeaderId = <TypeConfig as openraft::RaftTypeConfig>::LeaderId;
 pub(crate) type Term = <LeaderId as RaftLeaderId>::Committed;
 
-/// A command as the state machine's owner encoded it.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Command(pub Bytes);
-
 /// What applying a command answered.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Reply(pub Bytes);
@@ -47,33 +46,30 @@ pub struct Reply(pub Bytes);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Host(pub u64);
 
-// openraft asks for serde; nothing of ours ever goes through it.
-macro_rules! opaque {
-    ($name:ident) => {
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{} bytes", self.0.len())
-            }
-        }
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Debug::fmt(self, f)
-            }
-        }
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_bytes(&self.0)
-            }
-        }
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                Ok(Self(Vec::<u8>::deserialize(deserializer)?.into()))
-            }
-        }
-    };
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
 }
-opaque!(Command);
-opaque!(Reply);
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+// openraft asks for serde; nothing of ours ever goes through it.
+impl Serialize for Reply {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Reply {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(Vec::<u8>::deserialize(deserializer)?.into()))
+    }
+}
 
 /// Bytes that are not what they should be.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -176,18 +172,31 @@ pub(crate) fn meta_from_wire(meta: Option<wire::SnapshotMeta>) -> Result<Snapsho
 }
 
 pub(crate) fn entry_to_wire(entry: &Entry) -> wire::Entry {
-    let payload = match &entry.payload {
-        EntryPayload::Blank => None,
-        EntryPayload::Normal(command) => Some(wire::entry::Payload::Command(command.0.clone())),
-        EntryPayload::Membership(m) => Some(wire::entry::Payload::Membership(membership_to_wire(m))),
+    let (payload, compression) = match &entry.payload {
+        EntryPayload::Blank => (None, Compression::Unspecified),
+        EntryPayload::Normal(command) => {
+            let (compression, data) = command.to_wire();
+            (Some(wire::entry::Payload::Command(data)), compression)
+        }
+        EntryPayload::Membership(m) => {
+            (Some(wire::entry::Payload::Membership(membership_to_wire(m))), Compression::Unspecified)
+        }
     };
-    wire::Entry { term: term_of(&entry.log_id), index: entry.log_id.index, payload }
+    let compression = compression as i32;
+    wire::Entry { term: term_of(&entry.log_id), index: entry.log_id.index, payload, compression }
 }
 
 pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<Entry, Malformed> {
+    let compression = Compression::try_from(entry.compression)
+        .map_err(|_| malformed("log entry: it is compressed in a way that this version does not know"))?;
     let payload = match entry.payload {
+        Some(wire::entry::Payload::Command(data)) => {
+            EntryPayload::Normal(Command::from_wire(compression, data)?)
+        }
+        _ if compression != Compression::Unspecified => {
+            return Err(malformed("log entry: it is no command, and compressed"));
+        }
         None => EntryPayload::Blank,
-        Some(wire::entry::Payload::Command(command)) => EntryPayload::Normal(Command(command)),
         Some(wire::entry::Payload::Membership(m)) => EntryPayload::Membership(membership_from_wire(m)?),
     };
     Ok(Entry::new(log_id(entry.term, entry.index), payload))
@@ -201,11 +210,11 @@ pub(crate) fn decode_entry(bytes: Bytes) -> Result<Entry, Malformed> {
     entry_from_wire(wire::Entry::decode(bytes).map_err(|_| malformed("log entry"))?)
 }
 
-/// What an entry weighs in caches, batches and messages.
+/// What an entry weighs in caches, batches and messages: in these, large commands are compressed.
 pub(crate) fn entry_bytes(entry: &Entry) -> usize {
     const OVERHEAD: usize = 64;
     match &entry.payload {
-        EntryPayload::Normal(command) => command.0.len() + OVERHEAD,
+        EntryPayload::Normal(command) => command.bytes() + OVERHEAD,
         _ => OVERHEAD,
     }
 }

@@ -7,9 +7,11 @@
 mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::FutureExt;
 use harness::{Cluster, GROUP, eventually};
 use raft::{ChangeError, NewGroup, NoView, ProposeError};
 use storage::ids::{LogIndex, NodeId, ReplicaId, Term};
@@ -176,14 +178,26 @@ async fn newcomer_gets_a_snapshot_becomes_a_voter_and_takes_the_lead() {
         Err(raft::Error::Removed { .. }) => {}
         other => panic!("a removed replica came back: {other:?}"),
     }
-    // Another one may come.
-    multi.create_replica(GROUP, ReplicaId(5)).await.expect("create");
+    // Another one may come; and another one, after that was removed again. Both are done though nobody waits for them: who asked has lost its
+    // connection.
+    for (asked, replica) in [(true, 5), (false, 5), (true, 6)] {
+        let replica = ReplicaId(replica);
+        let work: Pin<Box<dyn Future<Output = ()>>> = match asked {
+            true => Box::pin(async { drop(multi.create_replica(GROUP, replica).await) }),
+            false => Box::pin(async { drop(multi.remove_replica(GROUP, replica).await) }),
+        };
+        assert!(work.now_or_never().is_none(), "it takes more than a moment");
+        eventually("it is done", || {
+            multi.group(GROUP).map(|group| group.replica()) == asked.then_some(replica)
+        })
+        .await;
+    }
     let group = cluster.group(4);
     match group.add_learner(ReplicaId(gone), NodeId(gone)).await {
         Err(ChangeError::Refused(_)) => {}
         other => panic!("an old id was added: {other:?}"),
     }
-    group.add_learner(ReplicaId(5), NodeId(gone)).await.expect("add");
+    group.add_learner(ReplicaId(6), NodeId(gone)).await.expect("add");
     eventually("the new replica catches up", || cluster.get(gone, "last").as_deref() == Some("3")).await;
 }
 

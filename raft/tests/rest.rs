@@ -7,7 +7,7 @@ mod harness;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use harness::{Cluster, GROUP, eventually};
+use harness::{Cluster, GROUP, eventually, eventually_so};
 use raft::NewGroup;
 use storage::ids::{NodeId, ReplicaId};
 
@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 async fn three() -> Cluster {
     let mut cluster = Cluster::new();
-    cluster.rest_after = SOON;
+    cluster.options.rest_after = SOON;
     for node in ALL {
         cluster.start(node).await;
     }
@@ -85,9 +85,11 @@ async fn what_rested_on_a_dead_node_is_led_by_another() {
     let (mut cluster, home) = three_at_rest().await;
     let others: Vec<u64> = ALL.into_iter().filter(|node| *node != home).collect();
     cluster.kill(home).await;
-    // Without being asked.
-    cluster.leader().await;
-    cluster.put("a", "2").await;
+    // Without being asked; and it rests again as soon as it is led.
+    let serves = |node: &u64| cluster.group(*node).status().serves().is_some();
+    eventually("it has another home", || others.iter().any(serves)).await;
+    cluster.at_rest(&others).await;
+    put_at(&cluster, cluster.home(&others), "a", "2").await;
     // It rests, though one of its members is away; and who was away gets what it lacks when it is back.
     cluster.at_rest(&others).await;
     cluster.start(home).await;
@@ -173,4 +175,46 @@ async fn a_group_at_rest_honours_what_was_promised_before_a_restart() {
     cluster.leader().await;
     let lease = raft::RaftOptions::default().election_max;
     assert!(started.elapsed() >= lease, "a leader after {:?}", started.elapsed());
+}
+
+/// A majority at rest knows that nobody has led since; it needs neither the home, nor to wake.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_at_rest_know_that_nobody_has_been_elected() {
+    let (mut cluster, home) = three_at_rest().await;
+    for node in ALL {
+        assert!(cluster.group(node).is_unled().await, "node {node}");
+        assert!(cluster.group(node).rests(), "node {node} was woken");
+    }
+    // One has been led since; asked right after, or when they rest again and know it.
+    put_at(&cluster, home, "a", "2").await;
+    assert!(!cluster.group(home).is_unled().await, "it leads");
+    cluster.at_rest(&ALL).await;
+    let others: Vec<u64> = ALL.into_iter().filter(|node| *node != home).collect();
+    // (It counts as at rest a moment before all of its instance has ended.)
+    let asked = cluster.group(others[0]);
+    eventually_so("it knows that nobody has led since", || asked.is_unled()).await;
+    drop(asked);
+
+    // Without the home, as long as nobody has woken. (Asked at once: the death of the home wakes them.)
+    cluster.kill(home).await;
+    let (asked, other) = (cluster.group(others[0]), cluster.group(others[1]));
+    let unled = asked.is_unled().await;
+    assert!(unled || !asked.rests() || !other.rests(), "two of three are a majority");
+    drop((asked, other));
+    // Without anybody else there is none.
+    cluster.kill(others[1]).await;
+    assert!(!cluster.group(others[0]).is_unled().await);
+}
+
+/// A replica that a restart has made forget who laid it to rest vouches for nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_restart_nothing_is_known_of_who_has_led() {
+    let (mut cluster, home) = three_at_rest().await;
+    for node in ALL {
+        cluster.stop(node).await;
+    }
+    for node in ALL {
+        cluster.start(node).await;
+    }
+    assert!(!cluster.group(home).is_unled().await);
 }

@@ -4,18 +4,19 @@
 //! what survives is a *prefix* of the written batches over all column families (they flush atomically). So whoever
 //! writes a batch puts the log index that it stands for into the same batch, and finds after a restart from where
 //! to apply again. [`Engine::flush`] makes everything written before it durable; only then may the log be purged.
+//! (One thing is durable out of turn: tables that an import brings. See [`crate::import`].)
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use rocksdb::{DB, DBRawIterator, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{DB, DBRawIterator, Options, ReadOptions, WriteBatch, WriteOptions};
 
 use crate::Error;
 use crate::ids::KeyRange;
 use crate::keys;
 use crate::options::{self, StoreOptions};
-use crate::verify;
+use crate::{tables, verify};
 
 /// A column family of the state database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,20 +55,29 @@ impl Cf {
 /// The state database. All methods may be called from any thread; all may block on the disk.
 pub struct Engine {
     db: Arc<DB>,
+    /// For tables that are made outside of the database: made when they are first asked for.
+    table_options: OnceLock<[Options; 3]>,
 }
 
 impl Engine {
     pub(crate) fn open(dir: &Path, options: &StoreOptions) -> Result<Self, Error> {
+        // Before RocksDB looks: a crash may have left a table of theirs under a second name among its own.
+        tables::remove_leftovers(dir)?;
         Ok(Self::over(verify::open(dir, || options::state(options), options.verify_bytes_max)?))
     }
 
     /// Over a database that is open already, perhaps for reading only.
     pub(crate) fn over(db: DB) -> Self {
-        Self { db: Arc::new(db) }
+        Self { db: Arc::new(db), table_options: OnceLock::new() }
     }
 
     pub(crate) fn database(&self) -> &DB {
         &self.db
+    }
+
+    /// How tables of a column family are written outside of the database.
+    pub(crate) fn table_options(&self, cf: Cf) -> &Options {
+        &self.table_options.get_or_init(options::tables)[cf as usize]
     }
 
     /// An empty batch.
@@ -151,7 +161,7 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-fn handle(db: &DB, cf: Cf) -> &rocksdb::ColumnFamily {
+pub(crate) fn handle(db: &DB, cf: Cf) -> &rocksdb::ColumnFamily {
     db.cf_handle(cf.name()).expect("the state database is opened with every column family")
 }
 

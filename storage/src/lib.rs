@@ -40,7 +40,7 @@
 //!   their own that covers the key. Every such error is [`Error::Corrupt`] and names the file. The remedy is always
 //!   the same: wipe the store and let the node join again, under new replica ids.
 //! - **Two processes use one store**, or a store is used by a node that it doesn't belong to: LOCK, IDENTITY.
-//! - **A half-imported snapshot passes for a replica's state**: see [`snapshot`] and its marker.
+//! - **A half-imported snapshot passes for a replica's state**: see [`import`] and its marker.
 //!
 //! # Caveats
 //!
@@ -67,8 +67,10 @@ mod crc32c;
 pub mod digest;
 pub mod engine;
 mod error;
+pub mod fail_point;
 pub mod gc;
 pub mod ids;
+pub mod import;
 pub mod inspect;
 pub mod intents;
 pub mod keys;
@@ -80,6 +82,7 @@ pub mod sabotage;
 pub mod seam;
 pub mod snapshot;
 pub mod store;
+mod tables;
 mod verify;
 mod wal_check;
 

@@ -72,38 +72,48 @@ pub(crate) fn state(store: &StoreOptions) -> (Options, [(&'static str, Options);
     db.set_db_write_buffer_size(store.memtable_bytes);
 
     let cache = Cache::new_lru_cache(store.block_cache_bytes);
-    let family = |cf: Cf| {
-        let mut options = common();
-        let mut table = table(&cache);
-        options.set_write_buffer_size(match cf {
-            Cf::Data => store.memtable_bytes / 2,
-            Cf::Intents | Cf::Group => store.memtable_bytes / 8,
-        });
-        // Writes go on while earlier memtables are flushed; `db_write_buffer_size` bounds them all together.
-        options.set_max_write_buffer_number(4);
-        options.set_compression_type(DBCompressionType::Lz4);
-        options.set_bottommost_compression_type(DBCompressionType::Zstd);
-        match cf {
-            Cf::Data => {
-                // Bloom filters over user keys: a point read seeks to a version, whose timestamp it doesn't know.
-                options.set_prefix_extractor(SliceTransform::create(
-                    "flotilla.user_key",
-                    |key| &key[..key.len() - TIMESTAMP_BYTES],
-                    Some(|key| key.len() > TIMESTAMP_BYTES),
-                ));
-                options.set_memtable_prefix_bloom_ratio(0.05);
-                table.set_whole_key_filtering(false);
-            }
-            // Intents come and go: without this, scans would step over the tombstones of all that were resolved.
-            Cf::Intents => options.add_compact_on_deletion_collector_factory(1024, 512, 0.5),
-            Cf::Group => {}
-        }
-        options.set_block_based_table_factory(&table);
-        (cf.name(), options)
-    };
-    let [data, intents, group] = Cf::ALL.map(family);
+    let [data, intents, group] = Cf::ALL.map(|cf| (cf.name(), family(store, &cache, cf)));
     // RocksDB insists on a column family "default"; nothing is ever written there.
     (db, [("default", Options::default()), data, intents, group])
+}
+
+/// A column family of the state database.
+fn family(store: &StoreOptions, cache: &Cache, cf: Cf) -> Options {
+    let mut options = common();
+    let mut table = table(cache);
+    options.set_write_buffer_size(match cf {
+        Cf::Data => store.memtable_bytes / 2,
+        Cf::Intents | Cf::Group => store.memtable_bytes / 8,
+    });
+    // Writes go on while earlier memtables are flushed; `db_write_buffer_size` bounds them all together.
+    options.set_max_write_buffer_number(4);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    match cf {
+        Cf::Data => {
+            // Bloom filters over user keys: a point read seeks to a version, whose timestamp it doesn't know.
+            options.set_prefix_extractor(SliceTransform::create(
+                "flotilla.user_key",
+                |key| &key[..key.len() - TIMESTAMP_BYTES],
+                Some(|key| key.len() > TIMESTAMP_BYTES),
+            ));
+            options.set_memtable_prefix_bloom_ratio(0.05);
+            table.set_whole_key_filtering(false);
+        }
+        // Intents come and go: without this, scans would step over the tombstones of all that were resolved.
+        Cf::Intents => options.add_compact_on_deletion_collector_factory(1024, 512, 0.5),
+        Cf::Group => {}
+    }
+    options.set_block_based_table_factory(&table);
+    options
+}
+
+/// For tables that are written beside the state database and then become part of it: the families' own options, in the
+/// order of [`Cf::ALL`]. (Nothing is read through their cache.)
+pub(crate) fn tables() -> [Options; 3] {
+    let store = StoreOptions::default();
+    let cache = Cache::new_lru_cache(1 << 20);
+    Cf::ALL.map(|cf| family(&store, &cache, cf))
 }
 
 /// The log database: every write is synced, and nothing of it may be missing at open (see [`crate::raft_log`]).

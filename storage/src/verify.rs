@@ -80,12 +80,22 @@ fn verify(db: &DB) -> Result<(), String> {
     // SAFETY: the pointer is that of an open database, which the reference keeps open; `error` is a valid place for
     // the message, which RocksDB allocates and leaves to the caller.
     unsafe { rocksdb_verify_file_checksums(db.as_raw_ptr().cast(), &raw mut error) };
+    // SAFETY: null, or a message that RocksDB has left to its caller.
+    unsafe { message(error) }.map_or(Ok(()), Err)
+}
+
+/// The error that a call has left, if it has.
+///
+/// # Safety
+///
+/// `error` is null, or a NUL-terminated string of RocksDB's allocator that nobody else frees.
+pub(crate) unsafe fn message(error: *mut c_char) -> Option<String> {
     if error.is_null() {
-        return Ok(());
+        return None;
     }
-    // SAFETY: a message is a NUL-terminated string, copied here before it is freed, once, by RocksDB's allocator.
+    // SAFETY: the caller's word; copied before it is freed.
     let message = unsafe { CStr::from_ptr(error) }.to_string_lossy().into_owned();
-    // SAFETY: as above.
+    // SAFETY: as above, once.
     unsafe { rocksdb_free(error.cast()) };
-    Err(message)
+    Some(message)
 }

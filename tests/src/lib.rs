@@ -8,6 +8,7 @@ pub mod peer;
 pub mod ports;
 
 pub mod bank;
+pub mod pairs;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -54,6 +55,7 @@ pub struct Cluster {
     pub nodes: usize,
     ports: Ports,
     dir: tempfile::TempDir,
+    environment: Vec<(String, std::ffi::OsString)>,
 }
 
 impl Cluster {
@@ -66,7 +68,19 @@ impl Cluster {
 
     /// A place for a cluster, with nothing started.
     pub fn prepare(nodes: usize) -> Result<Self> {
-        Ok(Self { nodes, ports: Ports::take()?, dir: tempfile::tempdir()? })
+        Ok(Self { nodes, ports: Ports::take()?, dir: tempfile::tempdir()?, environment: Vec::new() })
+    }
+
+    /// The nodes that are started from now on find this in their environment.
+    pub fn set_environment(&mut self, name: &str, value: impl Into<std::ffi::OsString>) {
+        self.environment.push((name.to_owned(), value.into()));
+    }
+
+    /// The process of node `n`.
+    pub fn pid(&self, n: usize) -> Result<u32> {
+        let path = self.node_dir(n).join("pid");
+        let said = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok(said.trim().parse()?)
     }
 
     /// Runs `cluster-scripts/cluster` for this cluster; what it prints.
@@ -77,6 +91,7 @@ impl Cluster {
             .arg(self.dir.path())
             .args(["--base-port", &self.ports.base.to_string()])
             .env("FLOTILLA_BIN", binary())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .output()?;
         if !output.status.success() {
             bail!("cluster {args:?} failed: {}\n{}", text(&output), self.logs());

@@ -1,10 +1,15 @@
 //! `flotilla admin check`: the replicas of each shard compared, and the tables' constraints looked at, while clients work. (That it
 //! finds what differs is shown in `verify.rs`, by a build that loses rows, and in `raft/tests/cluster.rs`; what is wrong in tables, in
-//! `sql/testscripts/sql/inspection`.)
+//! `sql/testscripts/sql/inspection`.) And the comparison that nobody asks for, which replaces a replica that differs.
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Output};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use storage::Cf;
+use storage::ids::KeyRange;
+use storage::seam::Seams;
 use tests::{Cluster, binary, pause, text};
 
 fn check(cluster: &Cluster, arguments: &[&str]) -> Result<Output> {
@@ -80,5 +85,90 @@ async fn replicas_are_compared_while_clients_write_and_one_that_is_away_is_named
         tables.clone().count() == 4 && tables.clone().all(|table| table["state"] == "consistent"),
         "{said:#}"
     );
+    Ok(())
+}
+
+/// Alters one row in the store of a stopped node; its replica's leader and the other follower have it as it was.
+fn alter_a_row(store: &Path, from: &[u8], to: u8) -> Result<()> {
+    let store = storage::Store::open(store, storage::StoreOptions::default(), Seams::real())?;
+    let engine = store.engine();
+    let view = engine.snapshot();
+    let mut rows = view.iter(Cf::Data, &KeyRange::all());
+    rows.seek_to_first();
+    let mut batch = engine.batch();
+    while let Some((key, value)) = rows.item() {
+        if let Some(at) = value.windows(from.len()).position(|found| found == from) {
+            let mut altered = value.to_vec();
+            altered[at] = to;
+            batch.put(Cf::Data, key, &altered);
+        }
+        rows.next();
+    }
+    rows.check()?;
+    ensure!(batch.len() == 1, "{} rows are altered", batch.len());
+    drop(rows);
+    engine.write(batch)?;
+    Ok(store.close()?)
+}
+
+/// The replica of the shard on that node.
+fn replica_on(cluster: &Cluster, asked: usize, shard: &str, id: &str) -> Result<Option<u64>> {
+    let shards = cluster.admin_json(asked, &["shards"])?;
+    let mut shards = shards.as_array().context("a list of shards")?.iter();
+    let found = shards.find(|known| known["group"].as_u64().is_some_and(|g| format!("g{g}") == shard));
+    let replicas = found.context("the shard")?["replicas"].as_array().context("replicas")?;
+    let there = replicas.iter().find(|replica| {
+        let node = replica["node"].as_u64().map(|node| format!("n{node}"));
+        node.as_deref() == Some(id) && replica["voter"] == true
+    });
+    Ok(there.and_then(|replica| replica["replica"].as_u64()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_differs_is_found_by_itself_quarantined_and_rebuilt() -> Result<()> {
+    let cluster = Cluster::start(3)?;
+    let client = cluster.connect(1).await?;
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, v text);
+             INSERT INTO t SELECT n, 'this is row ' || n || '.' FROM generate_series(1, 2000) AS g(n)",
+        )
+        .await?;
+    drop(client);
+    let id = cluster.name(3)?;
+    let differing =
+        "SELECT 'g' || s.group_id FROM flotilla.shards s WHERE s.database_name = 'postgres' LIMIT 1";
+    let shard = cluster.value(1, differing).await?;
+    let before = replica_on(&cluster, 1, &shard, &id)?.context("a replica on node 3")?;
+    cluster.script(&["stop", "3"])?;
+    alter_a_row(&cluster.node_dir(3).join("store"), b"this is row 1234.", b'T')?;
+    cluster.script(&["start", "3"])?;
+    cluster.admin(1, &["status", "--wait", "30"])?;
+    let output = check(&cluster, &[])?;
+    ensure!(output.status.code() == Some(2) || text(&output).contains("1 differ"), "{}", text(&output));
+    // Nothing is done about it before it is time.
+    ensure!(replica_on(&cluster, 1, &shard, &id)? == Some(before));
+
+    cluster.admin(1, &["settings", "set", "consistency_check_interval", "3s"])?;
+    let mut rebuilt = None;
+    for _ in 0..240 {
+        rebuilt = replica_on(&cluster, 1, &shard, &id).ok().flatten().filter(|now| *now != before);
+        if rebuilt.is_some() {
+            break;
+        }
+        pause(250).await;
+    }
+    ensure!(rebuilt.is_some_and(|now| now > before), "{before} is still there\n{}", cluster.logs());
+    let log = fs::read_to_string(cluster.node_dir(3).join("log"))?;
+    ensure!(log.contains("THIS REPLICA GOES INTO QUARANTINE"), "{log}");
+    let logs: String =
+        (1..=3).filter_map(|n| fs::read_to_string(cluster.node_dir(n).join("log")).ok()).collect();
+    ensure!(logs.contains("IS NOT AS THE OTHERS"), "{}", cluster.logs());
+    cluster.admin(1, &["status", "--wait", "30"])?;
+    let output = check(&cluster, &[])?;
+    ensure!(output.status.code() == Some(0), "{}\n{}", text(&output), cluster.logs());
+    for n in 1..=3 {
+        ensure!(cluster.value(n, "SELECT count(*) FROM t WHERE v = 'this is row 1234.'").await? == "1");
+    }
     Ok(())
 }

@@ -77,6 +77,7 @@ async fn the_board_shows_what_nodes_measure() -> Result<()> {
         "flotilla_deadlocks_total",
         "flotilla_lock_wait_seconds",
         "flotilla_gc_versions_removed_total",
+        "flotilla_raft_entry_bytes_total",
         "flotilla_raft_snapshot_bytes_total",
         "flotilla_nodes_silent_total",
     ];

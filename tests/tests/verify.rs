@@ -64,6 +64,7 @@ async fn outcome_of(
         binary: Some(binary),
         preload,
         environment,
+        settings: Vec::new(),
         dir: out.path().join("cluster"),
         base_port: ports.base,
         nodes: nodes_for(3, &faults),

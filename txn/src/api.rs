@@ -41,7 +41,7 @@ pub struct BeginOptions {
     pub read_only: bool,
     /// The session that it belongs to: its waits count as the session's.
     pub session: Option<SessionId>,
-    /// Reads as of this moment, in the past. Such a transaction is read-only.
+    /// Reads as of this moment, in the past: wherever it is closed, without asking leaders. Such a transaction is read-only.
     pub as_of: Option<Timestamp>,
     /// Its waits for row locks count as a part of a deadlock after this time. Less than 300 ms, or `None`: after 300 ms.
     pub deadlock_after: Option<std::time::Duration>,
@@ -153,6 +153,8 @@ pub struct ShardInfo {
     pub replicas: Vec<NodeId>,
     /// The node that leads, as far as is known.
     pub leader: Option<NodeId>,
+    /// Up to where the replica of the node that was asked has it closed; `None`: it has none, or has closed nothing.
+    pub closed: Option<Timestamp>,
 }
 
 /// One transaction. All methods take `&self`: scans may run in parallel. A transaction that is dropped without
@@ -365,6 +367,11 @@ pub trait Database: Send + Sync + 'static {
 
     /// A fresh timestamp from the oracle.
     async fn timestamp(&self) -> Result<Timestamp, Error>;
+
+    /// A timestamp that the oracle has given this node, the newest, and how long ago that was: for whom the past will do.
+    fn recent(&self) -> Option<(Timestamp, Duration)> {
+        None
+    }
 
     /// The nodes of the cluster: id, SQL address, whether it is alive.
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Error>;

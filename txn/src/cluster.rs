@@ -2,6 +2,8 @@
 //!
 //! The `meta` crate implements both; `txn` doesn't know how.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use storage::ids::{GroupId, KeyRange, NodeId, Timestamp, TxnId};
 
@@ -19,6 +21,11 @@ use crate::lock::Edge;
 pub trait Oracle: Send + Sync + 'static {
     /// A fresh timestamp.
     async fn timestamp(&self) -> Result<Timestamp, Error>;
+
+    /// The newest timestamp that this node was given, and how long ago it asked for it. Must not block.
+    fn recent(&self) -> Option<(Timestamp, Duration)> {
+        None
+    }
 }
 
 /// Knows where shards and nodes are.
@@ -62,6 +69,12 @@ pub trait Directory: Send + Sync + 'static {
     /// Whether commits over several shards may be answered after one round of replication, where that is possible: a setting.
     /// Must not block.
     fn commits_asynchronously(&self) -> bool;
+
+    /// How far behind the present leaders close timestamps, so that any replica may answer reads below: a setting. Zero: not at all. Must not
+    /// block.
+    fn closed_lag(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// The oldest snapshot that is open at this node: garbage collection shall leave what it sees. To be called again and
     /// again; how long a snapshot can hold it back is a setting. Must not block.

@@ -3,6 +3,7 @@
 //! ```text
 //!   [group u64 BE][0x10] d                          the shard's descriptor           (ShardDescriptor)
 //!   [group u64 BE][0x10] s                          its safe point                   (u64 BE)
+//!   [group u64 BE][0x10] c                          its closed timestamp             (u64 BE)
 //!   [group u64 BE][0x10] f                          it waits to be absorbed          (Frozen)
 //!   [group u64 BE][0x10] a                          it was absorbed, by which group  (u64 BE)
 //!   [ff ff ff ff ff ff ff ff] r primary 00 01 txn   a decided transaction's record   (TxnRecord)
@@ -25,6 +26,11 @@ pub fn descriptor(group: GroupId) -> Vec<u8> {
 /// Where a shard's safe point is kept.
 pub fn safe_point(group: GroupId) -> Vec<u8> {
     raft::private_key(group, b"s")
+}
+
+/// Where a shard's closed timestamp is kept.
+pub fn closed(group: GroupId) -> Vec<u8> {
+    raft::private_key(group, b"c")
 }
 
 /// Where a shard keeps that it waits to be absorbed.

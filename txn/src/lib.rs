@@ -55,6 +55,12 @@
 //! safe point lies a setting behind the oracle and is held back by open snapshots, again up to a setting; each
 //! shard replicates its own before it removes anything, and refuses snapshots below it: [`Error::SnapshotTooOld`].
 //!
+//! # Reading the past without a leader
+//!
+//! Leaders *close* timestamps a few seconds behind the present: a read of the whole shard whose answer goes into the log, that there is nothing more
+//! to come (`command/close.rs`). From then on any replica answers reads there, from one snapshot of its engine (`command/past.rs`), and gateways ask
+//! the nearest (`router/past.rs`). `txn/PROTOCOL.md` has the invariants C1–C7.
+//!
 //! # Failures
 //!
 //! * *A leader dies*: requests are sent to the next one; a one-shard commit that may have been proposed is looked for by

@@ -6,6 +6,8 @@
 //! A request is sent again on its own only where that can't do harm: when it certainly was not worked on, or when it is
 //! harmless to repeat ([`Repeat::Harmless`]). A one-shard commit that may have been proposed is never repeated.
 
+mod past;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -304,6 +306,7 @@ impl Router {
                 group: shard.group.0,
                 epoch: shard.epoch.0,
                 timeout_ms: attempt.as_millis().try_into().unwrap_or(u32::MAX),
+                past: false,
                 body: Some(ask.clone()),
             };
             match self.attempt(node, request, attempt).await {

@@ -14,7 +14,7 @@ use storage::seam::Seams;
 use tokio::sync::mpsc;
 
 use crate::api::Witness;
-use crate::command::{Context, Outcome, Refusal, merge};
+use crate::command::{Context, Outcome, Refusal, merge, past};
 use crate::descriptor::{ShardDescriptor, replicas_to_pb};
 use crate::lock::Edge;
 use crate::shard::{Leadership, Registry, Shard};
@@ -112,7 +112,8 @@ impl ShardServer {
         replicas: &BTreeMap<ReplicaId, NodeId>,
     ) -> Result<(), Error> {
         let body = Ask::SetReplicas(pb::SetReplicas { replicas: replicas_to_pb(replicas) });
-        let request = pb::Request { id: 0, group: group.0, epoch: 0, timeout_ms: 5_000, body: Some(body) };
+        let (group, body) = (group.0, Some(body));
+        let request = pb::Request { group, timeout_ms: 5_000, body, ..pb::Request::default() };
         match self.evaluate(request).await {
             Ok(_) => Ok(()),
             Err(Refusal::Failed(error)) => Err(error),
@@ -132,11 +133,19 @@ impl ShardServer {
         let (Some(shard), Some(group)) = (self.registry.get(id), self.multi.group(id)) else {
             return Err(Refusal::NotLeader(None));
         };
+        if request.past {
+            let answer = past::answer(self, &shard, &group, &ask).await;
+            return answer.unwrap_or(Err(Refusal::NotLeader(None)));
+        }
         if !merge::concerns_frozen(&ask) && !self.outlast_merge(&shard, request.timeout_ms).await {
             return Err(Refusal::WrongShard);
         }
-        group.touch();
-        if shard.leadership().is_none() && group.rests() {
+        // (Closing is no work: it wakes nobody. What it appends keeps a group awake that is awake.)
+        let is_work = !matches!(ask, Ask::Close(_));
+        if is_work {
+            group.touch();
+        }
+        if is_work && shard.leadership().is_none() && group.rests() {
             group.rouse(ROUSE_MAX.min(Duration::from_millis(request.timeout_ms.into()))).await;
         }
         let leadership = shard.leadership();
@@ -259,7 +268,7 @@ async fn follow_members(server: std::sync::Weak<ShardServer>) {
         let Some(server) = server.upgrade() else {
             return;
         };
-        for shard in server.registry.all() {
+        for shard in server.registry.led() {
             let (Some(_), Some(descriptor)) = (shard.leadership(), shard.descriptor()) else {
                 continue;
             };
@@ -285,7 +294,7 @@ impl ShardServer {
     /// Removes the replicas of shards that were absorbed a while ago.
     async fn bury(&self) {
         let now = self.seams.clock.now();
-        for shard in self.registry.all().into_iter().filter(|shard| shard.is_to_be_buried(now)) {
+        for shard in self.registry.absorbed().into_iter().filter(|shard| shard.is_to_be_buried(now)) {
             let Some(replica) = self.multi.group(shard.group()).map(|group| group.replica()) else {
                 continue;
             };
@@ -308,7 +317,7 @@ async fn sweep_locks(server: std::sync::Weak<ShardServer>) {
             return;
         };
         let now = server.seams.clock.now();
-        for shard in server.registry.all() {
+        for shard in server.registry.led() {
             let lapsed = shard.leadership().map_or(0, |leadership| {
                 leadership.lock_tables().into_iter().map(|table| table.sweep(now)).sum::<usize>()
             });
@@ -326,7 +335,7 @@ impl ShardServer {
     /// Who waits for whom in the shards that this node leads, for at least `age`.
     pub fn lock_edges(&self, age: Duration) -> Vec<Edge> {
         let now = self.seams.clock.now();
-        let leading = self.registry.all().into_iter().filter_map(|shard| shard.leadership());
+        let leading = self.registry.led().into_iter().filter_map(|shard| shard.leadership());
         let edges = |l: Arc<Leadership>| l.lock_tables().map(|table| table.edges(age, now)).concat();
         leading.flat_map(edges).collect()
     }
@@ -334,7 +343,7 @@ impl ShardServer {
     /// Ends the waiting of a deadlock's victim, if it waits here.
     pub fn sacrifice(&self, txn: TxnId) {
         self.registry
-            .all()
+            .led()
             .iter()
             .filter_map(|shard| shard.leadership())
             .for_each(|l| l.lock_tables().into_iter().for_each(|table| table.sacrifice(txn)));
@@ -342,7 +351,7 @@ impl ShardServer {
 
     /// Whether this node leads the shard right before `child`, or one before that of the same split.
     fn leads_beside(&self, child: &ShardDescriptor) -> bool {
-        self.registry.all().iter().any(|shard| {
+        self.registry.led().iter().any(|shard| {
             shard.leadership().is_some()
                 && shard.descriptor().is_some_and(|d| d.epoch == child.epoch && d.replicas == child.replicas)
         })

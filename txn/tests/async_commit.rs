@@ -143,11 +143,11 @@ async fn sweep(cluster: &TestCluster, key: &str, txn: TxnId) {
     let shard = cluster.meta.lookup(key.as_bytes()).await.unwrap();
     let forget = pb::Forget { txn: txn.0.to_be_bytes().to_vec().into(), primary: bytes(key) };
     let request = pb::Request {
-        id: 0,
         group: shard.group.0,
         epoch: shard.epoch.0,
         timeout_ms: 10_000,
         body: Some(pb::request::Body::Forget(forget)),
+        ..pb::Request::default()
     };
     let answer = cluster.nodes[0].server.handle(request).await;
     assert!(matches!(answer.body, Some(pb::response::Body::Done(_))), "{answer:?}");

@@ -102,6 +102,7 @@ pub async fn run(options: &Options, cluster: &Cluster) -> Result<Outcome> {
     // Before the nodes: they look for each other there.
     let links = if cluster.proxies { Some(Links::open(cluster, options.seed).await?) } else { None };
     cluster.up().await.context("starting the cluster")?;
+    cluster.configure().await.context("making the settings")?;
     cluster.settled().await?;
     if options.faults.iter().any(|fault| fault.needs_rows()) {
         flip::prepare(cluster).await.context("filling the disks")?;

@@ -1,5 +1,6 @@
 //! Many seeds, several at a time, each in a process of its own; and what a failing one comes down to.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -73,6 +74,8 @@ pub struct Report {
     pub faults: Option<Vec<usize>>,
     /// Clients' calls, if it has told.
     pub calls: Option<u64>,
+    /// How many operations of each kind were done.
+    pub operations: BTreeMap<String, u64>,
     /// Simulated time.
     pub simulated: Duration,
     /// Hash of everything that happened.
@@ -88,6 +91,7 @@ impl Report {
             "undecided": outcome.undecided,
             "faults": outcome.faults.iter().map(|(number, _)| *number).collect::<Vec<_>>(),
             "calls": outcome.calls,
+            "operations": outcome.operations.iter().map(|(name, counts)| (*name, counts.done)).collect::<BTreeMap<_, _>>(),
             "simulated_ns": outcome.simulated_ns,
             "digest": format!("{:016x}/{}", outcome.digest.0, outcome.digest.1),
         })
@@ -97,12 +101,14 @@ impl Report {
     fn of(seed: u64, line: &str) -> Result<Self> {
         let report: Json = serde_json::from_str(line).with_context(|| format!("in {line:?}"))?;
         let faults = report["faults"].as_array();
+        let operations = report["operations"].as_object().into_iter().flatten();
         Ok(Self {
             seed,
             failure: report["failure"].as_str().map(str::to_owned),
             undecided: report["undecided"].is_string(),
             faults: faults.map(|all| all.iter().filter_map(|n| n.as_u64().map(|n| n as usize)).collect()),
             calls: report["calls"].as_u64(),
+            operations: operations.filter_map(|(name, n)| Some((name.clone(), n.as_u64()?))).collect(),
             simulated: Duration::from_nanos(report["simulated_ns"].as_u64().unwrap_or_default()),
             digest: report["digest"].as_str().unwrap_or_default().to_owned(),
         })
@@ -135,6 +141,8 @@ pub struct Found {
     pub took: Duration,
     /// Clients' calls of all.
     pub calls: u64,
+    /// Operations of all that were done, by kind.
+    pub operations: BTreeMap<String, u64>,
 }
 
 impl fmt::Display for Found {
@@ -148,7 +156,12 @@ impl fmt::Display for Found {
             self.calls,
             self.simulated.as_secs_f64(),
             self.took.as_secs_f64()
-        )
+        )?;
+        let counts: Vec<String> = self.operations.iter().map(|(name, n)| format!("{name} {n}")).collect();
+        match counts.is_empty() {
+            true => Ok(()),
+            false => write!(f, "; {} done", counts.join(", ")),
+        }
     }
 }
 
@@ -179,6 +192,9 @@ pub async fn explore(what: &Exploration, progress: impl Fn(&Found)) -> Result<Fo
         found.runs += 1;
         found.undecided += u64::from(report.undecided && report.failure.is_none());
         found.calls += report.calls.unwrap_or_default();
+        for (name, done) in &report.operations {
+            *found.operations.entry(name.clone()).or_default() += done;
+        }
         found.simulated += report.simulated;
         found.took = began.elapsed();
         progress(&found);
@@ -328,6 +344,7 @@ impl Report {
             undecided: false,
             faults,
             calls: None,
+            operations: BTreeMap::new(),
             simulated: Duration::ZERO,
             digest,
         }

@@ -9,6 +9,8 @@
 //!     │ host    clocks, random bytes, idleness           │ clients (tasks of the nodes)
 //!     │ net     connections over links that fail         │
 //!     │ disk    the log, with syncs that take time       │
+//!     │ operate what operators ask for                   │
+//!     │ census  who has which keys, and where            │
 //!     └ node    the product: raft, meta, txn, as `node::assembly` puts them together
 //! ```
 //!
@@ -22,12 +24,27 @@
 //! - **The scheduler**: one current-thread runtime per node, polled in an order drawn from the seed.
 //! - **Clients**, which call `txn::api::Database` at a node; SQL is left out.
 //!
+//! - **Operators**: tasks that ask for splits, merges, moves of replicas (of the meta-group's, too) and transfers of leaders, as `flotilla
+//!   admin` does. What carries them out is the product's own: `meta::reconcile`, in every node, over the simulated network.
+//!   Placement runs beside it, and moves replicas and leaders where nodes are uneven.
+//!
+//! # What must hold, beside what checkers say of the history
+//!
+//! At every moment (looked at four times a second): no replica has stopped because of what it found; on no node two replicas hold the same key.
+//! In the end, when everything is whole: operations end; every key is in one shard; each group has as many voters as it shall
+//! have, no learner, and no node a replica of anything else; replicas that were removed, and those of shards that are gone, refuse a read as long as they
+//! are there; all replicas of a group hold the same rows.
+//!
 //! # What is not
 //!
 //! The state is a real RocksDB in a directory (on tmpfs, if there is one); its own threads run in real time, and nothing that a
 //! run sees depends on when. A crash copies the files as they are, so that torn *files* are not simulated, nor is damage of any kind:
 //! `storage`'s own tests and `jepsen run` with its disk faults do that. `storage::raft_log`'s RocksDB is replaced. Work that the product
-//! gives to threads happens in one go, after as long as a disk takes; threads don't race.
+//! gives to threads happens in one go, after as long as a disk takes; threads don't race. All shards are said to take nothing on the disk,
+//! for what tables take depends on those threads.
+//!
+//! Nodes are there from the beginning and stay: none is added, drained or decommissioned. None is down for as long as it takes to be replaced, so
+//! that placement's repairs are not simulated, nor are splits and merges that placement finds by itself (by size or load).
 //!
 //! # How it stays deterministic
 //!
@@ -42,12 +59,14 @@
 //! its resolution of a millisecond. A node's clients stand still while the node is paused, so that what a client sees of a pause is
 //! seen by those of the other nodes.
 
+mod census;
 mod client;
 pub mod disk;
 pub mod explore;
 pub mod host;
 pub mod net;
 pub mod node;
+pub mod operate;
 pub mod plan;
 mod replicas;
 pub mod run;

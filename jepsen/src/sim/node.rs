@@ -82,6 +82,8 @@ pub struct Shared {
     pub net: Arc<Net>,
     /// How many nodes there are.
     pub nodes: usize,
+    /// Voters of each group.
+    pub replicas: usize,
     /// The product's settings.
     pub raft: RaftOptions,
 }
@@ -219,7 +221,7 @@ async fn boot(
     let (wish, mut wishes) = mpsc::channel(1);
     if place == 0 && store.identity().is_none() {
         let (answer, _) = oneshot::channel();
-        let init = InitWish { replication_factor: shared.nodes as u32, answer };
+        let init = InitWish { replication_factor: shared.replicas as u32, answer };
         wish.send(init).await.map_err(|_| anyhow!("nobody takes the wish"))?;
     }
     let serving = services.clone().serve(shared.net.listen(place), wish, closing.clone());
@@ -247,6 +249,8 @@ async fn boot(
         addresses,
         // A disk would say something else each time.
         facts: Arc::new(proto::meta::NodeFacts::default),
+        // What tables take depends on when RocksDB's threads merge them.
+        shard_bytes: Some(0),
         services,
         raft: shared.raft.clone(),
         closing,

@@ -1,4 +1,4 @@
-//! What a seed stands for: the cluster's shape, and which faults hit whom and when.
+//! What a seed stands for: the cluster's shape, which faults hit whom and when, and what operators want meanwhile.
 
 use std::fmt;
 
@@ -57,6 +57,45 @@ impl fmt::Display for Who {
     }
 }
 
+/// What an operator asks of the cluster, which sees to it by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wish {
+    /// A shard is cut in two before a row.
+    Split,
+    /// A shard absorbs its right neighbour.
+    Merge,
+    /// A node gives its replica of a group to a node that has none.
+    Move,
+    /// Another replica leads a group.
+    Transfer,
+}
+
+impl Wish {
+    /// All of them.
+    pub const ALL: [Wish; 4] = [Wish::Split, Wish::Merge, Wish::Move, Wish::Transfer];
+
+    /// What histories call it: as in real clusters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Wish::Split => "split",
+            Wish::Merge => "merge",
+            Wish::Move => "move",
+            Wish::Transfer => "transfer-leader",
+        }
+    }
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Wish::Split => "a split of a shard",
+            Wish::Merge => "a merge of two shards",
+            Wish::Move => "a move of a replica",
+            Wish::Transfer => "another leader of a group",
+        })
+    }
+}
+
 /// What is done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Deed {
@@ -109,6 +148,16 @@ pub enum Deed {
         /// By this.
         ms: i64,
     },
+    /// No fault: an operator's wish. It is called off at the fault's end, if that is not its beginning; otherwise it ends when the cluster
+    /// says so.
+    Operate {
+        /// What is wanted.
+        wish: Wish,
+        /// The node that is asked; if it doesn't run, the next one that does.
+        asked: Place,
+        /// Which shard, and which node, of those that there are when it comes to it.
+        dice: u64,
+    },
 }
 
 impl Deed {
@@ -128,6 +177,7 @@ impl Deed {
             Deed::Reset(_) => "reset",
             Deed::Stall { .. } => "disk-stall",
             Deed::WallJump { .. } => "clock-jump",
+            Deed::Operate { wish, .. } => wish.name(),
         }
     }
 }
@@ -159,7 +209,10 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (at, end) = (self.at_ns as f64 / 1e9, (self.at_ns + self.for_ns) as f64 / 1e9);
-        write!(f, "{at:.3}–{end:.3} s: ")?;
+        match self.for_ns {
+            0 => write!(f, "{at:.3} s: ")?,
+            _ => write!(f, "{at:.3}–{end:.3} s: ")?,
+        }
         match &self.deed {
             Deed::Crash { who, count, power } => {
                 write!(f, "{} of {count} from {who} on", if *power { "power failure" } else { "kill" })
@@ -181,6 +234,10 @@ impl fmt::Display for Fault {
             Deed::Reset(who) => write!(f, "connections of {who} reset"),
             Deed::Stall { who, stall_ns } => write!(f, "syncs of {who} take {} ms longer", stall_ns / MS),
             Deed::WallJump { who, ms } => write!(f, "wall clock of {who} ahead by {ms} ms"),
+            Deed::Operate { wish, asked, .. } => {
+                write!(f, "node {} is asked for {wish}", asked + 1)?;
+                f.write_str(if self.for_ns > 0 { ", and to leave it at the end" } else { "" })
+            }
         }
     }
 }
@@ -190,6 +247,8 @@ impl fmt::Display for Fault {
 pub struct Plan {
     /// How many nodes.
     pub nodes: usize,
+    /// How many voters each group has: replicas move where there are more nodes.
+    pub replicas: usize,
     /// Which workload.
     pub workload: &'static str,
     /// Their clocks.
@@ -204,7 +263,7 @@ pub struct Plan {
     pub splits: usize,
     /// The mean pause of a client between calls.
     pub pause_ns: u64,
-    /// In the order of their beginnings.
+    /// In the order of their beginnings; what operators want is among them.
     pub faults: Vec<Fault>,
 }
 
@@ -212,7 +271,12 @@ impl Plan {
     /// Of a seed, for clients that work for so long.
     pub fn draw(seed: u64, workloads: &[&'static str], work_ns: u64, defect: Option<Defect>) -> Self {
         let rng = &mut generator(seed, Purpose::Plan);
-        let nodes = if rng.random_ratio(1, 6) { 5 } else { 3 };
+        let (nodes, replicas) = match rng.random_range(0..12) {
+            0 => (5, 5),
+            1 | 2 => (5, 3),
+            3..6 => (4, 3),
+            _ => (3, 3),
+        };
         let workload = workloads[rng.random_range(0..workloads.len())];
         let drift_max = if rng.random_bool(0.5) { DRIFT_PPM_MAX } else { 0 };
         let lenses: Vec<Lens> = (0..nodes)
@@ -230,6 +294,8 @@ impl Plan {
         let pause_ns = rng.random_range(80 * MS..300 * MS);
         let mut faults: Vec<Fault> =
             (0..rng.random_range(0..6)).map(|_| fault(rng, nodes, work_ns)).collect();
+        let wishes = rng.random_range(0..8);
+        faults.extend((0..wishes).map(|_| operation(rng, nodes, replicas, work_ns)));
         if defect == Some(Defect::RacingClocks) {
             // All rows in one shard: whoever leads it answers for all of them.
             splits = 0;
@@ -237,7 +303,18 @@ impl Plan {
             faults = (0..work_ns / (5 * SECOND)).map(|n| race((5 * n + 1) * SECOND)).collect();
         }
         faults.sort_by_key(|fault| fault.at_ns);
-        Self { nodes, workload, lenses, keep_entries, checkpoint_ns, rest_after_ns, splits, pause_ns, faults }
+        Self {
+            nodes,
+            replicas,
+            workload,
+            lenses,
+            keep_entries,
+            checkpoint_ns,
+            rest_after_ns,
+            splits,
+            pause_ns,
+            faults,
+        }
     }
 
     /// The faults with the numbers in `only`, or all.
@@ -286,5 +363,19 @@ fn fault(rng: &mut StdRng, nodes: usize, work_ns: u64) -> Fault {
         _ => Deed::WallJump { who, ms: rng.random_range(-600_000..600_000) },
     };
     let for_ns = rng.random_range(200 * MS..3 * SECOND);
+    Fault { at_ns: rng.random_range(0..work_ns), for_ns, deed }
+}
+
+fn operation(rng: &mut StdRng, nodes: usize, replicas: usize, work_ns: u64) -> Fault {
+    let wish = match (rng.random_range(0..12), nodes > replicas) {
+        (0..3, _) | (7..9, false) => Wish::Split,
+        (3..7, _) => Wish::Merge,
+        (7..10, true) => Wish::Move,
+        _ => Wish::Transfer,
+    };
+    let deed = Deed::Operate { wish, asked: rng.random_range(0..nodes), dice: rng.random() };
+    // Those that take a while are called off now and then.
+    let lasts = matches!(wish, Wish::Merge | Wish::Move) && rng.random_ratio(1, 5);
+    let for_ns = if lasts { rng.random_range(20 * MS..SECOND) } else { 0 };
     Fault { at_ns: rng.random_range(0..work_ns), for_ns, deed }
 }

@@ -1,5 +1,6 @@
 //! One simulation from beginning to end.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,13 +8,18 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use parking_lot::Mutex;
+use proto::meta::DescribeResponse;
+use proto::shard as wire;
+use storage::ids::GroupId;
 use tokio::sync::watch;
 
+use super::census;
 use super::client::{Client, Phase, Record};
 use super::disk::{Disk, Manners};
 use super::host;
 use super::net::Net;
 use super::node::{Shared, SimNode, raft_options};
+use super::operate::Tally;
 use super::plan::{Defect, Fault, Plan};
 use super::replicas;
 use super::strike::Strikes;
@@ -30,6 +36,15 @@ const FORM_MAX_NS: u64 = 60 * SECOND;
 const RECOVER_MAX_NS: u64 = 60 * SECOND;
 /// At the end, after the last calls: for replicas to become equal.
 const SETTLE_NS: u64 = 2 * SECOND;
+/// How long it may take until what operators have begun has ended, every group has its members, and all that is left over is cleaned
+/// away: of the replicas at rest, each is looked at every five minutes only.
+const TIDY_MAX_NS: u64 = 400 * SECOND;
+/// How often that is looked at.
+const TIDY_EVERY_NS: u64 = 500 * MS;
+/// How often it is looked whether what must always hold does.
+const WATCH_NS: u64 = 250 * MS;
+/// How long a replica that must not answer is asked.
+const QUESTION_MS: u32 = 1_000;
 /// Clients of each node.
 const CLIENTS: u64 = 3;
 
@@ -54,6 +69,8 @@ pub struct Options {
     pub calls_max: u64,
     /// Of the plan's faults, those with these numbers; `None`: all.
     pub faults: Option<Vec<usize>>,
+    /// Reads are confirmed by a majority.
+    pub quorum_reads: bool,
     /// What the machine does wrong.
     pub defect: Option<Defect>,
     /// Where the nodes' state is kept; emptied at the end.
@@ -69,6 +86,8 @@ pub struct Outcome {
     pub workload: &'static str,
     /// Calls of clients.
     pub calls: u64,
+    /// What became of what operators wanted.
+    pub operations: Tally,
     /// What is wrong, if anything; one line.
     pub failure: Option<String>,
     /// Too little happened for a verdict; one line.
@@ -103,6 +122,9 @@ impl fmt::Display for Outcome {
         writeln!(f, "groups woke or were laid to rest {} times", self.rests)?;
         for (number, fault) in &self.faults {
             writeln!(f, "  fault {number}, {fault}")?;
+        }
+        for (name, counts) in &self.operations {
+            writeln!(f, "  {name}: {counts}")?;
         }
         for verdict in &self.verdicts {
             writeln!(f, "{verdict}")?;
@@ -146,6 +168,7 @@ pub(super) struct Simulation {
     pub net: Arc<Net>,
     pub nodes: Vec<SimNode>,
     pub record: Arc<Record>,
+    pub tally: Arc<Mutex<Tally>>,
     workload: Arc<dyn Workload>,
     checker: &'static str,
     phase: watch::Sender<Phase>,
@@ -164,6 +187,7 @@ impl Simulation {
             world: world.clone(),
             net: net.clone(),
             nodes: plan.nodes,
+            replicas: plan.replicas,
             raft: raft_options(&plan),
         });
         let manners = Manners { stall_ns: 0, lies: options.defect == Some(Defect::LyingDisks) };
@@ -177,6 +201,7 @@ impl Simulation {
             options: options.clone(),
             nodes: nodes.collect(),
             record,
+            tally: Arc::default(),
             workload: (entry.make)(),
             checker: entry.checker,
             phase: watch::Sender::new(Phase::Wait),
@@ -207,7 +232,8 @@ impl Simulation {
         let mut strikes = Strikes::new(self.plan.chosen(self.options.faults.as_deref()));
         loop {
             let next = strikes.next().map_or(end, |at| at.min(end));
-            self.advance_to(next)?;
+            self.advance_to(next.min(host::now_ns() + WATCH_NS))?;
+            census::watch(&self.nodes)?;
             if host::now_ns() >= end {
                 break;
             }
@@ -224,11 +250,15 @@ impl Simulation {
         self.run_until(FORM_MAX_NS, all_up).context("the cluster does not form")?;
         let splits = self.plan.splits as u32;
         let keys: Vec<_> = (0..splits).map(|n| key(n * self.workload.rows() / splits.max(1))).collect();
-        let (formed, voters) = (Arc::new(Mutex::new(false)), self.nodes.len());
+        let (formed, voters) = (Arc::new(Mutex::new(false)), self.plan.replicas);
         let done = formed.clone();
         let meta = self.nodes[0].look(|s| s.up.as_ref().map(|up| up.meta.clone())).flatten();
         let meta = meta.context("the first node is gone")?;
+        let quorum_reads = self.options.quorum_reads;
         self.in_node(0, |client| async move {
+            while quorum_reads && meta.change_setting("read_consistency", "quorum").await.is_err() {
+                client.seams.sleep(std::time::Duration::from_millis(50)).await;
+            }
             while client.database.split(&keys, true).await.is_err() {
                 client.seams.sleep(std::time::Duration::from_millis(50)).await;
             }
@@ -249,6 +279,11 @@ impl Simulation {
         self.run_until(FORM_MAX_NS, |_| *formed.lock()).context("not every group becomes full")
     }
 
+    /// How many rows there are to cut between.
+    pub fn rows(&self) -> u32 {
+        self.workload.rows()
+    }
+
     /// Everything is whole: the last calls must succeed, and no replica may have stopped.
     fn recover(&mut self) -> Result<()> {
         let last = Arc::new(Mutex::new(0));
@@ -267,6 +302,7 @@ impl Simulation {
         }
         self.run_until(RECOVER_MAX_NS, |_| *last.lock() == count)
             .context("the cluster does not recover: the last calls never succeed")?;
+        self.tidy()?;
         let limit = host::now_ns() + RECOVER_MAX_NS;
         loop {
             let settled = host::now_ns() + SETTLE_NS;
@@ -276,6 +312,77 @@ impl Simulation {
                 Some(behind) if host::now_ns() > limit => bail!("{behind}"),
                 Some(_) => {}
             }
+        }
+    }
+
+    /// Waits until what operators have begun has ended, and everything is where it shall be, and nowhere else.
+    fn tidy(&mut self) -> Result<()> {
+        let limit = host::now_ns() + TIDY_MAX_NS;
+        let mut questioned = BTreeSet::new();
+        loop {
+            self.advance_to(host::now_ns() + TIDY_EVERY_NS)?;
+            census::watch(&self.nodes)?;
+            let cluster = self.describe()?;
+            self.question(&cluster, &mut questioned)?;
+            match census::compare(&self.nodes, &cluster, self.plan.replicas)? {
+                None => return Ok(()),
+                Some(unfinished) if host::now_ns() > limit => bail!("it does not come to rest: {unfinished}"),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// The cluster, as the meta-group's leader sees it.
+    fn describe(&mut self) -> Result<DescribeResponse> {
+        let meta = self.nodes[0].look(|s| s.up.as_ref().map(|up| up.meta.clone())).flatten();
+        let meta = meta.context("the first node is gone")?;
+        let told = Arc::new(Mutex::new(None));
+        let tell = told.clone();
+        self.in_node(0, |client| async move {
+            loop {
+                if let Ok(cluster) = meta.describe().await {
+                    *tell.lock() = Some(cluster);
+                    return;
+                }
+                client.seams.sleep(std::time::Duration::from_millis(50)).await;
+            }
+        });
+        self.run_until(RECOVER_MAX_NS, |_| told.lock().is_some())
+            .context("nobody says what the cluster looks like")?;
+        let cluster = told.lock().take();
+        cluster.context("nobody says what the cluster looks like")
+    }
+
+    /// Replicas that were removed, and those of shards that are gone, must not answer as long as they are there. Each is asked once:
+    /// whoever is asked does not rest.
+    fn question(
+        &mut self,
+        cluster: &DescribeResponse,
+        questioned: &mut BTreeSet<(Place, GroupId)>,
+    ) -> Result<()> {
+        let mut strays = census::strays(&self.nodes, cluster);
+        strays.retain(|stray| questioned.insert((stray.place, stray.group)));
+        let (count, answers) = (strays.len(), Arc::new(Mutex::new(Vec::new())));
+        for stray in strays {
+            let read = wire::Read { keys: vec![stray.key], ..Default::default() };
+            let body = Some(wire::request::Body::Read(read));
+            let (group, timeout_ms) = (stray.group.0, QUESTION_MS);
+            let request = wire::Request { id: 0, group, epoch: 0, timeout_ms, body, past: false };
+            let (shards, answers, node) = (stray.shards, answers.clone(), stray.place + 1);
+            self.nodes[stray.place].spawn(async move {
+                let answer = shards.handle(request).await.body;
+                let refused = matches!(answer, Some(wire::response::Body::Failure(_)));
+                answers.lock().push((!refused).then(|| {
+                    format!("g{group} is no longer on node {node}, which answers for it all the same")
+                }));
+            });
+        }
+        self.run_until(RECOVER_MAX_NS, |_| answers.lock().len() == count)
+            .context("a replica that should be gone neither answers nor refuses")?;
+        let wrong = answers.lock().iter().flatten().next().cloned();
+        match wrong {
+            None => Ok(()),
+            Some(wrong) => bail!("{wrong}"),
         }
     }
 
@@ -375,6 +482,7 @@ impl Simulation {
             faults: self.plan.chosen(self.options.faults.as_deref()),
             workload: self.plan.workload,
             calls: self.record.calls(),
+            operations: self.tally.lock().clone(),
             failure,
             undecided,
             verdicts,

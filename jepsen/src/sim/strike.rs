@@ -1,10 +1,13 @@
-//! Carries out faults, and undoes them.
+//! Carries out faults, and undoes them; and has operators ask for what they want.
+
+use std::time::Duration;
 
 use anyhow::Result;
 use storage::ids::META_GROUP;
 
 use super::host;
 use super::node::SimNode;
+use super::operate::{Ending, Operator, Underway};
 use super::plan::{Deed, FAST_PPM, Fault, SLOW_PPM, Who};
 use super::run::Simulation;
 use super::world::Place;
@@ -34,15 +37,20 @@ impl Struck {
     /// Writes down that it begins, or has ended, as the nemesis of real runs does; but for `:minority`, by which `checker::availability` judges:
     /// what is promised for real clusters need not hold where disks stall for seconds. The number tells faults of one kind apart.
     fn note(&self, simulation: &Simulation, phase: &str) {
+        let mut entries = vec![(Value::keyword("phase"), Value::keyword(phase))];
+        entries.extend(self.entries(simulation));
+        simulation.record.nemesis(self.fault.deed.name(), &Value::Map(entries));
+    }
+
+    /// What is said at its beginning and at its end.
+    fn entries(&self, simulation: &Simulation) -> Vec<(Value, Value)> {
         let entries = [
-            ("phase", Value::keyword(phase)),
             ("nodes", Value::vector(self.victims.iter().map(|place| *place as i64 + 1))),
             ("of", Value::Int(simulation.nodes.len() as i64)),
             ("number", Value::Int(self.number as i64)),
             ("about", Value::from(&self.fault.to_string()[..])),
         ];
-        let entries = entries.into_iter().map(|(name, value)| (Value::keyword(name), value));
-        simulation.record.nemesis(self.fault.deed.name(), &Value::Map(entries.collect()));
+        entries.into_iter().map(|(name, value)| (Value::keyword(name), value)).collect()
     }
 }
 
@@ -80,6 +88,10 @@ impl Strikes {
             let victims = whom(simulation, &fault.deed);
             let struck = Struck { number, victims, until_ns: now + fault.for_ns, fault };
             struck.note(simulation, "begin");
+            if matches!(struck.fault.deed, Deed::Operate { .. }) {
+                ask(simulation, &struck);
+                continue;
+            }
             let undo = strike_one(simulation, &struck.fault.deed, &struck.victims)?;
             match undo {
                 Some(undo) => self.underway.push((struck, undo)),
@@ -101,6 +113,24 @@ impl Strikes {
     }
 }
 
+/// Has an operation begin that ends by itself, at the node that was found to be asked.
+fn ask(simulation: &Simulation, struck: &Struck) {
+    let Deed::Operate { wish, dice, .. } = struck.fault.deed else { return };
+    let (record, tally) = (simulation.record.clone(), simulation.tally.clone());
+    let underway = Underway::new(record, tally, wish, struck.entries(simulation));
+    let node = struck.victims.first().map(|place| &simulation.nodes[*place]);
+    let meta = node.and_then(|node| node.look(|status| status.up.as_ref().map(|up| up.meta.clone())));
+    let (Some(node), Some(meta), Some(seams)) = (node, meta.flatten(), node.and_then(SimNode::seams)) else {
+        return underway.end(&Ending::Refused("no node runs".to_owned()));
+    };
+    let recall = (struck.fault.for_ns > 0).then(|| Duration::from_nanos(struck.fault.for_ns));
+    let operator = Operator { meta, seams, rows: simulation.rows() };
+    node.spawn(async move {
+        let ending = operator.carry_out(wish, dice, recall).await;
+        underway.end(&ending);
+    });
+}
+
 /// Whom a deed hits, now that it comes to it: one node, but for crashes and halves.
 fn whom(simulation: &Simulation, deed: &Deed) -> Vec<Place> {
     match deed {
@@ -110,6 +140,11 @@ fn whom(simulation: &Simulation, deed: &Deed) -> Vec<Place> {
             hit.filter(|place| simulation.nodes[*place].lives()).collect()
         }
         Deed::Halves(first) => first.clone(),
+        Deed::Operate { asked, .. } => {
+            let (asked, count) = (*asked, simulation.nodes.len());
+            let up = |place: &Place| simulation.nodes[*place].look(|s| s.up.is_some()) == Some(true);
+            (0..count).map(|n| (asked + n) % count).find(up).into_iter().collect()
+        }
         Deed::Pause(who)
         | Deed::Race(who)
         | Deed::Reset(who)
@@ -169,6 +204,8 @@ fn strike_one(simulation: &mut Simulation, deed: &Deed, victims: &[Place]) -> Re
             simulation.nodes[place].disk.stall(*stall_ns);
             Some(Undo::Unstall(place))
         }
+        // Nothing is broken: see `ask`.
+        Deed::Operate { .. } => None,
         Deed::WallJump { ms, .. } => {
             simulation.nodes[place].lens.wall_ahead_ms += ms;
             Some(Undo::WallBack(place, *ms))

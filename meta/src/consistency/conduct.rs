@@ -9,15 +9,17 @@ use proto::common::Replica;
 use proto::consistency as pb;
 use proto::consistency::consistency_client::ConsistencyClient;
 use proto::consistency::digest_answer::Step;
-use proto::meta::{DescribeResponse, GroupStatus};
+use proto::consistency::replica_digest::State;
+use proto::meta::DescribeResponse;
 use storage::ids::{GroupId, META_GROUP, NodeId};
 use storage::seam::Seams;
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
+use txn::{Directory, ShardDescriptor};
 
 use super::judge::judge;
-use super::rate;
+use super::{QUARANTINED, rate};
 use crate::rpc::{Channels, within};
 use crate::{Error, MetaClient};
 
@@ -90,7 +92,7 @@ impl Conductor {
         }
     }
 
-    async fn persistently(&self, group: GroupId, bytes_per_second: u64) -> pb::GroupComparison {
+    pub(super) async fn persistently(&self, group: GroupId, bytes_per_second: u64) -> pb::GroupComparison {
         let mut trouble = String::new();
         let mut margins = MARGINS.into_iter();
         let mut margin = margins.next().unwrap_or(1);
@@ -118,14 +120,16 @@ impl Conductor {
         margin: u64,
         bytes_per_second: u64,
     ) -> Result<pb::GroupComparison, Stopped> {
-        let cluster = self.client.describe().await?;
-        let known = cluster.groups.iter().find(|known| known.group == group.0);
-        let known = known.ok_or_else(|| Error::Unavailable(format!("{group} is gone")))?;
-        let clients = Nodes::new(&cluster, &self.channels);
-        let mut leader = match known.leader_node {
-            0 => return Err(Error::Unavailable(format!("{group} has no known leader")).into()),
-            node => clients.get(NodeId(node)).map_err(Error::Unavailable)?,
-        };
+        // The map says enough. (A description of the whole cluster, with what placement plans, would be made for each group.)
+        self.client.refresh().await?;
+        let shard = self.client.shard(group);
+        if shard.is_none() && group != META_GROUP {
+            return Err(Error::Unavailable(format!("{group} is gone")).into());
+        }
+        let clients = Nodes::known(&self.client, &self.channels);
+        let leader = Directory::leader(&*self.client, group);
+        let leader = leader.ok_or_else(|| Error::Unavailable(format!("{group} has no known leader")))?;
+        let mut leader = clients.get(leader).map_err(Error::Unavailable)?;
         let cluster_id = bytes::Bytes::copy_from_slice(&self.cluster_id.to_be_bytes());
         let advance = |index| pb::AdvanceRequest { cluster_id: cluster_id.clone(), group: group.0, index };
         let before = within(&self.seams, ARM_LIMIT, leader.advance(advance(0))).await?.into_inner();
@@ -150,7 +154,7 @@ impl Conductor {
             waiting.into_iter().zip(before.replicas).map(|(armed, replica)| self.collect(armed, replica));
         let mut replicas = join_all(collected).await;
         judge(&mut replicas);
-        Ok(comparison(known, index, replicas))
+        Ok(comparison(group, shard.as_ref(), index, replicas))
     }
 
     /// Has a replica wait for the entry.
@@ -200,7 +204,15 @@ impl Conductor {
         };
         match digests.await {
             Ok(families) => found.families = families,
-            Err(status) => found.detail = status.message().to_owned(),
+            Err(status) => {
+                // One that cannot read its own rows, or is known not to have the right ones, differs from those who can and have.
+                let state = match status.code() {
+                    Code::DataLoss => State::Differs,
+                    Code::FailedPrecondition if status.message() == QUARANTINED => State::Quarantined,
+                    _ => State::Unknown,
+                };
+                (found.state, found.detail) = (state as i32, status.message().to_owned());
+            }
         }
         found
     }
@@ -217,26 +229,30 @@ fn chosen(cluster: &DescribeResponse, asked: &[u64]) -> Result<Vec<GroupId>, Sta
     Ok(chosen)
 }
 
-fn comparison(known: &GroupStatus, index: u64, replicas: Vec<pb::ReplicaDigest>) -> pb::GroupComparison {
-    let descriptor = known.descriptor.clone();
-    pb::GroupComparison { group: known.group, descriptor, index, replicas, trouble: String::new() }
+fn comparison(
+    group: GroupId,
+    shard: Option<&ShardDescriptor>,
+    index: u64,
+    replicas: Vec<pb::ReplicaDigest>,
+) -> pb::GroupComparison {
+    let descriptor = shard.map(Into::into);
+    pb::GroupComparison { group: group.0, descriptor, index, replicas, trouble: String::new() }
 }
 
 /// Where the nodes are, if they live.
-struct Nodes<'a> {
-    addresses: HashMap<u64, &'a str>,
+pub(super) struct Nodes<'a> {
+    addresses: HashMap<NodeId, String>,
     channels: &'a Channels,
 }
 
 impl<'a> Nodes<'a> {
-    fn new(cluster: &'a DescribeResponse, channels: &'a Channels) -> Self {
-        let address = |node: &'a proto::meta::NodeStatus| Some((node.id, &node.addresses.as_ref()?.rpc[..]));
-        let living = cluster.nodes.iter().filter(|node| node.alive);
-        Self { addresses: living.filter_map(address).collect(), channels }
+    /// As far as is known here.
+    pub(super) fn known(client: &MetaClient, channels: &'a Channels) -> Self {
+        Self { addresses: client.living(), channels }
     }
 
-    fn get(&self, node: NodeId) -> Result<Client, String> {
-        let address = self.addresses.get(&node.0);
+    pub(super) fn get(&self, node: NodeId) -> Result<Client, String> {
+        let address = self.addresses.get(&node);
         let address = address.ok_or_else(|| format!("{node} is dead"))?;
         Ok(Client::new(self.channels.get(address).map_err(|error| error.to_string())?))
     }

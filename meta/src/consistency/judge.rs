@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use proto::consistency::replica_digest::State;
 use proto::consistency::{FamilyDigest, ReplicaDigest};
 
-/// Sets each state. As most are is equal; where nobody is in the majority, all differ.
+/// Sets each state. As most are is equal; where nobody is in the majority, all differ. A replica without digests keeps the state that
+/// it has, if it has one.
 pub fn judge(replicas: &mut [ReplicaDigest]) {
     let mut votes: HashMap<Vec<FamilyDigest>, usize> = HashMap::new();
     for replica in replicas.iter().filter(|replica| !replica.families.is_empty()) {
@@ -17,15 +18,30 @@ pub fn judge(replicas: &mut [ReplicaDigest]) {
     let tie = leading.next().is_some();
     for replica in replicas {
         let state = match &right {
-            _ if replica.families.is_empty() => State::Unknown,
+            _ if replica.families.is_empty() => match replica.state() {
+                State::Unspecified => State::Unknown,
+                told => told,
+            },
             Some(right) if !tie && replica.families == *right => State::Equal,
             _ => State::Differs,
         };
         replica.state = state as i32;
-        if let (State::Differs, false, Some(right)) = (state, tie, &right) {
+        if let (State::Differs, false, Some(right), false) = (state, tie, &right, replica.families.is_empty())
+        {
             replica.detail = differences(&replica.families, right);
         }
     }
+}
+
+/// The replicas that are to go, after [`judge`]: those that differ, if a majority of all voters is equal.
+pub fn outcasts(replicas: &[ReplicaDigest]) -> Vec<u64> {
+    let voters = replicas.iter().filter(|replica| !replica.learner);
+    let equal = voters.clone().filter(|replica| replica.state() == State::Equal).count();
+    if 2 * equal <= voters.count() {
+        return Vec::new();
+    }
+    let goes = |replica: &&ReplicaDigest| matches!(replica.state(), State::Differs | State::Quarantined);
+    replicas.iter().filter(goes).map(|replica| replica.replica).collect()
 }
 
 fn differences(these: &[FamilyDigest], right: &[FamilyDigest]) -> String {
@@ -76,5 +92,27 @@ mod tests {
             [(Differs, String::new()), (Differs, String::new())]
         );
         assert_eq!(judged(vec![none]), [(Unknown, String::new())]);
+    }
+
+    #[test]
+    fn only_who_differs_from_a_majority_of_all_voters_goes() {
+        let cast_out = |mut replicas: Vec<ReplicaDigest>| {
+            replicas.iter_mut().zip(1..).for_each(|(replica, id)| replica.replica = id);
+            judge(&mut replicas);
+            outcasts(&replicas)
+        };
+        let none = ReplicaDigest::default();
+        let unreadable = ReplicaDigest { state: State::Differs as i32, ..none.clone() };
+        let quarantined = ReplicaDigest { state: State::Quarantined as i32, ..none.clone() };
+        let learner = |hash| ReplicaDigest { learner: true, ..replica(5, hash) };
+        assert_eq!(cast_out(vec![replica(5, 1), replica(5, 2), replica(5, 1)]), [2]);
+        assert_eq!(cast_out(vec![replica(5, 1), unreadable, replica(5, 1)]), [2]);
+        assert_eq!(cast_out(vec![quarantined, replica(5, 1), replica(5, 1)]), [1]);
+        assert_eq!(cast_out(vec![replica(5, 1), replica(5, 1), replica(5, 1), learner(2)]), [4]);
+        // Two of five are as they are, and nobody knows of the others.
+        assert_eq!(cast_out(vec![replica(5, 1), replica(5, 1), replica(5, 2), none.clone(), none]), []);
+        // Learners have no voice.
+        assert_eq!(cast_out(vec![replica(5, 1), learner(1), learner(1), replica(5, 2)]), []);
+        assert_eq!(cast_out(vec![replica(5, 1), replica(5, 2)]), []);
     }
 }

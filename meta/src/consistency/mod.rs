@@ -15,12 +15,17 @@
 //! behind for long or being moved is *unknown*, which is neither. It reads everything, so it also meets what a disk has altered
 //! since it was written.
 //!
+//! Operators ask for it, and [`periodic`] does it by itself, and replaces what differs.
+//!
 //! What it can't see: a write that all replicas lack. (Where that breaks a constraint or an index, the service `Inspection` does, which
 //! looks at tables; it lives with SQL.)
 
 mod conduct;
 mod digest;
 mod judge;
+mod periodic;
+
+pub use periodic::Periodic;
 
 use std::sync::Arc;
 
@@ -31,7 +36,7 @@ use proto::common::Replica;
 use proto::consistency as pb;
 use proto::consistency::consistency_server as service;
 use raft::{Group, MultiRaft};
-use storage::ids::{GroupId, LogIndex};
+use storage::ids::{GroupId, LogIndex, ReplicaId};
 use storage::seam::Seams;
 use tokio::sync::{Semaphore, mpsc};
 use tonic::{Request, Response, Status};
@@ -43,6 +48,8 @@ use crate::rpc::Channels;
 pub const BYTES_PER_SECOND: u64 = 64 << 20;
 /// Digests that a node makes, or waits to make, at a time: each holds a view.
 const DIGESTS_MAX: usize = 4;
+/// What a replica says that was found to differ.
+const QUARANTINED: &str = "it is in quarantine";
 /// Answers that wait for a slow reader.
 const ANSWERS_AHEAD: usize = 4;
 
@@ -136,6 +143,17 @@ impl service::Consistency for Consistency {
         }))
     }
 
+    async fn quarantine(
+        &self,
+        request: Request<pb::QuarantineRequest>,
+    ) -> Result<Response<pb::QuarantineResponse>, Status> {
+        let request = request.into_inner();
+        let group = self.group(&request.cluster_id, request.group).await?;
+        let quarantined = self.multi.quarantine(group.id(), ReplicaId(request.replica), &request.why).await;
+        quarantined.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(pb::QuarantineResponse {}))
+    }
+
     type DigestStream = Answers<pb::DigestAnswer>;
 
     async fn digest(
@@ -147,6 +165,10 @@ impl service::Consistency for Consistency {
         if group.replica().0 != request.replica {
             let text = format!("this node has {} of {}", group.replica(), group.id());
             return Err(Status::not_found(text));
+        }
+        let quarantined = self.multi.is_quarantined(group.id(), group.replica());
+        if quarantined.map_err(|error| Status::unavailable(error.to_string()))? {
+            return Err(Status::failed_precondition(QUARANTINED));
         }
         let turn = self.turns.clone().try_acquire_owned();
         let turn =

@@ -59,7 +59,7 @@ const IDLE_TICK: Duration = Duration::from_secs(1);
 /// … at most, and …
 const IDLE_TICK_MAX: Duration = Duration::from_secs(20);
 /// … so many times as long as a round takes.
-const IDLE_PER_ROUND: u32 = 200;
+const IDLE_PER_ROUND: u32 = 500;
 /// After an operation, a report must come within this time, or the group is planned for without one.
 const SETTLE: Duration = Duration::from_secs(2);
 /// An operation that failed is not tried again at once.
@@ -385,11 +385,11 @@ impl Soft {
     }
 
     pub(crate) fn forget_settled(&mut self, now: Instant) {
-        let groups = &self.groups;
+        let (groups, confirmed) = (&self.groups, &self.confirmed);
         self.operations.retain(|group, underway| match &underway.state {
             Phase::Running => true,
             Phase::Ended(at) => {
-                let seen = groups.get(group).is_some_and(|known| known.at > *at);
+                let seen = groups.get(group).is_some_and(|known| known.said_at(confirmed) > *at);
                 !seen && now - *at < SETTLE
             }
             Phase::Failed(at, _) => now - *at < FAILURE_PAUSE,

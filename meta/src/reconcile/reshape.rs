@@ -15,6 +15,7 @@ use proto::shard as pb;
 use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
 use storage::ids::{GroupId, NodeId};
+use storage::sabotage::{self, Sabotage};
 use tracing::{debug, info};
 
 use super::execute::{Executor, OPERATION_LIMIT};
@@ -41,7 +42,8 @@ impl Executor<'_> {
     /// Puts a request to the shard's leader.
     async fn ask(&self, ask: Ask) -> Result<Answer, Error> {
         let timeout_ms = ASK_LIMIT.as_millis() as u32 - 500;
-        let request = pb::Request { id: 0, group: self.group.0, epoch: 0, timeout_ms, body: Some(ask) };
+        let group = self.group.0;
+        let request = pb::Request { group, timeout_ms, body: Some(ask), ..pb::Request::default() };
         let request = rpc::AskShardRequest { cluster_id: self.cluster_id.clone(), request: Some(request) };
         let mut to_leader = self.control(self.leader)?;
         let answer = within(&self.server.seams, ASK_LIMIT, to_leader.ask_shard(request)).await?.into_inner();
@@ -174,6 +176,9 @@ async fn on_disk(
     nodes: &BTreeSet<NodeId>,
     epoch: u64,
 ) -> Result<(), Error> {
+    if sabotage::is(Sabotage::AbsorbUnseen) {
+        return Ok(());
+    }
     let asks = nodes.iter().map(|node| async move {
         let (cluster_id, group) = (executor.cluster_id.clone(), executor.group.0);
         let mut control = executor.control(*node)?;

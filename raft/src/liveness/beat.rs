@@ -24,7 +24,12 @@ const PULSE_BYTES: usize = 32;
 pub(crate) async fn farewell(hub: &Hub) {
     hub.liveness.set_gone();
     let answers = hub.all_links().into_iter().map(|link| {
-        let pulse = wire::Pulse { incarnation: hub.liveness.incarnation, answered: false, leaving: true };
+        let pulse = wire::Pulse {
+            incarnation: hub.liveness.incarnation,
+            answered: false,
+            leaving: true,
+            stalled: false,
+        };
         let of_node = (GroupId(0), ReplicaId(0), ReplicaId(0));
         let body = wire::request::Body::Pulse(pulse);
         link.request(of_node.0, of_node.1, of_node.2, PULSE_BYTES, ANSWER_LIMIT, body)
@@ -47,6 +52,7 @@ pub(crate) async fn beat(hub: Arc<Hub>) {
                 incarnation: hub.liveness.incarnation,
                 answered: hub.liveness.asking(node, now),
                 leaving: false,
+                stalled: hub.liveness.is_stalled(hub.me),
             };
             let body = wire::request::Body::Pulse(pulse);
             let of_node = (GroupId(0), ReplicaId(0), ReplicaId(0));
@@ -76,10 +82,11 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, hub: Arc<Hub>, seams: Seams) {
         }
         let news = hub.liveness.look(seams.clock.now());
         if news.answers_changed || !hub.liveness.all_speak() {
-            for group in multi.groups() {
+            // Nothing at rest leads.
+            for group in multi.awake() {
                 hush(&hub, &group);
             }
-            hub.liveness.retain_mute(|group| multi.group(group).is_some());
+            hub.liveness.retain_mute(|group| multi.group(group).is_some_and(|group| !group.rests()));
         }
         for node in news.silent {
             tracing::warn!(%node, "it is not heard any more");
@@ -110,6 +117,7 @@ pub(crate) fn answer(hub: &Hub, from: NodeId, pulse: wire::Pulse) -> wire::Pulse
     if pulse.leaving {
         hub.liveness.left(from);
     }
+    hub.liveness.set_stalled(from, pulse.stalled);
     hub.liveness.heard(from, pulse.answered, hub.seams.clock.now());
     wire::Pulsed { incarnation: hub.liveness.incarnation }
 }

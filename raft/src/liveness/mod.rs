@@ -105,6 +105,8 @@ pub(crate) struct Liveness {
     gone: AtomicBool,
     /// Groups that this node leads without an answer from a majority: nothing of theirs is sent.
     mute: RwLock<BTreeSet<GroupId>>,
+    /// Nodes, this one among them, whose disk stalls: see [`crate::stall`].
+    stalled: RwLock<BTreeSet<NodeId>>,
 }
 
 struct Inner {
@@ -126,6 +128,7 @@ impl Liveness {
             unreachable: watch::Sender::new(Arc::default()),
             gone: AtomicBool::new(false),
             mute: RwLock::default(),
+            stalled: RwLock::default(),
         }
     }
 
@@ -224,6 +227,20 @@ impl Liveness {
             changed
         });
         news
+    }
+
+    /// A node has said whether its disk stalls; true if that is new.
+    pub fn set_stalled(&self, node: NodeId, stalled: bool) -> bool {
+        if self.is_stalled(node) == stalled {
+            return false;
+        }
+        let mut nodes = self.stalled.write();
+        if stalled { nodes.insert(node) } else { nodes.remove(&node) }
+    }
+
+    /// Whether a node's disk stalls, as far as is known: it should not lead.
+    pub fn is_stalled(&self, node: NodeId) -> bool {
+        self.stalled.read().contains(&node)
     }
 
     /// Says whether anything of a group may be sent; true if that is new.

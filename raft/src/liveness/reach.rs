@@ -1,5 +1,6 @@
 //! What the rooms above learn: whom it makes no sense to wait for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use storage::ids::NodeId;
@@ -21,6 +22,11 @@ impl Reach {
     pub fn is_lost(&self, node: NodeId) -> bool {
         self.watch(node);
         self.hub.liveness.unreachable().borrow().contains(&node)
+    }
+
+    /// All nodes of which [`Reach::is_lost`] says so, of those that somebody has asked for.
+    pub fn lost_nodes(&self) -> Arc<BTreeSet<NodeId>> {
+        self.hub.liveness.unreachable().borrow().clone()
     }
 
     /// Completes when that is so.

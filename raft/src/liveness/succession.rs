@@ -5,10 +5,14 @@
 //! at once, each next one a step later, with a little chance in it. The order turns with the group's number, so that the
 //! leaderships of a dead node are spread over the others. Groups begin a moment apart: elections cost an fsync.
 //!
+//! Groups at rest follow a few at a time, and are laid to rest again as soon as they have a leader: a node of ten thousand groups may have been
+//! the home of a third of them, and to wake all these at once would take the machine away from those that are asked for. Nobody has to wait for
+//! his turn: whoever asks for a group whose home is silent wakes it ([`Group::rouse`]).
+//!
 //! Standing for election begins with a pre-vote. Whoever still hears the leader refuses it.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -29,26 +33,49 @@ const GROUP_STEP: Duration = Duration::from_micros(300);
 const AGAIN: Duration = Duration::from_millis(60);
 /// After these, openraft's own timers have long run out.
 const ATTEMPTS_MAX: u32 = 12;
+/// Of the groups at rest, so many are awake at a time to get another home.
+const WOKEN_MAX: usize = 128;
+/// How often it is looked whether there is room for more of them.
+const ROOM_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Stands for election in all groups that `node` led, until each has another leader or the node is back.
 pub(super) async fn succeed(multi: Weak<MultiRaft>, hub: Arc<Hub>, node: NodeId) {
     let seams = hub.seams.clone();
     let start = seams.clock.now();
     let mut due: BinaryHeap<Reverse<(Instant, GroupId, u32)>> = BinaryHeap::new();
+    let mut resting: VecDeque<(GroupId, Duration)> = VecDeque::new();
+    let mut woken: Vec<Arc<Group>> = Vec::new();
     {
         let Some(multi) = multi.upgrade() else { return };
         let mut groups: Vec<Arc<Group>> = multi.groups().into_iter().filter(|g| follows(g, node)).collect();
-        // Those at rest come last: nobody is asking for them now.
-        groups.sort_unstable_by_key(|group| (group.rests(), group.id()));
+        groups.sort_unstable_by_key(|group| group.id());
         for (n, group) in groups.iter().enumerate() {
             // One without a vote does not stand.
             let Some(place) = place(group, node) else { continue };
-            let chance = CHANCE.mul_f64(seams.random_f64());
-            let at = start + GROUP_STEP * n as u32 + STEP * place + chance;
-            due.push(Reverse((at, group.id(), 0)));
+            let patience = STEP * place + CHANCE.mul_f64(seams.random_f64());
+            if group.rests() {
+                resting.push_back((group.id(), patience));
+            } else {
+                due.push(Reverse((start + GROUP_STEP * n as u32 + patience, group.id(), 0)));
+            }
         }
     }
-    while let Some(Reverse((at, id, attempt))) = due.pop() {
+    loop {
+        woken.retain(|group| !group.rests() && !group.is_stopping());
+        while woken.len() + due.len() < WOKEN_MAX
+            && let Some((id, patience)) = resting.pop_front()
+        {
+            due.push(Reverse((seams.clock.now() + patience, id, 0)));
+        }
+        let Some(Reverse((at, id, attempt))) = due.pop() else {
+            let over =
+                multi.upgrade().is_none_or(|multi| multi.is_stopping()) || !hub.liveness.is_silent(node);
+            if resting.is_empty() || over {
+                return;
+            }
+            seams.sleep(ROOM_LOOK_EVERY).await;
+            continue;
+        };
         let wait = at.saturating_duration_since(seams.clock.now());
         if !wait.is_zero() {
             seams.sleep(wait).await;
@@ -59,7 +86,12 @@ pub(super) async fn succeed(multi: Weak<MultiRaft>, hub: Arc<Hub>, node: NodeId)
         }
         let Some(group) = multi.group(id).filter(|group| follows(group, node)) else { continue };
         if !group.is_gated() {
+            let rested = group.rests();
             group.campaign().await;
+            if rested {
+                group.hurry_to_rest();
+                woken.push(group);
+            }
         }
         if attempt + 1 < ATTEMPTS_MAX {
             let pause = AGAIN.mul_f64(1.0 + seams.random_f64());

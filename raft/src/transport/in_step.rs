@@ -7,7 +7,8 @@
 //! followers that may have elected another one since. (A leader that sleeps between the two, and wakes to find the first
 //! answer waiting, is all it takes.)
 //!
-//! Therefore an answer is passed on only when all later requests that openraft would take it for are answered, too.
+//! Therefore an answer is passed on only when all later requests that openraft would take it for are answered, too. That is so at the latest
+//! when one is answered that reaches further: what it reaches never decreases from one request to the next.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use std::sync::Arc;
 use futures::stream::{Stream, StreamExt, unfold};
 use parking_lot::Mutex;
 
-/// Up to where the requests reach that are not answered, in their order.
-pub(crate) struct Sent<L>(Arc<Mutex<VecDeque<L>>>);
+/// Up to where the requests reach that are not answered, in their order, and whether a later one goes out in their place.
+pub(crate) struct Sent<L>(Arc<Mutex<VecDeque<(L, bool)>>>);
 
 impl<L> Clone for Sent<L> {
     fn clone(&self) -> Self {
@@ -24,21 +25,33 @@ impl<L> Clone for Sent<L> {
     }
 }
 
-impl<L: PartialOrd> Sent<L> {
+impl<L: PartialOrd + Copy> Sent<L> {
     pub fn new() -> Self {
         Self(Arc::default())
     }
 
-    /// A request goes out.
+    /// openraft has made a request, which takes it for sent.
     pub fn push(&self, last: L) {
-        self.0.lock().push_back(last);
+        self.0.lock().push_back((last, false));
     }
 
-    /// The first one is answered; whether its answer would be taken for the next one's.
-    fn answered(&self) -> bool {
+    /// The last one stays here, and the next one goes out in its place. An answer to an earlier one would still be taken for its.
+    pub fn supersede(&self) {
+        if let Some((_, superseded)) = self.0.lock().back_mut() {
+            *superseded = true;
+        }
+    }
+
+    /// The first one that went out is answered, and those that it superseded: up to where it reaches, and whether its answer would be
+    /// taken for the next one's.
+    fn answered(&self) -> (Option<L>, bool) {
         let mut sent = self.0.lock();
-        let first = sent.pop_front();
-        matches!((first, sent.front()), (Some(first), Some(next)) if *next <= first)
+        while let Some((first, superseded)) = sent.pop_front() {
+            if !superseded {
+                return (Some(first), matches!(sent.front(), Some((next, _)) if *next <= first));
+            }
+        }
+        (None, false)
     }
 }
 
@@ -49,23 +62,28 @@ pub(crate) fn in_step<'s, L, A>(
     acknowledges: impl Fn(&A) -> bool + Send + 's,
 ) -> impl Stream<Item = A> + Send + 's
 where
-    L: PartialOrd + Send + 's,
+    L: PartialOrd + Copy + Send + 's,
     A: Send + 's,
 {
-    let state = (answers, sent, acknowledges, VecDeque::new(), VecDeque::new());
-    unfold(state, |(mut answers, sent, acknowledges, mut held, mut ready)| async move {
+    // What is held, and up to where it reaches.
+    let state = (answers, sent, acknowledges, VecDeque::new(), None, VecDeque::new());
+    unfold(state, |(mut answers, sent, acknowledges, mut held, mut reach, mut ready)| async move {
         loop {
             if let Some(answer) = ready.pop_front() {
-                return Some((answer, (answers, sent, acknowledges, held, ready)));
+                return Some((answer, (answers, sent, acknowledges, held, reach, ready)));
             }
             let answer = answers.next().await?;
-            let early = sent.answered();
+            let (last, early) = sent.answered();
             if !acknowledges(&answer) {
                 // What is held would still be taken for the request that has failed, or was refused.
                 held.clear();
                 ready.push_back(answer);
             } else {
+                if last > reach {
+                    ready.append(&mut held);
+                }
                 held.push_back(answer);
+                reach = last;
                 if !early {
                     ready.append(&mut held);
                 }
@@ -120,6 +138,36 @@ mod tests {
         (1..=3).for_each(|last| pipe.sent.push(last));
         assert_eq!(pipe.answer(Ok(1)), [Ok(1)]);
         assert_eq!(pipe.answer(Ok(2)), [Ok(2)]);
+    }
+
+    #[test]
+    fn an_answer_is_not_taken_for_a_request_that_a_later_one_supersedes() {
+        let mut pipe = pipe();
+        pipe.sent.push(5);
+        pipe.sent.push(5);
+        pipe.sent.supersede();
+        pipe.sent.push(7);
+        assert_eq!(pipe.answer(Ok(5)), [], "the second request is not answered");
+        pipe.sent.push(7);
+        pipe.sent.supersede();
+        pipe.sent.push(9);
+        assert_eq!(pipe.answer(Ok(7)), [Ok(5)], "now it is; but not the second that reaches up to 7");
+        assert_eq!(pipe.answer(Ok(9)), [Ok(7), Ok(9)]);
+        pipe.sent.push(11);
+        assert_eq!(pipe.answer(Ok(11)), [Ok(11)]);
+    }
+
+    #[test]
+    fn of_one_that_is_always_behind_no_more_than_one_answer_is_held() {
+        let mut pipe = pipe();
+        pipe.sent.push(1);
+        for last in 2..100 {
+            pipe.sent.push(last - 1);
+            pipe.sent.supersede();
+            pipe.sent.push(last);
+            let passed: Vec<Answer> = (last > 2).then(|| Ok(last - 2)).into_iter().collect();
+            assert_eq!(pipe.answer(Ok(last - 1)), passed);
+        }
     }
 
     #[test]

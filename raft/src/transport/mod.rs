@@ -16,12 +16,13 @@
 //! - [`dial`]: where connections come from;
 //! - [`server`]: the receiving end; [`intake`]: the order in which it hands appends over;
 //! - [`network`]: what openraft sees of it; [`in_step`]: what it must not see too early;
-//! - [`bulk`]: snapshots, on streams and connections of their own, at a [`pace`].
+//! - [`bulk`]: snapshots, on streams and connections of their own, at a [`pace`]; a stream that breaks is gone on with.
 
 pub(crate) mod bulk;
 pub(crate) mod dial;
 mod in_step;
 mod intake;
+mod late_commit;
 pub(crate) mod link;
 pub(crate) mod network;
 pub(crate) mod pace;
@@ -29,6 +30,7 @@ pub(crate) mod server;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -63,6 +65,10 @@ pub(crate) struct Hub {
     /// Of the snapshots that this node sends.
     pub pace: pace::Pace,
     pub liveness: Liveness,
+    /// No read relies on a lease.
+    pub quorum_reads: AtomicBool,
+    /// Large commands are compressed before they become entries: see [`crate::command`].
+    pub log_compression: AtomicBool,
     links: Mutex<HashMap<NodeId, Arc<Link>>>,
     stopping: watch::Sender<bool>,
 }
@@ -81,6 +87,9 @@ impl Hub {
             book,
             pace: pace::Pace::new(options.snapshot_bytes_per_second),
             liveness: Liveness::new(seams.random_u64(), options.limits(), seams.clock.now()),
+            quorum_reads: AtomicBool::new(false),
+            // Until somebody says that all members understand it.
+            log_compression: AtomicBool::new(false),
             options,
             seams,
             links: Mutex::default(),

@@ -18,6 +18,7 @@ use storage::ids::{GroupId, NodeId, ReplicaId};
 use super::Hub;
 use super::bulk;
 use super::in_step::{Sent, in_step};
+use super::late_commit::{last, late_commits};
 use super::link::{Link, LinkError};
 use crate::snapshot::SnapshotData;
 use crate::types::{
@@ -186,15 +187,13 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let timeout = self.hub.options.request_timeout;
         let network = &*self;
         let sent = Sent::new();
-        let pulled = sent.clone();
-        let answers = input
+        let answers = Box::pin(late_commits(input, &self.hub.seams, sent.clone()))
             .map(move |rpc| {
                 let (bytes, body) = append_to_wire(&rpc);
                 // Queued here and now, so in order.
                 let answer = (!network.is_mute()).then(|| network.request(bytes, timeout, body));
                 let previous = rpc.prev_log_id;
-                let last = rpc.entries.last().map(|entry| entry.log_id).or(previous);
-                pulled.push(last);
+                let last = last(&rpc);
                 async move {
                     let answer = answer.ok_or_else(mute)?;
                     let answer =

@@ -94,6 +94,14 @@ impl Raft for Endpoint {
         let multi = self.mount.multi()?;
         bulk::receive(multi, request.into_inner()).await.map(Response::new)
     }
+
+    async fn resume_snapshot(
+        &self,
+        request: Request<wire::SnapshotHeader>,
+    ) -> Result<Response<wire::SnapshotAnswer>, Status> {
+        let multi = self.mount.multi()?;
+        bulk::resume(multi, request.into_inner()).await.map(Response::new)
+    }
 }
 
 /// One stream. It is polled as the stream of its answers, in one task: no hop between tasks on the way of a request
@@ -178,6 +186,10 @@ async fn handle(
         Some(Body::PreVote(vote)) => handle_vote(group, vote, true).await,
         Some(Body::TransferLeader(transfer)) => handle_transfer(group, transfer).await,
         Some(Body::Rest(rest)) => handle_rest(group, from, rest).await,
+        Some(Body::Vouch(vouch)) => {
+            let vote = vote_from_wire(vouch.vote).map_err(malformed)?;
+            Ok(wire::answer::Body::Vouched(wire::Vouched { holds: group.vouches_for(&vote) }))
+        }
         Some(Body::Pulse(_)) | None => Err(malformed(Malformed { what: "request" })),
     }
 }
@@ -245,6 +257,9 @@ async fn handle_transfer(
 ) -> Result<wire::answer::Body, wire::Refusal> {
     if group.is_gated() {
         return Err(refusal(wire::refusal::Reason::Starting, "restarted a moment ago"));
+    }
+    if group.is_stalled() {
+        return Err(refusal(wire::refusal::Reason::Starting, "the disk stalls"));
     }
     let rpc = TransferLeaderRequest::<TypeConfig>::new(
         vote_from_wire(transfer.from).map_err(malformed)?,

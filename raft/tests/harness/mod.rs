@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,8 +14,8 @@ use raft::{
     Role, StateMachine, StateMachineFactory, private_key, private_keys,
 };
 use storage::digest::Digest;
-use storage::ids::{GroupId, KeyRange, NodeId, ReplicaId, Term};
-use storage::seam::Seams;
+use storage::ids::{GroupId, KeyRange, LogIndex, NodeId, ReplicaId, Term};
+use storage::seam::{Network, Seams};
 use storage::{Batch, Cf, Engine, Identity, Store, StoreOptions};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -92,26 +93,33 @@ struct Running {
 }
 
 pub struct Cluster {
-    /// For nodes that start from now on.
-    pub rest_after: Duration,
     dirs: HashMap<u64, TempDir>,
     book: Arc<Book>,
     running: HashMap<u64, Running>,
+    /// Of nodes that are started from now on.
+    pub options: RaftOptions,
+    /// … and their way to each other, if it is not plain TCP.
+    pub network: Option<Arc<dyn Network>>,
 }
 
 impl Cluster {
     pub fn new() -> Self {
-        Self {
+        let options = RaftOptions {
+            keep_entries: 5,
+            proposal_bytes_in_flight_max: 4096,
+            checkpoint_interval: Duration::from_secs(3600),
             rest_after: Duration::from_secs(3600),
-            dirs: HashMap::new(),
-            book: Arc::default(),
-            running: HashMap::new(),
-        }
+            ..RaftOptions::default()
+        };
+        Self { dirs: HashMap::new(), book: Arc::default(), running: HashMap::new(), options, network: None }
     }
 
     pub async fn start(&mut self, node: u64) {
-        let dir = self.dirs.entry(node).or_insert_with(|| TempDir::new().expect("a directory"));
-        let seams = Seams::real();
+        let dir = self.dirs.entry(node).or_insert_with(directory);
+        let seams = match &self.network {
+            Some(network) => Seams::real().over(network.clone()),
+            None => Seams::real(),
+        };
         let store = Store::open(dir.path(), StoreOptions::default(), seams.clone()).expect("open the store");
         if store.identity().is_none() {
             let identity = Identity { cluster_id: CLUSTER, node_id: NodeId(node) };
@@ -135,13 +143,7 @@ impl Cluster {
         });
 
         let machines = Arc::new(Machines::default());
-        let options = RaftOptions {
-            keep_entries: 5,
-            proposal_bytes_in_flight_max: 4096,
-            checkpoint_interval: Duration::from_secs(3600),
-            rest_after: self.rest_after,
-            ..RaftOptions::default()
-        };
+        let options = self.options.clone();
         let book: Arc<dyn AddressBook> = self.book.clone();
         let multi = MultiRaft::start(options, store.clone(), machines.clone(), book, seams);
         let multi = multi.await.expect("start");
@@ -174,6 +176,10 @@ impl Cluster {
 
     pub fn multi(&self, node: u64) -> Arc<MultiRaft> {
         self.running[&node].multi.clone()
+    }
+
+    pub fn dir(&self, node: u64) -> &Path {
+        self.dirs[&node].path()
     }
 
     pub fn address(&self, node: u64) -> String {
@@ -236,6 +242,14 @@ impl Cluster {
         value.expect("get").map(|v| String::from_utf8(v.to_vec()).expect("text"))
     }
 
+    /// How many bytes the group's entries take in a node's log.
+    pub fn log_bytes(&self, node: u64) -> usize {
+        let log = self.running[&node].store.log();
+        let first = log.state(GROUP).expect("the log").first.unwrap_or(LogIndex(0));
+        let entries = log.read(GROUP, first, LogIndex(u64::MAX), usize::MAX).expect("entries");
+        entries.iter().map(|(_, entry)| entry.len()).sum()
+    }
+
     /// Changes a node's state past its log: a defect of the disk or of the program.
     pub fn corrupt(&self, node: u64, key: &str, value: &str) {
         let engine = self.running[&node].store.engine();
@@ -268,6 +282,15 @@ impl Cluster {
     }
 }
 
+/// Where stores are: a real disk, if there is to be measured.
+fn directory() -> TempDir {
+    let dir = match std::env::var_os("FLOTILLA_BENCH_DIR") {
+        Some(parent) => TempDir::new_in(parent),
+        None => TempDir::new_in(env!("CARGO_TARGET_TMPDIR")),
+    };
+    dir.expect("a directory")
+}
+
 async fn end(running: Running) {
     let _ = running.stop.send(());
     running.served.abort();
@@ -278,6 +301,16 @@ async fn end(running: Running) {
     running.store.close().expect("close");
     drop(running.store);
     eventually("the store is free", || Arc::strong_count(&engine) == 1 && Arc::strong_count(&log) == 1).await;
+}
+
+/// As [`eventually`], of what has to be asked for.
+#[allow(dead_code, reason = "not every test asks")]
+pub async fn eventually_so<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "it never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {

@@ -3,7 +3,8 @@
 //! CockroachDB's syntax: `SELECT … FROM t AS OF SYSTEM TIME '-10s' WHERE …`, `BEGIN AS OF SYSTEM TIME …`, `SET TRANSACTION AS OF SYSTEM
 //! TIME …`. The moment is a constant: a time stamp, an interval that goes back from now, or a timestamp of ours
 //! (`milliseconds.counter`). It is one for the whole statement or transaction, which is read-only, and reads the tables as they were
-//! then, their columns included. How far back one can read is for garbage collection to say.
+//! then, their columns included. How far back one can read is for garbage collection to say. What lies a few seconds back is answered by any replica:
+//! `docs/closed-timestamps.md`.
 
 use std::time::Duration;
 
@@ -14,21 +15,38 @@ use super::{EPOCH_OFFSET_MICROS, Session};
 use crate::error::{Result, SqlError, SqlState};
 use crate::types::{Datum, Interval, Type, io};
 
+/// What the oracle said longer ago says too little about the present: monotonic clocks are not that equal.
+const RECENT: Duration = Duration::from_secs(30);
 /// A month, where an interval has some: the past need not be exact to the day.
 const MONTH_DAYS: i64 = 30;
 const DAY_MICROS: i64 = 86_400_000_000;
 
 impl Session {
     /// The moment that a constant names, and how long ago that was.
+    ///
+    /// The oracle is asked only if what this node has heard of it lately doesn't tell that the moment is over: so reading the past goes on
+    /// while nobody leads the meta-group, and costs no round trip.
     pub(super) async fn moment(&mut self, text: &str) -> Result<(Timestamp, Duration)> {
+        if let Some((known, age)) = self.shared.database.recent().filter(|(_, age)| *age <= RECENT) {
+            let passed = u64::try_from(age.as_millis()).unwrap_or(0) << Timestamp::COUNTER_BITS;
+            let (at, ago) = self.moment_from(text, Timestamp(known.0.saturating_add(passed)))?;
+            if at <= known {
+                return Ok((at, ago));
+            }
+        }
         let now = self.shared.database.timestamp().await?;
+        let (at, ago) = self.moment_from(text, now)?;
+        match at > now {
+            true => Err(refused(text, "is in the future")),
+            false => Ok((at, ago)),
+        }
+    }
+
+    fn moment_from(&self, text: &str, now: Timestamp) -> Result<(Timestamp, Duration)> {
         let at = match own_timestamp(text) {
             Some(at) => at,
             None => self.wall_moment(text, now)?,
         };
-        if at > now {
-            return Err(refused(text, "is in the future"));
-        }
         if at == Timestamp::ZERO {
             return Err(refused(text, "is before all time"));
         }

@@ -307,6 +307,7 @@ impl Database for MemoryDatabase {
             epoch: Epoch(1),
             replicas: vec![NodeId(1)],
             leader: Some(NodeId(1)),
+            closed: None,
         });
         Ok(shards.filter(|shard| shard.range.overlaps(range)).collect())
     }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     pub arrived: Condvar,
     /// The queue was drained.
     pub drained: Condvar,
+    /// When the write that is under way began.
+    pub writing: Mutex<Option<Instant>>,
     /// The first failed write. Set once, before any caller hears of that failure.
     pub failed: OnceLock<Error>,
     pub cached_bytes: std::sync::atomic::AtomicUsize,
@@ -67,6 +70,7 @@ impl RocksLog {
             queue: Mutex::default(),
             arrived: Condvar::new(),
             drained: Condvar::new(),
+            writing: Mutex::default(),
             failed: OnceLock::new(),
             cached_bytes: Default::default(),
             cache_bytes_max: options.log_cache_bytes,
@@ -357,12 +361,19 @@ impl LogEngine for RocksLog {
             state.removed = true;
             state.tail.clear();
             state.tail_bytes = 0;
+            // Written after the removal, it would be all that is left of the group.
+            shared.queue.lock().committed.remove(&group);
             Ok(Op::Remove { group, done })
         });
         let mut groups = shared.groups.write();
         if groups.get(&group).is_some_and(|handle| handle.lock().removed) {
             groups.remove(&group);
         }
+    }
+
+    fn stalled_for(&self) -> Duration {
+        let since = *self.shared.writing.lock();
+        since.map_or(Duration::ZERO, |at| self.shared.seams.clock.now().saturating_duration_since(at))
     }
 
     fn failure(&self) -> Option<Error> {

@@ -13,6 +13,7 @@ use super::group::Group;
 use super::record::{self, Kind};
 use super::rocks::Shared;
 use crate::Error;
+use crate::fail_point::{self, FailPoint};
 use crate::ids::{GroupId, LogIndex};
 use crate::sabotage::{self, Sabotage};
 use crate::wal_check::BATCH_TRAILER;
@@ -113,6 +114,7 @@ pub(super) fn run(shared: Arc<Shared>) {
             for op in &ops {
                 add(&mut batch, op, &mut scratch);
             }
+            fail_point::pass(FailPoint::LogUnwritten);
             write(&shared, batch)
         });
         for op in ops {
@@ -130,7 +132,9 @@ fn write(shared: &Shared, mut batch: WriteBatch) -> Result<(), Error> {
     let mut options = WriteOptions::default();
     options.set_sync(!sabotage::is(Sabotage::AnswerBeforeFsync));
     let before = shared.seams.clock.now();
+    *shared.writing.lock() = Some(before);
     let written = shared.db.write_opt(batch, &options);
+    *shared.writing.lock() = None;
     let took = shared.seams.clock.now().saturating_duration_since(before);
     metrics::histogram!("flotilla_log_fsync_seconds").record(took.as_secs_f64());
     written.map_err(|e| {
@@ -179,6 +183,7 @@ fn report(shared: &Shared, op: Op, written: &Result<(), Error>) {
     if written.is_ok() {
         match &op {
             Op::Append { entries, handle, incarnation, .. } => {
+                fail_point::pass(FailPoint::LogWritten);
                 metrics::histogram!("flotilla_log_append_entries").record(entries.len() as f64);
                 if let Some((last, _)) = entries.last() {
                     settle(shared, &mut handle.lock(), LogIndex(last.0 + 1), *incarnation);
@@ -188,7 +193,9 @@ fn report(shared: &Shared, op: Op, written: &Result<(), Error>) {
                 let end = last_kept.map_or(LogIndex(0), |kept| LogIndex(kept.0 + 1));
                 settle(shared, &mut handle.lock(), end, *incarnation);
             }
-            Op::Vote { .. } | Op::Purge { .. } | Op::Remove { .. } => {}
+            Op::Vote { .. } => fail_point::pass(FailPoint::VoteSaved),
+            Op::Purge { .. } => fail_point::pass(FailPoint::LogPurged),
+            Op::Remove { .. } => {}
         }
     }
     if let Some(done) = op.into_done() {

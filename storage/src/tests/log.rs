@@ -148,3 +148,18 @@ fn closed_log_refuses() {
     store.log().append(G, entries(3, 4, "e"), Box::new(move |r| sender.send(r).expect("waits")));
     assert!(matches!(receiver.recv().expect("done"), Err(Error::Closed)));
 }
+
+#[test]
+fn removed_group_is_not_brought_back_by_its_committed_position() {
+    let dir = tempfile::tempdir().expect("dir");
+    {
+        let store = open(dir.path());
+        let log = store.log();
+        append(&log, 6, entries(1, 3, "e"));
+        append(&log, 7, entries(1, 3, "e"));
+        log.save_committed(G, Bytes::from_static(b"committed"));
+        log.remove_group(G, Box::new(|_| ()));
+        append(&log, 6, entries(3, 4, "e"));
+    }
+    assert_eq!(open(dir.path()).log().groups().expect("groups"), [GroupId(6)]);
+}

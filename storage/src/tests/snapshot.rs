@@ -1,6 +1,8 @@
-//! Export and import, and what a crash within an import leaves.
+//! Export and import. (What a crash within an import leaves: `import.rs`.)
 
 use std::sync::Arc;
+
+use proto::storage::SnapshotChunk;
 
 use super::{crash_image, open};
 use crate::engine::{Cf, Engine};
@@ -8,9 +10,9 @@ use crate::ids::{GroupId, KeyRange, Timestamp};
 use crate::snapshot::Spans;
 use crate::{Error, intents, mvcc};
 
-const GROUP: GroupId = GroupId(5);
+pub(super) const GROUP: GroupId = GroupId(5);
 
-fn spans() -> Spans {
+pub(super) fn spans() -> Spans {
     vec![
         (Cf::Data, KeyRange::new(&b"b"[..], &b"m"[..])),
         (Cf::Intents, KeyRange::new(&b"b"[..], &b"m"[..])),
@@ -18,7 +20,7 @@ fn spans() -> Spans {
     ]
 }
 
-fn fill(engine: &Engine, text: &str, rows: usize) {
+pub(super) fn fill(engine: &Engine, text: &str, rows: usize) {
     let mut batch = engine.batch();
     for row in 0..rows {
         let value = format!("{text} {row} {}", "x".repeat(500));
@@ -36,7 +38,12 @@ fn fill(engine: &Engine, text: &str, rows: usize) {
     engine.write(batch).expect("write");
 }
 
-fn row(engine: &Engine, key: &str) -> Option<String> {
+pub(super) fn chunks(engine: &Engine) -> Vec<SnapshotChunk> {
+    let chunks = engine.export(Arc::new(engine.snapshot()), &spans());
+    chunks.collect::<Result<_, Error>>().expect("export")
+}
+
+pub(super) fn row(engine: &Engine, key: &str) -> Option<String> {
     let version = mvcc::newest(&engine.snapshot(), key.as_bytes()).expect("read")?;
     let value = version.value.expect("a value");
     Some(String::from_utf8_lossy(value.split(|b| *b == b' ').next().expect("a word")).into_owned())
@@ -51,11 +58,7 @@ fn import_replaces_its_spans_and_nothing_else() {
     to.engine().flush().expect("flush");
 
     let engine = to.engine();
-    let chunks: Vec<_> = from
-        .engine()
-        .export(Arc::new(from.engine().snapshot()), &spans())
-        .collect::<Result<_, Error>>()
-        .expect("export");
+    let chunks = chunks(&from.engine());
     assert!(chunks.len() > 3, "3 MB make several chunks");
     let mut import = engine.import(GROUP, &spans()).expect("import");
     for chunk in &chunks {
@@ -80,47 +83,12 @@ fn import_replaces_its_spans_and_nothing_else() {
 }
 
 #[test]
-fn crash_within_an_import_is_noticed() {
-    let dir = tempfile::tempdir().expect("dir");
-    let (from, to) = (open(&dir.path().join("from")), open(&dir.path().join("to")));
-    fill(&from.engine(), "new", 6000);
-    fill(&to.engine(), "old", 10);
-    let chunks: Vec<_> = from
-        .engine()
-        .export(Arc::new(from.engine().snapshot()), &spans())
-        .collect::<Result<_, Error>>()
-        .expect("export");
-    let mut import = to.engine().import(GROUP, &spans()).expect("import");
-    import.put(&chunks[0]).expect("chunk");
-    crash_image(&dir.path().join("to"), &dir.path().join("crashed"));
-
-    let crashed = open(&dir.path().join("crashed"));
-    let engine = crashed.engine();
-    assert_eq!(engine.interrupted_imports().expect("imports"), [(GROUP, spans())]);
-    // Either of two ways out: start over, or discard.
-    let mut again = engine.import(GROUP, &spans()).expect("import");
-    for chunk in &chunks {
-        again.put(chunk).expect("chunk");
-    }
-    again.finish(engine.batch()).expect("finish");
-    assert_eq!(row(&engine, "c5999").as_deref(), Some("new"));
-    assert_eq!(engine.interrupted_imports().expect("imports"), []);
-
-    drop(import);
-    to.engine().discard_import(GROUP).expect("discard");
-    assert_eq!(to.engine().interrupted_imports().expect("imports"), []);
-    assert_eq!(row(&to.engine(), "c1"), None);
-    assert_eq!(row(&to.engine(), "a1").as_deref(), Some("old"));
-}
-
-#[test]
 fn damaged_or_misplaced_chunks_are_refused() {
     let dir = tempfile::tempdir().expect("dir");
     let store = open(dir.path());
     let engine = store.engine();
     fill(&engine, "x", 10);
-    let mut chunks: Vec<_> =
-        engine.export(Arc::new(engine.snapshot()), &spans()).collect::<Result<_, Error>>().expect("export");
+    let mut chunks = chunks(&engine);
     let mut import = engine.import(GROUP, &spans()).expect("import");
     assert!(matches!(import.put(&chunks[1]), Err(Error::BadChunk(_))), "out of order");
     let mut flipped = chunks[0].payload.to_vec();
@@ -134,6 +102,32 @@ fn damaged_or_misplaced_chunks_are_refused() {
     let elsewhere = vec![(Cf::Data, KeyRange::new(&b"x"[..], &b"y"[..]))];
     let mut import = engine.import(GROUP, &elsewhere).expect("import");
     assert!(matches!(import.put(&chunks[0]), Err(Error::BadChunk(_))), "outside");
+    drop(import);
+    assert_eq!(engine.interrupted_imports().expect("imports"), []);
+    assert_eq!(row(&engine, "c7").as_deref(), Some("x"), "what is refused has changed nothing");
+}
+
+#[test]
+fn export_goes_on_where_it_was_told_to() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = open(dir.path());
+    let engine = store.engine();
+    fill(&engine, "x", 6000);
+    let whole = chunks(&engine);
+    let total = whole.len() as u64;
+    let mut export = engine.export(Arc::new(engine.snapshot()), &spans());
+    assert!(export.seek(0) && !export.seek(1), "nobody knows yet where the second one begins");
+    for _ in 0..2 {
+        assert!(export.next().is_some());
+    }
+    assert!(!export.seek(3));
+    for from in [2, 0, 1] {
+        assert!(export.seek(from));
+        let rest: Vec<_> = export.by_ref().collect::<Result<_, Error>>().expect("export");
+        assert_eq!(rest, whole[from as usize..], "from {from}");
+    }
+    assert!(export.seek(total) && export.next().is_none(), "to the end of what is complete");
+    assert!(!export.seek(total + 1));
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub async fn halve(cx: &Context<'_>, request: pb::Halve) -> Outcome {
         }
     };
     // What was sampled may have gone with an earlier split.
-    let key = key.filter(|key| range.contains(key) && *key > range.start && !cx.is_inner_fence(key));
+    let key =
+        key.filter(|key| range.contains(key) && *key > range.start && !super::is_inner_fence(&range, key));
     Ok(Answer::Middle(pb::Middle { key }))
 }

@@ -22,6 +22,7 @@
 
 mod advisory;
 mod clear;
+mod close;
 mod collect;
 mod commit;
 mod decide;
@@ -34,6 +35,7 @@ mod interleaving;
 mod lock;
 pub(crate) mod merge;
 mod outcome;
+pub(crate) mod past;
 mod prewrite;
 mod probe;
 mod push;
@@ -154,6 +156,7 @@ impl Context<'_> {
             Ask::Absorb(r) => merge::absorb(self, r).await,
             Ask::Abandon(r) => merge::abandon(self, r).await,
             Ask::Thaw(r) => merge::thaw(self, r).await,
+            Ask::Close(r) => close::close(self, r).await,
             Ask::LockAdvisory(r) => advisory::lock(self, r).await,
             Ask::UnlockAdvisory(r) => advisory::unlock(self, r).await,
             Ask::KeepAdvisory(r) => advisory::keep(self, r).await,
@@ -197,7 +200,8 @@ impl Context<'_> {
             // The shard has grown meanwhile: what this one remembers counts no more.
             return Err(Refusal::WrongShard);
         }
-        if self.group.lease(term).is_ok() || sabotage::is(Sabotage::TrustLease) {
+        let trusted = sabotage::is(Sabotage::TrustLease) && !self.group.reads_by_quorum();
+        if self.group.lease(term).is_ok() || trusted {
             return Ok(());
         }
         // A fresh leader has no lease yet, and one whose followers are slow has lost it without having lost the lead.
@@ -231,11 +235,28 @@ impl Context<'_> {
         guard: impl Send + 'static,
         effect: Effect,
     ) -> Result<Bytes, Refusal> {
+        // While the guard is held: what it covers is drawn above all that can be closed by now, and so may come after it.
+        let closed = self.leadership.closing.with_effects();
+        self.propose_command(guard, pb::Command { effect: Some(effect), closed: closed.0 }).await
+    }
+
+    /// Replicates that a timestamp is closed, and nothing else. No latch waits for what becomes of it, and it may be given up.
+    pub async fn propose_closed(&self, at: Timestamp) -> Result<(), Refusal> {
+        let command = pb::Command { effect: None, closed: at.0 }.encode_to_vec();
+        let proposed = self.group.propose(self.leadership.term, command.into()).await;
+        proposed.map(|_| ()).map_err(refusal)
+    }
+
+    async fn propose_command(
+        &self,
+        guard: impl Send + 'static,
+        command: pb::Command,
+    ) -> Result<Bytes, Refusal> {
         let seams = self.server.seams();
         if seams.clock.now() >= self.deadline {
             return Err(Error::Unavailable("the request came too late to be evaluated".to_owned()).into());
         }
-        let command = Bytes::from(pb::Command { effect: Some(effect) }.encode_to_vec());
+        let command = Bytes::from(command.encode_to_vec());
         let (sender, receiver) = oneshot::channel();
         let (group, term) = (self.group.clone(), self.leadership.term);
         let barrier_seams = seams.clone();
@@ -251,13 +272,7 @@ impl Context<'_> {
             drop(guard);
         });
         match receiver.await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(ProposeError::NotLeader(e))) => Err(Refusal::NotLeader(e.leader.map(|l| l.node))),
-            Ok(Err(ProposeError::Ambiguous(why))) => Err(Error::Ambiguous(why).into()),
-            Ok(Err(e @ (ProposeError::Overloaded | ProposeError::Stopped(_)))) => {
-                Err(Error::Unavailable(e.to_string()).into())
-            }
-            Ok(Err(e @ ProposeError::TooLarge { .. })) => Err(Error::TooLarge(e.to_string()).into()),
+            Ok(proposed) => proposed.map_err(refusal),
             Err(_) => Err(Error::Ambiguous("the node is shutting down".to_owned()).into()),
         }
     }
@@ -280,9 +295,7 @@ impl Context<'_> {
 
     /// The fences among `fences` that concern this shard, with the keys they are kept under here.
     pub fn fences<'f>(&self, fences: &'f [pb::Fence]) -> Vec<(Bytes, &'f pb::Fence)> {
-        let range = &self.descriptor.range;
-        let concerned = fences.iter().filter(|f| KeyRange::prefix(&f.prefix).overlaps(range));
-        concerned.map(|f| (keys::fence(&range.start, &f.prefix), f)).collect()
+        fences_in(&self.descriptor.range, fences)
     }
 
     /// Intents of asynchronous commits that stand in the way of fences among `writes`.
@@ -298,20 +311,36 @@ impl Context<'_> {
         }
         Ok(())
     }
+}
 
-    /// A key that looks like a row's but is the fence of a table that reaches into this shard from before it.
-    pub fn is_inner_fence(&self, key: &[u8]) -> bool {
-        key.split_last().is_some_and(|(last, rest)| *last == 0 && rest == &self.descriptor.range.start[..])
+fn refusal(error: ProposeError) -> Refusal {
+    match error {
+        ProposeError::NotLeader(e) => Refusal::NotLeader(e.leader.map(|l| l.node)),
+        ProposeError::Ambiguous(why) => Error::Ambiguous(why).into(),
+        ProposeError::Overloaded | ProposeError::Stopped(_) => Error::Unavailable(error.to_string()).into(),
+        ProposeError::TooLarge { .. } => Error::TooLarge(error.to_string()).into(),
     }
+}
+
+/// The fences among `fences` that concern a shard, with the keys they are kept under there.
+pub fn fences_in<'f>(range: &KeyRange, fences: &'f [pb::Fence]) -> Vec<(Bytes, &'f pb::Fence)> {
+    let concerned = fences.iter().filter(|f| KeyRange::prefix(&f.prefix).overlaps(range));
+    concerned.map(|f| (keys::fence(&range.start, &f.prefix), f)).collect()
+}
+
+/// A key that looks like a row's but is the fence of a table that reaches into the shard from before it.
+pub fn is_inner_fence(range: &KeyRange, key: &[u8]) -> bool {
+    key.split_last().is_some_and(|(last, rest)| *last == 0 && rest == &range.start[..])
 }
 
 /// Returns when no earlier proposal of this term can be applied unnoticed any more: a later entry of the same term
 /// is applied (so the earlier one was, if it is in the log), or the term is over (and with it everything that was
-/// evaluated under its latches).
+/// evaluated under its latches). A leader that is handing over refuses, too; but its term goes on until somebody else leads, or if nobody does.
 async fn until_known(group: &Group, term: storage::ids::Term, seams: &storage::seam::Seams) {
     loop {
         match group.propose(term, Bytes::new()).await {
-            Ok(_) | Err(ProposeError::NotLeader(_) | ProposeError::Stopped(_)) => return,
+            Ok(_) | Err(ProposeError::Stopped(_)) => return,
+            Err(ProposeError::NotLeader(_)) if group.leads() != Some(term) => return,
             Err(_) => seams.sleep(std::time::Duration::from_millis(50)).await,
         }
     }

@@ -18,7 +18,11 @@ pub const MET_MAX: usize = 64;
 
 /// The fates that the sender of a request has found out.
 #[derive(Debug, Default)]
-pub struct Fates(HashMap<TxnId, Fate>);
+pub struct Fates {
+    known: HashMap<TxnId, Fate>,
+    /// What an intent says of itself counts, too.
+    of_the_past: bool,
+}
 
 /// What an intent means to a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +38,14 @@ pub enum Sight {
 impl Fates {
     /// From a request.
     pub fn from_pb(fates: &[pb::Fate]) -> Result<Self, Error> {
-        fates.iter().map(Fate::from_pb).collect::<Result<_, _>>().map(Self)
+        let known = fates.iter().map(Fate::from_pb).collect::<Result<_, _>>()?;
+        Ok(Self { known, of_the_past: false })
+    }
+
+    /// None; but intents whose transactions began after the read's timestamp, or were given a later one, are void for it: these
+    /// commit above it, if ever (T1, A1). Leaders don't go by that: they tell the primary.
+    pub fn of_the_past() -> Self {
+        Self { of_the_past: true, ..Self::default() }
     }
 
     /// What an intent of `holder` means to a read of `own` at `at`. A fate that is pending *up to* a timestamp is good
@@ -43,7 +54,7 @@ impl Fates {
         if own == Some(holder) {
             return Sight::Counts;
         }
-        match self.0.get(&holder) {
+        match self.known.get(&holder) {
             Some(Fate::Committed(when)) if *when <= at => Sight::Counts,
             Some(Fate::Committed(_) | Fate::Aborted) => Sight::Ignored,
             Some(Fate::Pending(upto)) if at <= *upto => Sight::Ignored,
@@ -70,12 +81,18 @@ impl Fates {
         {
             return Ok(Sight::Ignored);
         }
+        if sight == Sight::Unknown
+            && self.of_the_past
+            && (intent.read_at > at || Timestamp(context(intent)?.at_least) > at)
+        {
+            return Ok(Sight::Ignored);
+        }
         Ok(sight)
     }
 
     /// When an intent's transaction committed, if it is known to have.
     pub fn committed_at(&self, holder: TxnId) -> Option<Timestamp> {
-        match self.0.get(&holder) {
+        match self.known.get(&holder) {
             Some(Fate::Committed(when)) => Some(*when),
             _ => None,
         }
@@ -235,7 +252,8 @@ mod tests {
     fn sight_depends_on_fate_and_timestamp() {
         let (own, other) = (TxnId(1), TxnId(2));
         let sight = |fate: Option<Fate>, holder, at| {
-            let fates = Fates(fate.map(|f| (other, f)).into_iter().collect());
+            let known = fate.map(|f| (other, f)).into_iter().collect();
+            let fates = Fates { known, ..Fates::default() };
             fates.sight(holder, Some(own), Timestamp(at))
         };
         assert_eq!(sight(None, own, 5), Sight::Counts);

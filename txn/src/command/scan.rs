@@ -11,7 +11,7 @@ use storage::mvcc::{self, Limits};
 use super::intents::intents_in;
 use super::read::{timestamp, view_at};
 use super::rules::{self, MET_MAX, Sight};
-use super::{Context, Fates, Outcome, PAGE_BYTES_MAX, Refusal};
+use super::{Context, Fates, Outcome, PAGE_BYTES_MAX, Refusal, is_inner_fence};
 use crate::descriptor::{range_from_pb, range_to_pb};
 use crate::latch::{Mode, Span};
 use crate::wire::parse_txn_opt;
@@ -20,7 +20,7 @@ pub async fn scan(cx: &Context<'_>, request: pb::Scan) -> Outcome {
     let own = parse_txn_opt(&request.txn)?;
     let at = timestamp(request.at);
     let fates = Fates::from_pb(&request.fates)?;
-    let range = range_from_pb(request.range.unwrap_or_default());
+    let range = range_from_pb(request.range.clone().unwrap_or_default());
     cx.must_hold(&range)?;
     let fences = cx.fences(&request.fences);
     let mut spans = vec![(Span::Range(range.clone()), Mode::Shared)];
@@ -31,14 +31,19 @@ pub async fn scan(cx: &Context<'_>, request: pb::Scan) -> Outcome {
     if !unknown.is_empty() {
         return Err(Refusal::Blocked { intents: unknown, in_reads: true });
     }
-    let limits = Limits {
-        rows: usize::try_from(request.rows_max).unwrap_or(usize::MAX).max(1),
-        bytes: usize::try_from(request.bytes_max).unwrap_or(usize::MAX).clamp(1, PAGE_BYTES_MAX),
-    };
+    let limits = limits(&request);
     let mut page = evaluate(&view.snapshot, own, at, &fates, &range, request.reverse, limits)?;
-    page.rows.retain(|row| !cx.is_inner_fence(&row.key));
+    page.rows.retain(|row| !is_inner_fence(&cx.descriptor.range, &row.key));
     cx.confirm().await?;
     Ok(Answer::Page(page))
+}
+
+/// How large a page may get.
+pub fn limits(request: &pb::Scan) -> Limits {
+    Limits {
+        rows: usize::try_from(request.rows_max).unwrap_or(usize::MAX).max(1),
+        bytes: usize::try_from(request.bytes_max).unwrap_or(usize::MAX).clamp(1, PAGE_BYTES_MAX),
+    }
 }
 
 /// One page of the rows of `range` as of `at`, if no intents of unknown fate are in the way.

@@ -21,8 +21,10 @@ use crate::shard::Shard;
 
 /// How often the oldest open snapshot is told to the directory.
 const HOLD_EVERY: Duration = Duration::from_secs(1);
-/// How often shards are looked at.
+/// How often shards are looked at that this node leads.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// … and, every so many times, all others: nothing is written to them, and there may be thousands.
+const RESTING_EVERY: u32 = 15;
 /// Between two steps: the rest of the time belongs to the clients.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Versions that one step looks at.
@@ -64,9 +66,13 @@ pub async fn hold_back(core: Weak<Core>) {
 
 /// Collects the shards that this node leads, until the node stops.
 pub async fn run(core: Weak<Core>, server: Arc<ShardServer>) {
+    let mut round = 0_u32;
     loop {
         let Some(core) = core.upgrade() else { return };
-        for shard in server.registry().all() {
+        let registry = server.registry();
+        let shards = if round.is_multiple_of(RESTING_EVERY) { registry.all() } else { registry.led() };
+        round = round.wrapping_add(1);
+        for shard in shards {
             let safe_point = core.directory.safe_point();
             // (A shard at rest is woken by the pass.)
             let due = shard.garbage().lock().is_due(safe_point, core.seams.clock.now());

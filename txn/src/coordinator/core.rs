@@ -17,6 +17,7 @@ use super::CoordinatorOptions;
 use super::advisory::Sessions;
 use super::collect::Open;
 use super::locks::Held;
+use super::past::Told;
 use crate::api::{Fence, Key, ScanPage, Value};
 use crate::descriptor::{ShardDescriptor, range_from_pb, range_to_pb};
 use crate::router::{Repeat, RouteError, Router};
@@ -47,6 +48,8 @@ pub struct Core {
     pub open: Open,
     /// This node's sessions that hold advisory locks.
     pub sessions: Sessions,
+    /// Whose past is read here.
+    pub past_told: Told,
     background: Arc<Semaphore>,
 }
 
@@ -92,6 +95,7 @@ impl Core {
             held: Held::default(),
             open: Open::default(),
             sessions: Sessions::default(),
+            past_told: Told::default(),
             background,
         })
     }
@@ -101,11 +105,12 @@ impl Core {
         self.seams.clock.now() + self.options.request_timeout
     }
 
-    /// Reads keys as of `at`; in the order of `keys`.
+    /// Reads keys as of `at`, which may be well in the `past`; in the order of `keys`.
     pub async fn read(
         self: &Arc<Self>,
         own: Option<TxnId>,
         at: Timestamp,
+        past: bool,
         keys: &[Key],
         fences: &[Fence],
     ) -> Result<Vec<Option<Value>>, Error> {
@@ -124,7 +129,7 @@ impl Core {
                     fences: fences_to_pb(fences),
                     fates: fates_to_pb(&fates),
                 };
-                self.router.ask(shard, Ask::Read(ask), Repeat::Harmless, deadline)
+                self.ask_read(shard, Ask::Read(ask), past && fates.is_empty(), deadline)
             });
             let answers = join_all(asks).await;
             todo.clear();
@@ -211,11 +216,13 @@ impl Core {
         }
     }
 
-    /// One page of `range` as of `at`: from the first shard in the order of the scan.
+    /// One page of `range` as of `at`, which may be well in the `past`: from the first shard in the order of the scan.
+    #[allow(clippy::too_many_arguments, reason = "what a page is, word by word")]
     pub async fn scan(
         self: &Arc<Self>,
         own: Option<TxnId>,
         at: Timestamp,
+        past: bool,
         range: &KeyRange,
         reverse: bool,
         rows_max: usize,
@@ -242,7 +249,7 @@ impl Core {
                 fences: fences_to_pb(fences),
                 fates: fates_to_pb(&fates),
             };
-            match self.router.ask(&shard, Ask::Scan(ask), Repeat::Harmless, deadline).await {
+            match self.ask_read(&shard, Ask::Scan(ask), past && fates.is_empty(), deadline).await {
                 Ok(Answer::Page(page)) => {
                     let rows = page.rows.into_iter().map(|row| (row.key, row.value)).collect();
                     let rest = rest(range, &piece, page.rest.map(range_from_pb), reverse);

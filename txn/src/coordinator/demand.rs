@@ -101,7 +101,7 @@ impl Core {
         at: Timestamp,
     ) -> Result<(), Error> {
         for keys in keys.chunks(BATCH_MAX) {
-            let values = self.read(Some(own), at, keys, &[]).await?;
+            let values = self.read(Some(own), at, false, keys, &[]).await?;
             if let Some((key, _)) = keys.iter().zip(values).find(|(_, value)| value.is_none()) {
                 return Err(Error::Conflict { key: key.clone(), rival: None });
             }

@@ -58,7 +58,7 @@ impl Txn {
         for chunk in overwritten.chunks(RESTORE_KEYS) {
             let at = self.core.oracle.timestamp().await?;
             let keys: Vec<Key> = chunk.iter().map(|(_, key)| key.clone()).collect();
-            let values = self.core.read(Some(self.id), at, &keys, &[]).await?;
+            let values = self.core.read(Some(self.id), at, false, &keys, &[]).await?;
             let mut state = self.state.lock();
             for ((mark, _), value) in chunk.iter().zip(values) {
                 state.buffer.remember(*mark, value);
@@ -93,7 +93,7 @@ impl Txn {
     async fn restore(&self, keys: &[Key]) -> Result<(), Error> {
         for chunk in keys.chunks(RESTORE_KEYS) {
             let at = self.core.oracle.timestamp().await?;
-            let values = self.core.read(None, at, chunk, &[]).await?;
+            let values = self.core.read(None, at, false, chunk, &[]).await?;
             {
                 let mut state = self.state.lock();
                 self.check(&state, false)?;

@@ -27,6 +27,7 @@ mod core;
 mod demand;
 mod flush;
 mod locks;
+mod past;
 mod reading;
 mod strays;
 mod sweep;
@@ -97,6 +98,7 @@ impl Cluster {
         let core = Core::new(router, oracle, directory, seams, options);
         core.seams.spawn("sweep", sweep::run(Arc::downgrade(&core), server.clone()));
         core.seams.spawn("hold back", collect::hold_back(Arc::downgrade(&core)));
+        core.seams.spawn("close", past::close(Arc::downgrade(&core), server.clone()));
         core.seams.spawn("collect", collect::run(Arc::downgrade(&core), server));
         core.seams.spawn("keep locks", locks::keep_locks(Arc::downgrade(&core)));
         core.seams.spawn("keep sessions", advisory::keep_sessions(Arc::downgrade(&core)));
@@ -122,7 +124,7 @@ impl Database for Cluster {
             return Ok(values);
         }
         let at = self.core.oracle.timestamp().await?;
-        self.core.read(None, at, keys, fences).await
+        self.core.read(None, at, false, keys, fences).await
     }
 
     async fn shards(&self, range: &KeyRange) -> Result<Vec<ShardInfo>, Error> {
@@ -133,6 +135,7 @@ impl Database for Cluster {
             epoch: shard.epoch,
             replicas: shard.nodes().collect(),
             leader: self.core.router.reported_leader(shard.group),
+            closed: self.core.router.server().registry().get(shard.group).and_then(|own| own.known_closed()),
         };
         Ok(shards.iter().map(info).collect())
     }
@@ -151,6 +154,10 @@ impl Database for Cluster {
 
     async fn timestamp(&self) -> Result<Timestamp, Error> {
         self.core.oracle.timestamp().await
+    }
+
+    fn recent(&self) -> Option<(Timestamp, Duration)> {
+        self.core.oracle.recent()
     }
 
     async fn nodes(&self) -> Result<Vec<NodeInfo>, Error> {

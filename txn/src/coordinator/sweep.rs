@@ -37,7 +37,7 @@ pub async fn run(core: Weak<Core>, server: Arc<ShardServer>) {
             return;
         };
         ages.begin_round();
-        for shard in server.registry().all() {
+        for shard in server.registry().led() {
             let (Some(_), Some(descriptor)) = (shard.leadership(), shard.descriptor()) else {
                 continue;
             };

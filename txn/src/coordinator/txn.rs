@@ -319,12 +319,12 @@ impl Txn {
         if missing.is_empty() {
             return Ok((values, missing));
         }
-        let at = self.draw(reading).await?;
+        let (at, past) = (self.draw(reading).await?, self.options.as_of.is_some());
         let found = if missing.len() == keys.len() {
-            self.core.read(own, at, keys, &fences).await?
+            self.core.read(own, at, past, keys, &fences).await?
         } else {
             let asked: Vec<Key> = missing.iter().map(|index| keys[*index].clone()).collect();
-            self.core.read(own, at, &asked, &fences).await?
+            self.core.read(own, at, past, &asked, &fences).await?
         };
         for (index, value) in missing.iter().zip(found) {
             values[*index] = value;
@@ -348,10 +348,10 @@ impl Txn {
         if range.is_empty() {
             return Ok(ScanPage::default());
         }
-        let at = self.draw(reading).await?;
+        let (at, past) = (self.draw(reading).await?, self.options.as_of.is_some());
         let mut left = range;
         loop {
-            let page = self.core.scan(own, at, &left, reverse, rows_max, &fences).await?;
+            let page = self.core.scan(own, at, past, &left, reverse, rows_max, &fences).await?;
             let mut covered = covered(&left, page.rest.as_ref(), reverse);
             let mut rest = page.rest;
             let state = self.state.lock();

@@ -17,6 +17,7 @@ use storage::intents::{self, Intent};
 use storage::sabotage::{self, Sabotage};
 use storage::{Batch, Cf, Snapshot, gc, mvcc};
 
+use super::closing::store_closed;
 use super::{Shard, merge, store_descriptor, store_safe_point};
 use crate::descriptor::{ShardDescriptor, range_from_pb, range_to_pb};
 use crate::keys;
@@ -33,10 +34,21 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
         return Ok(Bytes::new());
     }
     let command = pb::Command::decode(command).map_err(Fatal::new)?;
-    let effect = command.effect.ok_or_else(|| malformed("no effect"))?;
+    let closed = Timestamp(command.closed);
+    let is_fixed = shard.frozen().is_some() || shard.is_absorbed();
+    // Before the effects: children inherit it.
+    if closed > Timestamp::ZERO && !is_fixed {
+        shard.close(batch, closed);
+    }
+    let effect = match command.effect {
+        Some(effect) => effect,
+        // Not latched, so it may come after a freeze.
+        None if closed > Timestamp::ZERO => return Ok(Bytes::new()),
+        None => return Err(malformed("no effect")),
+    };
     match &effect {
         // Not latched, so it may come after a freeze: then it does nothing.
-        Effect::Collect(_) if shard.frozen().is_some() || shard.is_absorbed() => {
+        Effect::Collect(_) if is_fixed => {
             return Ok(pb::Collected::default().encode_to_vec().into());
         }
         Effect::Thaw(_) => {}
@@ -45,6 +57,7 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
     match effect {
         Effect::Versions(c) => {
             let at = Timestamp(c.at);
+            debug_assert!(is_open(shard, at), "C1: a commit at or below what was closed");
             for write in &c.writes {
                 debug_assert!(is_unclaimed(shard, &write.key, None), "I1: a version over someone's intent");
                 if sabotage::is(Sabotage::LoseRow) && is_to_be_lost(shard, &write.key) {
@@ -58,6 +71,8 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
         }
         Effect::PutIntents(c) => {
             let txn = parse_txn(&c.txn).map_err(Fatal::new)?;
+            let at_least = Timestamp(c.at_least);
+            debug_assert!(at_least == Timestamp::ZERO || is_open(shard, at_least), "C1: of intents");
             for write in c.writes {
                 debug_assert!(
                     is_unclaimed(shard, &write.key, Some(txn)),
@@ -155,6 +170,11 @@ fn is_to_be_lost(shard: &Shard, key: &[u8]) -> bool {
     shard.leadership().is_none() && key.last().is_some_and(|last| last % 8 == 3)
 }
 
+/// Nothing was closed there. (Draws come after what was closed existed, unless the oracle is made to lie.)
+fn is_open(shard: &Shard, at: Timestamp) -> bool {
+    at > shard.closed() || sabotage::is(Sabotage::OracleGoesBack)
+}
+
 /// No intent lies under the key, except `own`'s. (What can't be read here is a matter for those who have to read it.)
 fn is_unclaimed(shard: &Shard, key: &[u8], own: Option<TxnId>) -> bool {
     let intent = intents::get_intent(&shard.engine.snapshot(), key).ok().flatten();
@@ -183,6 +203,8 @@ fn split(shard: &Shard, batch: &mut Batch, command: pb::SplitShard) -> Result<()
         let child = ShardDescriptor::try_from(child).map_err(Fatal::new)?;
         store_descriptor(batch, &child);
         store_safe_point(batch, child.group, shard.safe_point());
+        // The child begins with this very state, and whoever leads it draws later: C5.
+        store_closed(batch, child.group, shard.closed());
         born.push(child);
     }
     // Before the batch is visible: see the invariant on `Shard`.

@@ -4,6 +4,9 @@
 //! one: a pass is due when a twentieth of what it will look at is new, or after [`ANYWAY`]. What was written lately is
 //! garbage only when the safe point has passed it, so a shard that has fallen silent is passed once more, and then rests.
 //!
+//! Of a shard that holds nothing a twentieth is nothing, too: it is not due before something was written to it, or [`ANYWAY`].
+//! (Otherwise an empty one would be passed at each look until the safe point has passed the first pass, and be woken for it.)
+//!
 //! What an earlier process has left is not known: the first pass comes when the safe point has passed something that was written
 //! by this one, or after [`ANYWAY`].
 
@@ -59,7 +62,7 @@ impl Garbage {
             return passed || left;
         };
         let more = self.newest.min(safe_point) > last.safe_point;
-        let enough = self.written.saturating_mul(LOOKED_AT_PER_WRITE) >= last.kept;
+        let enough = self.written > 0 && self.written.saturating_mul(LOOKED_AT_PER_WRITE) >= last.kept;
         more && (enough || now.saturating_duration_since(last.began) >= ANYWAY)
     }
 
@@ -107,5 +110,22 @@ mod tests {
         garbage.wrote(5, Timestamp(35));
         assert!(garbage.is_due(Timestamp(40), now));
         assert!(!garbage.is_due(Timestamp(30), now), "not below the safe point yet");
+    }
+
+    #[test]
+    fn an_empty_shard_is_passed_seldom_and_in_the_end_never() {
+        let now = SystemClock.now();
+        let mut garbage = Garbage::default();
+        assert!(!garbage.is_due(Timestamp(10), now));
+        assert!(garbage.is_due(Timestamp(10), now + ANYWAY));
+        garbage.begin(Timestamp(15));
+        garbage.ended(now, Timestamp(10), 0, 0);
+        assert!(!garbage.is_due(Timestamp(12), now), "there is nothing that could be garbage");
+        assert!(garbage.is_due(Timestamp(20), now + ANYWAY));
+        garbage.begin(Timestamp(30));
+        garbage.ended(now, Timestamp(20), 0, 0);
+        assert!(!garbage.is_due(Timestamp(40), now + ANYWAY));
+        garbage.wrote(1, Timestamp(35));
+        assert!(garbage.is_due(Timestamp(40), now), "the first row");
     }
 }

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use storage::ids::{Term, Timestamp, TxnId};
 use tokio::sync::OnceCell;
 
+use super::Closing;
 use crate::latch::Latches;
 use crate::lock::LockTable;
 use crate::{Error, Oracle};
@@ -66,6 +67,8 @@ pub struct Leadership {
     pub locks: LockTable,
     /// Advisory locks.
     pub advisory: LockTable,
+    /// What it has closed.
+    pub closing: Closing,
     began: Instant,
     floor: OnceCell<Timestamp>,
     /// Undecided transactions whose primary lies here, as far as they were heard of.
@@ -80,6 +83,7 @@ impl Leadership {
             latches: Arc::default(),
             locks: LockTable::default(),
             advisory: LockTable::strict(),
+            closing: Closing::default(),
             began: now,
             floor: OnceCell::new(),
             live: Mutex::default(),

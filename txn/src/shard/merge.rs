@@ -21,9 +21,12 @@ use std::time::{Duration, Instant};
 use prost::Message;
 use proto::shard as pb;
 use raft::Fatal;
+use storage::fail_point::{self, FailPoint};
 use storage::ids::{GroupId, Timestamp};
+use storage::sabotage::{self, Sabotage};
 use storage::{Batch, Cf, Engine, Snapshot, mvcc};
 
+use super::closing::load_closed;
 use super::{Registry, Shard, load_descriptor, load_safe_point, store_descriptor, store_safe_point};
 use crate::descriptor::ShardDescriptor;
 use crate::keys;
@@ -75,6 +78,10 @@ impl Shard {
     pub(super) fn load_fate(&self) -> Result<(), Fatal> {
         let frozen = load_frozen(&self.engine, self.group)?;
         let absorbed = self.engine.get(Cf::Group, &keys::absorbed(self.group))?;
+        match absorbed.is_some() {
+            true => self.registry.absorbed.add(self.group, &self.me),
+            false => self.registry.absorbed.remove(self.group, &self.me),
+        }
         *self.fate.write() = Fate { frozen, absorbed: absorbed.map(|_| self.seams.clock.now()) };
         Ok(())
     }
@@ -96,6 +103,7 @@ impl Shard {
                 self.set_descriptor(descriptor);
             }
             Growth::Absorbed(descriptor) => {
+                fail_point::pass(FailPoint::AbsorbApplied);
                 {
                     let mut leadership = self.leadership.write();
                     if let Some(before) = leadership.take() {
@@ -110,6 +118,7 @@ impl Shard {
 
     /// Its keys are its left neighbour's now.
     fn retire(&self) {
+        self.registry.absorbed.add(self.group, &self.me);
         *self.fate.write() = Fate { frozen: None, absorbed: Some(self.seams.clock.now()) };
         *self.descriptor.write() = None;
         self.registry.changed();
@@ -157,7 +166,9 @@ pub(super) fn absorb(shard: &Shard, batch: &mut Batch, command: pb::AbsorbShard)
     let (left, right) = (own(shard, left)?, ShardDescriptor::try_from(right).map_err(Fatal::new)?);
     let stored = load_descriptor(&shard.engine, right.group)?;
     let frozen = load_frozen(&shard.engine, right.group)?;
-    if stored.as_ref() != Some(&right) || frozen.is_none_or(|frozen| frozen.into != shard.group.0) {
+    let is_ready =
+        stored.as_ref() == Some(&right) && frozen.is_some_and(|frozen| frozen.into == shard.group.0);
+    if !is_ready && !sabotage::is(Sabotage::AbsorbUnseen) {
         // Every node has said that it has it, durably. Going on without would lose rows.
         return Err(Fatal::new(format!(
             "M2: {} is to absorb {right:?}, but what is here is {stored:?}",
@@ -167,6 +178,8 @@ pub(super) fn absorb(shard: &Shard, batch: &mut Batch, command: pb::AbsorbShard)
     let safe_point = shard.safe_point().max(load_safe_point(&shard.engine, right.group)?);
     store_descriptor(batch, &left);
     store_safe_point(batch, shard.group, safe_point);
+    // What either has promised for its keys: C5. (The right one is frozen: its word is the same on every replica.)
+    shard.set_closed(batch, shard.closed().min(load_closed(&shard.engine, right.group)?));
     remove_inner_fence(&shard.engine.snapshot(), batch, &right)?;
     retire_in(batch, right.group, shard.group);
     // Before the batch is visible: see the invariant on `Shard`.
@@ -195,6 +208,7 @@ fn own(shard: &Shard, descriptor: proto::common::ShardDescriptor) -> Result<Shar
 fn retire_in(batch: &mut Batch, group: GroupId, by: GroupId) {
     batch.delete(Cf::Group, &keys::descriptor(group));
     batch.delete(Cf::Group, &keys::safe_point(group));
+    batch.delete(Cf::Group, &keys::closed(group));
     batch.delete(Cf::Group, &keys::frozen(group));
     batch.put(Cf::Group, &keys::absorbed(group), &by.0.to_be_bytes());
 }

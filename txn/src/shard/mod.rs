@@ -5,6 +5,8 @@
 //! finds the shards of this node, and makes them when raft opens a group.
 
 mod apply;
+pub mod closing;
+mod few;
 mod garbage;
 mod leadership;
 mod merge;
@@ -12,22 +14,25 @@ mod recent;
 mod traffic;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use raft::{Expected, Fatal, Role, StateMachine, StateMachineFactory};
+use storage::fail_point::{self, FailPoint};
 use storage::ids::{GroupId, KeyRange, NodeId, ReplicaId, Timestamp, TxnId};
 use storage::seam::Seams;
 use storage::{Cf, Engine};
 use tokio::sync::{mpsc, watch};
 
+pub use closing::Closing;
 pub use garbage::Garbage;
 pub use leadership::{LAPSE, Leadership, Pushed};
 pub use recent::Recent;
 pub use traffic::Traffic;
 
+use self::few::Few;
 use crate::descriptor::ShardDescriptor;
 use crate::{Error, keys};
 
@@ -40,6 +45,7 @@ use crate::{Error, keys};
 /// holds the split with a descriptor that doesn't. Nor is `safe_point` ever below what the engine says, for the same
 /// reason.
 pub struct Shard {
+    me: Weak<Shard>,
     group: GroupId,
     engine: Arc<Engine>,
     seams: Seams,
@@ -52,6 +58,10 @@ pub struct Shard {
     fate: RwLock<merge::Fate>,
     recent: Mutex<Recent>,
     safe_point: AtomicU64,
+    /// As the engine says, but for the batch that is being written.
+    closed: AtomicU64,
+    vouched: closing::Vouched,
+    imports: AtomicU64,
     garbage: Mutex<Garbage>,
     traffic: Traffic,
     registry: Arc<Registry>,
@@ -126,6 +136,7 @@ impl Shard {
         *self.descriptor.write() = stored.map(Arc::new);
         let safe_point = load_safe_point(&self.engine, self.group)?;
         self.safe_point.fetch_max(safe_point.0, Ordering::SeqCst);
+        self.load_closed()?;
         self.load_fate()?;
         self.registry.changed();
         Ok(())
@@ -149,10 +160,14 @@ impl StateMachine for Shard {
     }
 
     fn applied(&self, _at: raft::Applied) {
+        if fail_point::ON && self.frozen().is_some() {
+            fail_point::pass(FailPoint::FreezeApplied);
+        }
         self.grow();
         // Only now do the children exist in the engine.
         let born = std::mem::take(&mut *self.born.lock());
         if !born.is_empty() {
+            fail_point::pass(FailPoint::SplitApplied);
             // The receiver lives as long as the node serves; after that nobody needs the children.
             let _ = self.registry.births.send(born);
         }
@@ -170,9 +185,15 @@ impl StateMachine for Shard {
         spans(self.group, stored.as_ref())
     }
 
+    fn restoring(&self) {
+        self.import_passes();
+    }
+
     fn restored(&self) -> Result<(), Fatal> {
         self.load()?;
-        self.registry.retire_overlapped()
+        self.registry.retire_overlapped()?;
+        self.import_passes();
+        Ok(())
     }
 
     fn keeps_members(&self) -> bool {
@@ -207,7 +228,15 @@ impl StateMachine for Shard {
                 None
             }
         };
-        *self.leadership.write() = leadership;
+        {
+            // While it can't be seen who leads: of two changes, the later one counts for both.
+            let mut current = self.leadership.write();
+            match leadership.is_some() {
+                true => self.registry.led.add(self.group, &self.me),
+                false => self.registry.led.remove(self.group, &self.me),
+            }
+            *current = leadership;
+        }
         self.registry.changed();
     }
 }
@@ -228,6 +257,12 @@ pub fn load_descriptor(engine: &Engine, group: GroupId) -> Result<Option<ShardDe
         return Ok(None);
     };
     decode_descriptor(&stored).map(Some)
+}
+
+/// The descriptor that a snapshot holds for `group`.
+pub fn descriptor_in(snapshot: &storage::Snapshot, group: GroupId) -> Result<Option<ShardDescriptor>, Fatal> {
+    let stored = snapshot.get(Cf::Group, &keys::descriptor(group))?;
+    stored.map(|stored| decode_descriptor(&stored)).transpose()
 }
 
 fn decode_descriptor(stored: &[u8]) -> Result<ShardDescriptor, Fatal> {
@@ -267,6 +302,10 @@ pub fn found(engine: &Engine, descriptor: &ShardDescriptor) -> Result<(), Error>
 pub struct Registry {
     me: NodeId,
     shards: RwLock<HashMap<GroupId, Arc<Shard>>>,
+    /// All that have a leadership.
+    led: Few<Shard>,
+    /// All that were absorbed.
+    absorbed: Few<Shard>,
     births: mpsc::UnboundedSender<Vec<ShardDescriptor>>,
     changes: watch::Sender<u64>,
 }
@@ -275,7 +314,8 @@ impl Registry {
     /// The registry of the node `me`, and the children of splits, for whom groups have to be created.
     pub fn new(me: NodeId) -> (Arc<Self>, mpsc::UnboundedReceiver<Vec<ShardDescriptor>>) {
         let (births, receiver) = mpsc::unbounded_channel();
-        let registry = Self { me, shards: RwLock::default(), births, changes: watch::Sender::new(0) };
+        let (shards, led, absorbed) = Default::default();
+        let registry = Self { me, shards, led, absorbed, births, changes: watch::Sender::new(0) };
         (Arc::new(registry), receiver)
     }
 
@@ -292,6 +332,16 @@ impl Registry {
     /// All shards of this node.
     pub fn all(&self) -> Vec<Arc<Shard>> {
         self.shards.read().values().cloned().collect()
+    }
+
+    /// Those that this node leads: what is at rest is not among them.
+    pub fn led(&self) -> Vec<Arc<Shard>> {
+        self.led.all()
+    }
+
+    /// Those whose keys are another one's by now.
+    pub(crate) fn absorbed(&self) -> Vec<Arc<Shard>> {
+        self.absorbed.all()
     }
 
     /// The descriptors of all shards of this node: what is reported to the meta-group.
@@ -341,7 +391,8 @@ impl StateMachineFactory for ShardFactory {
         _replica: ReplicaId,
         engine: Arc<Engine>,
     ) -> Result<Arc<dyn StateMachine>, Fatal> {
-        let shard = Arc::new(Shard {
+        let shard = Arc::new_cyclic(|me| Shard {
+            me: me.clone(),
             group,
             engine,
             seams: self.seams.clone(),
@@ -352,6 +403,9 @@ impl StateMachineFactory for ShardFactory {
             fate: RwLock::default(),
             recent: Mutex::default(),
             safe_point: AtomicU64::new(0),
+            closed: AtomicU64::new(0),
+            vouched: closing::Vouched::default(),
+            imports: AtomicU64::new(0),
             garbage: Mutex::default(),
             traffic: Traffic::default(),
             registry: self.registry.clone(),

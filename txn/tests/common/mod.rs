@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -39,10 +40,14 @@ pub struct Meta {
     pub safe_point: AtomicU64,
     /// Whether commits may be asynchronous.
     pub asynchronous: AtomicBool,
+    /// How far behind the present timestamps are closed, in timestamps. 0: not at all.
+    pub closed_behind: AtomicU64,
+    /// When groups without work are laid to rest.
+    rest_after: Duration,
 }
 
 impl Meta {
-    fn new() -> Arc<Self> {
+    fn new(rest_after: Duration) -> Arc<Self> {
         Arc::new(Self {
             clock: AtomicU64::new(1 << 30),
             groups: AtomicU64::new(100),
@@ -51,6 +56,8 @@ impl Meta {
             held: Mutex::default(),
             safe_point: AtomicU64::new(0),
             asynchronous: AtomicBool::new(false),
+            closed_behind: AtomicU64::new(0),
+            rest_after,
         })
     }
 
@@ -125,6 +132,11 @@ impl Directory for Meta {
         self.asynchronous.load(Ordering::SeqCst)
     }
 
+    fn closed_lag(&self) -> Duration {
+        // (Rounded up: a millisecond is 2^18 timestamps.)
+        Duration::from_nanos(self.closed_behind.load(Ordering::SeqCst) * 4)
+    }
+
     fn hold(&self, oldest: Option<Timestamp>) {
         // Of all nodes, those that have something open.
         if oldest.is_some() {
@@ -163,7 +175,12 @@ impl TestCluster {
     }
 
     pub async fn start_with(nodes: u64, options: CoordinatorOptions) -> Self {
-        let (meta, seams) = (Meta::new(), Seams::real());
+        Self::start_resting(nodes, options, RaftOptions::default().rest_after).await
+    }
+
+    /// The same, with groups that go to rest after that time.
+    pub async fn start_resting(nodes: u64, options: CoordinatorOptions, rest_after: Duration) -> Self {
+        let (meta, seams) = (Meta::new(rest_after), Seams::real());
         let replicas: BTreeMap<ReplicaId, NodeId> = (1..=nodes).map(|n| (ReplicaId(n), NodeId(n))).collect();
         let group = GroupId(2);
         let shard =
@@ -213,9 +230,9 @@ pub async fn start_node(id: NodeId, meta: &Arc<Meta>, seams: &Seams, options: &C
     meta.addresses.lock().insert(id, listener.local_addr().unwrap().to_string());
     let (registry, births) = Registry::new(id);
     let factory = Arc::new(ShardFactory::new(registry.clone(), seams.clone()));
-    let multi = MultiRaft::start(RaftOptions::default(), store.clone(), factory, meta.clone(), seams.clone())
-        .await
-        .unwrap();
+    let raft_options = RaftOptions { rest_after: meta.rest_after, ..RaftOptions::default() };
+    let multi =
+        MultiRaft::start(raft_options, store.clone(), factory, meta.clone(), seams.clone()).await.unwrap();
     let server = ShardServer::start(registry, births, multi.clone(), meta.clone(), seams.clone());
     let router = tonic::transport::Server::builder()
         .add_service(multi.service())

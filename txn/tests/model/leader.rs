@@ -64,7 +64,7 @@ impl Protocol {
     }
 
     /// Whose flights are at a shard.
-    fn flying_in(&self, state: &State, shard: usize) -> u8 {
+    pub fn flying_in(&self, state: &State, shard: usize) -> u8 {
         let flies = |id: &Id| state.txns[*id].flight != Flight::None && self.home(*id) == shard;
         self.ids().filter(flies).map(|id| 1 << id).sum()
     }
@@ -187,12 +187,18 @@ impl Protocol {
         match std::mem::take(&mut next.txns[id].flight) {
             Flight::None | Flight::Checked => {}
             Flight::Commit(at) => {
+                if at <= next.closed[self.home(id)] {
+                    next.defect = Some("C1: a commit at or below what was closed");
+                }
                 bits(self.scripts[id].writes).for_each(|key| next.versions[key].put(at, id));
             }
             Flight::Decide(at) => self.apply_decision(next, id, at),
         }
         for txn in &mut next.txns {
             txn.waits_for &= !(1 << id);
+        }
+        for (_, in_the_way) in &mut next.closing {
+            *in_the_way &= !(1 << id);
         }
         settle_down(next, id);
     }
@@ -458,7 +464,7 @@ impl Protocol {
             }
             next.txns[id].arrived &= !(1 << shard);
         }
-        next.floors[shard] = 0;
+        (next.floors[shard], next.closing[shard]) = (0, (0, 0));
         Some(next)
     }
 }

@@ -5,7 +5,7 @@
 //! the code does it (`txn/PROTOCOL.md` has the map). What must hold is in `history.rs`: what clients saw is strictly serializable, nothing acknowledged is
 //! lost, nothing is there by half; and from every state there is a way to one in which nobody waits and no intent lies.
 //!
-//! Asynchronous commit is in `asynchronous.rs`, and is explored in `async_tests.rs`.
+//! Asynchronous commit is in `asynchronous.rs`, and is explored in `async_tests.rs`; reads at replicas that do not lead, in `closed.rs`.
 //!
 //! `mutations.rs` and `async_mutations.rs` break the protocol in one way after another, and have the checker find it.
 //! `MODEL_TRACE=1 cargo test --workspace --test model -- --nocapture` prints the shortest trace to each.
@@ -16,6 +16,7 @@ mod async_mutations;
 mod async_tests;
 mod asynchronous;
 mod checker;
+mod closed;
 mod coordinator;
 mod history;
 mod leader;

@@ -79,3 +79,14 @@ fn records_outlive_copies_of_requests() {
     let overwritten = Protocol { losses: 1, ..calm(&[txn(0, A | C), txn(0, C), txn(C, 0)]) };
     is_found(Mutation::TrustsIntents, &overwritten);
 }
+
+#[test]
+fn what_is_closed_has_nothing_under_way() {
+    let one = Protocol { closes: 1, ..calm(&[txn(0, A), txn(A, 0)]) };
+    is_found(Mutation::ClosesAtOnce, &one);
+    // One reader sees the one writer and not the other, the other reader the other way round.
+    let two = Protocol { closes: 1, ..calm(&[txn(0, A), txn(0, B), txn(A | B, 0), txn(A | B, 0)]) };
+    is_found(Mutation::ReadsWhatIsOpen, &two);
+    let several = Protocol { closes: 1, ..calm(&[txn(0, A | C), txn(A | C, 0)]) };
+    is_found(Mutation::IgnoresIntentsOfThePast, &several);
+}

@@ -91,6 +91,12 @@ pub enum Mutation {
     TrustsOldAnswers,
     /// A coordinator that asks after a long time takes what it doesn't find for aborted.
     TrustsOldSilence,
+    /// A leader closes a timestamp without waiting for those who have latched something.
+    ClosesAtOnce,
+    /// A replica answers reads at timestamps that are not closed.
+    ReadsWhatIsOpen,
+    /// … and takes no notice of intents.
+    IgnoresIntentsOfThePast,
 }
 
 /// What is explored.
@@ -110,6 +116,8 @@ pub struct Protocol {
     pub asynchronous: bool,
     /// How often so much time passes that old records are swept.
     pub sweeps: u8,
+    /// How often a leader closes a timestamp.
+    pub closes: u8,
     pub mutation: Option<Mutation>,
 }
 
@@ -172,6 +180,12 @@ pub enum Action {
     GiveUp(Id),
     /// Old records are swept.
     Sweep(Id),
+    /// A leader draws a timestamp to close, and notes whose latches it has to wait for.
+    CloseArrives(usize),
+    /// It is closed.
+    Close(usize),
+    /// `Read` is answered by a replica that need not lead.
+    ReadClosed(Id, usize),
     /// Another replica leads. Of what was proposed, the bits name whose survives.
     LeaderChange(usize, u8),
     /// The coordinator dies.
@@ -274,6 +288,9 @@ impl Model for Protocol {
             losses: self.losses,
             lapses: self.lapses,
             sweeps: self.sweeps,
+            closes: self.closes,
+            closed: [0; SHARDS],
+            closing: Default::default(),
             past: None,
         }
     }
@@ -284,6 +301,12 @@ impl Model for Protocol {
         }
         self.inquiries(state, actions);
         for shard in 0..SHARDS {
+            if state.closes > 0 {
+                actions.push(Action::CloseArrives(shard));
+            }
+            if state.closing[shard].0 > 0 {
+                actions.push(Action::Close(shard));
+            }
             if state.leader_changes[shard] == 0 {
                 continue;
             }
@@ -335,6 +358,9 @@ impl Model for Protocol {
             Action::Conclude(by) => self.conclude(state, by),
             Action::GiveUp(id) => self.give_up(state, id),
             Action::Sweep(id) => self.sweep(state, id),
+            Action::CloseArrives(shard) => self.close_arrives(state, shard),
+            Action::Close(shard) => self.close(state, shard),
+            Action::ReadClosed(id, shard) => self.read_closed(state, id, shard),
             Action::LeaderChange(shard, survivors) => self.leader_change(state, shard, survivors),
             Action::Crash(id) => self.crash(state, id),
         };
@@ -402,6 +428,9 @@ impl Protocol {
                     for shard in bits(self.shards(reads) & !txn.done) {
                         actions.push(Action::ReadArrives(id, shard));
                         actions.push(Action::Read(id, shard));
+                        if self.closes > 0 {
+                            actions.push(Action::ReadClosed(id, shard));
+                        }
                     }
                 }
                 Phase::NeedsSnapshot | Phase::NeedsTimestamp => actions.push(Action::Draw(id)),

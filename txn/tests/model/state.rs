@@ -214,6 +214,11 @@ pub struct State {
     pub lapses: u8,
     /// How often so much time passes that old records are swept.
     pub sweeps: u8,
+    pub closes: u8,
+    /// Of each shard: what is closed …
+    pub closed: [Ts; SHARDS],
+    /// … and what is about to be, with those whose latches are in the way; zeros for nothing.
+    pub closing: [(Ts, u8); SHARDS],
     pub past: Option<Box<Past>>,
 }
 
@@ -280,6 +285,8 @@ impl State {
         self.records.iter_mut().chain(&mut self.known).for_each(|f| fate(f, visit));
         self.at_least.iter_mut().for_each(&mut *visit);
         self.inquiries.iter_mut().for_each(|inquiry| visit(&mut inquiry.at));
+        self.closing.iter_mut().for_each(|(at, _)| visit(at));
+        self.closed.iter_mut().for_each(&mut *visit);
         self.floors.iter_mut().chain(&mut self.pushed).for_each(visit);
     }
 }

@@ -207,6 +207,7 @@ fn state(replica: &pb::ReplicaDigest) -> &'static str {
     match replica.state() {
         State::Equal => "equal",
         State::Differs => "differs",
+        State::Quarantined => "quarantined",
         State::Unknown | State::Unspecified => "unknown",
     }
 }

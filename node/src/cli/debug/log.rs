@@ -1,4 +1,4 @@
-//! `flotilla debug log`: entries, one a line, as they are read.
+//! `flotilla debug log`: entries, one a line, as they are read. Commands are shown expanded: "4096 bytes in 512" takes 512 in the log.
 
 use std::io::Write as _;
 
@@ -75,34 +75,43 @@ fn text(entry: &StoredEntry, meta: bool, full: bool) -> String {
     let content = match &entry.content {
         Content::Blank => "(a leader begins)".to_owned(),
         Content::Members(members) => format!("members {members}"),
-        Content::Command(bytes) => {
+        Content::Command { bytes, compressed } => {
             let mut shown = command(bytes, meta);
             if !full && shown.len() > WIDTH {
                 shown.truncate(shown.floor_char_boundary(WIDTH));
                 shown.push('…');
             }
-            format!("{} bytes  {shown}", bytes.len())
+            let compressed = compressed.map_or_else(String::new, |stored| format!(" in {stored}"));
+            format!("{} bytes{compressed}  {shown}", bytes.len())
         }
     };
     format!("{}  {content}", entry.place)
 }
 
 fn as_line(entry: &StoredEntry, meta: bool) -> String {
-    let (kind, content, bytes) = match &entry.content {
-        Content::Blank => ("blank", None, 0),
-        Content::Members(members) => ("members", Some(members.clone()), 0),
-        Content::Command(bytes) => ("command", Some(command(bytes, meta)), bytes.len()),
+    let (kind, content, bytes, compressed) = match &entry.content {
+        Content::Blank => ("blank", None, 0, None),
+        Content::Members(members) => ("members", Some(members.clone()), 0, None),
+        Content::Command { bytes, compressed } => {
+            ("command", Some(command(bytes, meta)), bytes.len(), *compressed)
+        }
     };
-    let place = entry.place;
-    json!({ "term": place.term.0, "index": place.index.0, "kind": kind, "bytes": bytes, "content": content })
-        .to_string()
+    let (term, index) = (entry.place.term.0, entry.place.index.0);
+    json!({
+        "term": term, "index": index, "kind": kind, "bytes": bytes, "compressed_bytes": compressed, "content": content,
+    })
+    .to_string()
 }
 
 /// A command of the meta-group, or of a shard, as the fields of its message.
 fn command(bytes: &[u8], meta: bool) -> String {
     let shown = match meta {
         true => proto::meta::Command::decode(bytes).map(|c| c.command.map(|command| format!("{command:?}"))),
-        false => proto::shard::Command::decode(bytes).map(|c| c.effect.map(|effect| format!("{effect:?}"))),
+        false => proto::shard::Command::decode(bytes).map(|c| match (c.effect, c.closed) {
+            (Some(effect), _) => Some(format!("{effect:?}")),
+            (None, 0) => None,
+            (None, closed) => Some(format!("Closed({})", storage::ids::Timestamp(closed))),
+        }),
     };
     match shown {
         Ok(shown) => shown.unwrap_or_else(|| "(nothing that this version knows)".to_owned()),

@@ -37,6 +37,7 @@ pub(super) const TABLES: &[VirtualTable] = &[
             ("epoch", Type::Int8),
             ("replicas", Type::Text),
             ("leader", Type::Int8),
+            ("closed", Type::Text),
         ],
         rows: shards,
     },
@@ -109,7 +110,8 @@ fn settings(source: &Source<'_>) -> Vec<Row> {
     source.settings.iter().map(row).collect()
 }
 
-/// `table_name` is the table that the shard's first key lies in, if that is one of this database.
+/// `table_name` is the table that the shard's first key lies in, if that is one of this database. `closed` is up to where this node's replica answers
+/// reads of the past itself, as AS OF SYSTEM TIME takes it.
 fn shards(source: &Source<'_>) -> Vec<Row> {
     source
         .shards
@@ -134,6 +136,7 @@ fn shards(source: &Source<'_>) -> Vec<Row> {
                 int8(shard.epoch.0),
                 text(replicas.join(",")),
                 or_null(shard.leader, |n| int8(n.0)),
+                or_null(shard.closed, |at| text(at.to_string())),
             ]
         })
         .collect()

@@ -169,7 +169,7 @@ impl Client {
         let phase = std::mem::replace(&mut self.phase, Phase::Over);
         self.phase = match phase {
             Phase::Start => self.start(world),
-            Phase::Reading(left) => self.read(world, left),
+            Phase::Reading(left) => self.read(world, left, choice),
             Phase::OneShard => self.check(world),
             Phase::Checked(held) => self.propose(world, held),
             Phase::Proposed(ticket) => match world.proposal(ticket) {
@@ -233,7 +233,7 @@ impl Client {
         Fates::from_pb(&self.fates).unwrap()
     }
 
-    fn read(&mut self, world: &mut World, mut left: Vec<usize>) -> Phase {
+    fn read(&mut self, world: &mut World, mut left: Vec<usize>, choice: u32) -> Phase {
         let Some(shard) = left.last().copied() else {
             return self.begin_commit();
         };
@@ -242,6 +242,13 @@ impl Client {
             true => (0..KEYS).filter(|key| key % 2 == shard).collect(),
             false => self.script.reads.iter().copied().filter(|key| key % 2 == shard).collect(),
         };
+        if (choice / 7).is_multiple_of(2)
+            && let Some(found) = self.read_past(world, shard, &keys)
+        {
+            self.seen.extend(found);
+            left.pop();
+            return Phase::Reading(left);
+        }
         let found = if self.script.scans {
             world.scan(shard, own, at, &fates).map(|rows| {
                 let writer = |key: &usize| {
@@ -268,6 +275,20 @@ impl Client {
             Err(Not::Refused(refusal)) => panic!("a read was refused: {refusal:?}"),
         }
         Phase::Reading(left)
+    }
+
+    /// One that only reads, at a timestamp, may ask any replica. (It may have asked the leader for another shard, or for fates.)
+    fn read_past(&self, world: &World, shard: usize, keys: &[usize]) -> Option<Vec<(usize, Option<usize>)>> {
+        if self.script.latest || !self.script.writes.is_empty() {
+            return None;
+        }
+        let asked: Vec<_> = keys.iter().map(|key| world.key(*key)).collect();
+        let rows = world.read_past(shard, self.read_at, (!self.script.scans).then_some(&asked[..]))?;
+        let writer = |key: &usize| {
+            let row = rows.iter().find(|row| row.key == world.key(*key));
+            row.map(|row| row.value[0] as usize)
+        };
+        Some(keys.iter().map(|key| (*key, writer(key))).collect())
     }
 
     /// Asks the primary of an intent that was met, in a read at a timestamp or under a write.

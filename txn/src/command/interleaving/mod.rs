@@ -51,6 +51,7 @@ fn turn(world: &mut World, clients: &mut [Client], choice: u32) {
         2 => world.deliver_late(which),
         3..=20 => world.apply_next(which % 2),
         21..=23 => world.pass_by(which % KEYS, false),
+        24..=27 => world.close(which % 2, (which / 2 % 4) as u64),
         _ => {
             let at = which % clients.len();
             step(world, clients, at, choice);
@@ -85,7 +86,7 @@ proptest! {
             rounds += 1;
             prop_assert!(rounds < REST_ROUNDS, "somebody waits forever: {clients:?}");
             for at in 0..clients.len() {
-                step(&mut world, &mut clients, at, 24 + 64 * rounds as u32);
+                step(&mut world, &mut clients, at, 28 + 64 * rounds as u32);
             }
             world.apply_next(0);
             world.apply_next(1);

@@ -1,5 +1,8 @@
 //! Two shards, their leaders, what they have proposed, and the network's late copies.
 
+mod past;
+
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -58,8 +61,8 @@ pub enum Proposal {
 struct Flight {
     shard: usize,
     ticket: usize,
-    effect: Effect,
-    _guard: Guard,
+    command: pb::Command,
+    _guard: Option<Guard>,
 }
 
 /// Latches that are held, in a term.
@@ -95,6 +98,8 @@ pub struct World {
     pub oracle: Counter,
     flights: Vec<Flight>,
     proposals: Vec<Proposal>,
+    /// When transactions that lay intents began.
+    started: HashMap<TxnId, Timestamp>,
     pub late: Vec<Late>,
 }
 
@@ -121,6 +126,7 @@ impl World {
             factory.open(shard.group, ReplicaId(1), store.engine()).unwrap();
             registry.get(shard.group).unwrap()
         });
+        let above = shards.iter().map(|shard| shard.closed().0).max().unwrap_or(0);
         let mut world = Self {
             engine: store.engine(),
             shards,
@@ -128,9 +134,11 @@ impl World {
             now: seams.clock.now(),
             term: 0,
             index: 0,
-            oracle: Counter::default(),
+            // (Above what earlier cases have closed: the engine is the same.)
+            oracle: Counter(AtomicU64::new(above)),
             flights: Vec::new(),
             proposals: Vec::new(),
+            started: HashMap::new(),
             late: Vec::new(),
         };
         world.change_leader(0, 0);
@@ -177,10 +185,16 @@ impl World {
         if held.term != self.leadership(shard).term {
             return None;
         }
+        let closed = self.leadership(shard).closing.with_effects().0;
+        let command = pb::Command { effect: Some(effect), closed };
+        Some(self.send(shard, command, Some(held.guard)))
+    }
+
+    fn send(&mut self, shard: usize, command: pb::Command, guard: Option<Guard>) -> usize {
         let ticket = self.proposals.len();
         self.proposals.push(Proposal::InFlight);
-        self.flights.push(Flight { shard, ticket, effect, _guard: held.guard });
-        Some(ticket)
+        self.flights.push(Flight { shard, ticket, command, _guard: guard });
+        ticket
     }
 
     pub fn proposal(&self, ticket: usize) -> Proposal {
@@ -199,7 +213,7 @@ impl World {
     fn apply(&mut self, flight: &Flight) {
         self.index += 1;
         let at = raft::Applied { term: Term(self.term), index: LogIndex(self.index) };
-        let command = pb::Command { effect: Some(flight.effect.clone()) }.encode_to_vec();
+        let command = flight.command.encode_to_vec();
         let mut batch = self.engine.batch();
         self.shards[flight.shard].apply(&mut batch, at, &command).unwrap();
         self.engine.write(batch).unwrap();
@@ -301,9 +315,11 @@ impl World {
         assert!(found.overtaken.is_empty(), "there is one round only");
         let writes =
             writes.iter().map(|w| pb::Version { key: w.key.clone(), value: w.value.clone() }).collect();
+        let drawn = self.draw();
         let effect = pb::PutIntents {
             txn: txn_bytes(txn),
             primary: primary.clone(),
+            started: self.started.entry(txn).or_insert(drawn).0,
             writes,
             round: 1,
             ..Default::default()
