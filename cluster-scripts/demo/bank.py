@@ -47,9 +47,10 @@ class Bank:
             client.join(60)
 
     def between(self, begin, end):
-        """What clients saw in this time: transfers, failures, retries, the longest pause of any one of them in seconds and when it began."""
+        """What clients saw in this time: transfers, failures, retries, and the pauses of each between two of its transfers, in seconds,
+        with when they began."""
         done = retried = 0
-        longest, failures = (0.0, begin), []
+        gaps, failures = [], []
         for client in self.clients:
             acknowledged = list(client.acknowledged)
             done += sum(begin <= at < end for at in acknowledged)
@@ -58,8 +59,8 @@ class Bank:
             edges = acknowledged + ([end] if not acknowledged or acknowledged[-1] < end else [])
             for before, after in zip(edges, edges[1:]):
                 if after > begin and before < end:
-                    longest = max(longest, (after - before, before))
-        return done, failures, retried, longest
+                    gaps.append((after - before, before))
+        return done, failures, retried, gaps
 
     def check(self):
         """What is wrong with the money and the ledger."""

@@ -33,8 +33,15 @@ class Bench:
 
 
 def between(benches, begin, end):
-    """Transactions per second, failures, retries in this time."""
-    lines = [second for bench in benches for second in bench.seconds if begin <= second[0] < end + 1]
-    failures = [text for bench in benches for at, text in bench.troubles if begin <= at < end]
-    done = sum(tps for _, tps, _, _ in lines)
-    return done / max(end - begin, 1), sum(line[2] for line in lines), failures, sum(line[3] for line in lines)
+    """Transactions per second, failures, retries in this time. A line tells of the second before it; of one that lies half
+    in this time, half is counted."""
+    done = failed = retried = 0
+    for bench in benches:
+        for at, tps, failures, retries in list(bench.seconds):
+            share = max(0.0, min(at, end) - max(at - 1, begin))
+            done += share * tps
+            # Those are whole, and belong to the second in which they were told.
+            if begin <= at < end:
+                failed, retried = failed + failures, retried + retries
+    troubles = [text for bench in benches for at, text in list(bench.troubles) if begin <= at < end]
+    return done / max(end - begin, 1), failed, troubles, retried
