@@ -17,8 +17,8 @@
 //!
 //! Operators ask for it, and [`periodic`] does it by itself, and replaces what differs.
 //!
-//! Each replica also says what it knows of its shard: the operator's command holds that against the meta-group's map, which is told of it
-//! and decides nothing.
+//! Each replica also says what it knows of its shard: the operator's command holds that against the meta-group's map, which is
+//! told of it and decides nothing.
 //!
 //! What it can't see: a write that all replicas lack. (Where that breaks a constraint or an index, the service `Inspection` does, which
 //! looks at tables; it lives with SQL.)
