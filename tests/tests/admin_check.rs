@@ -1,16 +1,17 @@
-//! `flotilla admin check` finds damage, names it and says what to do: on a cluster of real processes, whose stores are damaged while
-//! they are stopped.
+//! `flotilla admin check` finds damage, names it and says what to do: on a cluster of real processes, whose stores are damaged
+//! while they are stopped.
 //!
 //! ```text
-//!   sound ──▶ one replica lacks a row, another one has another value; and on all replicas alike: entries and links without rows, rows
-//!             without entries or links, two rows with one key, NULL where there is none, a CHECK, a row without what it refers to, a row
-//!             that can't be read, a table without its name
+//!   sound ──▶ one replica lacks a row, another one has another value; and on all replicas alike: entries and links without
+//!             rows, rows without entries or links, two rows with one key, NULL where there may be none, a CHECK, a row without
+//!             what it refers to, a row that can't be read, a table without its name
 //!         ──▶ mended as the command says: the tables are sound again
 //!         ──▶ the meta-group's map gives a shard the keys of another one
 //! ```
 //!
-//! What is altered keeps its timestamp, so that replicas stay equal where they should, and every snapshot sees it. What a damaged row
-//! is to hold was written by SQL, into a table with the same columns and no constraints: stored rows know their columns by number.
+//! What is altered keeps its timestamp, so that replicas stay equal where they should, and every snapshot sees it. What a
+//! damaged row is to hold was written by SQL, into a table with the same columns and no constraints: stored rows know their
+//! columns by number.
 
 use std::collections::BTreeSet;
 
@@ -373,8 +374,8 @@ async fn each_kind_of_damage_is_found_and_named_and_what_is_advised_mends_it() -
     the_map_is_held_against_the_shards(&cluster)
 }
 
-/// Nobody but the meta-group is wrong, so that everything is served still: of two shards that claim a key, that is asked which begins
-/// nearest before it.
+/// Nobody but the meta-group is wrong, so that everything is served still: of two shards that claim a key, that is asked which
+/// begins nearest before it.
 fn the_map_is_held_against_the_shards(cluster: &Cluster) -> Result<()> {
     let shards = cluster.admin_json(1, &["shards"])?;
     let epochs = shards.as_array().into_iter().flatten();
