@@ -113,6 +113,12 @@ impl Cluster {
         Ok(serde_json::from_str(&self.admin(n, &args)?)?)
     }
 
+    /// Runs `flotilla admin check` against node 1; what comes of it, whatever that is.
+    pub fn check(&self, args: &[&str]) -> Result<Output> {
+        let host = format!("127.0.0.1:{}", self.rpc_port(1));
+        Ok(Command::new(binary()).args(["admin", "check", "--host", &host]).args(args).output()?)
+    }
+
     /// The name of node `n` for operators. (Nodes are numbered as they join.)
     pub fn name(&self, n: usize) -> Result<String> {
         let address = format!("127.0.0.1:{}", self.sql_port(n));

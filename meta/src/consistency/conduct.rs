@@ -16,7 +16,7 @@ use storage::seam::Seams;
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
-use txn::{Directory, ShardDescriptor};
+use txn::Directory;
 
 use super::judge::judge;
 use super::{QUARANTINED, rate};
@@ -122,8 +122,7 @@ impl Conductor {
     ) -> Result<pb::GroupComparison, Stopped> {
         // The map says enough. (A description of the whole cluster, with what placement plans, would be made for each group.)
         self.client.refresh().await?;
-        let shard = self.client.shard(group);
-        if shard.is_none() && group != META_GROUP {
+        if group != META_GROUP && self.client.shard(group).is_none() {
             return Err(Error::Unavailable(format!("{group} is gone")).into());
         }
         let clients = Nodes::known(&self.client, &self.channels);
@@ -154,7 +153,7 @@ impl Conductor {
             waiting.into_iter().zip(before.replicas).map(|(armed, replica)| self.collect(armed, replica));
         let mut replicas = join_all(collected).await;
         judge(&mut replicas);
-        Ok(comparison(group, shard.as_ref(), index, replicas))
+        Ok(comparison(group, index, replicas))
     }
 
     /// Has a replica wait for the entry.
@@ -190,7 +189,7 @@ impl Conductor {
                     () = self.seams.sleep(SILENCE_LIMIT) => return Err(Status::unavailable("it fell silent")),
                 };
                 match answer.map(|answer| answer.step) {
-                    Some(Some(Step::Done(digests))) => return Ok(digests.families),
+                    Some(Some(Step::Done(digests))) => return Ok(digests),
                     Some(_) => {}
                     None => return Err(Status::unavailable("it broke off")),
                 }
@@ -203,7 +202,7 @@ impl Conductor {
             ..Default::default()
         };
         match digests.await {
-            Ok(families) => found.families = families,
+            Ok(digests) => (found.families, found.descriptor) = (digests.families, digests.descriptor),
             Err(status) => {
                 // One that cannot read its own rows, or is known not to have the right ones, differs from those who can and have.
                 let state = match status.code() {
@@ -229,13 +228,9 @@ fn chosen(cluster: &DescribeResponse, asked: &[u64]) -> Result<Vec<GroupId>, Sta
     Ok(chosen)
 }
 
-fn comparison(
-    group: GroupId,
-    shard: Option<&ShardDescriptor>,
-    index: u64,
-    replicas: Vec<pb::ReplicaDigest>,
-) -> pb::GroupComparison {
-    let descriptor = shard.map(Into::into);
+fn comparison(group: GroupId, index: u64, replicas: Vec<pb::ReplicaDigest>) -> pb::GroupComparison {
+    let mut equal = replicas.iter().filter(|replica| replica.state() == State::Equal);
+    let descriptor = equal.next().and_then(|replica| replica.descriptor.clone());
     pb::GroupComparison { group: group.0, descriptor, index, replicas, trouble: String::new() }
 }
 

@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use proto::consistency::replica_digest::State;
 use proto::consistency::{FamilyDigest, ReplicaDigest};
 
+/// What a replica is told to differ in where as many others hold something else.
+const NOBODY: &str = "no majority holds the same";
+
 /// Sets each state. As most are is equal; where nobody is in the majority, all differ. A replica without digests keeps the state that
 /// it has, if it has one.
 pub fn judge(replicas: &mut [ReplicaDigest]) {
@@ -26,9 +29,9 @@ pub fn judge(replicas: &mut [ReplicaDigest]) {
             _ => State::Differs,
         };
         replica.state = state as i32;
-        if let (State::Differs, false, Some(right), false) = (state, tie, &right, replica.families.is_empty())
-        {
-            replica.detail = differences(&replica.families, right);
+        let (State::Differs, Some(right)) = (state, &right) else { continue };
+        if !replica.families.is_empty() {
+            replica.detail = if tie { NOBODY.to_owned() } else { differences(&replica.families, right) };
         }
     }
 }
@@ -89,7 +92,7 @@ mod tests {
         );
         assert_eq!(
             judged(vec![replica(5, 1), replica(4, 2)]),
-            [(Differs, String::new()), (Differs, String::new())]
+            [(Differs, NOBODY.into()), (Differs, NOBODY.into())]
         );
         assert_eq!(judged(vec![none]), [(Unknown, String::new())]);
     }

@@ -17,6 +17,9 @@
 //!
 //! Operators ask for it, and [`periodic`] does it by itself, and replaces what differs.
 //!
+//! Each replica also says what it knows of its shard: the operator's command holds that against the meta-group's map, which is
+//! told of it and decides nothing.
+//!
 //! What it can't see: a write that all replicas lack. (Where that breaks a constraint or an index, the service `Inspection` does, which
 //! looks at tables; it lives with SQL.)
 
@@ -180,9 +183,10 @@ impl service::Consistency for Consistency {
         })?;
         let (sender, receiver) = mpsc::channel(ANSWERS_AHEAD);
         let seams = self.seams.clone();
-        let bytes_per_second = rate(request.bytes_per_second);
+        let wanted =
+            digest::Wanted { group: group.id(), view, bytes_per_second: rate(request.bytes_per_second) };
         self.seams.spawn("digest of a replica", async move {
-            digest::make(view, bytes_per_second, &seams, sender).await;
+            digest::make(wanted, &seams, sender).await;
             drop(turn);
         });
         Ok(Response::new(answers(receiver)))

@@ -7,9 +7,10 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use meta::consistency::BYTES_PER_SECOND;
 use proto::consistency as pb;
+use proto::consistency::finding::Kind as Said;
 use proto::consistency::inspect_answer::{Begun, Reading, Step as Told};
 use proto::consistency::inspection_server as service;
-use sql::exec::inspect::{Options, Report, Step, inspect};
+use sql::exec::inspect::{Finding, Kind, Options, Report, Step, inspect};
 use storage::seam::Seams;
 use tokio::sync::{Semaphore, mpsc};
 use tonic::{Code, Request, Response, Status, async_trait};
@@ -76,6 +77,7 @@ impl service::Inspection for Inspection {
             if let Err(error) = ended {
                 let code = match error.state {
                     sql::SqlState::UNDEFINED_TABLE => Code::InvalidArgument,
+                    sql::SqlState::DATA_CORRUPTED => Code::DataLoss,
                     _ => Code::Unavailable,
                 };
                 // If it has gone, it has gone.
@@ -100,9 +102,16 @@ fn answer(step: Step) -> pb::InspectAnswer {
 }
 
 fn told(report: Report) -> pb::TableReport {
-    let finding = |finding: sql::exec::inspect::Finding| pb::Finding {
-        constraint: finding.constraint,
-        text: finding.text,
+    let finding = |Finding { kind, constraint, text }| {
+        let kind = match kind {
+            Kind::Row => Said::Row,
+            Kind::Constraint => Said::Constraint,
+            Kind::Duplicate => Said::Duplicate,
+            Kind::Index => Said::Index,
+            Kind::Reference => Said::Reference,
+            Kind::Catalog => Said::Catalog,
+        };
+        pb::Finding { constraint, text, kind: kind as i32 }
     };
     pb::TableReport {
         database: report.database,

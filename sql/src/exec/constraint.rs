@@ -22,6 +22,14 @@ pub struct Constraints {
     checks: Vec<(String, Expr)>,
 }
 
+/// What a row violates.
+pub struct Violation<'a> {
+    /// The constraint's name; of NOT NULL, the column's.
+    pub of: &'a str,
+    /// What whoever writes such a row is told. (A CHECK that can't be evaluated holds of nothing.)
+    pub error: SqlError,
+}
+
 impl Constraints {
     /// Binds a table's constraints.
     pub fn new(table: &Arc<TableDescriptor>, ctx: &StatementContext) -> Result<Self> {
@@ -48,20 +56,35 @@ impl Constraints {
         (self.not_null.len() + self.checks.len()) as u64
     }
 
-    /// Checks one row.
+    /// Checks one row: the first violation.
     pub fn check(&self, row: &[Datum], env: &Env<'_>) -> Result<()> {
-        for &column in &self.not_null {
-            if row[column].is_null() {
-                return Err(self.null_violation(column, row));
-            }
+        match self.violations(row, env).next() {
+            Some(violation) => Err(violation.error),
+            None => Ok(()),
         }
-        for (name, expr) in &self.checks {
-            // A CHECK is violated by false; NULL passes.
-            if matches!(eval::eval(expr, row, env)?, Datum::Bool(false)) {
-                return Err(self.check_violation(name, row));
-            }
-        }
-        Ok(())
+    }
+
+    /// All that a row violates, NOT NULL first. What nobody asks for isn't evaluated.
+    pub fn violations<'a>(
+        &'a self,
+        row: &'a [Datum],
+        env: &'a Env<'_>,
+    ) -> impl Iterator<Item = Violation<'a>> {
+        let nulls = self.not_null.iter().filter(move |&&column| row[column].is_null());
+        let nulls = nulls.map(move |&column| Violation {
+            of: &self.table.columns[column].name,
+            error: self.null_violation(column, row),
+        });
+        let checks = self.checks.iter().filter_map(move |(name, expr)| {
+            let error = match eval::eval(expr, row, env) {
+                // A CHECK is violated by false; NULL passes.
+                Ok(Datum::Bool(false)) => self.check_violation(name, row),
+                Ok(_) => return None,
+                Err(error) => error,
+            };
+            Some(Violation { of: name, error })
+        });
+        nulls.chain(checks)
     }
 
     fn null_violation(&self, column: usize, row: &[Datum]) -> SqlError {

@@ -6,7 +6,8 @@
 //! Beside SQL there are `@advance SECONDS` (of the catalog's clock), `@sweep` (one round of the sweeper), `@restart` (the
 //! sweeper forgets what it has seen), `@keys` (how many keys the tables have, visible or not), `@inspect [TABLE …]` (what
 //! `flotilla admin check` would say), `@unguarded STATEMENT` (which knows of no constraint, index or foreign key: it breaks
-//! them) and `@unnamed TABLE` (its name is lost).
+//! them), `@unnamed TABLE` (its name is lost), `@torn TABLE` (so are the values of all its rows) and `@garbled TABLE` (so is its
+//! descriptor).
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -14,12 +15,13 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use goldenscript::{Command, Context, Runner};
-use txn::api::{Expect, Write};
+use txn::api::{Expect, ScanRequest, Write};
 
 use super::{TestCluster, TestTransaction, collect, eval_context};
 use crate::bind::{self, Bindable, ParsedStatement, Transaction};
-use crate::catalog::layout;
+use crate::catalog::{TableDescriptor, layout};
 use crate::error::{Result, SqlError};
 use crate::exec::inspect::{Finding, Options, Report, Step, inspect};
 use crate::exec::{self, Outcome, key};
@@ -136,6 +138,24 @@ async fn apart(cluster: &TestCluster, word: &str) -> Result<String> {
             alone.transaction.write(vec![write], &[]).await?;
             commit(&alone).await?;
         }
+        Some(("torn", table)) => {
+            let alone = cluster.begin().await;
+            let range = table_of(cluster, table).await?.storage_range();
+            let page =
+                alone.transaction.scan(ScanRequest { range, reverse: false, rows_max: 100 }, &[]).await?;
+            let value = Some(Bytes::from_static(b"?"));
+            let torn = |(key, _)| Write { key, value: value.clone(), expect: Expect::Any };
+            alone.transaction.write(page.rows.into_iter().map(torn).collect(), &[]).await?;
+            commit(&alone).await?;
+        }
+        Some(("garbled", table)) => {
+            let alone = cluster.begin().await;
+            let table = table_of(cluster, table).await?;
+            let key = layout::table_key(table.database, table.id);
+            let write = Write { key, value: Some(Bytes::new()), expect: Expect::Any };
+            alone.transaction.write(vec![write], &[]).await?;
+            commit(&alone).await?;
+        }
         Some(("inspect", tables)) => return inspected(cluster, tables.split(' ')).await,
         _ if word == "inspect" => return inspected(cluster, std::iter::empty()).await,
         _ if word == "sweep" => cluster.catalog.sweep(&mut *cluster.seen.lock().await).await?,
@@ -144,6 +164,11 @@ async fn apart(cluster: &TestCluster, word: &str) -> Result<String> {
         _ => return Err(SqlError::internal("an unknown @word")),
     }
     Ok("ok".into())
+}
+
+async fn table_of(cluster: &TestCluster, name: &str) -> Result<Arc<TableDescriptor>> {
+    let image = cluster.catalog.refresh("postgres").await?;
+    image.table("public", name).cloned().ok_or_else(|| SqlError::internal("@ of what table?"))
 }
 
 async fn inspected(cluster: &TestCluster, tables: impl Iterator<Item = &str>) -> Result<String> {
@@ -160,7 +185,10 @@ async fn inspected(cluster: &TestCluster, tables: impl Iterator<Item = &str>) ->
                 if report.gone { ", gone" } else { "" },
                 report.trouble.as_ref().map(|trouble| format!(", {trouble}")).unwrap_or_default(),
             ));
-            let finding = |finding: &Finding| format!("  {}: {}", finding.constraint, finding.text);
+            let finding = |Finding { kind, constraint, text }: &Finding| {
+                let kind = format!("{kind:?}").to_lowercase();
+                format!("  {kind} {constraint}: {text}")
+            };
             out.extend(report.findings.iter().map(finding));
         }
     });

@@ -1,25 +1,23 @@
-//! `flotilla admin check`: do the replicas hold the same, does the map have each key once, do constraints and indexes hold?
+//! `flotilla admin check`: do the replicas hold the same, is the map as the shards are, do constraints and indexes hold?
 
+mod advice;
+mod map;
 mod tables;
 
 use std::time::Duration;
 
 use clap::Args;
-use proto::common::ShardDescriptor;
 use proto::consistency as pb;
 use proto::consistency::consistency_client::ConsistencyClient;
 use proto::consistency::replica_digest::State;
 use serde_json::json;
 use storage::seam::Seams;
 
+use self::map::Map;
 use crate::exit::Failure;
 
 /// Between two groups. (Large ones take their time: nodes are told how fast they may read.)
 const GROUP_LIMIT: Duration = Duration::from_secs(24 * 3600);
-
-/// A map that has holes is asked for again.
-const MAP_TRIES: usize = 5;
-const MAP_PAUSE: Duration = Duration::from_millis(400);
 
 /// Arguments of `flotilla admin check`.
 #[derive(Args)]
@@ -43,7 +41,7 @@ pub struct CheckArgs {
 /// What is looked at.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
-    /// Whether the replicas of each shard are equal, and the map has each key once
+    /// Whether the replicas of each shard are equal, and the map has each key once, where the shard's replicas have it
     Replicas,
     /// Whether constraints, indexes and foreign keys hold
     Tables,
@@ -61,25 +59,36 @@ impl CheckArgs {
 /// Asks, prints, and fails if something is not as it should be, or could not be looked at.
 pub async fn run(args: &CheckArgs, host: &str, as_json: bool) -> Result<String, Failure> {
     let (mut values, mut wrong, mut unknown) = (serde_json::Map::new(), Vec::new(), Vec::new());
+    let mut compared = None;
+    let mut inspected: Option<tables::Inspected> = None;
     if args.wants(Part::Replicas) {
-        let found = replicas(args, host).await?;
+        let found = compared.insert(replicas(args, host).await?);
         if !as_json {
             crate::cli::print(&format!("{}{}\n", as_table(&found.groups, args.all), found.sum))?;
         }
         values.insert("groups".into(), as_values(&found.groups));
-        values.insert("map".into(), json!(found.map));
-        match (found.differ + found.map.len(), found.unknown) {
+        values.insert("map".into(), json!(found.map.wrong));
+        values.insert("map_unknown".into(), json!(found.map.unknown));
+        match (found.differ + found.map.wrong.len(), found.unknown + found.map.unknown.len()) {
             (0, 0) => {}
-            (0, _) => unknown.push(found.sum),
-            _ => wrong.push(found.sum),
+            (0, _) => unknown.push(found.sum.clone()),
+            _ => wrong.push(found.sum.clone()),
         }
     }
     if args.wants(Part::Tables) {
-        let found = tables::inspect(&args.tables, args.rate << 20, host).await?;
-        if !as_json {
-            crate::cli::print(&format!("{}{}\n", tables::as_table(&found), found.sum()))?;
+        match tables::inspect(&args.tables, args.rate << 20, host).await {
+            Ok(found) => inspected = Some(found),
+            Err(Failure::Differs(why)) => wrong.push(why),
+            // What was found of the replicas is told all the same.
+            Err(failure) if compared.is_some() => unknown.push(failure.to_string()),
+            Err(failure) => return Err(failure),
         }
-        if let serde_json::Value::Object(found) = tables::as_values(&found) {
+    }
+    if let Some(found) = &inspected {
+        if !as_json {
+            crate::cli::print(&format!("{}{}\n", tables::as_table(found), found.sum()))?;
+        }
+        if let serde_json::Value::Object(found) = tables::as_values(found) {
             values.extend(found);
         }
         match (found.unsound(), found.unknown()) {
@@ -88,8 +97,14 @@ pub async fn run(args: &CheckArgs, host: &str, as_json: bool) -> Result<String, 
             _ => wrong.push(found.sum()),
         }
     }
+    let (nothing, no_map) = (Vec::new(), Map::default());
+    let (groups, map) = compared.as_ref().map_or((&nothing, &no_map), |found| (&found.groups, &found.map));
+    let advice = advice::of(groups, map, inspected.as_ref().map_or(&[][..], |found| &found.tables[..]));
     if as_json {
+        values.insert("advice".into(), json!(advice));
         crate::cli::print(&super::pretty(&values.into()))?;
+    } else if !advice.is_empty() {
+        crate::cli::print(&format!("\nWhat to do:\n- {}\n", advice.join("\n- ")))?;
     }
     match (wrong.is_empty(), unknown.is_empty()) {
         (true, true) => Ok(String::new()),
@@ -101,84 +116,58 @@ pub async fn run(args: &CheckArgs, host: &str, as_json: bool) -> Result<String, 
 /// What was found of replicas.
 struct Compared {
     groups: Vec<pb::GroupComparison>,
-    map: Vec<String>,
+    map: Map,
     differ: usize,
     unknown: usize,
     sum: String,
 }
 
 async fn replicas(args: &CheckArgs, host: &str) -> Result<Compared, Failure> {
-    let map = if args.shards.is_empty() { map_troubles(host).await? } else { Vec::new() };
     let cluster = super::cluster(host).await?;
-    let asked =
+    let asked: Vec<u64> =
         args.shards.iter().map(|name| super::names::group(&cluster, name)).collect::<Result<_, _>>()?;
-    let groups = compare(asked, args.rate << 20, host).await?;
-    let (mut differ, mut unknown, mut all) = (0, 0, 0);
-    for group in &groups {
-        unknown += usize::from(group.replicas.is_empty());
-        for replica in &group.replicas {
-            all += 1;
-            match replica.state() {
-                State::Equal => {}
-                State::Differs => differ += 1,
-                _ => unknown += 1,
-            }
-        }
-    }
-    let mut sum =
-        format!("{} groups, {all} replicas: {differ} differ, {unknown} not looked at", groups.len());
-    if !map.is_empty() {
-        sum += &format!("; the map: {}", map.join(", "));
-    }
-    Ok(Compared { groups, map, differ, unknown, sum })
+    let whole = asked.is_empty();
+    let all = if whole { cluster.groups.len() } else { asked.len() };
+    let groups = compare(asked, all, args.rate << 20, host).await?;
+    let map = map::look(&cluster, &groups, whole, host).await;
+    Ok(Compared::of(groups, map))
 }
 
-/// What is wrong with the map, and stays so: it may be told of a split's halves one after the other.
-async fn map_troubles(host: &str) -> Result<Vec<String>, Failure> {
-    let mut troubles = Vec::new();
-    for attempt in 0..MAP_TRIES {
-        if attempt > 0 {
-            Seams::real().sleep(MAP_PAUSE).await;
+impl Compared {
+    fn of(groups: Vec<pb::GroupComparison>, map: Map) -> Self {
+        let (mut differ, mut unknown, mut all) = (0, 0, 0);
+        let mut first = None;
+        for group in &groups {
+            unknown += usize::from(group.replicas.is_empty());
+            for replica in &group.replicas {
+                all += 1;
+                match replica.state() {
+                    State::Equal => {}
+                    State::Differs => {
+                        differ += 1;
+                        first = first.or(Some((group, replica)));
+                    }
+                    _ => unknown += 1,
+                }
+            }
         }
-        let cluster = super::cluster(host).await?;
-        troubles = holes(cluster.groups.iter().filter_map(|group| group.descriptor.as_ref()));
-        if troubles.is_empty() {
-            break;
+        let mut sum =
+            format!("{} groups, {all} replicas: {differ} differ, {unknown} not looked at", groups.len());
+        if let Some((group, replica)) = first {
+            sum += &format!("; g{} on n{}: {}", group.group, replica.node, replica.detail);
         }
+        let of_map: Vec<&str> = map.wrong.iter().chain(&map.unknown).map(String::as_str).collect();
+        if !of_map.is_empty() {
+            sum += &format!("; the map: {}", of_map.join("; "));
+        }
+        Self { groups, map, differ, unknown, sum }
     }
-    Ok(troubles)
 }
 
-/// Keys that no shard holds, or two.
-fn holes<'a>(shards: impl Iterator<Item = &'a ShardDescriptor>) -> Vec<String> {
-    let mut shards: Vec<&ShardDescriptor> = shards.collect();
-    shards.sort_by_key(|shard| &shard.start);
-    let mut troubles = Vec::new();
-    // Up to where keys are held, by whom; the end of all keys is empty, as their beginning is.
-    let mut held: Option<(&[u8], u64)> = None;
-    for shard in shards {
-        let begins = &shard.start[..];
-        match held {
-            None if begins.is_empty() => {}
-            None => troubles.push(format!("nobody holds the keys before g{}", shard.group)),
-            Some((end, by)) if end.is_empty() || end > begins => {
-                troubles.push(format!("g{by} and g{} hold the same keys", shard.group));
-            }
-            Some((end, by)) if end < begins => {
-                troubles.push(format!("nobody holds the keys between g{by} and g{}", shard.group));
-            }
-            Some(_) => {}
-        }
-        held = Some((&shard.end, shard.group));
-    }
-    if let Some((end, by)) = held.filter(|(end, _)| !end.is_empty()) {
-        troubles.push(format!("nobody holds the keys from {} on, after g{by}", hex::encode(end)));
-    }
-    troubles
-}
-
+/// `all` is how many answers there will be.
 async fn compare(
     groups: Vec<u64>,
+    all: usize,
     bytes_per_second: u64,
     host: &str,
 ) -> Result<Vec<pb::GroupComparison>, Failure> {
@@ -197,7 +186,7 @@ async fn compare(
         };
         let Some(group) = next else { break };
         groups.push(group);
-        progress.show(&format!("{} groups compared", groups.len()));
+        progress.show(&format!("{} of {all} groups compared", groups.len()));
     }
     progress.clear();
     Ok(groups)
@@ -223,6 +212,8 @@ fn as_values(groups: &[pb::GroupComparison]) -> serde_json::Value {
     let groups = groups.iter().map(|group| {
         json!({
             "group": group.group, "index": group.index, "trouble": group.trouble,
+            "start": group.descriptor.as_ref().map(|shard| hex::encode(&shard.start)),
+            "end": group.descriptor.as_ref().map(|shard| hex::encode(&shard.end)),
             "replicas": group.replicas.iter().map(replica).collect::<Vec<_>>(),
         })
     });
@@ -274,27 +265,28 @@ fn short(families: &[pb::FamilyDigest]) -> String {
 mod tests {
     use super::*;
 
-    fn troubles(shards: &[(&'static str, &'static str)]) -> Vec<String> {
-        let shard = |(n, (start, end)): (usize, &(&'static str, &'static str))| ShardDescriptor {
-            group: n as u64 + 2,
-            start: start.as_bytes().into(),
-            end: end.as_bytes().into(),
+    #[test]
+    fn the_sum_names_the_first_replica_that_differs_and_what_is_wrong_with_the_map() {
+        let replica = |node, state: State, detail: &str| pb::ReplicaDigest {
+            node,
+            state: state as i32,
+            detail: detail.to_owned(),
             ..Default::default()
         };
-        let shards: Vec<ShardDescriptor> = shards.iter().enumerate().map(shard).collect();
-        holes(shards.iter())
-    }
-
-    #[test]
-    fn each_key_is_held_once() {
-        assert!(troubles(&[("", "")]).is_empty());
-        assert!(troubles(&[("m", ""), ("", "c"), ("c", "m")]).is_empty());
-        assert_eq!(troubles(&[("", "c"), ("d", "")]), ["nobody holds the keys between g2 and g3"]);
-        assert_eq!(troubles(&[("", "d"), ("c", "")]), ["g2 and g3 hold the same keys"]);
-        assert_eq!(troubles(&[("", ""), ("c", "")]), ["g2 and g3 hold the same keys"]);
+        let group = |group, replicas| pb::GroupComparison { group, replicas, ..Default::default() };
+        let groups = vec![
+            group(3, vec![replica(1, State::Equal, ""), replica(2, State::Unknown, "no answer")]),
+            group(4, vec![replica(1, State::Equal, ""), replica(2, State::Differs, "data: -1 rows")]),
+            group(5, Vec::new()),
+        ];
+        let map = Map { wrong: vec!["a hole".into()], unknown: vec!["not asked".into()] };
+        let found = Compared::of(groups, map);
+        assert_eq!((found.differ, found.unknown), (1, 2));
         assert_eq!(
-            troubles(&[("b", "c")]),
-            ["nobody holds the keys before g2", "nobody holds the keys from 63 on, after g2"]
+            found.sum,
+            "3 groups, 4 replicas: 1 differ, 2 not looked at; g4 on n2: data: -1 rows; the map: a hole; not asked"
         );
+        let sound = Compared::of(vec![group(3, vec![replica(1, State::Equal, "")])], Map::default());
+        assert_eq!(sound.sum, "1 groups, 1 replicas: 0 differ, 0 not looked at");
     }
 }

@@ -38,6 +38,8 @@ use crate::types::TimeZone;
 
 /// Of each table so much is told in words; the rest is counted.
 const FINDINGS_MAX: usize = 20;
+/// What is told of one thing: a key may be of any size.
+const TEXT_BYTES_MAX: usize = 2_000;
 /// How often it is told how far it is.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 /// What a constraint's expression may hold in memory.
@@ -98,9 +100,28 @@ pub struct Report {
     pub gone: bool,
 }
 
+/// What a finding is about, which says what can be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A row that can't be read, or does not lie where its values say.
+    Row,
+    /// NOT NULL or CHECK.
+    Constraint,
+    /// Rows with the same key.
+    Duplicate,
+    /// Entries of an index, or links of a foreign key: one lacks, or leads elsewhere.
+    Index,
+    /// A row refers to one that isn't there.
+    Reference,
+    /// The catalog contradicts itself.
+    Catalog,
+}
+
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
+    /// What it is about.
+    pub kind: Kind,
     /// The constraint's name, or the column's.
     pub constraint: String,
     /// What it is.
@@ -113,12 +134,27 @@ impl Report {
         Self { database: database.to_owned(), schema, table, ..Self::default() }
     }
 
-    fn find(&mut self, constraint: &str, text: impl Into<String>) {
+    /// A database's catalog.
+    fn of_catalog(database: &str) -> Self {
+        Self { database: database.to_owned(), ..Self::default() }
+    }
+
+    fn find(&mut self, kind: Kind, constraint: &str, text: impl Into<String>) {
         self.found += 1;
         if self.findings.len() < FINDINGS_MAX {
-            self.findings.push(Finding { constraint: constraint.to_owned(), text: text.into() });
+            let (constraint, text) = (constraint.to_owned(), cut(text.into()));
+            self.findings.push(Finding { kind, constraint, text });
         }
     }
+}
+
+fn cut(mut text: String) -> String {
+    if text.len() > TEXT_BYTES_MAX {
+        let end = text.floor_char_boundary(TEXT_BYTES_MAX);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// Inspects tables, and tells how it goes. An error: nothing could be looked at, or nobody listens.
@@ -133,9 +169,19 @@ pub async fn inspect(catalog: &Arc<Catalog>, options: &Options, steps: mpsc::Sen
         told: seams.clock.now(),
     };
     let first = CatalogImage::load(&*transaction, "system").await?;
-    let mut chosen = Vec::new();
+    let (mut chosen, mut unreadable) = (Vec::new(), Vec::new());
     for database in first.databases() {
-        let image = Arc::new(CatalogImage::load(&*transaction, &database.name).await?);
+        let image = match CatalogImage::load(&*transaction, &database.name).await {
+            Ok(image) => Arc::new(image),
+            // The other databases can be looked at all the same.
+            Err(error) if error.state == SqlState::DATA_CORRUPTED => {
+                let mut report = Report::of_catalog(&database.name);
+                report.find(Kind::Catalog, "catalog", error.message.clone());
+                unreadable.push(report);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let wanted = image.tables().filter(|table| is_chosen(options, &database.name, table));
         let tables: Vec<u32> = wanted.map(|table| table.id).collect();
         chosen.push((image, tables));
@@ -146,6 +192,9 @@ pub async fn inspect(catalog: &Arc<Catalog>, options: &Options, steps: mpsc::Sen
         return Err(SqlError::new(SqlState::UNDEFINED_TABLE, text));
     }
     inspector.tell(Step::Begun { at, tables: chosen.iter().map(|(_, tables)| tables.len()).sum() }).await?;
+    for report in unreadable {
+        inspector.tell(Step::Done(report)).await?;
+    }
     for (image, tables) in chosen {
         let name = image.database().name.clone();
         let context = Arc::new(StatementContext {
@@ -228,5 +277,27 @@ fn eval_context(catalog: &Catalog, database: &str, at: Timestamp) -> EvalContext
         pid: 0,
         performer: None,
         seams: catalog.seams().clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_has_the_first_findings_and_counts_the_rest() {
+        let mut report = Report::of_catalog("postgres");
+        for n in 0..FINDINGS_MAX + 5 {
+            report.find(Kind::Index, "i", format!("entry {n}"));
+        }
+        assert_eq!((report.findings.len(), report.found), (FINDINGS_MAX, FINDINGS_MAX as u64 + 5));
+        assert_eq!(report.findings[1].text, "entry 1");
+    }
+
+    #[test]
+    fn what_is_told_of_a_large_key_is_cut_between_characters() {
+        let told = cut("ä".repeat(TEXT_BYTES_MAX));
+        assert!(told.len() <= TEXT_BYTES_MAX + '…'.len_utf8() && told.ends_with("ä…"), "{}", told.len());
+        assert_eq!(cut("short".to_owned()), "short");
     }
 }

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::source::Pages;
-use super::{Report, StatementContext};
+use super::{Kind, Report, StatementContext};
 use crate::catalog::layout::{self, CatalogKey};
 use crate::error::Result;
 use crate::exec::references::Target;
 
 /// Inspects it.
 pub async fn inspect(ctx: &Arc<StatementContext>) -> Report {
-    let mut report = Report { database: ctx.catalog.image().database().name.clone(), ..Report::default() };
+    let mut report = Report::of_catalog(&ctx.catalog.image().database().name);
     if let Err(error) = look(ctx, &mut report).await {
         report.trouble = Some(error.to_string());
     }
@@ -35,25 +35,26 @@ async fn look(ctx: &Arc<StatementContext>, report: &mut Report) -> Result<()> {
                 .filter(|table| layout::table_name_key(table.database, &table.schema, &table.name) == key);
             match table {
                 Some(table) => *named.entry(table.id).or_default() += 1,
-                None => report.find("names", format!("the name \"{name}\" is no table's")),
+                None => report.find(Kind::Catalog, "names", format!("the name \"{name}\" is no table's")),
             }
         }
     }
     for table in image.tables() {
         report.rows += 1;
         if !named.contains_key(&table.id) {
-            report.find("names", format!("the table \"{}.{}\" has no name", table.schema, table.name));
+            let text = format!("the table \"{}.{}\" has no name", table.schema, table.name);
+            report.find(Kind::Catalog, "names", text);
         }
         if image.schema(&table.schema).is_none() {
             let text = format!("the schema of the table \"{}.{}\" is not there", table.schema, table.name);
-            report.find("schemas", text);
+            report.find(Kind::Catalog, "schemas", text);
         }
         for key in &table.foreign_keys {
             report.constraints += 1;
             let parent = if key.parent == table.id { Some(table) } else { image.table_by_id(key.parent) };
             if parent.is_none_or(|parent| Target::of(parent, key).is_err()) {
                 let text = format!("of table \"{}\" refers to a key that is not there", table.name);
-                report.find(&key.name, text);
+                report.find(Kind::Catalog, &key.name, text);
             }
         }
     }

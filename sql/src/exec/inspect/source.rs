@@ -15,6 +15,11 @@ use crate::exec::key::explain;
 const PAGE_ROWS_MAX: usize = 2048;
 /// Keys asked for at a time.
 const KEYS_MAX: usize = 512;
+/// Rows asked for by their keys: at first, and at most.
+const ROWS_FIRST: usize = 16;
+const ROWS_AT_ONCE_MAX: usize = 128;
+/// As long as an answer is smaller than this, twice as many rows are asked for next; a quarter, when it is four times as large.
+const ANSWER_BYTES: usize = 256 << 10;
 /// A read that fails for a reason that passes is tried again: an election takes a second.
 const ATTEMPTS_MAX: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(500);
@@ -93,6 +98,53 @@ pub async fn get(ctx: &StatementContext, keys: &[Key], fences: &[Fence]) -> Resu
     Ok(values)
 }
 
+/// Rows that are read by their keys. How many at a time is learned from those before: a row may be of any size, and an answer
+/// holds all that were asked for.
+pub struct Points {
+    at_once: usize,
+    bytes: u64,
+}
+
+impl Points {
+    pub fn new() -> Self {
+        Self { at_once: ROWS_FIRST, bytes: 0 }
+    }
+
+    /// What `make` makes of the rows under these keys, in their order. No more of them than one answer is kept meanwhile.
+    pub async fn read<T>(
+        &mut self,
+        ctx: &StatementContext,
+        keys: &[Key],
+        fences: &[Fence],
+        mut make: impl FnMut(&Key, Option<Value>) -> T,
+    ) -> Result<Vec<T>> {
+        let mut made = Vec::with_capacity(keys.len());
+        let mut rest = keys;
+        while !rest.is_empty() {
+            let (asked, later) = rest.split_at(self.at_once.min(rest.len()));
+            rest = later;
+            let values = get(ctx, asked, fences).await?;
+            self.learn(values.iter().flatten().map(Value::len).sum());
+            made.extend(asked.iter().zip(values).map(|(key, value)| make(key, value)));
+        }
+        Ok(made)
+    }
+
+    fn learn(&mut self, answer_bytes: usize) {
+        self.bytes += answer_bytes as u64;
+        if answer_bytes < ANSWER_BYTES {
+            self.at_once = (2 * self.at_once).min(ROWS_AT_ONCE_MAX);
+        } else if answer_bytes >= 4 * ANSWER_BYTES {
+            self.at_once = (self.at_once / 4).max(1);
+        }
+    }
+
+    /// How many bytes were read since the last call.
+    pub fn take_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
+    }
+}
+
 /// Waits if it may be tried again.
 async fn again(error: txn::Error, attempt: &mut u32, ctx: &StatementContext) -> Result<()> {
     if *attempt >= ATTEMPTS_MAX || error.remedy() != Remedy::Retry {
@@ -106,4 +158,27 @@ async fn again(error: txn::Error, attempt: &mut u32, ctx: &StatementContext) -> 
 /// How many bytes rows have.
 pub fn bytes_of(rows: &[(Key, Value)]) -> u64 {
     rows.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_rows_are_asked_for_one_by_one_and_small_ones_many_at_a_time() {
+        let mut points = Points::new();
+        for _ in 0..10 {
+            points.learn(points.at_once * 100);
+        }
+        assert_eq!(points.at_once, ROWS_AT_ONCE_MAX);
+        for _ in 0..10 {
+            points.learn(points.at_once * (2 << 20));
+        }
+        assert_eq!(points.at_once, 1);
+        points.learn(ANSWER_BYTES);
+        assert_eq!(points.at_once, 1, "as it should be");
+        points.take_bytes();
+        points.learn(7);
+        assert_eq!((points.take_bytes(), points.take_bytes()), (7, 0));
+    }
 }

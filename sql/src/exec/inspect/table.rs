@@ -6,8 +6,8 @@ use std::sync::Arc;
 use txn::api::{Fence, Key, Value};
 use txn::ids::KeyRange;
 
-use super::source::{Pages, bytes_of, get};
-use super::{Inspector, Report, StatementContext};
+use super::source::{Pages, Points, bytes_of, get};
+use super::{Inspector, Kind, Report, StatementContext};
 use crate::catalog::garbage::Kept;
 use crate::catalog::{ForeignKey, TableDescriptor, UniqueConstraint, layout};
 use crate::error::{Result, SqlState};
@@ -20,8 +20,9 @@ use crate::exec::scan::Projection;
 
 /// Rows whose entries are looked up at a time.
 const ROWS_MAX: usize = 256;
-/// Keys of other tables that are remembered to be there.
-const SEEN_MAX: usize = 20_000;
+/// Keys of other tables that are remembered to be there, in bytes; each counts for some more.
+const SEEN_BYTES_MAX: usize = 4 << 20;
+const SEEN_KEY_BYTES: usize = 64;
 
 /// A row as it is stored, and read.
 struct Stored {
@@ -75,7 +76,18 @@ struct Parent<'a> {
     fk: &'a ForeignKey,
     target: Target<'a>,
     fences: Vec<Fence>,
+    points: Points,
     seen: HashSet<Key>,
+    seen_bytes: usize,
+}
+
+/// Where an entry of an index leads.
+enum Leads {
+    Nowhere,
+    /// To a row that can't be read.
+    Somewhere,
+    /// To a row that should have this entry.
+    To(Option<Key>),
 }
 
 impl<'a> Look<'a> {
@@ -89,7 +101,8 @@ impl<'a> Look<'a> {
             // One that is missing is a finding about the catalog.
             let Some(parent) = parent else { continue };
             let Ok(target) = Target::of(parent, fk) else { continue };
-            parents.push(Parent { fk, target, fences: ctx.fences(parent), seen: HashSet::new() });
+            let (fences, points) = (ctx.fences(parent), Points::new());
+            parents.push(Parent { fk, target, fences, points, seen: HashSet::new(), seen_bytes: 0 });
         }
         self.report.constraints =
             constraints.count() + (table.keys().count() + table.foreign_keys.len()) as u64;
@@ -110,7 +123,8 @@ impl<'a> Look<'a> {
                     self.parents(parent, &rows).await?;
                 }
             }
-            inspector.reading(&self.report, bytes_of(&page)).await?;
+            let looked_up: u64 = parents.iter_mut().map(|parent| parent.points.take_bytes()).sum();
+            inspector.reading(&self.report, bytes_of(&page) + looked_up).await?;
         }
         for (constraint, expected) in table.unique.iter().zip(unique) {
             let of_row = |_: &Key, row: &Row| key_of_unique(table, constraint, row);
@@ -138,7 +152,8 @@ impl<'a> Look<'a> {
             let row = match projection.decode(key, value) {
                 Ok(row) => row,
                 Err(error) => {
-                    self.report.find("rows", format!("{} cannot be read: {error}", name_of(table, key)));
+                    let text = format!("{} cannot be read: {error}", name_of(table, key));
+                    self.report.find(Kind::Row, "rows", text);
                     continue;
                 }
             };
@@ -147,17 +162,17 @@ impl<'a> Look<'a> {
             {
                 let values: Row = primary.columns.iter().map(|&column| row[column].clone()).collect();
                 let says = describe(table, &primary.columns, &values);
-                self.report.find(&primary.name, format!("{} has the values of {says}", name_of(table, key)));
+                let text = format!("{} has the values of {says}", name_of(table, key));
+                self.report.find(Kind::Row, &primary.name, text);
             }
-            if let Err(error) = constraints.check(&row, &env) {
-                let object = error.object.clone();
-                let about = object.and_then(|object| object.constraint.or(object.column)).unwrap_or_default();
-                let what = match error.state {
+            for violation in constraints.violations(&row, &env) {
+                let what = match violation.error.state {
                     SqlState::NOT_NULL_VIOLATION => "is NULL".to_owned(),
                     SqlState::CHECK_VIOLATION => "is not satisfied".to_owned(),
-                    _ => format!("cannot be evaluated ({error})"),
+                    _ => format!("cannot be evaluated ({})", violation.error),
                 };
-                self.report.find(&about, format!("{what} in {}", name_of(table, key)));
+                let text = format!("{what} in {}", name_of(table, key));
+                self.report.find(Kind::Constraint, violation.of, text);
             }
             rows.push(Stored { key: key.clone(), row });
         }
@@ -179,19 +194,19 @@ impl<'a> Look<'a> {
             }
             self.wrong.insert(unique.index_id);
             let (row, key) = (name_of(table, &stored.key), name_of(table, entry));
-            let text = match value {
-                None => format!("{row} has no entry for {key}"),
+            let (kind, text) = match value {
+                None => (Kind::Index, format!("{row} has no entry for {key}")),
                 Some(value) => {
                     let other = layout::row_of_entry(&table.prefix(), &value);
                     let same = self.row(&other).await?.and_then(|row| key_of_unique(table, unique, &row));
                     let other = name_of(table, &other);
                     match same.as_ref() == Some(entry) {
-                        true => format!("{row} and {other} both have {key}"),
-                        false => format!("{row} has {key}, whose entry leads to {other}"),
+                        true => (Kind::Duplicate, format!("{row} and {other} both have {key}")),
+                        false => (Kind::Index, format!("{row} has {key}, whose entry leads to {other}")),
                     }
                 }
             };
-            self.report.find(&unique.name, text);
+            self.report.find(kind, &unique.name, text);
         }
         Ok(wanted.len() as u64)
     }
@@ -203,8 +218,9 @@ impl<'a> Look<'a> {
         for (at, stored) in rows.iter().enumerate() {
             let nulls = fk.columns.iter().filter(|&&column| stored.row[column].is_null()).count();
             if fk.full && nulls > 0 && nulls < fk.columns.len() {
-                let row = name_of(table, &stored.key);
-                self.report.find(&fk.name, format!("{row} mixes NULL and other values (MATCH FULL)"));
+                let text =
+                    format!("{} mixes NULL and other values (MATCH FULL)", name_of(table, &stored.key));
+                self.report.find(Kind::Reference, &fk.name, text);
             }
             wanted.extend(link_of(table, fk, &stored.key, &stored.row).map(|link| (at, link)));
         }
@@ -214,9 +230,8 @@ impl<'a> Look<'a> {
             let stored = &rows[*at];
             if value.as_ref() != Some(&TableDescriptor::entry_value(&stored.key)) {
                 self.wrong.insert(fk.index_id);
-                let row = name_of(table, &stored.key);
-                self.report
-                    .find(&fk.name, format!("{row} has no link for {}", values_of(table, fk, &stored.row)));
+                let (row, values) = (name_of(table, &stored.key), values_of(table, fk, &stored.row));
+                self.report.find(Kind::Index, &fk.name, format!("{row} has no link for {values}"));
             }
         }
         Ok(wanted.len() as u64)
@@ -240,12 +255,15 @@ impl<'a> Look<'a> {
         let mut keys: Vec<Key> = asked.iter().map(|(_, key)| key.clone()).collect();
         keys.sort_unstable();
         keys.dedup();
-        let there = get(self.ctx, &keys, &parent.fences).await?;
-        if parent.seen.len() + keys.len() > SEEN_MAX {
-            parent.seen.clear();
+        let is_there = |key: &Key, value: Option<Value>| value.map(|_| key.clone());
+        let there = parent.points.read(self.ctx, &keys, &parent.fences, is_there).await?;
+        if parent.seen_bytes > SEEN_BYTES_MAX {
+            (parent.seen, parent.seen_bytes) = (HashSet::new(), 0);
         }
-        let there = keys.into_iter().zip(there).filter(|(_, value)| value.is_some());
-        parent.seen.extend(there.map(|(key, _)| key));
+        for key in there.into_iter().flatten() {
+            parent.seen_bytes += key.len() + SEEN_KEY_BYTES;
+            parent.seen.insert(key);
+        }
         debug_assert!(table.foreign_keys.iter().any(|known| known.name == fk.name));
         for (at, key) in asked {
             if !parent.seen.contains(&key) {
@@ -259,8 +277,8 @@ impl<'a> Look<'a> {
         let parent = self.ctx.catalog.image().table_by_id(fk.parent);
         let parent = parent.map_or("?", |parent| parent.name.as_str());
         let (row, values) = (name_of(self.table, &stored.key), values_of(self.table, fk, &stored.row));
-        self.report
-            .find(&fk.name, format!("{row} refers to {values}, which is not present in table \"{parent}\""));
+        let text = format!("{row} refers to {values}, which is not present in table \"{parent}\"");
+        self.report.find(Kind::Reference, &fk.name, text);
     }
 
     /// An index has so many entries as rows should have. Which are of no row is looked for only if not.
@@ -283,28 +301,33 @@ impl<'a> Look<'a> {
         if counted == expected && !self.wrong.contains(&index) {
             return Ok(());
         }
-        let projection = Projection::all(self.table, false);
+        let (projection, mut points) = (Projection::all(self.table, false), Points::new());
+        let leads = |key: &Key, value: Option<Value>| match value.map(|value| projection.decode(key, &value))
+        {
+            None => Leads::Nowhere,
+            Some(Err(_)) => Leads::Somewhere,
+            Some(Ok(row)) => Leads::To(of_row(key, &row)),
+        };
         let mut pages = Pages::of(range, self.fences.clone());
         while let Some(page) = pages.next(self.ctx).await? {
             for lot in page.chunks(ROWS_MAX) {
                 let keys: Vec<Key> =
                     lot.iter().map(|(_, value)| layout::row_of_entry(&self.table.prefix(), value)).collect();
-                let rows = get(self.ctx, &keys, &self.fences).await?;
-                for (((entry, _), key), value) in lot.iter().zip(&keys).zip(rows) {
-                    let row = value.as_ref().map(|value| projection.decode(key, value));
+                let rows = points.read(self.ctx, &keys, &self.fences, leads).await?;
+                for (((entry, _), key), leads) in lot.iter().zip(&keys).zip(rows) {
                     let of = name_of(self.table, key);
-                    let text = match row {
-                        None => format!("an entry leads to {of}, which is not there"),
-                        Some(Ok(row)) if of_row(key, &row).as_ref() != Some(entry) => {
+                    let text = match leads {
+                        Leads::Nowhere => format!("an entry leads to {of}, which is not there"),
+                        Leads::To(right) if right.as_ref() != Some(entry) => {
                             format!("{} leads to {of}, which has other values", name_of(self.table, entry))
                         }
                         // (A row that can't be read has been told of.)
-                        Some(_) => continue,
+                        Leads::To(_) | Leads::Somewhere => continue,
                     };
-                    self.report.find(name, text);
+                    self.report.find(Kind::Index, name, text);
                 }
             }
-            inspector.reading(&self.report, bytes_of(&page)).await?;
+            inspector.reading(&self.report, bytes_of(&page) + points.take_bytes()).await?;
         }
         Ok(())
     }

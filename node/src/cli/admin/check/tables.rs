@@ -4,11 +4,13 @@ use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use proto::consistency as pb;
+use proto::consistency::finding::Kind;
 use proto::consistency::inspect_answer::Step;
 use proto::consistency::inspection_client::InspectionClient;
 use serde_json::json;
 use storage::ids::Timestamp;
 use storage::seam::Seams;
+use tonic::{Code, Status};
 
 use crate::cli::admin::{channel_over, describe, rendered, table};
 use crate::exit::Failure;
@@ -57,7 +59,11 @@ impl Inspected {
 pub async fn inspect(tables: &[String], bytes_per_second: u64, host: &str) -> Result<Inspected, Failure> {
     let seams = Seams::real();
     let mut client = InspectionClient::new(channel_over(&seams, host).await?);
-    let failed = |status| describe(host, &status);
+    let failed = |status: Status| match status.code() {
+        // Not even the list of databases can be read.
+        Code::DataLoss => Failure::Differs(format!("the catalog: {}", status.message())),
+        _ => describe(host, &status),
+    };
     let request = pb::InspectRequest { bytes_per_second, tables: tables.to_vec() };
     let mut answers = client.inspect(request).await.map_err(failed)?.into_inner();
     let mut inspected = Inspected { at: Timestamp::ZERO, tables: Vec::new() };
@@ -128,6 +134,18 @@ fn state(table: &pb::TableReport) -> &'static str {
     }
 }
 
+fn kind(finding: &pb::Finding) -> &'static str {
+    match finding.kind() {
+        Kind::Row => "row",
+        Kind::Constraint => "constraint",
+        Kind::Duplicate => "duplicate",
+        Kind::Index => "index",
+        Kind::Reference => "reference",
+        Kind::Catalog => "catalog",
+        Kind::Unspecified => "unknown",
+    }
+}
+
 pub fn as_table(inspected: &Inspected) -> String {
     let mut out = table(&["TABLE", "ROWS", "ENTRIES", "CONSTRAINTS", "STATE", "CONSTRAINT", "DETAIL"]);
     for report in &inspected.tables {
@@ -149,7 +167,7 @@ pub fn as_table(inspected: &Inspected) -> String {
 }
 
 pub fn as_values(inspected: &Inspected) -> serde_json::Value {
-    let finding = |finding: &pb::Finding| json!({ "constraint": finding.constraint, "detail": finding.text });
+    let finding = |finding: &pb::Finding| json!({ "kind": kind(finding), "constraint": finding.constraint, "detail": finding.text });
     let tables = inspected.tables.iter().map(|table| {
         json!({
             "database": table.database,
