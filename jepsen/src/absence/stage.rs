@@ -1,10 +1,9 @@
 //! A round, from the first call to the last look.
 
 use std::path::Path;
-use std::pin::pin;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::bulk::{Bulk, Written};
 use super::load::{Finished, Load, Plan, served};
@@ -63,7 +62,7 @@ impl Stage<'_> {
         let sent_before = Sent::by(cluster, &survivors).await?;
         let returned = load.elapsed();
         let before = match interrupted {
-            true => self.interrupt(written.bytes() / MIDWAY).await?,
+            true => self.interrupt(id, written.bytes() / MIDWAY).await?,
             false => Arrived::default(),
         };
         let deadline = returned + options.limit;
@@ -128,17 +127,18 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Starts the node, and kills it again when so many bytes of snapshots have come to it. What had come is as of just before:
-    /// what came until it died isn't counted.
-    async fn interrupt(&self, bytes: u64) -> Result<Arrived> {
-        {
-            let mut midway = pin!(received(self.cluster, VICTIM, bytes, self.options.limit));
-            tokio::select! {
-                reached = &mut midway => reached?,
-                started = self.start() => {
-                    started?;
-                    midway.await?;
-                }
+    /// Starts the node (its id), and kills it again when so many bytes of snapshots have come to it. What had come is as of just
+    /// before: what came until it died isn't counted.
+    async fn interrupt(&self, id: u64, bytes: u64) -> Result<Arrived> {
+        let undisturbed = async {
+            self.start().await?;
+            caught_up(self.cluster, (VICTIM, id), Clock::start(), self.options.limit, self.tell).await
+        };
+        tokio::select! {
+            () = received(self.cluster, VICTIM, bytes) => {}
+            ended = undisturbed => {
+                ended?;
+                bail!("too little came as snapshots for the node to be killed in the midst of it: more has to be written");
             }
         }
         let arrived = Arrived::at(self.cluster, VICTIM).await?;
