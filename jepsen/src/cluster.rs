@@ -19,8 +19,6 @@ const SETTLE_PAUSE: Duration = Duration::from_millis(200);
 const ADMIN_TIMEOUT: Duration = Duration::from_millis(700);
 /// … if it has to do something for it.
 const OPERATE_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long the comparison of all replicas may take.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Nodes that may join while it runs, at most.
 const SPARES_MAX: usize = 3;
@@ -41,6 +39,17 @@ impl Present {
         }
         look(&mut present)
     }
+}
+
+/// What `flotilla admin check` came to.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// All of it.
+    pub said: Json,
+    /// What is wrong, or could not be looked at, in a line.
+    pub complaint: String,
+    /// Its exit status: 0 if all is as it should be, 7 if something could not be looked at, 8 if something is wrong.
+    pub status: Option<i32>,
 }
 
 /// A cluster and where it lives. Nodes are numbered from 1.
@@ -98,6 +107,11 @@ impl Cluster {
     /// Stops all nodes and deletes their data.
     pub async fn wipe(&self) -> Result<()> {
         self.script(&["wipe"]).await
+    }
+
+    /// Stops all nodes, whether they run or not; their data stay.
+    pub async fn down(&self) -> Result<()> {
+        self.script(&["down"]).await
     }
 
     /// `kill`, `start`, `stop`, `pause` or `resume` of some nodes, at the same time.
@@ -170,6 +184,11 @@ impl Cluster {
     /// Where a node listens for others.
     pub fn rpc_port(&self, node: usize) -> u16 {
         self.base_port.saturating_add(20 + node as u16)
+    }
+
+    /// Where a node answers HTTP.
+    pub fn http_port(&self, node: usize) -> u16 {
+        self.base_port.saturating_add(40 + node as u16)
     }
 
     /// Where the others think that it listens, if there are proxies.
@@ -249,17 +268,20 @@ impl Cluster {
         node.and_then(|node| node["id"].as_u64()).with_context(|| format!("node {number} is not known"))
     }
 
-    /// What `flotilla admin check` says of the replicas.
-    pub async fn check(&self) -> Result<Json> {
+    /// What `flotilla admin check` says, asked of one node after the other, each of which may take so long.
+    pub async fn check(&self, limit: Duration) -> Result<Check> {
         let mut last = String::new();
         for node in self.all() {
             let mut check = Command::new(self.binary()?);
             check.args(["admin", "check", "--json", "--host", &format!("127.0.0.1:{}", self.rpc_port(node))]);
             check.stdin(Stdio::null()).kill_on_drop(true);
-            match tokio::time::timeout(CHECK_TIMEOUT, check.output()).await {
+            match tokio::time::timeout(limit, check.output()).await {
                 // Whether or not they are equal, it prints what it has seen.
                 Ok(Ok(output)) if !output.stdout.is_empty() => {
-                    return serde_json::from_slice(&output.stdout).context("reading what admin check says");
+                    let said =
+                        serde_json::from_slice(&output.stdout).context("reading what admin check says")?;
+                    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                    return Ok(Check { said, complaint, status: output.status.code() });
                 }
                 Ok(Ok(output)) => last = String::from_utf8_lossy(&output.stderr).into_owned(),
                 Ok(Err(error)) => return Err(error).context("running admin check"),

@@ -1,6 +1,5 @@
 //! `jepsen gaps`: how long clients wait when a node fails.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -9,6 +8,8 @@ use jepsen::checker::Validity;
 use jepsen::cluster::Cluster;
 use jepsen::fault::disk;
 use jepsen::gaps::{self, KINDS, Kind};
+
+use crate::measurement::{Place, conduct};
 
 /// What is promised.
 const GAP_MAX: Duration = Duration::from_millis(1_500);
@@ -41,18 +42,8 @@ pub struct Gaps {
     /// Nodes
     #[arg(long, default_value_t = 3)]
     nodes: usize,
-    /// The first of the cluster's ports
-    #[arg(long, default_value_t = 26_000)]
-    base_port: u16,
-    /// Where the cluster lives
-    #[arg(long, default_value_os_t = std::env::temp_dir().join("jepsen-gaps"))]
-    out: PathBuf,
-    /// Writes the table here, too
-    #[arg(long)]
-    table: Option<PathBuf>,
-    /// The script that starts and breaks the cluster
-    #[arg(long, default_value_os_t = Cluster::default_script())]
-    cluster_script: PathBuf,
+    #[command(flatten)]
+    place: Place,
 }
 
 impl Gaps {
@@ -71,7 +62,7 @@ impl Gaps {
 
 /// Measures, prints, and says whether what is promised was kept.
 #[tokio::main]
-#[allow(clippy::print_stdout, reason = "the table is what the command is for")]
+#[allow(clippy::print_stdout, reason = "progress is for whoever watches")]
 pub async fn run(arguments: Gaps) -> Result<Validity> {
     let options = gaps::Options {
         kinds: arguments.kinds()?,
@@ -86,35 +77,15 @@ pub async fn run(arguments: Gaps) -> Result<Validity> {
         observe: arguments.observe,
         autogroup: arguments.autogroup,
     };
+    let folder = arguments.place.folder("gaps");
     let cluster = Cluster {
-        script: arguments.cluster_script.clone(),
-        binary: None,
-        preload: Some(disk::build(&arguments.out.join("interposer")).await?),
-        environment: Vec::new(),
-        settings: Vec::new(),
-        dir: arguments.out.join("cluster"),
-        base_port: arguments.base_port,
-        nodes: arguments.nodes,
-        present: Default::default(),
+        preload: Some(disk::build(&folder.join("interposer")).await?),
         proxies: true,
+        ..arguments.place.cluster(&folder, arguments.nodes)
     };
-    let measured = tokio::select! {
-        measured = gaps::measure(&options, &cluster, |trial| println!("{}", trial.line())) => measured,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
-    for node in cluster.all() {
-        // Best effort: they are for whoever wonders about a figure.
-        let _ = std::fs::copy(cluster.log(node), arguments.out.join(format!("node-{node}.log")));
-    }
-    let wiped =
-        if measured.is_ok() { cluster.wipe().await } else { cluster.each("kill", &cluster.all()).await };
-    let lines = measured?;
-    wiped?;
-    let table = gaps::markdown(&lines);
-    println!("\n{table}");
-    if let Some(path) = &arguments.table {
-        std::fs::write(path, &table).with_context(|| format!("writing {}", path.display()))?;
-    }
+    let measuring = gaps::measure(&options, &cluster, |trial| println!("{}", trial.line()));
+    let lines = conduct(&cluster, &folder, measuring, |_| true).await?;
+    arguments.place.show(&gaps::markdown(&lines))?;
     let kept = lines
         .iter()
         .flat_map(|line| &line.trials)

@@ -15,7 +15,8 @@
 //! - A *fault* ([`fault`]) is done to a cluster and undone; the network's through proxies of our own
 //!   ([`links`]), the disk's through a library that is loaded into the nodes ([`fault::disk`]).
 //! - A *run* ([`run`]) puts them together and leaves a folder with everything that is needed to understand it.
-//! - [`gaps`] measures one thing well: for how long clients get no answer when a node fails.
+//! - Measurements: for how long clients get no answer when a node fails ([`gaps`]), what groups without work cost
+//!   ([`quiet`]), how a node catches up that was away ([`absence`]).
 //!
 //! Nothing of this knows the product from inside: workloads and checkers could be pointed at PostgreSQL. [`sim`] does: it runs the
 //! product's own rooms, without SQL, in a simulated machine, where a seed does the same thing again.
@@ -25,12 +26,14 @@
 //!
 //! Start at [`run::run`], or at [`sim`].
 
+pub mod absence;
 pub mod checker;
 pub mod cluster;
 pub mod fault;
 pub mod gaps;
 pub mod history;
 pub mod links;
+mod observe;
 pub mod quiet;
 pub mod report;
 pub mod run;

@@ -1,11 +1,13 @@
-//! The command line: `jepsen run`, `jepsen sim`, `jepsen gaps`, `jepsen check`, `jepsen list`.
+//! The command line: `jepsen run`, `jepsen sim`, `jepsen gaps`, `jepsen idle`, `jepsen catchup`, `jepsen check`, `jepsen list`.
 //!
 //! Exit status: 0 if every checker is satisfied, 1 if one found an anomaly, 2 if the verdict is unknown or the harness failed.
 
 mod campaign;
+mod catchup;
 mod failover;
 mod idle;
 mod interpose;
+mod measurement;
 mod simulator;
 
 use std::path::PathBuf;
@@ -36,6 +38,8 @@ enum Command {
     Gaps(failover::Gaps),
     /// Measure what groups cost that have no work
     Idle(idle::Idle),
+    /// Measure how a node catches up that was away while others wrote
+    Catchup(catchup::Catchup),
     /// Check a history that was written before, by this or by Jepsen
     Check {
         /// An EDN file, or JSON (an array, or one operation a line) if it ends in .json
@@ -149,6 +153,7 @@ fn main() -> ExitCode {
         Command::Sim(arguments) => simulator::run(&arguments),
         Command::Gaps(arguments) => failover::run(arguments),
         Command::Idle(arguments) => idle::run(arguments),
+        Command::Catchup(arguments) => catchup::run(arguments),
         Command::Check { history, checker, json } => check(&history, &checker, json),
         Command::List => {
             list();

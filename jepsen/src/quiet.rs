@@ -10,11 +10,11 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::cluster::Cluster;
-use crate::run::sleep;
+use crate::observe::{Metrics, kilobytes, process};
+use crate::run::{open, sleep};
 
 /// As many as a table may have.
 const SHARDS_PER_TABLE: usize = 256;
@@ -181,15 +181,8 @@ fn spread(
     add(format!("{what}, slowest"), at(1.0), unit, None);
 }
 
-#[allow(clippy::disallowed_methods, reason = "a client of real processes")]
 async fn connect(cluster: &Cluster, node: usize) -> Result<Client> {
-    let url = cluster.urls().swap_remove(node - 1);
-    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.context("connecting")?;
-    tokio::spawn(async {
-        // Whoever uses the client is told.
-        let _ = connection.await;
-    });
-    Ok(client)
+    open(&cluster.url(node), LIMIT).await.context("connecting")
 }
 
 /// One row, in milliseconds. Keys are hashed, so each goes to another shard.
@@ -205,21 +198,11 @@ fn now() -> Instant {
     Instant::now()
 }
 
-async fn process(cluster: &Cluster, node: usize) -> Result<String> {
-    let path = cluster.pid_file(node);
-    let pid = tokio::fs::read_to_string(&path).await.with_context(|| path.display().to_string())?;
-    Ok(pid.trim().to_owned())
-}
-
 /// Resident kilobytes of each node.
 async fn memory(cluster: &Cluster) -> Result<Vec<f64>> {
     let mut all = Vec::new();
     for node in cluster.all() {
-        let path = format!("/proc/{}/status", process(cluster, node).await?);
-        let status = tokio::fs::read_to_string(path).await?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes = line.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?;
-        all.push(kilobytes.parse()?);
+        all.push(kilobytes(cluster, node, "VmRSS").await?);
     }
     Ok(all)
 }
@@ -259,11 +242,6 @@ async fn rested(cluster: &Cluster, nodes: &[usize], awake_max: f64) -> Result<()
 
 /// How many groups are awake on a node, as its `/metrics` say.
 async fn awake(cluster: &Cluster, node: usize) -> Result<f64> {
-    let address = ("127.0.0.1", cluster.base_port + 40 + node as u16);
-    let mut stream = tokio::net::TcpStream::connect(address).await?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    let line = answer.lines().find_map(|line| line.strip_prefix("flotilla_raft_groups_awake "));
-    line.context("no flotilla_raft_groups_awake")?.trim().parse().context("a number")
+    const AWAKE: &str = "flotilla_raft_groups_awake";
+    Metrics::of(cluster, node).await?.value(AWAKE, "").with_context(|| format!("no {AWAKE}"))
 }

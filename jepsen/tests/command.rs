@@ -3,8 +3,12 @@
 use std::process::{Command, Output};
 
 fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    jepsen("run", arguments)
+}
+
+fn jepsen(subcommand: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen"));
-    let output: Output = command.arg("run").args(arguments).output().expect("jepsen runs");
+    let output: Output = command.arg(subcommand).args(arguments).output().expect("jepsen runs");
     let said =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.code(), said)
@@ -31,5 +35,26 @@ fn what_does_not_exist_is_refused() {
         let (status, said) = run(&arguments);
         assert_eq!(status, Some(2), "{said}");
         assert!(said.contains("no-such-"), "{said}");
+    }
+}
+
+#[test]
+fn measurements_say_what_they_take() {
+    for subcommand in ["gaps", "idle", "catchup"] {
+        let (status, said) = jepsen(subcommand, &["--help"]);
+        assert_eq!(status, Some(0), "{said}");
+        assert!(said.starts_with("Measure "), "{said}");
+        for option in ["--base-port", "--out", "--table", "--cluster-script"] {
+            assert!(said.contains(option), "{subcommand} has no {option}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_measurement_refuses_what_it_does_not_understand() {
+    for arguments in [["--bytes", "1 heap"], ["--snapshot-rate", "0"], ["--clients", "1"]] {
+        let (status, said) = jepsen("catchup", &arguments);
+        assert_eq!(status, Some(2), "{said}");
+        assert!(said.contains(arguments[0]), "{said}");
     }
 }

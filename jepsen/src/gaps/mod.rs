@@ -23,6 +23,8 @@ use crate::links::Links;
 use crate::run::sleep;
 use probe::Probes;
 
+pub(crate) use probe::longest;
+pub(crate) use table::percentile;
 pub use table::{Line, Trial, markdown};
 
 /// The meta-group's number.

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use parking_lot::Mutex;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::history::Clock;
-use crate::run::sleep;
+use crate::run::{open, sleep};
 
 /// Statements of one kind on one shard that may hang.
 const SLOTS: usize = 24;
@@ -46,7 +46,7 @@ pub(super) struct Probes {
 
 /// Makes a table for each shard.
 pub(super) async fn make_tables(urls: &[String], shards: usize) -> Result<()> {
-    let client = connect(&urls[0]).await?;
+    let client = open(&urls[0], CONNECT_TIMEOUT).await?;
     for shard in 0..shards {
         let rows: Vec<String> = (0..SLOTS).map(|slot| format!("({slot}, 0)")).collect();
         let sql = [
@@ -75,7 +75,7 @@ impl Probes {
         let mut series = Vec::new();
         for n in 0..2 * shards {
             let (shard, writes) = (n / 2, n % 2 == 1);
-            let connecting = (0..SLOTS).map(|slot| connect(&urls[slot % urls.len()]));
+            let connecting = (0..SLOTS).map(|slot| open(&urls[slot % urls.len()], CONNECT_TIMEOUT));
             let clients = futures::future::try_join_all(connecting).await?;
             let one = Arc::new(Series { writes, successes: Mutex::default() });
             series.push(one.clone());
@@ -103,7 +103,7 @@ impl Probes {
 }
 
 /// The longest time between two successes, of which the later one is after `from`.
-fn longest(successes: &[Duration], from: Duration, to: Duration) -> Duration {
+pub(crate) fn longest(successes: &[Duration], from: Duration, to: Duration) -> Duration {
     let mut sorted: Vec<Duration> = successes.iter().copied().filter(|at| *at < to).collect();
     sorted.sort_unstable();
     let first = sorted.partition_point(|at| *at < from);
@@ -146,17 +146,6 @@ async fn issue(
             let _ = free.try_send((slot, client));
         });
     }
-}
-
-async fn connect(url: &str) -> Result<Client> {
-    let config: tokio_postgres::Config = url.parse().context("a node's URL")?;
-    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls));
-    let (client, connection) = connecting.await.context("no answer in time")??;
-    spawn(async move {
-        // An error of the connection is an error of the statements on it.
-        let _ = connection.await;
-    });
-    Ok(client)
 }
 
 #[allow(clippy::disallowed_methods, reason = "a client's task: no simulator runs the harness")]

@@ -51,10 +51,10 @@ pub struct Line {
     pub trials: Vec<Trial>,
 }
 
-/// The value that a share of all, in per cent, does not exceed.
-fn percentile(sorted: &[Duration], percent: usize) -> u128 {
+/// The value that a share of all, in per cent, does not exceed; of none, zero.
+pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).map_or(0, Duration::as_millis)
+    sorted.get(rank - 1).copied().unwrap_or_default()
 }
 
 /// All lines.
@@ -76,9 +76,9 @@ pub fn markdown(lines: &[Line]) -> String {
             line.kind,
             if line.meta { "the meta-group, too" } else { "the shards" },
             gaps.len(),
-            percentile(&gaps, 50),
-            percentile(&gaps, 99),
-            percentile(&gaps, 100),
+            percentile(&gaps, 50).as_millis(),
+            percentile(&gaps, 99).as_millis(),
+            percentile(&gaps, 100).as_millis(),
             most(|trial| trial.reads),
             most(|trial| trial.writes),
         );
@@ -93,7 +93,8 @@ mod tests {
     #[test]
     fn percentiles_are_values_that_occurred() {
         let sorted: Vec<Duration> = (1..=20).map(Duration::from_millis).collect();
-        assert_eq!([50, 99, 100].map(|percent| percentile(&sorted, percent)), [10, 20, 20]);
-        assert_eq!(percentile(&[], 50), 0);
+        let found = [50, 99, 100].map(|percent| percentile(&sorted, percent).as_millis());
+        assert_eq!(found, [10, 20, 20]);
+        assert_eq!(percentile(&[], 50), Duration::ZERO);
     }
 }

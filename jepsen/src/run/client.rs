@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use futures::future::join_all;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio_postgres::NoTls;
+use tokio_postgres::{Client, NoTls};
 
 use super::sleep;
 use crate::history::{FINAL_READ, Kind, LAST_PROCESS, Recorder, Value};
@@ -196,15 +196,20 @@ async fn work(clients: &Clients, worker: u64, recorder: &Recorder, time: Duratio
 }
 
 pub(crate) async fn connect(url: &str, extended: bool) -> Result<Session> {
+    Ok(Session::new(open(url, CONNECT_TIMEOUT).await?, extended))
+}
+
+/// The bare connection, if it comes about within the time.
+pub(crate) async fn open(url: &str, limit: Duration) -> Result<Client> {
     let mut config: tokio_postgres::Config = url.parse().context("a node's URL")?;
-    config.connect_timeout(CONNECT_TIMEOUT);
+    config.connect_timeout(limit);
     // The timeout of the configuration is that of TCP; a paused node still accepts, and doesn't answer.
     let (client, connection) =
-        tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls)).await.context("no answer in time")??;
+        tokio::time::timeout(limit, config.connect(NoTls)).await.context("no answer in time")??;
     #[allow(clippy::disallowed_methods, reason = "a client's task: no simulator runs the harness")]
     tokio::spawn(async move {
         // An error of the connection is an error of the statements on it.
         let _ = connection.await;
     });
-    Ok(Session::new(client, extended))
+    Ok(client)
 }

@@ -27,8 +27,8 @@ use crate::history::{Clock, History, Kind, Process, Recorder, Tally};
 use crate::links::Links;
 use crate::{report, workload};
 
-pub(crate) use client::connect;
 pub use client::{Clients, drive};
+pub(crate) use client::{connect, open};
 
 /// How a workload is run.
 #[derive(Clone, Debug)]

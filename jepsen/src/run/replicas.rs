@@ -12,6 +12,8 @@ use crate::cluster::Cluster;
 /// A node that has just come back catches up first; one that never will is not waited for long.
 const PATIENCE: Duration = Duration::from_secs(25);
 const PAUSE: Duration = Duration::from_millis(1_500);
+/// How long the comparison of all replicas may take.
+const CHECK_LIMIT: Duration = Duration::from_secs(180);
 
 /// Compares all replicas of all groups, the meta-group's too.
 pub(super) async fn compare(cluster: &Cluster) -> Verdict {
@@ -22,8 +24,8 @@ pub(super) async fn compare(cluster: &Cluster) -> Verdict {
         if !last.is_empty() {
             sleep(PAUSE).await;
         }
-        let said = match cluster.check().await {
-            Ok(said) => said,
+        let said = match cluster.check(CHECK_LIMIT).await {
+            Ok(check) => check.said,
             Err(error) => {
                 last = format!("{error:#}");
                 continue;
