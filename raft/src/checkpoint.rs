@@ -18,7 +18,7 @@ pub(crate) async fn run(multi: Weak<MultiRaft>, seams: storage::seam::Seams) {
     let mut last = seams.clock.now();
     let mut appended = 0;
     loop {
-        seams.sleep(LOOK_EVERY).await;
+        seams.beat(LOOK_EVERY).await;
         let Some(multi) = multi.upgrade() else { return };
         if multi.is_stopping() {
             return;

@@ -518,7 +518,7 @@ impl Group {
 /// Lays to rest what has no work, and wakes who owes entries to nodes that answer again; until the node stops.
 pub(crate) async fn run(multi: Weak<MultiRaft>, seams: Seams) {
     loop {
-        seams.sleep(LOOK_EVERY).await;
+        seams.beat(LOOK_EVERY).await;
         let Some(multi) = multi.upgrade() else { return };
         if multi.is_stopping() {
             return;

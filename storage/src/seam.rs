@@ -52,7 +52,8 @@ pub trait Network: Send + Sync + 'static {
     fn connect(&self, address: String) -> Connecting;
 }
 
-/// The moments at which a node looks after itself, [`Beat::EVERY`] apart: tasks that wait for the same one cost it one waking together.
+/// The moments at which a node looks after itself, [`Beat::EVERY`] apart: tasks that wait for the same one cost it one waking
+/// together.
 ///
 /// Two nodes that start at the same moment do not beat together.
 #[derive(Clone)]
