@@ -89,7 +89,7 @@ impl Leftovers {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.seams.sleep(LOOK_EVERY) => {}
+                () = self.seams.beat(LOOK_EVERY) => {}
             }
             for group in self.multi.groups() {
                 if group.leads().is_some() || group.unheard_for() < UNHEARD_MIN || self.rests_in_order(&group)

@@ -119,7 +119,7 @@ impl Reporter {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.seams.sleep(LOOK_EVERY) => {}
+                () = self.seams.beat(LOOK_EVERY) => {}
             }
         }
     }

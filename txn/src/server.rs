@@ -286,7 +286,7 @@ async fn follow_members(server: std::sync::Weak<ShardServer>) {
         server.bury().await;
         let seams = server.seams.clone();
         drop(server);
-        seams.sleep(MEMBERS_EVERY).await;
+        seams.beat(MEMBERS_EVERY).await;
     }
 }
 
@@ -327,7 +327,7 @@ async fn sweep_locks(server: std::sync::Weak<ShardServer>) {
         }
         let seams = server.seams.clone();
         drop(server);
-        seams.sleep(LOCK_SWEEP_EVERY).await;
+        seams.beat(LOCK_SWEEP_EVERY).await;
     }
 }
 

@@ -68,7 +68,7 @@ pub async fn watch(
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = seams.sleep(if reason.is_some() { PROBE_NOT_READY } else { PROBE_READY }) => {}
+            () = seams.beat(if reason.is_some() { PROBE_NOT_READY } else { PROBE_READY }) => {}
         }
     }
 }
