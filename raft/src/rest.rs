@@ -263,8 +263,9 @@ impl Group {
         self.rest.touch();
     }
 
-    /// Nobody has asked for the group: it was woken to be led by another member, and is to be laid to rest as soon as it is.
-    pub(crate) fn hurry_to_rest(&self) {
+    /// Nobody needs the group: it was woken to be led by another member, or for something that is done. It is laid to rest as soon as it
+    /// can be, unless somebody asks for it from now on.
+    pub fn hurry_to_rest(&self) {
         self.rest.hurry();
     }
 

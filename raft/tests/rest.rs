@@ -16,8 +16,12 @@ const SOON: Duration = Duration::from_millis(500);
 const LIMIT: Duration = Duration::from_secs(5);
 
 async fn three() -> Cluster {
+    three_that_rest_after(SOON).await
+}
+
+async fn three_that_rest_after(rest_after: Duration) -> Cluster {
     let mut cluster = Cluster::new();
-    cluster.options.rest_after = SOON;
+    cluster.options.rest_after = rest_after;
     for node in ALL {
         cluster.start(node).await;
     }
@@ -68,6 +72,18 @@ async fn a_group_without_work_rests_and_wakes_for_work() {
     cluster.converge(&ALL).await;
     assert!(ALL.iter().all(|node| cluster.get(*node, "a").as_deref() == Some("2")));
     cluster.at_rest(&ALL).await;
+}
+
+/// It was woken for something that is done. (A comparison of its replicas, once a day for each of ten thousand groups.)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_is_needed_no_more_rests_before_its_time() {
+    let cluster = three_that_rest_after(Duration::from_secs(3600)).await;
+    cluster.put("a", "1").await;
+    cluster.converge(&ALL).await;
+    let (leader, _) = cluster.leader().await;
+    cluster.group(leader).hurry_to_rest();
+    cluster.at_rest(&ALL).await;
+    assert_eq!(cluster.home(&ALL), leader);
 }
 
 /// The others do not take the lead from a home that lives.

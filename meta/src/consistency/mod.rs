@@ -17,6 +17,9 @@
 //!
 //! Operators ask for it, and [`periodic`] does it by itself, and replaces what differs.
 //!
+//! A group at rest wakes for it, and rests again as soon as the entry is in: its rows are read from a view, which needs no leader.
+//! (There may be ten thousand, each of which would otherwise stay awake until it counts as unused.)
+//!
 //! What it can't see: a write that all replicas lack. (Where that breaks a constraint or an index, the service `Inspection` does, which
 //! looks at tables; it lives with SQL.)
 
@@ -124,6 +127,7 @@ impl service::Consistency for Consistency {
         request: Request<pb::AdvanceRequest>,
     ) -> Result<Response<pb::AdvanceResponse>, Status> {
         let request = request.into_inner();
+        let rested = self.multi.group(GroupId(request.group)).is_some_and(|group| group.rests());
         let group = self.group(&request.cluster_id, request.group).await?;
         if group.leads().is_none() {
             return Err(Status::unavailable(format!("{} is not led here", group.id())));
@@ -131,6 +135,9 @@ impl service::Consistency for Consistency {
         let advanced = group.advance(LogIndex(request.index)).await;
         advanced.map_err(|error| Status::unavailable(error.to_string()))?;
         let status = group.status();
+        if request.rest_again {
+            group.hurry_to_rest();
+        }
         let replica = |(replica, node, learner): (_, _, bool)| {
             let (replica, node): (&storage::ids::ReplicaId, &storage::ids::NodeId) = (replica, node);
             Replica { replica: replica.0, node: node.0, learner }
@@ -140,6 +147,7 @@ impl service::Consistency for Consistency {
         Ok(Response::new(pb::AdvanceResponse {
             last: status.last.map_or(0, |last| last.0),
             replicas: voters.chain(learners).map(replica).collect(),
+            rested,
         }))
     }
 
