@@ -47,7 +47,7 @@ impl Soft {
             led.insert(id);
             self.between_leaders.remove(&id);
             news |= known.is_none_or(|k| k.by != node || !same_members(&k.report, &report));
-            leaders_changed |= known.is_none_or(|k| k.by != node || k.report.term != report.term);
+            leaders_changed |= known.is_none_or(|k| k.by != node);
             let since = known.filter(|k| k.report.term == report.term).map_or(now, |k| k.since);
             let silent = report.replicas.iter().filter(|r| !r.reachable).map(|r| ReplicaId(r.replica));
             let earlier = |r: &ReplicaId| known.and_then(|k| k.silent_since.get(r)).copied();
@@ -190,6 +190,20 @@ mod tests {
         world.report(A, &[], Resting::Sent(10));
         assert_eq!(world.known(), [(3, B, 4)]);
         assert!(world.soft.between_leaders.contains_key(&GroupId(2)));
+    }
+
+    #[test]
+    fn a_group_that_wakes_where_it_rested_is_no_news_of_leaders() {
+        let mut world = World::new();
+        world.report(A, &[at_rest(1, 5), at_rest(2, 3)], Resting::Sent(7));
+        let version = world.soft.leaders_version;
+        world.report(A, &[awake(1, 6), at_rest(2, 3)], Resting::Sent(8));
+        world.report(A, &[at_rest(1, 6), at_rest(2, 3)], Resting::Sent(9));
+        assert_eq!(world.soft.leaders_version, version, "it is led where it was");
+        world.report(B, &[awake(1, 7)], Resting::Sent(0));
+        assert_eq!(world.soft.leaders_version, version + 1);
+        world.report(B, &[], Resting::Sent(0));
+        assert_eq!(world.soft.leaders_version, version + 2, "nobody is known to lead it");
     }
 
     #[test]

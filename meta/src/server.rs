@@ -50,7 +50,7 @@ pub(crate) struct Soft {
     pub(crate) confirmed: HashMap<NodeId, Instant>,
     /// The groups that a node led by its last report, but for those at rest.
     pub(crate) awake: HashMap<NodeId, Vec<GroupId>>,
-    /// Changes with who leads what.
+    /// Changes with who leads what. Not with the term: a group at rest that wakes where it has its home is led where it was.
     pub(crate) leaders_version: u64,
     /// Groups whose leader stopped leading, and whose next one has not reported yet: since when.
     pub(crate) between_leaders: HashMap<GroupId, Instant>,
