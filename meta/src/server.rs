@@ -260,7 +260,7 @@ impl MetaServer {
     }
 
     /// A heartbeat.
-    pub async fn report(&self, request: pb::ReportRequest) -> Result<pb::ReportResponse, Error> {
+    pub async fn report(&self, mut request: pb::ReportRequest) -> Result<pb::ReportResponse, Error> {
         self.lead()?;
         let node = NodeId(request.node);
         let (known, moved, changed) = self.replica.read(|state| {
@@ -285,14 +285,11 @@ impl MetaServer {
             self.propose(Command::UpdateNode(command)).await?;
         }
         self.publish(changed).await?;
+        let resting = Resting::of(&mut request);
         let facts = request.facts.unwrap_or_default();
         let news = self.with_soft(|soft, now| {
             // Who was not heard of before is only now known well enough to be given anything.
             let new = soft.facts.insert(node, facts).is_none();
-            let resting = match request.with_resting {
-                true => Resting::Sent(request.resting_digest),
-                false => Resting::Known(request.resting_digest),
-            };
             soft.take_report(node, now, request.groups, resting) || new
         })?;
         if let Some(members) = self.changed_members() {
