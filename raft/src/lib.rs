@@ -108,6 +108,7 @@ pub mod recover;
 mod removal;
 pub mod rest;
 mod runtime;
+mod served;
 mod snapshot;
 mod spool;
 mod stall;

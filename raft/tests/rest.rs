@@ -222,6 +222,23 @@ async fn replicas_at_rest_know_that_nobody_has_been_elected() {
     assert!(!cluster.group(others[0]).is_unled().await);
 }
 
+/// Whoever only wants to know whether it would serve needn't ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_a_group_would_serve_is_known_without_waking_it() {
+    let (mut cluster, home) = three_at_rest().await;
+    for node in ALL {
+        eventually("it would serve", || cluster.group(node).seems_served()).await;
+        assert!(cluster.group(node).rests(), "node {node} was woken");
+    }
+    put_at(&cluster, home, "a", "2").await;
+    eventually("it serves", || ALL.iter().all(|node| cluster.group(*node).seems_served())).await;
+    let others: Vec<u64> = ALL.into_iter().filter(|node| *node != home).collect();
+    for node in others {
+        cluster.kill(node).await;
+    }
+    eventually("one of three is no majority", || !cluster.group(home).seems_served()).await;
+}
+
 /// A replica that a restart has made forget who laid it to rest vouches for nobody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_restart_nothing_is_known_of_who_has_led() {

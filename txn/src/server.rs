@@ -170,6 +170,13 @@ impl ShardServer {
         group.is_some_and(|group| group.status().serves().is_some())
     }
 
+    /// Whether requests to the shard would be answered, as far as this node knows without asking anybody.
+    pub(crate) fn seems_served(&self, group: GroupId) -> bool {
+        let serves = |shard: Arc<Shard>| shard.frozen().is_none() && !shard.is_absorbed();
+        self.registry.get(group).is_some_and(serves)
+            && self.multi.group(group).is_some_and(|group| group.seems_served())
+    }
+
     /// Waits while the shard is frozen. Whether it serves; otherwise whoever asked has to look for its keys elsewhere.
     async fn outlast_merge(&self, shard: &Shard, timeout_ms: u32) -> bool {
         if shard.frozen().is_some() {
