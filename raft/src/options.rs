@@ -37,6 +37,8 @@ pub struct RaftOptions {
     pub disk_stall: Duration,
     /// How often the state is flushed and the log cut.
     pub checkpoint_interval: Duration,
+    /// … while next to nothing is appended. (If this is shorter, it doesn't count.)
+    pub checkpoint_quiet_interval: Duration,
     /// … or earlier, when so much was appended.
     pub checkpoint_bytes: u64,
     /// Entries kept in the log though they are flushed, so that a replica that was away needs no snapshot.
@@ -69,6 +71,7 @@ impl Default for RaftOptions {
             queue_bytes_max: 128 << 20,
             disk_stall: Duration::from_millis(1_000),
             checkpoint_interval: Duration::from_secs(10),
+            checkpoint_quiet_interval: Duration::from_secs(60),
             checkpoint_bytes: 64 << 20,
             keep_entries: 10_000,
             keep_bytes: 64 << 20,
