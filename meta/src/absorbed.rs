@@ -53,7 +53,7 @@ pub async fn run(
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = seams.sleep(LOOK_EVERY) => {}
+            () = seams.beat(LOOK_EVERY) => {}
         }
         round += 1;
         let awake = multi.awake().into_iter().filter_map(|group| shards.registry().get(group.id()));

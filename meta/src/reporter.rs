@@ -2,7 +2,8 @@
 //!
 //! What it has to say of its groups at rest is kept (`at_rest.rs`), since there may be thousands of which nothing changes. It is made
 //! anew for a group that has woken or was laid to rest, and for all when other nodes answer than before; beyond that nothing about a
-//! group at rest can change, for whatever changes it is applied by a group that is awake.
+//! group at rest can change, for whatever changes it is applied by a group that is awake. A report holds what has changed since the
+//! last one, or everything if the leader, which may be another, does not know what came before.
 
 mod at_rest;
 
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 use txn::ShardDescriptor;
 
-use self::at_rest::AtRest;
+use self::at_rest::{AtRest, Say};
 use crate::meter::Meter;
 use crate::{Error, MetaClient};
 
@@ -69,8 +70,8 @@ impl Reporter {
         let mut last_shape = Vec::new();
         let mut meter = Meter::default();
         let mut resting = AtRest::default();
-        // What rests and is known to the leader.
-        let mut known_digest = None;
+        // What what rests came to when the leader heard of it last.
+        let mut known = None;
         loop {
             self.multi.set_snapshot_rate(self.client.snapshot_rate());
             self.multi.set_quorum_reads(self.client.quorum_reads());
@@ -82,11 +83,14 @@ impl Reporter {
             if due || shape != last_shape {
                 self.follow_rest(&mut resting, now);
                 meter.measure(&*self.local, now, &mut groups);
-                let with_resting = known_digest != Some(resting.digest());
-                if with_resting {
-                    resting.measure(&*self.local, now);
-                    groups.extend(resting.reports().cloned());
-                }
+                let say = resting.say(known, &*self.local, now);
+                let with_resting = matches!(say, Say::All(_));
+                let (resting_since, at_rest, resting_gone) = match say {
+                    Say::Nothing => (None, Vec::new(), Vec::new()),
+                    Say::Changes { since, reports, gone } => (Some(since), reports, gone),
+                    Say::All(reports) => (None, reports, Vec::new()),
+                };
+                groups.extend(at_rest);
                 let request = pb::ReportRequest {
                     cluster_id: self.cluster_id.to_be_bytes().to_vec().into(),
                     node: self.node.0,
@@ -95,6 +99,8 @@ impl Reporter {
                     facts: Some(self.local.facts()),
                     resting_digest: resting.digest(),
                     with_resting,
+                    resting_since,
+                    resting_gone,
                     // The client fills in what it knows itself.
                     ..Default::default()
                 };
@@ -105,7 +111,10 @@ impl Reporter {
                 match outcome {
                     // While there is work, every look is a report.
                     Ok(wanted) => {
-                        known_digest = (!wanted.resting).then_some(resting.digest());
+                        known = (!wanted.resting).then_some(resting.digest());
+                        if known.is_some() {
+                            resting.said();
+                        }
                         last_sent = (!wanted.soon && !wanted.resting).then_some(now);
                         last_shape = shape;
                     }
@@ -119,7 +128,7 @@ impl Reporter {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.seams.sleep(LOOK_EVERY) => {}
+                () = self.seams.beat(LOOK_EVERY) => {}
             }
         }
     }

@@ -1,8 +1,8 @@
 //! What the meta-group's leader makes of the nodes' reports.
 //!
 //! A node tells of each group that it leads, once a second. Of groups at rest there may be thousands, and nothing new of any of
-//! them: they are in a report only when something has changed; otherwise it says what they come to (a digest), and
-//! whoever has nothing that comes to the same asks for them. A report that says nothing new of them costs nothing for each of them
+//! them: a report says what they come to (a digest), and which have changed since they came to what it said before; and
+//! whoever has nothing that came to that asks for all of them. A report that says nothing new of them costs nothing for each of them
 //! here, either: that they are as they were is noted once for the node ([`Reported::said_at`]), and what it leads no more is looked
 //! for among those that it led awake.
 
@@ -16,12 +16,28 @@ use storage::seam::Seams;
 use crate::server::{DEAD_AFTER, Reported, Soft};
 
 /// What a report says of the groups at rest on its node.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Resting {
     /// They are in it, and come to this.
     Sent(u64),
     /// They are what they were when they came to this.
     Known(u64),
+    /// What has changed since they came to `since` is in it; now they come to `digest`, and `gone` are not among them any more.
+    Changed { since: u64, digest: u64, gone: Vec<u64> },
+}
+
+impl Resting {
+    /// What a request says.
+    pub fn of(request: &mut pb::ReportRequest) -> Self {
+        let digest = request.resting_digest;
+        match request.resting_since {
+            _ if request.with_resting => Resting::Sent(digest),
+            None => Resting::Known(digest),
+            Some(since) => {
+                Resting::Changed { since, digest, gone: std::mem::take(&mut request.resting_gone) }
+            }
+        }
+    }
 }
 
 impl Soft {
@@ -38,8 +54,19 @@ impl Soft {
         let mut news = !was_alive;
         let mut led = HashSet::new();
         let mut leaders_changed = false;
+        // Changes to something that is not known here say nothing, least of all what comes late: all is asked for instead.
+        let known_digest = self.resting.get(&node).copied();
+        let follows = match &resting {
+            Resting::Sent(_) | Resting::Known(_) => true,
+            Resting::Changed { since, .. } => known_digest == Some(*since),
+        };
         for report in groups {
             let id = GroupId(report.group);
+            if report.rests && !follows {
+                // Not lost, at any rate.
+                led.insert(id);
+                continue;
+            }
             let known = self.groups.get(&id);
             if known.is_some_and(|k| k.report.term > report.term) {
                 continue;
@@ -47,7 +74,7 @@ impl Soft {
             led.insert(id);
             self.between_leaders.remove(&id);
             news |= known.is_none_or(|k| k.by != node || !same_members(&k.report, &report));
-            leaders_changed |= known.is_none_or(|k| k.by != node || k.report.term != report.term);
+            leaders_changed |= known.is_none_or(|k| k.by != node);
             let since = known.filter(|k| k.report.term == report.term).map_or(now, |k| k.since);
             let silent = report.replicas.iter().filter(|r| !r.reachable).map(|r| ReplicaId(r.replica));
             let earlier = |r: &ReplicaId| known.and_then(|k| k.silent_since.get(r)).copied();
@@ -56,22 +83,29 @@ impl Soft {
             self.groups.insert(id, Reported { by: node, since, at: now, report, silent_since });
         }
         // What rests is not told of each time. If it has changed, the next report tells of it.
-        let told = matches!(resting, Resting::Sent(_));
-        let (Resting::Sent(digest) | Resting::Known(digest)) = resting;
-        if told {
+        let digest = match &resting {
+            Resting::Sent(digest) | Resting::Known(digest) | Resting::Changed { digest, .. } => *digest,
+        };
+        if follows && !matches!(resting, Resting::Known(_)) {
             self.resting.insert(node, digest);
         }
         if self.resting.get(&node) == Some(&digest) {
             self.confirmed.insert(node, now);
         }
         // What the node led and no longer does has no known leader until somebody says so.
-        let is_lost = |id: &GroupId| {
-            let known = self.groups.get(id).filter(|known| known.by == node);
-            !led.contains(id) && known.is_some_and(|known| told || !known.report.rests)
+        let is_lost = |id: &GroupId, rests: Option<bool>| {
+            let known = self.groups.get(id).filter(|known| known.by == node && !led.contains(id));
+            known.is_some_and(|known| rests.is_none_or(|rests| known.report.rests == rests))
         };
-        let lost: Vec<GroupId> = match told {
-            true => self.groups.keys().copied().filter(is_lost).collect(),
-            false => self.awake.get(&node).into_iter().flatten().copied().filter(is_lost).collect(),
+        let awake =
+            self.awake.get(&node).into_iter().flatten().copied().filter(|id| is_lost(id, Some(false)));
+        let lost: Vec<GroupId> = match &resting {
+            Resting::Sent(_) => self.groups.keys().copied().filter(|id| is_lost(id, None)).collect(),
+            Resting::Changed { gone, .. } if follows => {
+                let gone = gone.iter().map(|group| GroupId(*group)).filter(|id| is_lost(id, Some(true)));
+                awake.chain(gone).collect()
+            }
+            Resting::Known(_) | Resting::Changed { .. } => awake.collect(),
         };
         let is_awake = |id: &GroupId| self.groups.get(id).is_some_and(|known| !known.report.rests);
         let awake = led.iter().copied().filter(is_awake).collect();
@@ -190,6 +224,54 @@ mod tests {
         world.report(A, &[], Resting::Sent(10));
         assert_eq!(world.known(), [(3, B, 4)]);
         assert!(world.soft.between_leaders.contains_key(&GroupId(2)));
+    }
+
+    fn changed(since: u64, digest: u64, gone: &[u64]) -> Resting {
+        Resting::Changed { since, digest, gone: gone.to_vec() }
+    }
+
+    #[test]
+    fn what_has_changed_of_what_rests_is_enough() {
+        let mut world = World::new();
+        world.report(A, &[at_rest(1, 3), at_rest(2, 3), at_rest(3, 3), awake(4, 5)], Resting::Sent(7));
+        // One wakes, one goes to rest, one rests there no more, and of one there is nothing to say.
+        world.report(A, &[awake(1, 4), at_rest(4, 5)], changed(7, 8, &[1, 2]));
+        assert_eq!(world.known(), [(1, A, 2), (3, A, 2), (4, A, 2)]);
+        assert_eq!(world.soft.between_leaders.keys().collect::<Vec<_>>(), [&GroupId(2)]);
+        assert_eq!(world.soft.resting.get(&A), Some(&8));
+        world.report(A, &[awake(1, 4)], Resting::Known(8));
+        assert_eq!(world.known(), [(1, A, 3), (3, A, 3), (4, A, 3)]);
+        // Led elsewhere meanwhile, where it was not at home when that node had changes to tell.
+        world.report(B, &[awake(3, 4)], Resting::Sent(0));
+        world.report(A, &[at_rest(1, 4)], changed(8, 9, &[3]));
+        assert_eq!(world.known(), [(1, A, 5), (3, B, 4), (4, A, 5)]);
+    }
+
+    #[test]
+    fn changes_to_what_is_not_known_are_not_believed() {
+        let mut world = World::new();
+        world.report(A, &[at_rest(1, 3), at_rest(2, 3), awake(3, 5)], Resting::Sent(7));
+        // The leader has missed a report; or this one comes late, and it has heard a newer one.
+        world.report(A, &[awake(1, 4), at_rest(3, 5)], changed(6, 9, &[2]));
+        assert_ne!(world.soft.resting.get(&A), Some(&9), "all of it is asked for");
+        assert_eq!(world.known(), [(1, A, 2), (2, A, 1), (3, A, 1)], "until then, but for what is awake");
+        assert!(world.soft.between_leaders.is_empty());
+        world.report(A, &[awake(1, 4), at_rest(3, 5)], Resting::Sent(9));
+        assert_eq!(world.known(), [(1, A, 3), (3, A, 3)]);
+    }
+
+    #[test]
+    fn a_group_that_wakes_where_it_rested_is_no_news_of_leaders() {
+        let mut world = World::new();
+        world.report(A, &[at_rest(1, 5), at_rest(2, 3)], Resting::Sent(7));
+        let version = world.soft.leaders_version;
+        world.report(A, &[awake(1, 6), at_rest(2, 3)], Resting::Sent(8));
+        world.report(A, &[at_rest(1, 6), at_rest(2, 3)], Resting::Sent(9));
+        assert_eq!(world.soft.leaders_version, version, "it is led where it was");
+        world.report(B, &[awake(1, 7)], Resting::Sent(0));
+        assert_eq!(world.soft.leaders_version, version + 1);
+        world.report(B, &[], Resting::Sent(0));
+        assert_eq!(world.soft.leaders_version, version + 2, "nobody is known to lead it");
     }
 
     #[test]

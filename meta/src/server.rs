@@ -50,7 +50,7 @@ pub(crate) struct Soft {
     pub(crate) confirmed: HashMap<NodeId, Instant>,
     /// The groups that a node led by its last report, but for those at rest.
     pub(crate) awake: HashMap<NodeId, Vec<GroupId>>,
-    /// Changes with who leads what.
+    /// Changes with who leads what. Not with the term: a group at rest that wakes where it has its home is led where it was.
     pub(crate) leaders_version: u64,
     /// Groups whose leader stopped leading, and whose next one has not reported yet: since when.
     pub(crate) between_leaders: HashMap<GroupId, Instant>,
@@ -260,7 +260,7 @@ impl MetaServer {
     }
 
     /// A heartbeat.
-    pub async fn report(&self, request: pb::ReportRequest) -> Result<pb::ReportResponse, Error> {
+    pub async fn report(&self, mut request: pb::ReportRequest) -> Result<pb::ReportResponse, Error> {
         self.lead()?;
         let node = NodeId(request.node);
         let (known, moved, changed) = self.replica.read(|state| {
@@ -285,14 +285,11 @@ impl MetaServer {
             self.propose(Command::UpdateNode(command)).await?;
         }
         self.publish(changed).await?;
+        let resting = Resting::of(&mut request);
         let facts = request.facts.unwrap_or_default();
         let news = self.with_soft(|soft, now| {
             // Who was not heard of before is only now known well enough to be given anything.
             let new = soft.facts.insert(node, facts).is_none();
-            let resting = match request.with_resting {
-                true => Resting::Sent(request.resting_digest),
-                false => Resting::Known(request.resting_digest),
-            };
             soft.take_report(node, now, request.groups, resting) || new
         })?;
         if let Some(members) = self.changed_members() {

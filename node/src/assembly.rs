@@ -296,7 +296,7 @@ async fn remember(client: Arc<MetaClient>, files: LocalFiles, seams: Seams, stop
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = seams.sleep(REMEMBER_EVERY) => {}
+            () = seams.beat(REMEMBER_EVERY) => {}
         }
         let mut map = client.remembered_map();
         // Who lives is not worth remembering.

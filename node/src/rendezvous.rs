@@ -49,7 +49,7 @@ impl Rendezvous {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.seams.sleep(PAUSE) => {}
+                () = self.seams.beat(PAUSE) => {}
             }
         }
     }

@@ -117,11 +117,11 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
     };
     let Assembled { multi, meta, database, .. } = assembly::assemble(place, parts).await?;
     drop(wishes);
-    let (measured, clock) = (multi.clone(), seams.clone());
+    let (measured, own) = (multi.clone(), seams.clone());
     seams.spawn("gauges", async move {
         loop {
             measured.record_metrics();
-            clock.sleep(GAUGES_EVERY).await;
+            own.beat(GAUGES_EVERY).await;
         }
     });
 

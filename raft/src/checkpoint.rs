@@ -3,6 +3,9 @@
 //! One flush of the engine serves all groups. Each group's position is read *before* the flush; what the flush has
 //! made durable is at least that. Then openraft is told that a snapshot reaches so far, and purges its log but for
 //! a tail that spares replicas which were away for a while the transfer of a snapshot.
+//!
+//! A flush writes a table, and every fourth a larger one out of four. Where next to nothing happens, there is next to nothing to apply
+//! again after a crash, and nothing to cut: it can wait.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -10,15 +13,18 @@ use std::time::Duration;
 
 use crate::api::Fatal;
 use crate::multi::MultiRaft;
+use crate::options::RaftOptions;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Less than this is next to nothing: a few barriers and elections.
+const QUIET_BYTES: u64 = 4 << 10;
 
 /// Runs until the node's consensus layer is gone.
 pub(crate) async fn run(multi: Weak<MultiRaft>, seams: storage::seam::Seams) {
     let mut last = seams.clock.now();
     let mut appended = 0;
     loop {
-        seams.sleep(LOOK_EVERY).await;
+        seams.beat(LOOK_EVERY).await;
         let Some(multi) = multi.upgrade() else { return };
         if multi.is_stopping() {
             return;
@@ -26,9 +32,7 @@ pub(crate) async fn run(multi: Weak<MultiRaft>, seams: storage::seam::Seams) {
         multi.arrivals().sweep().await;
         let now = seams.clock.now();
         let total = multi.appended().load(Ordering::Relaxed);
-        let due = now.saturating_duration_since(last) >= multi.options().checkpoint_interval
-            || total - appended >= multi.options().checkpoint_bytes;
-        if due {
+        if is_due(multi.options(), now.saturating_duration_since(last), total - appended) {
             if let Err(error) = checkpoint(&multi).await {
                 // The disk with the state is broken; the log still grows, and somebody should look.
                 tracing::error!(%error, "cannot flush the state");
@@ -37,6 +41,15 @@ pub(crate) async fn run(multi: Weak<MultiRaft>, seams: storage::seam::Seams) {
             (last, appended) = (now, total);
         }
     }
+}
+
+/// Whether it is time for one, so long after the last, and after so many bytes were appended.
+fn is_due(options: &RaftOptions, since: Duration, appended: u64) -> bool {
+    let interval = match appended < QUIET_BYTES {
+        true => options.checkpoint_interval.max(options.checkpoint_quiet_interval),
+        false => options.checkpoint_interval,
+    };
+    since >= interval || appended >= options.checkpoint_bytes
 }
 
 /// One round.
@@ -66,4 +79,19 @@ pub(crate) async fn checkpoint(multi: &Arc<MultiRaft>) -> Result<(), Fatal> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_waits_while_next_to_nothing_is_appended() {
+        let options = RaftOptions::default();
+        let due = |seconds, appended| is_due(&options, Duration::from_secs(seconds), appended);
+        assert!(due(10, 1 << 20) && !due(9, 1 << 20));
+        assert!(!due(59, QUIET_BYTES - 1) && due(60, 0));
+        assert!(due(10, QUIET_BYTES));
+        assert!(due(0, options.checkpoint_bytes));
+    }
 }

@@ -83,7 +83,7 @@ impl Nursery {
         if gated || self.hub.liveness.is_stalled(self.hub.me) {
             raft.runtime_config().elect(false);
         }
-        raft.run();
+        crate::runtime::to_the_beat(&shared.seams.beat, || raft.run());
         Ok(Arc::new(Core {
             metrics: raft.metrics(),
             server: raft.server_metrics(),

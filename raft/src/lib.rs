@@ -75,6 +75,7 @@
 //! | several leaders may share a term with the default leader ids | `types.rs`: standard ids |
 //! | metrics show the last *flushed* vote | `Group::observe` takes the term from the full metrics |
 //! | channels are preallocated for each group | smaller in `options.rs` |
+//! | each instance ticks by a timer of its own | `runtime.rs`: at the node's beats |
 //!
 //! # Caveats
 //!
@@ -106,6 +107,8 @@ mod options;
 pub mod recover;
 mod removal;
 pub mod rest;
+mod runtime;
+mod served;
 mod snapshot;
 mod spool;
 mod stall;

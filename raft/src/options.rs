@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy, StepDownPolicy};
+use storage::seam::Beat;
 
 use crate::api::Error;
 use crate::liveness::Limits;
@@ -10,7 +11,7 @@ use crate::liveness::Limits;
 /// Timings and bounds. The defaults suit nodes in one data centre: a dead leader is replaced in about a second.
 #[derive(Clone, Debug)]
 pub struct RaftOptions {
-    /// How often a leader shows that it lives.
+    /// How often a leader shows that it lives: with every other pulse, so that it may leave, and arrive, along with one.
     pub heartbeat: Duration,
     /// How long, after the lease is over, a follower waits at least before it stands for election.
     pub election_min: Duration,
@@ -36,6 +37,8 @@ pub struct RaftOptions {
     pub disk_stall: Duration,
     /// How often the state is flushed and the log cut.
     pub checkpoint_interval: Duration,
+    /// … while next to nothing is appended. (If this is shorter, it doesn't count.)
+    pub checkpoint_quiet_interval: Duration,
     /// … or earlier, when so much was appended.
     pub checkpoint_bytes: u64,
     /// Entries kept in the log though they are flushed, so that a replica that was away needs no snapshot.
@@ -55,7 +58,7 @@ pub struct RaftOptions {
 impl Default for RaftOptions {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(150),
+            heartbeat: Duration::from_millis(200),
             election_min: Duration::from_millis(300),
             election_max: Duration::from_millis(550),
             request_timeout: Duration::from_millis(2_000),
@@ -68,6 +71,7 @@ impl Default for RaftOptions {
             queue_bytes_max: 128 << 20,
             disk_stall: Duration::from_millis(1_000),
             checkpoint_interval: Duration::from_secs(10),
+            checkpoint_quiet_interval: Duration::from_secs(60),
             checkpoint_bytes: 64 << 20,
             keep_entries: 10_000,
             keep_bytes: 64 << 20,
@@ -98,7 +102,7 @@ impl RaftOptions {
 
     /// Between two pulses.
     pub(crate) fn pulse(&self) -> Duration {
-        self.heartbeat * 2 / 3
+        self.heartbeat / 2
     }
 
     pub(crate) fn openraft(&self) -> Result<Config, Error> {
@@ -106,9 +110,10 @@ impl RaftOptions {
         let heartbeat = ms(self.heartbeat);
         Config {
             cluster_name: "flotilla".to_owned(),
-            heartbeat_interval: heartbeat,
+            // openraft's ticks come at beats (`runtime.rs`): one that comes a moment too early is to count.
+            heartbeat_interval: heartbeat - ms(Beat::EVERY) / 5,
             // An acknowledged append is as good as a heartbeat.
-            heartbeat_min_interval: Some(heartbeat / 3),
+            heartbeat_min_interval: Some(heartbeat / 4),
             election_timeout_min: ms(self.election_min),
             election_timeout_max: ms(self.election_max),
             // A leader without a quorum must fall silent, or its heartbeats, which reach some followers, keep them
@@ -139,5 +144,22 @@ impl RaftOptions {
         }
         .validate()
         .map_err(|e| Error::Options(e.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_keeps_its_lease_though_a_heartbeat_is_lost() {
+        let options = RaftOptions::default();
+        let config = options.openraft().expect("openraft takes them");
+        let heartbeat = Duration::from_millis(config.heartbeat_interval);
+        assert!(options.heartbeat - Beat::EVERY < heartbeat && heartbeat < options.heartbeat);
+        // The next one but one leaves a beat late, and takes half a beat there and back.
+        assert!(2 * options.heartbeat + Beat::EVERY * 3 / 2 < options.lease());
+        // Three pulses are missed before anybody counts as away.
+        assert!(3 * options.pulse() < options.limits().mute);
     }
 }

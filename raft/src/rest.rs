@@ -263,8 +263,9 @@ impl Group {
         self.rest.touch();
     }
 
-    /// Nobody has asked for the group: it was woken to be led by another member, and is to be laid to rest as soon as it is.
-    pub(crate) fn hurry_to_rest(&self) {
+    /// Nobody needs the group: it was woken to be led by another member, or for something that is done. It is laid to rest as soon as it
+    /// can be, unless somebody asks for it from now on.
+    pub fn hurry_to_rest(&self) {
         self.rest.hurry();
     }
 
@@ -518,7 +519,7 @@ impl Group {
 /// Lays to rest what has no work, and wakes who owes entries to nodes that answer again; until the node stops.
 pub(crate) async fn run(multi: Weak<MultiRaft>, seams: Seams) {
     loop {
-        seams.sleep(LOOK_EVERY).await;
+        seams.beat(LOOK_EVERY).await;
         let Some(multi) = multi.upgrade() else { return };
         if multi.is_stopping() {
             return;

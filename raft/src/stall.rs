@@ -45,7 +45,7 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
     let mut offered = HashMap::new();
     let mut alone = false;
     loop {
-        seams.sleep(LOOK_EVERY).await;
+        seams.beat(LOOK_EVERY).await;
         let Some(multi) = multi.upgrade() else { return };
         if multi.is_stopping() {
             return;

@@ -28,6 +28,7 @@ openraft::declare_raft_types!(
         Node = Host,
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = crate::runtime::Paced,
 );
 
 pub(crate) type Vote = VoteOf<TypeConfig>;

@@ -16,8 +16,12 @@ const SOON: Duration = Duration::from_millis(500);
 const LIMIT: Duration = Duration::from_secs(5);
 
 async fn three() -> Cluster {
+    three_that_rest_after(SOON).await
+}
+
+async fn three_that_rest_after(rest_after: Duration) -> Cluster {
     let mut cluster = Cluster::new();
-    cluster.options.rest_after = SOON;
+    cluster.options.rest_after = rest_after;
     for node in ALL {
         cluster.start(node).await;
     }
@@ -68,6 +72,18 @@ async fn a_group_without_work_rests_and_wakes_for_work() {
     cluster.converge(&ALL).await;
     assert!(ALL.iter().all(|node| cluster.get(*node, "a").as_deref() == Some("2")));
     cluster.at_rest(&ALL).await;
+}
+
+/// It was woken for something that is done. (A comparison of its replicas, once a day for each of ten thousand groups.)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_is_needed_no_more_rests_before_its_time() {
+    let cluster = three_that_rest_after(Duration::from_secs(3600)).await;
+    cluster.put("a", "1").await;
+    cluster.converge(&ALL).await;
+    let (leader, _) = cluster.leader().await;
+    cluster.group(leader).hurry_to_rest();
+    cluster.at_rest(&ALL).await;
+    assert_eq!(cluster.home(&ALL), leader);
 }
 
 /// The others do not take the lead from a home that lives.
@@ -204,6 +220,23 @@ async fn replicas_at_rest_know_that_nobody_has_been_elected() {
     // Without anybody else there is none.
     cluster.kill(others[1]).await;
     assert!(!cluster.group(others[0]).is_unled().await);
+}
+
+/// Whoever only wants to know whether it would serve needn't ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_a_group_would_serve_is_known_without_waking_it() {
+    let (mut cluster, home) = three_at_rest().await;
+    for node in ALL {
+        eventually("it would serve", || cluster.group(node).seems_served()).await;
+        assert!(cluster.group(node).rests(), "node {node} was woken");
+    }
+    put_at(&cluster, home, "a", "2").await;
+    eventually("it serves", || ALL.iter().all(|node| cluster.group(*node).seems_served())).await;
+    let others: Vec<u64> = ALL.into_iter().filter(|node| *node != home).collect();
+    for node in others {
+        cluster.kill(node).await;
+    }
+    eventually("one of three is no majority", || !cluster.group(home).seems_served()).await;
 }
 
 /// A replica that a restart has made forget who laid it to rest vouches for nobody.

@@ -3,6 +3,9 @@
 //! Product code reaches the clock, random numbers, new tasks and other nodes through [`Seams`] only, so that a simulator
 //! can own them all and a failing run can be replayed from its seed. Clippy's `disallowed-methods` refuses the direct
 //! calls everywhere else. (Fsync has its seam in [`crate::raft_log`].)
+//!
+//! What is done again and again waits for a *beat* of the node ([`Beat`]), not for a time of its own: to wake up a process costs
+//! more than most of what it wakes up for.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -49,6 +52,49 @@ pub trait Network: Send + Sync + 'static {
     fn connect(&self, address: String) -> Connecting;
 }
 
+/// The moments at which a node looks after itself, [`Beat::EVERY`] apart: tasks that wait for the same one cost it one waking
+/// together.
+///
+/// Two nodes that start at the same moment do not beat together.
+#[derive(Clone)]
+pub struct Beat {
+    clock: Arc<dyn Clock>,
+    /// A moment …
+    origin: Instant,
+    /// … so long after a beat.
+    phase: Duration,
+}
+
+impl Beat {
+    /// From one beat to the next.
+    pub const EVERY: Duration = Duration::from_millis(50);
+
+    /// How long it is until the beat that is nearest to the end of `about`; never none.
+    pub fn near(&self, about: Duration) -> Duration {
+        self.until(|passed| (passed + about + Self::EVERY / 2).as_nanos() / Self::EVERY.as_nanos())
+    }
+
+    /// How long it is until the first beat after the end of `at_least`.
+    pub fn after(&self, at_least: Duration) -> Duration {
+        self.until(|passed| (passed + at_least).as_nanos().div_ceil(Self::EVERY.as_nanos()))
+    }
+
+    /// Until the beat with a number that is told from what has passed since the first one; until the next, if that is over.
+    fn until(&self, number: impl FnOnce(Duration) -> u128) -> Duration {
+        let passed = self.clock.now().saturating_duration_since(self.origin) + self.phase;
+        let next = passed.as_nanos() / Self::EVERY.as_nanos() + 1;
+        let at = number(passed).max(next) * Self::EVERY.as_nanos();
+        // (A process does not run for five hundred years.)
+        Duration::from_nanos(at as u64).saturating_sub(passed)
+    }
+}
+
+impl std::fmt::Debug for Beat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Beat")
+    }
+}
+
 /// The bundle that is handed from room to room. Cloning is cheap; all clones share one generator.
 #[derive(Clone)]
 pub struct Seams {
@@ -58,6 +104,8 @@ pub struct Seams {
     pub tasks: Arc<dyn Tasks>,
     /// The way to other nodes.
     pub network: Arc<dyn Network>,
+    /// When to look after oneself.
+    pub beat: Beat,
     random: Arc<Mutex<StdRng>>,
 }
 
@@ -68,8 +116,10 @@ impl Seams {
     }
 
     /// Seams of a caller's choosing, over TCP.
-    pub fn with(clock: Arc<dyn Clock>, tasks: Arc<dyn Tasks>, random: StdRng) -> Self {
-        Self { clock, tasks, network: Arc::new(Tcp), random: Arc::new(Mutex::new(random)) }
+    pub fn with(clock: Arc<dyn Clock>, tasks: Arc<dyn Tasks>, mut random: StdRng) -> Self {
+        let phase = Beat::EVERY.mul_f64(random.random());
+        let beat = Beat { clock: clock.clone(), origin: clock.now(), phase };
+        Self { clock, tasks, network: Arc::new(Tcp), beat, random: Arc::new(Mutex::new(random)) }
     }
 
     /// The same over another network.
@@ -117,9 +167,16 @@ impl Seams {
         receiver.await.map_err(|_| std::io::Error::other(format!("the thread `{name}` has panicked")))
     }
 
-    /// Sleeps; shorthand for `clock.sleep`.
+    /// Sleeps; shorthand for `clock.sleep`. For what is to happen once; what is done again and again waits for a beat.
     pub async fn sleep(&self, duration: Duration) {
         self.clock.sleep(duration).await;
+    }
+
+    /// Waits for the beat that is nearest to the end of `about`: half of [`Beat::EVERY`] more or less.
+    ///
+    /// A task that does this with a multiple of [`Beat::EVERY`], and is done soon each time, wakes up with exactly that period.
+    pub async fn beat(&self, about: Duration) {
+        self.clock.sleep(self.beat.near(about)).await;
     }
 }
 
@@ -176,5 +233,81 @@ impl Network for Tcp {
             stream.set_nodelay(true)?;
             Ok(Box::new(stream) as Box<dyn Connection>)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    /// A clock that stands still until it is moved on.
+    struct Still {
+        start: Instant,
+        passed: Mutex<Duration>,
+    }
+
+    impl Clock for Still {
+        fn now(&self) -> Instant {
+            self.start + *self.passed.lock()
+        }
+
+        fn wall_ms(&self) -> u64 {
+            0
+        }
+
+        fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
+            *self.passed.lock() += duration;
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    /// A beat whose origin is `phase` after one, seen after so much time.
+    fn beat(phase: Duration, passed: Duration) -> Beat {
+        let start = SystemClock.now();
+        let clock = Arc::new(Still { start, passed: Mutex::new(passed) });
+        Beat { clock, origin: start, phase }
+    }
+
+    #[test]
+    fn a_wait_ends_at_the_nearest_beat() {
+        assert_eq!(beat(ms(0), ms(0)).near(ms(100)), ms(100));
+        assert_eq!(beat(ms(0), ms(3)).near(ms(100)), ms(97), "what was done took three");
+        assert_eq!(beat(ms(0), ms(30)).near(ms(100)), ms(120), "the nearest is later");
+        assert_eq!(beat(ms(20), ms(3)).near(ms(100)), ms(77));
+        assert_eq!(beat(ms(0), ms(10)).near(ms(10)), ms(40), "and never the one that is over");
+        assert_eq!(beat(ms(0), ms(50)).near(ms(0)), ms(50));
+    }
+
+    #[test]
+    fn a_wait_for_at_least_so_long_ends_at_a_beat_that_is_not_earlier() {
+        assert_eq!(beat(ms(0), ms(0)).after(ms(50)), ms(50));
+        assert_eq!(beat(ms(0), ms(0)).after(ms(51)), ms(100));
+        assert_eq!(beat(ms(0), ms(1)).after(ms(49)), ms(49));
+        assert_eq!(beat(ms(0), ms(2)).after(ms(49)), ms(98));
+        assert_eq!(beat(ms(30), ms(0)).after(ms(1)), ms(20));
+    }
+
+    #[tokio::test]
+    async fn tasks_that_began_at_different_moments_wake_up_together() {
+        let start = SystemClock.now();
+        let clock = Arc::new(Still { start, passed: Mutex::new(ms(7)) });
+        let seams = Seams::with(clock.clone(), Arc::new(TokioTasks), StdRng::seed_from_u64(1));
+        let wakes = async |about: Duration| {
+            seams.beat(about).await;
+            clock.now() - start + seams.beat.phase
+        };
+        let first = wakes(ms(100)).await;
+        // It takes a moment to do what is to be done.
+        *clock.passed.lock() += ms(11);
+        let second = wakes(ms(200)).await;
+        *clock.passed.lock() += ms(5);
+        let third = wakes(ms(100)).await;
+        assert_eq!((second - first, third - second), (ms(200), ms(100)));
+        // (The clock had shown seven milliseconds when the beat began.)
+        assert_eq!((first - ms(7)).as_nanos() % Beat::EVERY.as_nanos(), 0);
     }
 }

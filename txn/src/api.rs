@@ -348,6 +348,12 @@ pub trait Database: Send + Sync + 'static {
     /// them all; otherwise as a read-only transaction of its own.
     async fn get_latest(&self, keys: &[Key], fences: &[Fence]) -> Result<Vec<Option<Value>>, Error>;
 
+    /// Whether a read of `key` would be answered, as far as this node knows without asking anybody: to ask keeps a shard from rest.
+    /// "No" says that one has to ask to know.
+    fn seems_served(&self, _key: &Key) -> bool {
+        false
+    }
+
     /// The shards that overlap `range`, in key order.
     async fn shards(&self, range: &KeyRange) -> Result<Vec<ShardInfo>, Error>;
 

@@ -138,9 +138,14 @@ impl Router {
         &self.server
     }
 
+    /// The shard that holds `key`, if it is known here.
+    pub fn known(&self, key: &[u8]) -> Option<Arc<ShardDescriptor>> {
+        self.map.read().find(key)
+    }
+
     /// The shard that holds `key`.
     pub async fn route(&self, key: &[u8], deadline: Instant) -> Result<Arc<ShardDescriptor>, Error> {
-        if let Some(shard) = self.map.read().find(key) {
+        if let Some(shard) = self.known(key) {
             return Ok(shard);
         }
         self.fetch(deadline, || self.directory.lookup(key)).await

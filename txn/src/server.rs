@@ -170,6 +170,13 @@ impl ShardServer {
         group.is_some_and(|group| group.status().serves().is_some())
     }
 
+    /// Whether requests to the shard would be answered, as far as this node knows without asking anybody.
+    pub(crate) fn seems_served(&self, group: GroupId) -> bool {
+        let serves = |shard: Arc<Shard>| shard.frozen().is_none() && !shard.is_absorbed();
+        self.registry.get(group).is_some_and(serves)
+            && self.multi.group(group).is_some_and(|group| group.seems_served())
+    }
+
     /// Waits while the shard is frozen. Whether it serves; otherwise whoever asked has to look for its keys elsewhere.
     async fn outlast_merge(&self, shard: &Shard, timeout_ms: u32) -> bool {
         if shard.frozen().is_some() {
@@ -286,7 +293,7 @@ async fn follow_members(server: std::sync::Weak<ShardServer>) {
         server.bury().await;
         let seams = server.seams.clone();
         drop(server);
-        seams.sleep(MEMBERS_EVERY).await;
+        seams.beat(MEMBERS_EVERY).await;
     }
 }
 
@@ -327,7 +334,7 @@ async fn sweep_locks(server: std::sync::Weak<ShardServer>) {
         }
         let seams = server.seams.clone();
         drop(server);
-        seams.sleep(LOCK_SWEEP_EVERY).await;
+        seams.beat(LOCK_SWEEP_EVERY).await;
     }
 }
 

@@ -35,9 +35,9 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Requests of one stream that are worked on at once; more are left in the stream.
 const IN_FLIGHT_MAX: usize = 2048;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
-/// A peer that sleeps or is cut off is noticed after one interval and the timeout: until then commits that were sent to it
-/// hang.
-const KEEP_ALIVE: Duration = Duration::from_millis(300);
+/// A connection that is broken, though its node answers others, is noticed after one interval and the timeout: until then commits that
+/// were sent on it hang. (A node that sleeps or is cut off is noticed by its pulses, which are awaited with every answer: `raft::Reach`.)
+const KEEP_ALIVE: Duration = Duration::from_millis(1_000);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// Why there is no answer.

@@ -264,6 +264,8 @@ pub fn raft_options(plan: &Plan) -> RaftOptions {
     RaftOptions {
         keep_entries: plan.keep_entries,
         checkpoint_interval: Duration::from_nanos(plan.checkpoint_ns),
+        // A simulation appends little.
+        checkpoint_quiet_interval: Duration::ZERO,
         rest_after: Duration::from_nanos(plan.rest_after_ns),
         ..RaftOptions::default()
     }

@@ -96,8 +96,9 @@ impl Conductor {
         let mut trouble = String::new();
         let mut margins = MARGINS.into_iter();
         let mut margin = margins.next().unwrap_or(1);
+        let mut rested = false;
         for attempt in 0..ATTEMPTS_MAX {
-            match self.attempt(group, margin, bytes_per_second).await {
+            match self.attempt(group, margin, bytes_per_second, &mut rested).await {
                 // A replica that is away now may be there in a moment. What differs stays so.
                 Ok(found) if attempt == 0 && found.replicas.iter().any(|r| r.families.is_empty()) => {}
                 Ok(found) => return found,
@@ -113,12 +114,13 @@ impl Conductor {
         pb::GroupComparison { group: group.0, trouble, ..Default::default() }
     }
 
-    /// An error is one of the leader; a replica that says nothing is unknown.
+    /// An error is one of the leader; a replica that says nothing is unknown. Notes whether the group `rested` before any attempt.
     async fn attempt(
         &self,
         group: GroupId,
         margin: u64,
         bytes_per_second: u64,
+        rested: &mut bool,
     ) -> Result<pb::GroupComparison, Stopped> {
         // The map says enough. (A description of the whole cluster, with what placement plans, would be made for each group.)
         self.client.refresh().await?;
@@ -130,8 +132,14 @@ impl Conductor {
         let leader = leader.ok_or_else(|| Error::Unavailable(format!("{group} has no known leader")))?;
         let mut leader = clients.get(leader).map_err(Error::Unavailable)?;
         let cluster_id = bytes::Bytes::copy_from_slice(&self.cluster_id.to_be_bytes());
-        let advance = |index| pb::AdvanceRequest { cluster_id: cluster_id.clone(), group: group.0, index };
-        let before = within(&self.seams, ARM_LIMIT, leader.advance(advance(0))).await?.into_inner();
+        let advance = |index, rest_again| pb::AdvanceRequest {
+            cluster_id: cluster_id.clone(),
+            group: group.0,
+            index,
+            rest_again,
+        };
+        let before = within(&self.seams, ARM_LIMIT, leader.advance(advance(0, false))).await?.into_inner();
+        *rested |= before.rested;
         let index = before.last + margin;
         let request = pb::DigestRequest {
             group: group.0,
@@ -148,7 +156,7 @@ impl Conductor {
         if waiting.iter().any(|armed| armed.as_ref().is_err_and(|status| status.code() == Code::OutOfRange)) {
             return Err(Stopped::Missed);
         }
-        within(&self.seams, ADVANCE_LIMIT, leader.advance(advance(index))).await?;
+        within(&self.seams, ADVANCE_LIMIT, leader.advance(advance(index, *rested))).await?;
         let collected =
             waiting.into_iter().zip(before.replicas).map(|(armed, replica)| self.collect(armed, replica));
         let mut replicas = join_all(collected).await;

@@ -20,6 +20,9 @@
 //! Each replica also says what it knows of its shard: the operator's command holds that against the meta-group's map, which is
 //! told of it and decides nothing.
 //!
+//! A group at rest wakes for it, and rests again as soon as the entry is in: its rows are read from a view, which needs no leader.
+//! (There may be ten thousand, each of which would otherwise stay awake until it counts as unused.)
+//!
 //! What it can't see: a write that all replicas lack. (Where that breaks a constraint or an index, the service `Inspection` does, which
 //! looks at tables; it lives with SQL.)
 
@@ -127,6 +130,7 @@ impl service::Consistency for Consistency {
         request: Request<pb::AdvanceRequest>,
     ) -> Result<Response<pb::AdvanceResponse>, Status> {
         let request = request.into_inner();
+        let rested = self.multi.group(GroupId(request.group)).is_some_and(|group| group.rests());
         let group = self.group(&request.cluster_id, request.group).await?;
         if group.leads().is_none() {
             return Err(Status::unavailable(format!("{} is not led here", group.id())));
@@ -134,6 +138,9 @@ impl service::Consistency for Consistency {
         let advanced = group.advance(LogIndex(request.index)).await;
         advanced.map_err(|error| Status::unavailable(error.to_string()))?;
         let status = group.status();
+        if request.rest_again {
+            group.hurry_to_rest();
+        }
         let replica = |(replica, node, learner): (_, _, bool)| {
             let (replica, node): (&storage::ids::ReplicaId, &storage::ids::NodeId) = (replica, node);
             Replica { replica: replica.0, node: node.0, learner }
@@ -143,6 +150,7 @@ impl service::Consistency for Consistency {
         Ok(Response::new(pb::AdvanceResponse {
             last: status.last.map_or(0, |last| last.0),
             replicas: voters.chain(learners).map(replica).collect(),
+            rested,
         }))
     }
 

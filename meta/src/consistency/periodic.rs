@@ -113,7 +113,7 @@ impl Periodic {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.seams.sleep(LOOK_EVERY) => {}
+                () = self.seams.beat(LOOK_EVERY) => {}
             }
             if leading.borrow().is_none() {
                 due = Due::default();

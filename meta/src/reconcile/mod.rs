@@ -104,7 +104,7 @@ pub async fn run(server: Arc<MetaServer>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             changed = leading.changed() => if changed.is_err() { return },
-            () = server.seams.sleep(tick) => {}
+            () = server.seams.beat(tick) => {}
             () = server.nudge.notified() => {}
         }
     }

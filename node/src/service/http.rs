@@ -27,10 +27,10 @@ pub fn install_metrics(seams: &Seams) -> Result<PrometheusHandle, Failure> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
         .map_err(Failure::other)?;
     let handle = builder.install_recorder().map_err(Failure::other)?;
-    let (upkeep, clock) = (handle.clone(), seams.clock.clone());
+    let (upkeep, own) = (handle.clone(), seams.clone());
     seams.spawn("metrics", async move {
         loop {
-            clock.sleep(UPKEEP_EVERY).await;
+            own.beat(UPKEEP_EVERY).await;
             upkeep.run_upkeep();
         }
     });

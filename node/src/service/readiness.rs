@@ -1,4 +1,7 @@
 //! Whether this node can serve SQL, and if not, why.
+//!
+//! To become ready takes answers from the first shards. To stay so takes none where the node can tell without: it would keep them from
+//! rest on all nodes, and a shard that nobody asks for is no less ready.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,11 +58,13 @@ pub async fn watch(
     seams: Seams,
     stop: CancellationToken,
 ) {
+    let mut is_ready = false;
     loop {
         let reason = tokio::select! {
             () = stop.cancelled() => return,
-            reason = probe(&meta, &database, &seams) => reason,
+            reason = probe(&meta, &database, &seams, is_ready) => reason,
         };
+        is_ready = reason.is_none();
         let before = std::mem::replace(&mut *readiness.reason.lock(), reason.clone());
         match (&before, &reason) {
             (Some(_), None) => info!("ready"),
@@ -68,18 +73,26 @@ pub async fn watch(
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = seams.sleep(if reason.is_some() { PROBE_NOT_READY } else { PROBE_READY }) => {}
+            () = seams.beat(if reason.is_some() { PROBE_NOT_READY } else { PROBE_READY }) => {}
         }
     }
 }
 
-async fn probe(meta: &MetaClient, database: &Arc<dyn Database>, seams: &Seams) -> Option<String> {
+async fn probe(
+    meta: &MetaClient,
+    database: &Arc<dyn Database>,
+    seams: &Seams,
+    was_ready: bool,
+) -> Option<String> {
     let silent = meta.last_contact().map(|at| seams.clock.now() - at);
     if silent.is_none_or(|silent| silent > META_SILENT_MAX) {
         return Some("the meta-group does not answer".into());
     }
     for (name, key) in PROBES {
         let keys = [Bytes::copy_from_slice(&key)];
+        if was_ready && database.seems_served(&keys[0]) {
+            continue;
+        }
         let failure = tokio::select! {
             read = database.get_latest(&keys, &[]) => read.err().map(|error| error.to_string()),
             () = seams.sleep(PROBE_LIMIT) => Some(format!("no answer within {} ms", PROBE_LIMIT.as_millis())),

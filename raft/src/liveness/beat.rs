@@ -66,7 +66,7 @@ pub(crate) async fn beat(hub: Arc<Hub>) {
             });
         }
         tokio::select! {
-            () = hub.seams.sleep(hub.options.pulse()) => {}
+            () = hub.seams.beat(hub.options.pulse()) => {}
             _ = stopping.wait_for(|stop| *stop) => return,
         }
     }
@@ -75,7 +75,12 @@ pub(crate) async fn beat(hub: Arc<Hub>) {
 /// Looks who has fallen silent, until the node stops.
 pub(crate) async fn watch(multi: Weak<MultiRaft>, hub: Arc<Hub>, seams: Seams) {
     loop {
-        seams.sleep(LOOK_EVERY).await;
+        let beat = seams.beat.near(LOOK_EVERY);
+        let due = hub.liveness.due_in(seams.clock.now());
+        tokio::select! {
+            () = seams.sleep(due.map_or(beat, |due| due.min(beat))) => {}
+            () = hub.liveness.parted() => {}
+        }
         let Some(multi) = multi.upgrade() else { return };
         if multi.is_stopping() {
             return;

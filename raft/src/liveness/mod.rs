@@ -48,10 +48,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use storage::ids::{GroupId, NodeId};
-use tokio::sync::watch;
+use storage::seam::Beat;
+use tokio::sync::{Notify, watch};
 
-/// How often silence is looked for.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(25);
+/// How often silence is looked for at least: by that it is known whether this process has slept. When a limit is over
+/// ([`Liveness::due_in`]), and when somebody takes his leave, it is looked for at once.
+pub(crate) const LOOK_EVERY: Duration = Beat::EVERY;
 /// A look that comes so much too late: this process has slept, or had no processor.
 const SLEPT: Duration = Duration::from_millis(150);
 
@@ -101,6 +103,8 @@ pub(crate) struct Liveness {
     limits: Limits,
     inner: Mutex<Inner>,
     unreachable: watch::Sender<Arc<BTreeSet<NodeId>>>,
+    /// Somebody has taken his leave.
+    parted: Notify,
     /// This node has said that it stops, and says nothing after that.
     gone: AtomicBool,
     /// Groups that this node leads without an answer from a majority: nothing of theirs is sent.
@@ -126,6 +130,7 @@ impl Liveness {
             limits,
             inner: Mutex::new(Inner { peers, silent, deaf, looked: now, awake: now }),
             unreachable: watch::Sender::new(Arc::default()),
+            parted: Notify::new(),
             gone: AtomicBool::new(false),
             mute: RwLock::default(),
             stalled: RwLock::default(),
@@ -160,7 +165,13 @@ impl Liveness {
     pub fn left(&self, node: NodeId) {
         if let Some(peer) = self.inner.lock().peers.get_mut(&node) {
             peer.left = true;
+            self.parted.notify_one();
         }
+    }
+
+    /// Completes when a node has said so.
+    pub async fn parted(&self) {
+        self.parted.notified().await;
     }
 
     /// A node's pulse has come.
@@ -191,6 +202,25 @@ impl Liveness {
         let inner = self.inner.lock();
         let deaf = voters.iter().filter(|node| **node != me && inner.deaf.contains(node)).count();
         2 * (voters.len() - deaf) > voters.len()
+    }
+
+    /// How long it is until another limit of somebody's is over, if nothing is heard of him until then. `None`: none can be.
+    pub fn due_in(&self, now: Instant) -> Option<Duration> {
+        let unreachable = self.unreachable.borrow().clone();
+        let inner = self.inner.lock();
+        let left = |limit: Duration, at: Instant| {
+            limit.saturating_sub(now.saturating_duration_since(at.max(inner.awake)))
+        };
+        let dues = inner.peers.iter().flat_map(|(node, peer)| {
+            let heard = peer.heard.filter(|_| !inner.silent.contains(node));
+            let answered = peer.answered.filter(|_| !unreachable.contains(node));
+            let asked = (!inner.deaf.contains(node)).then_some(peer.answered.unwrap_or(peer.asked));
+            let silent = heard.map(|at| left(self.limits.silent, at));
+            let lost = answered.map(|at| left(self.limits.unreachable, at));
+            let mute = asked.map(|at| left(self.limits.mute, at));
+            [silent, lost, mute].into_iter().flatten()
+        });
+        dues.min()
     }
 
     /// Looks at the clock.
@@ -331,6 +361,21 @@ mod tests {
         assert_eq!(world.pass(1_000, &[C], &[C]).silent, []);
         world.pass(100, &[B, C], &[B, C]);
         assert!(!world.life.is_silent(B));
+    }
+
+    #[test]
+    fn it_is_known_when_the_next_limit_is_over() {
+        let mut world = World::new();
+        let due = |world: &World| world.life.due_in(world.now()).map(|due| due.as_millis());
+        assert_eq!(due(&world), None, "nobody is known");
+        world.pass(1_000, &[B, C], &[B, C]);
+        assert_eq!(due(&world), Some(350), "a leader without an answer");
+        world.pass(300, &[C], &[C]);
+        assert_eq!(due(&world), Some(50));
+        world.pass(50, &[C], &[C]);
+        assert_eq!(due(&world), Some(200), "… and its followers");
+        assert_eq!(world.pass(200, &[C], &[C]).silent, [B]);
+        assert_eq!(due(&world), Some(300), "of B nothing is awaited any more");
     }
 
     #[test]

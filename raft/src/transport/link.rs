@@ -209,7 +209,7 @@ impl Link {
     async fn sweep_forever(&self, limit: Duration) {
         let start = self.hub.seams.clock.now();
         loop {
-            self.hub.seams.sleep(SWEEP).await;
+            self.hub.seams.beat(SWEEP).await;
             let now = self.hub.seams.clock.now();
             let overdue: Vec<Waiting> = self
                 .waiting

@@ -51,6 +51,8 @@ pub(crate) const GRACE: Duration = Duration::from_secs(600);
 pub(crate) const UNCHECKED: Duration = Duration::from_secs(300);
 /// How often a node looks; up to twice that, so that nodes don't do it all at once.
 const SWEEP_INTERVAL_MS: u64 = 60_000;
+/// … so many times as long while it knows of no note: each look wakes the shard that they are in.
+const SWEEP_SELDOM: u64 = 5;
 
 /// The note about a range.
 pub(super) fn note(range: KeyRange, since_ms: u64) -> Result<Write> {
@@ -77,7 +79,8 @@ impl Catalog {
             let mut seen = Seen::default();
             loop {
                 let seams = catalog.seams();
-                let pause = seams.random_range(SWEEP_INTERVAL_MS, 2 * SWEEP_INTERVAL_MS);
+                let interval = SWEEP_INTERVAL_MS * if seen.0.is_empty() { SWEEP_SELDOM } else { 1 };
+                let pause = seams.random_range(interval, 2 * interval);
                 tokio::select! {
                     () = shutdown.cancelled() => return,
                     () = seams.sleep(Duration::from_millis(pause)) => {}

@@ -475,6 +475,6 @@ pub async fn keep_sessions(core: Weak<Core>) {
         alive.keep_sessions();
         let seams = alive.seams.clone();
         drop(alive);
-        seams.sleep(KEEP_EVERY).await;
+        seams.beat(KEEP_EVERY).await;
     }
 }

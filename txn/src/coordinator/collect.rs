@@ -60,7 +60,7 @@ pub async fn hold_back(core: Weak<Core>) {
         core.directory.hold(core.open.oldest());
         let seams = core.seams.clone();
         drop(core);
-        seams.sleep(HOLD_EVERY).await;
+        seams.beat(HOLD_EVERY).await;
     }
 }
 
@@ -85,7 +85,7 @@ pub async fn run(core: Weak<Core>, server: Arc<ShardServer>) {
         }
         let seams = core.seams.clone();
         drop(core);
-        seams.sleep(LOOK_EVERY).await;
+        seams.beat(LOOK_EVERY).await;
     }
 }
 

@@ -394,7 +394,7 @@ pub async fn keep_locks(core: Weak<Core>) {
         alive.keep().await;
         let seams = alive.seams.clone();
         drop(alive);
-        seams.sleep(KEEP_EVERY).await;
+        seams.beat(KEEP_EVERY).await;
     }
 }
 
@@ -413,6 +413,6 @@ pub async fn watch_waits(core: Weak<Core>) {
         }
         let seams = alive.seams.clone();
         drop(alive);
-        seams.sleep(REPORT_EVERY).await;
+        seams.beat(REPORT_EVERY).await;
     }
 }

@@ -127,6 +127,11 @@ impl Database for Cluster {
         self.core.read(None, at, false, keys, fences).await
     }
 
+    fn seems_served(&self, key: &Key) -> bool {
+        let router = &self.core.router;
+        router.known(key).is_some_and(|shard| router.server().seems_served(shard.group))
+    }
+
     async fn shards(&self, range: &KeyRange) -> Result<Vec<ShardInfo>, Error> {
         let shards = self.core.router.route_all(range, self.core.deadline()).await?;
         let info = |shard: &Arc<crate::ShardDescriptor>| ShardInfo {

@@ -103,7 +103,7 @@ pub async fn close(core: Weak<Core>, server: Arc<ShardServer>) {
         };
         let seams = core.seams.clone();
         drop(core);
-        seams.sleep(pause).await;
+        seams.beat(pause).await;
     }
 }
 

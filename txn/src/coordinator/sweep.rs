@@ -60,7 +60,7 @@ pub async fn run(core: Weak<Core>, server: Arc<ShardServer>) {
         }
         let seams = core.seams.clone();
         drop(core);
-        seams.sleep(SWEEP_EVERY).await;
+        seams.beat(SWEEP_EVERY).await;
     }
 }
 
