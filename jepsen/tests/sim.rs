@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 
 use jepsen::history::{History, Op, Process, Value};
 use jepsen::report;
+use jepsen::sim::duties::META_MEMBER;
 use jepsen::sim::plan::{Deed, Fault, Plan, Wish};
 use jepsen::sim::workload;
 use serde_json::Value as Json;
@@ -34,7 +35,13 @@ fn trace(seed: &str, path: &Path) -> String {
 fn a_seed_does_the_same_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
-    for seed in ["3", "11", "12"] {
+    let others = [
+        seeds(|plan| stands_for(plan, Wish::Join) && stands_for(plan, Wish::Retire)).next(),
+        seeds(|plan| stands_for(plan, Wish::Rebuild)).next(),
+        seeds(|plan| plan.presplit).next(),
+    ];
+    for seed in [3, 11, 12].into_iter().chain(others.into_iter().flatten()) {
+        let seed = &seed.to_string()[..];
         let (first, second) = (trace(seed, &one), trace(seed, &two));
         assert_eq!(first, second, "seed {seed}");
         let (one, two) = (std::fs::read(&one).expect("a trace"), std::fs::read(&two).expect("a trace"));
@@ -102,41 +109,121 @@ fn clocks_that_race_are_found_out() {
 /// How long clients work if nothing else is said.
 const USUAL_NS: u64 = 6_000_000_000;
 
-/// Whether a seed stands for operations of every kind, on nodes that replicas can move between, and for faults meanwhile.
-fn is_varied(seed: u64) -> bool {
+/// What is wanted of shards one by one.
+const SHARDS: [Wish; 4] = [Wish::Split, Wish::Merge, Wish::Move, Wish::Transfer];
+
+fn plan(seed: u64) -> Plan {
     let workloads: Vec<&'static str> = workload::ALL.iter().map(|entry| entry.name).collect();
-    let plan = Plan::draw(seed, &workloads, USUAL_NS, None);
-    let has = |wanted: Wish| {
-        plan.faults.iter().any(|fault| matches!(fault.deed, Deed::Operate { wish, .. } if wish == wanted))
-    };
+    Plan::draw(seed, &workloads, USUAL_NS, None)
+}
+
+fn stands_for(plan: &Plan, wanted: Wish) -> bool {
+    plan.faults.iter().any(|fault| matches!(fault.deed, Deed::Operate { wish, .. } if wish == wanted))
+}
+
+/// Seeds whose plans are like that, and stand for faults, too.
+fn seeds(are_meant: impl Fn(&Plan) -> bool) -> impl Iterator<Item = u64> {
     let breaks = |fault: &Fault| !matches!(fault.deed, Deed::Operate { .. });
-    plan.nodes > plan.replicas && Wish::ALL.into_iter().all(has) && plan.faults.iter().any(breaks)
+    (1..10_000).filter(move |seed| {
+        let plan = plan(*seed);
+        are_meant(&plan) && plan.faults.iter().any(breaks)
+    })
+}
+
+/// Whether a plan stands for what can be done with shards, of every kind, on nodes that replicas can move between.
+fn is_varied(plan: &Plan) -> bool {
+    plan.nodes > plan.replicas && SHARDS.into_iter().all(|wish| stands_for(plan, wish))
+}
+
+/// Runs a seed, in which nothing must be wrong; what it tells of itself.
+fn report_of(seed: u64) -> Json {
+    let output = sim(&["--seed", &seed.to_string(), "--json"]);
+    let said = text(&output);
+    assert!(matches!(output.status.code(), Some(0 | 2)), "seed {seed}: {said}");
+    let line = said.lines().find(|line| line.starts_with('{')).expect("a line of JSON");
+    serde_json::from_str(line).expect("a line of JSON")
+}
+
+/// How often an operation was done.
+fn done(report: &Json, name: &str) -> u64 {
+    report["operations"][name][0].as_u64().unwrap_or_default()
+}
+
+/// Of those about a node, the node is one that there may be.
+#[test]
+fn every_wish_comes_in_some_seed() {
+    for wanted in Wish::ALL {
+        let seed = seeds(|plan| stands_for(plan, wanted)).next();
+        let plan = plan(seed.unwrap_or_else(|| panic!("{} never comes", wanted.name())));
+        let places = plan.places() as u64;
+        let exists = |deed: &Deed| match deed {
+            Deed::Operate { wish, dice, asked } => {
+                *asked < plan.nodes && (!wish.is_of_node() || *dice < places)
+            }
+            _ => true,
+        };
+        assert!(plan.faults.iter().all(|fault| exists(&fault.deed)), "{:?}", plan.faults);
+    }
 }
 
 /// It is not enough that nothing fails: they must have been done.
 #[test]
 fn shards_are_split_and_merged_and_replicas_and_leaders_move_while_faults_strike() {
-    let mut done: BTreeMap<&str, u64> = BTreeMap::new();
-    for seed in (1..).filter(|seed| is_varied(*seed)).take(8) {
-        let output = sim(&["--seed", &seed.to_string(), "--json"]);
-        let said = text(&output);
-        assert!(matches!(output.status.code(), Some(0 | 2)), "seed {seed}: {said}");
-        let line = said.lines().find(|line| line.starts_with('{')).expect("a line of JSON");
-        let report: Json = serde_json::from_str(line).expect("a line of JSON");
-        for wish in Wish::ALL {
-            let count = report["operations"][wish.name()].as_u64().unwrap_or_default();
-            *done.entry(wish.name()).or_default() += count;
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for seed in seeds(is_varied).take(8) {
+        let report = report_of(seed);
+        for wish in SHARDS {
+            *counts.entry(wish.name()).or_default() += done(&report, wish.name());
         }
     }
-    assert!(done.values().all(|count| *count > 0), "{done:?}");
+    assert!(counts.len() == SHARDS.len() && counts.values().all(|count| *count > 0), "{counts:?}");
+}
+
+/// Faults are in the way of what is wanted; in one of so many seeds it is done all the same.
+const SEEDS_EACH: usize = 12;
+
+/// What goes by this name is done in a seed that stands for the wish and for faults.
+fn is_done_under_faults(wish: Wish, name: &str) {
+    let mut seeds = seeds(|plan| stands_for(plan, wish)).take(SEEDS_EACH);
+    assert!(seeds.any(|seed| done(&report_of(seed), name) > 0), "{name} is never done");
+}
+
+#[test]
+fn nodes_join_while_faults_strike() {
+    is_done_under_faults(Wish::Join, Wish::Join.name());
+}
+
+#[test]
+fn nodes_are_drained_and_emptied_while_faults_strike() {
+    for wish in [Wish::Drain, Wish::Decommission, Wish::Retire] {
+        is_done_under_faults(wish, wish.name());
+    }
+}
+
+#[test]
+fn dead_nodes_are_replaced_while_faults_strike() {
+    for wish in [Wish::Rebuild, Wish::Repair] {
+        is_done_under_faults(wish, wish.name());
+    }
+}
+
+/// Nobody asks for that.
+#[test]
+fn members_of_the_meta_group_are_replaced_with_their_nodes() {
+    is_done_under_faults(Wish::Retire, META_MEMBER);
+}
+
+#[test]
+fn shards_are_split_and_merged_by_themselves_while_faults_strike() {
+    for wish in [Wish::Small, Wish::Large] {
+        is_done_under_faults(wish, wish.name());
+    }
 }
 
 /// Leaving one out leaves all others as they are, and a schedule says what it is.
 #[test]
 fn operations_are_numbered_among_the_faults() {
-    let seed = (1..).find(|seed| is_varied(*seed)).expect("one of so many");
-    let workloads: Vec<&'static str> = workload::ALL.iter().map(|entry| entry.name).collect();
-    let plan = Plan::draw(seed, &workloads, USUAL_NS, None);
+    let plan = plan(seeds(is_varied).next().expect("one of so many"));
     let merge = |fault: &Fault| matches!(fault.deed, Deed::Operate { wish: Wish::Merge, .. });
     let number = plan.faults.iter().position(merge).expect("a merge");
     let rest: Vec<usize> = (0..plan.faults.len()).filter(|n| *n != number).collect();
@@ -185,7 +272,7 @@ const SHORT_NS: u64 = 2_000_000_000;
 
 /// A seed that stands for one pause, which ends while clients work.
 fn seed_with_a_pause() -> (u64, Fault) {
-    let found = (1..10_000).find_map(|seed| {
+    let found = (1..100_000).find_map(|seed| {
         let plan = Plan::draw(seed, &["register"], SHORT_NS, None);
         match &plan.faults[..] {
             [fault] if matches!(fault.deed, Deed::Pause(_)) && fault.at_ns + fault.for_ns < SHORT_NS => {

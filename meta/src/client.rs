@@ -133,10 +133,20 @@ impl MetaClient {
         client
     }
 
-    /// From now on, what this node leads is asked without a message.
-    pub fn attach(&self, local: Arc<MetaServer>) {
+    /// From now on, what this node leads is asked without a message, and whoever asks here for what it doesn't lead is told what is
+    /// known here of who does.
+    pub fn attach(self: &Arc<Self>, local: Arc<MetaServer>) {
+        local.meet(self);
         // A second server on one node would be a defect of the assembly; the first one stays.
         let _ = self.local.set(local);
+    }
+
+    /// Whom others are to ask, as far as is known here.
+    pub(crate) fn redirect(&self) -> pb::Redirect {
+        let leader = self.leader.lock().clone().unwrap_or_default();
+        let cache = self.cache.read();
+        let address = |node: &NodeId| Some(cache.nodes.get(node)?.addresses.as_ref()?.rpc.clone());
+        pb::Redirect { leader, members: cache.members.iter().filter_map(address).collect() }
     }
 
     /// When the leader last answered.
@@ -713,5 +723,30 @@ impl Directory for MetaClient {
 impl raft::AddressBook for MetaClient {
     fn address(&self, node: NodeId) -> Option<String> {
         Directory::address(self, node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn others_are_sent_to_the_members_that_are_known() {
+        let client = MetaClient::new(Vec::new(), Seams::real());
+        let node = |id: u64| {
+            let addresses = pb::Addresses { rpc: format!("n{id}:1"), ..Default::default() };
+            pb::MapNode { id, addresses: Some(addresses), ..Default::default() }
+        };
+        let member = |node: u64| proto::common::Replica { node, ..Default::default() };
+        client.learn_map(pb::ClusterMap {
+            version: 1,
+            nodes: (1..=4).map(node).collect(),
+            meta_members: [1, 3, 9].map(member).into(),
+            ..Default::default()
+        });
+        let known = client.redirect();
+        assert_eq!((&known.leader[..], known.members), ("", vec!["n1:1".to_owned(), "n3:1".to_owned()]));
+        *client.leader.lock() = Some("n3:1".to_owned());
+        assert_eq!(client.redirect().leader, "n3:1");
     }
 }

@@ -33,8 +33,9 @@ impl MetaServer {
             let wanted = reconcile::wanted_replicas(self, soft, now);
             self.replica.read(|state| {
                 let mut groups = Vec::new();
-                let shards = state.shards().iter().map(|(id, shard)| (*id, shard.descriptor.clone()));
-                for (id, descriptor) in std::iter::once((META_GROUP, None)).chain(shards) {
+                let shards = state.shards().iter();
+                let shards = shards.map(|(id, shard)| (*id, shard.descriptor.clone(), shard.automatic));
+                for (id, descriptor, automatic) in std::iter::once((META_GROUP, None, false)).chain(shards) {
                     let reported = soft.groups.get(&id);
                     groups.push(pb::GroupStatus {
                         group: id.0,
@@ -45,6 +46,7 @@ impl MetaServer {
                         load: reported.and_then(|r| Some(soft.loads.of(id, r.report.load?, r.since, now))),
                         joint: reported.is_some_and(|r| r.report.joint),
                         wanted: wanted.get(&id).copied().unwrap_or(0) as u32,
+                        automatic,
                     });
                 }
                 let node = |(id, node): (&NodeId, &pb::Node)| pb::NodeStatus {

@@ -5,7 +5,7 @@
 //! of leadership and is forgotten with it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -22,7 +22,6 @@ use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 use txn::Edge;
 
-use crate::Error;
 use crate::deadlock::Waits;
 use crate::loads::Loads;
 use crate::machine::MetaReplica;
@@ -31,6 +30,7 @@ use crate::reports::{Resting, leaders_version};
 use crate::safe_point::SafePoint;
 use crate::settings::{self, Settings};
 use crate::state::State;
+use crate::{Error, MetaClient};
 
 /// A node that has been silent for so long counts as dead.
 pub const DEAD_AFTER: Duration = Duration::from_millis(2_500);
@@ -127,14 +127,22 @@ pub struct MetaServer {
     pub(crate) nudge: Notify,
     /// One extension of the oracle's window at a time.
     extending: tokio::sync::Mutex<()>,
+    /// The client of this node. It is told who the members are, whether or not this node is one of them.
+    client: OnceLock<Weak<MetaClient>>,
 }
 
 impl MetaServer {
     /// The service of a node whose groups are in `multi`.
     pub fn new(node: NodeId, replica: Arc<MetaReplica>, multi: Arc<MultiRaft>, seams: Seams) -> Arc<Self> {
         let soft = Mutex::new(Soft::new(Term(0), seams.clock.now(), leaders_version(&seams)));
-        let extending = tokio::sync::Mutex::new(());
-        Arc::new(Self { node, replica, multi, seams, soft, nudge: Notify::new(), extending })
+        let (extending, client) = (tokio::sync::Mutex::new(()), OnceLock::new());
+        Arc::new(Self { node, replica, multi, seams, soft, nudge: Notify::new(), extending, client })
+    }
+
+    /// This is the client of the same node.
+    pub(crate) fn meet(&self, client: &Arc<MetaClient>) {
+        // There is one per node; the first one stays.
+        let _ = self.client.set(Arc::downgrade(client));
     }
 
     /// The tonic service to mount.
@@ -164,6 +172,15 @@ impl MetaServer {
     }
 
     fn redirect(&self, group: Option<&Group>) -> Redirect {
+        match (group, self.client.get().and_then(Weak::upgrade)) {
+            // A new node that knows of this one only must be able to join.
+            (None, Some(client)) => client.redirect(),
+            _ => self.redirect_by_replica(group),
+        }
+    }
+
+    /// By what this node's replica knows.
+    fn redirect_by_replica(&self, group: Option<&Group>) -> Redirect {
         let leader = group.and_then(|group| group.status().leader).map(|leader| leader.node);
         self.replica.read(|state| {
             let address = |node: NodeId| {
@@ -178,7 +195,7 @@ impl MetaServer {
 
     /// The RPC address of the leader that this node's replica follows; empty if it knows none.
     pub(crate) fn leader_address(&self) -> String {
-        self.redirect(self.multi.group(META_GROUP).as_deref()).leader
+        self.redirect_by_replica(self.multi.group(META_GROUP).as_deref()).leader
     }
 
     /// Replicates a command and answers what it came to.

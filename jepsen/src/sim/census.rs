@@ -2,7 +2,8 @@
 //!
 //! Some things must hold at every moment ([`watch`]), others when everything is whole and has come to rest ([`compare`]): then every
 //! key is in one shard, each shard's members are where the meta-group says, all of them vote, and no node has a replica
-//! of anything else. Replicas that were removed, or absorbed, may stay for a while; they must not answer ([`strays`]).
+//! of anything else. No node is being drained or emptied, one that was emptied has nothing, and what was split by itself
+//! has been merged. Replicas that were removed, or absorbed, may stay for a while; they must not answer ([`strays`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use bytes::Bytes;
 use proto::common::ShardDescriptor as Described;
-use proto::meta::{DescribeResponse, GroupStatus};
+use proto::meta::{DescribeResponse, GroupStatus, NodeDuty};
 use raft::{Group, Role};
 use storage::ids::{GroupId, META_GROUP, NodeId, ReplicaId};
 use txn::{ShardDescriptor, ShardServer};
@@ -100,10 +101,18 @@ pub(super) fn compare(
 
 /// An operation that is under way, or a group whose members are not what they shall be.
 fn unfinished(cluster: &DescribeResponse, voters: usize) -> Option<String> {
-    let operation = cluster.operations.iter().find(|known| matches!(&known.kind[..], "move" | "merge"));
+    let ends = |kind: &str| matches!(kind, "move" | "merge" | "drain" | "decommission");
+    let operation = cluster.operations.iter().find(|known| ends(&known.kind));
     if let Some(known) = operation {
         return Some(format!("{} goes on: {}", known.id, known.state));
     }
+    if let Some(shard) = unmerged(cluster) {
+        return Some(format!("{shard} was split off by itself, and has not been merged again"));
+    }
+    let gone = |node: u64| {
+        let known = cluster.nodes.iter().find(|known| known.id == node);
+        known.is_none_or(|known| known.duty() == NodeDuty::NodeDecommissioned)
+    };
     cluster.groups.iter().find_map(|group| {
         let of = GroupId(group.group);
         if group.leader_node == 0 {
@@ -112,9 +121,27 @@ fn unfinished(cluster: &DescribeResponse, voters: usize) -> Option<String> {
         if group.joint || group.replicas.iter().any(|replica| replica.learner) {
             return Some(format!("the members of {of} are being changed"));
         }
+        if let Some(left) = group.replicas.iter().find(|replica| gone(replica.node)) {
+            return Some(format!("{of} has a replica on n{}, which was decommissioned", left.node));
+        }
         let count = group.replicas.len();
         (count != voters).then(|| format!("{of} has {count} voters, not {voters}"))
     })
+}
+
+/// A shard that was split off by itself, though the one before it is of the same table. Both are small and cold when nobody asks
+/// for anything.
+fn unmerged(cluster: &DescribeResponse) -> Option<GroupId> {
+    let shards =
+        cluster.groups.iter().filter_map(|group| Some((group.descriptor.as_ref()?, group.automatic)));
+    let mut shards: Vec<(&Described, bool)> = shards.collect();
+    shards.sort_by(|(one, _), (other, _)| one.start.cmp(&other.start));
+    let table = |shard: &Described| shard.start.first_chunk::<8>().copied();
+    let apart = shards.windows(2).find(|pair| {
+        let ((left, _), (right, automatic)) = (pair[0], pair[1]);
+        automatic && table(left).is_some() && table(left) == table(right)
+    });
+    apart.map(|pair| GroupId(pair[1].0.group))
 }
 
 /// A replica that should not be where it is, or isn't where it should be.
@@ -230,7 +257,7 @@ fn is_superseded(own: &ShardDescriptor, cluster: &DescribeResponse) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use proto::meta::ReplicaProgress;
+    use proto::meta::{NodeStatus, Operation, ReplicaProgress};
 
     use super::*;
 
@@ -257,6 +284,46 @@ mod tests {
         assert!(wrong(&[("", ""), ("f", "")]).contains("the same keys"));
         assert!(wrong(&[("", "f"), ("f", "m")]).contains("from m on"));
         assert!(wrong(&[("a", "")]).contains("to a"));
+    }
+
+    #[test]
+    fn what_was_split_by_itself_is_to_be_merged_within_its_table() {
+        let mut cluster = cluster(&[
+            ("", "b"),
+            ("b", "table 01"),
+            ("table 01", "table 01k"),
+            ("table 01k", "table 02"),
+            ("table 02", ""),
+        ]);
+        assert_eq!(unmerged(&cluster), None, "operators cut it there");
+        for (group, apart) in [(1, None), (2, None), (4, None), (3, Some(GroupId(5)))] {
+            cluster.groups[group].automatic = true;
+            assert_eq!(unmerged(&cluster), apart);
+        }
+        let told = unfinished(&cluster, 3).expect("it goes on");
+        assert!(told.contains("g5 was split off by itself"), "{told}");
+    }
+
+    #[test]
+    fn who_was_emptied_has_nothing_and_nobody_is_being_emptied() {
+        let node = |id| NodeStatus { id, ..Default::default() };
+        let member = |node| ReplicaProgress { replica: 10 + node, node, ..Default::default() };
+        let mut cluster = cluster(&[("", "")]);
+        cluster.nodes = (1..=4).map(node).collect();
+        cluster.groups[0].leader_node = 1;
+        cluster.groups[0].replicas = (1..=3).map(member).collect();
+        assert_eq!(unfinished(&cluster, 3), None);
+        cluster.nodes[2].duty = NodeDuty::NodeDecommissioned.into();
+        let told = unfinished(&cluster, 3).expect("it has a replica");
+        assert!(told.contains("g2 has a replica on n3"), "{told}");
+        cluster.nodes.swap_remove(2);
+        assert!(unfinished(&cluster, 3).is_some(), "nobody knows the node");
+        for kind in ["move", "merge", "drain", "decommission"] {
+            let known = Operation { id: format!("{kind}-3"), kind: kind.to_owned(), ..Default::default() };
+            cluster.operations = vec![known];
+            let told = unfinished(&cluster, 3).expect("it is under way");
+            assert!(told.contains(&format!("{kind}-3 goes on")), "{told}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use futures::StreamExt as _;
 use serde_json::{Value as Json, json};
 use tokio::process::Command;
 
+use super::operate::Counts;
 use super::plan::{Defect, Plan};
 use super::run::Outcome;
 use crate::checker::{self, Validity};
@@ -22,6 +23,8 @@ const CPU_SECONDS_MAX: libc::rlim_t = 120;
 pub const STATUS_UNKNOWN: i32 = 2;
 /// How often a failing seed is run again, to find out what it needs.
 const SHRINK_RUNS_MAX: usize = 60;
+/// Of what operators wanted so often, something must have been done: otherwise nobody knows what the seeds would have shown.
+const TRIES_MIN: u64 = 40;
 
 /// What is the same for all seeds.
 #[derive(Clone, Debug)]
@@ -74,8 +77,8 @@ pub struct Report {
     pub faults: Option<Vec<usize>>,
     /// Clients' calls, if it has told.
     pub calls: Option<u64>,
-    /// How many operations of each kind were done.
-    pub operations: BTreeMap<String, u64>,
+    /// What became of operations, by kind.
+    pub operations: BTreeMap<String, Counts>,
     /// Simulated time.
     pub simulated: Duration,
     /// Hash of everything that happened.
@@ -91,7 +94,7 @@ impl Report {
             "undecided": outcome.undecided,
             "faults": outcome.faults.iter().map(|(number, _)| *number).collect::<Vec<_>>(),
             "calls": outcome.calls,
-            "operations": outcome.operations.iter().map(|(name, counts)| (*name, counts.done)).collect::<BTreeMap<_, _>>(),
+            "operations": outcome.operations.iter().map(|(name, counts)| (*name, counts.json())).collect::<BTreeMap<_, _>>(),
             "simulated_ns": outcome.simulated_ns,
             "digest": format!("{:016x}/{}", outcome.digest.0, outcome.digest.1),
         })
@@ -108,7 +111,9 @@ impl Report {
             undecided: report["undecided"].is_string(),
             faults: faults.map(|all| all.iter().filter_map(|n| n.as_u64().map(|n| n as usize)).collect()),
             calls: report["calls"].as_u64(),
-            operations: operations.filter_map(|(name, n)| Some((name.clone(), n.as_u64()?))).collect(),
+            operations: operations
+                .filter_map(|(name, counts)| Some((name.clone(), Counts::of(counts)?)))
+                .collect(),
             simulated: Duration::from_nanos(report["simulated_ns"].as_u64().unwrap_or_default()),
             digest: report["digest"].as_str().unwrap_or_default().to_owned(),
         })
@@ -141,8 +146,8 @@ pub struct Found {
     pub took: Duration,
     /// Clients' calls of all.
     pub calls: u64,
-    /// Operations of all that were done, by kind.
-    pub operations: BTreeMap<String, u64>,
+    /// What became of the operations of all, by kind.
+    pub operations: BTreeMap<String, Counts>,
 }
 
 impl fmt::Display for Found {
@@ -157,21 +162,32 @@ impl fmt::Display for Found {
             self.simulated.as_secs_f64(),
             self.took.as_secs_f64()
         )?;
-        let counts: Vec<String> = self.operations.iter().map(|(name, n)| format!("{name} {n}")).collect();
-        match counts.is_empty() {
+        if self.operations.is_empty() {
+            return Ok(());
+        }
+        let counts: Vec<String> = self.operations.iter().map(|(name, n)| format!("{name}: {n}")).collect();
+        write!(f, "; {}", counts.join("; "))?;
+        let never: Vec<&str> = self.never_done().collect();
+        match never.is_empty() {
             true => Ok(()),
-            false => write!(f, "; {} done", counts.join(", ")),
+            false => write!(f, "; {} was tried often and never done", never.join(", ")),
         }
     }
 }
 
 impl Found {
+    /// What operators have wanted often, and nothing of it was done.
+    fn never_done(&self) -> impl Iterator<Item = &str> {
+        let never = |counts: &Counts| counts.done == 0 && counts.tries() >= TRIES_MIN;
+        self.operations.iter().filter(move |(_, counts)| never(counts)).map(|(name, _)| &name[..])
+    }
+
     /// One failure is one too many; what is undecided must be rare for the rest to mean something: one seed of twenty. (Some stand for faults
-    /// that leave hardly any time for calls, and what is read in the end does not count.)
+    /// that leave hardly any time for calls, and what is read in the end does not count.) So must what is never done at all.
     pub fn validity(&self) -> Validity {
         if !self.failures.is_empty() {
             Validity::Invalid
-        } else if self.runs == 0 || self.undecided * 20 > self.runs {
+        } else if self.runs == 0 || self.undecided * 20 > self.runs || self.never_done().next().is_some() {
             Validity::Unknown
         } else {
             Validity::Valid
@@ -192,8 +208,8 @@ pub async fn explore(what: &Exploration, progress: impl Fn(&Found)) -> Result<Fo
         found.runs += 1;
         found.undecided += u64::from(report.undecided && report.failure.is_none());
         found.calls += report.calls.unwrap_or_default();
-        for (name, done) in &report.operations {
-            *found.operations.entry(name.clone()).or_default() += done;
+        for (name, counts) in &report.operations {
+            found.operations.entry(name.clone()).or_default().add(*counts);
         }
         found.simulated += report.simulated;
         found.took = began.elapsed();
@@ -394,7 +410,24 @@ pub fn scratch() -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::same_kind;
+    use super::*;
+
+    #[test]
+    fn what_was_never_done_has_not_been_explored() {
+        let of = |done, refused| {
+            let counts = [("join".to_owned(), Counts { done, refused, unknown: 0 })];
+            Found { runs: 100, operations: counts.into(), ..Found::default() }
+        };
+        for (done, refused, validity) in [
+            (0, TRIES_MIN, Validity::Unknown),
+            (1, TRIES_MIN, Validity::Valid),
+            (0, TRIES_MIN - 1, Validity::Valid),
+        ] {
+            let found = of(done, refused);
+            assert_eq!(found.validity(), validity, "{found}");
+            assert_eq!(found.to_string().contains("join was tried often"), validity == Validity::Unknown);
+        }
+    }
 
     #[test]
     fn a_smaller_run_must_fail_in_the_same_way() {

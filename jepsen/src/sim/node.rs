@@ -80,10 +80,12 @@ pub struct Shared {
     pub world: Arc<World>,
     /// Links.
     pub net: Arc<Net>,
-    /// How many nodes there are.
-    pub nodes: usize,
+    /// How many nodes found the cluster.
+    pub founders: usize,
     /// Voters of each group.
     pub replicas: usize,
+    /// What each shard is said to take on the disk.
+    pub shard_bytes: u64,
     /// The product's settings.
     pub raft: RaftOptions,
 }
@@ -98,6 +100,10 @@ pub struct SimNode {
     pub lens: Lens,
     /// It stands still.
     pub paused: bool,
+    /// It has been stopped for good.
+    pub gone: bool,
+    /// The nodes whose addresses it is told when it starts.
+    pub join: Vec<Place>,
     number: u64,
     life: Option<Life>,
     /// When its next timer is due.
@@ -107,7 +113,9 @@ pub struct SimNode {
 impl SimNode {
     /// One that has never run.
     pub fn new(shared: Arc<Shared>, place: Place, disk: Arc<Disk>, lens: Lens) -> Self {
-        Self { shared, place, disk, lens, paused: false, number: 0, life: None, due_at: None }
+        let join = (0..shared.founders).collect();
+        let (paused, gone) = (false, false);
+        Self { shared, place, disk, lens, paused, gone, join, number: 0, life: None, due_at: None }
     }
 
     /// Starts it. `begin` runs in it when it takes part.
@@ -126,8 +134,9 @@ impl SimNode {
         let status = Arc::<Mutex<Status>>::default();
         let (shared, place, disk) = (self.shared.clone(), self.place, self.disk.clone());
         let (dir, to_tell, for_boot) = (self.disk.state_dir(self.number), status.clone(), seams.clone());
+        let join = self.join.iter().copied().map(net::address).collect();
         seams.spawn("boot", async move {
-            match boot(&shared, place, &disk, dir, &for_boot).await {
+            match boot(&shared, place, &disk, dir, join, &for_boot).await {
                 Ok((assembled, engine)) => {
                     begin(&assembled, &for_boot);
                     let mut status = to_tell.lock();
@@ -153,12 +162,24 @@ impl SimNode {
         (self.paused, self.due_at) = (false, None);
         self.disk.crash(self.number, power)?;
         self.number += 1;
+        // Whoever starts it again knows the cluster.
+        self.join = (0..self.shared.founders).collect();
         Ok(())
     }
 
     /// Whether it has been started, and hasn't crashed.
     pub fn lives(&self) -> bool {
         self.life.is_some()
+    }
+
+    /// Whether it takes part.
+    pub fn is_up(&self) -> bool {
+        self.look(|status| status.up.is_some()) == Some(true)
+    }
+
+    /// Whether it has yet to find its cluster, and knows of that node only.
+    pub fn waits_for(&self, place: Place) -> bool {
+        self.lives() && !self.is_up() && self.join == [place]
     }
 
     /// Whether it is to be polled.
@@ -203,6 +224,7 @@ async fn boot(
     place: Place,
     disk: &Arc<Disk>,
     dir: PathBuf,
+    join: Vec<String>,
     seams: &Seams,
 ) -> Result<(Assembled, Arc<Engine>)> {
     let log = SimLog::open(disk);
@@ -231,7 +253,6 @@ async fn boot(
     });
     let addresses =
         Addresses { rpc: net::address(place), sql: net::address(place), http: net::address(place) };
-    let join: Vec<String> = (0..shared.nodes).map(net::address).collect();
     let seeker = Seeker {
         store: &store,
         files: &files,
@@ -250,7 +271,7 @@ async fn boot(
         // A disk would say something else each time.
         facts: Arc::new(proto::meta::NodeFacts::default),
         // What tables take depends on when RocksDB's threads merge them.
-        shard_bytes: Some(0),
+        shard_bytes: Some(shared.shard_bytes),
         services,
         raft: shared.raft.clone(),
         closing,

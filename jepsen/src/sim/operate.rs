@@ -1,4 +1,5 @@
-//! What operators want while clients work and other things break: splits, merges, moves of replicas, transfers of leaders.
+//! What operators want while clients work and other things break: splits, merges, moves of replicas, transfers of leaders; and, in
+//! `duties.rs` and `automatic.rs`, what is wanted of nodes, and of shards without naming one.
 //!
 //! A task at some node asks the meta-group and looks until it is done, as `flotilla admin` does. What is done, and how, is the
 //! product's business: the conductor that runs in every simulated node (`meta::reconcile`). What it refuses (there is
@@ -9,25 +10,28 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use meta::{DEFAULT_DATABASE_START, Error, MetaClient};
 use parking_lot::Mutex;
 use proto::common::ShardDescriptor;
 use proto::meta::{
-    CancelRequest, DescribeResponse, GroupStatus, MergeRequest, MoveRequest, SplitRequest, TransferRequest,
+    CancelRequest, DescribeResponse, GroupStatus, MergeRequest, MoveRequest, NodeDuty, SplitRequest,
+    TransferRequest,
 };
+use serde_json::{Value as Json, json};
 use storage::seam::Seams;
 
 use super::client::Record;
 use super::plan::Wish;
 use super::workload::key;
+use super::world::Place;
 use crate::checker::faults::{DONE, REFUSED};
 use crate::history::Value;
 
 /// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often somebody is looked for who knows the cluster.
 const LOOKS_MAX: usize = 20;
 /// An outcome: it may have been done or not.
@@ -42,6 +46,31 @@ pub struct Counts {
     pub refused: u64,
     /// Nobody was there to see.
     pub unknown: u64,
+}
+
+impl Counts {
+    /// For the line of JSON with which a process tells of its seed.
+    pub fn json(self) -> Json {
+        json!([self.done, self.refused, self.unknown])
+    }
+
+    /// What [`Counts::json`] has made of it.
+    pub fn of(json: &Json) -> Option<Self> {
+        let [done, refused, unknown] = &json.as_array()?[..] else { return None };
+        Some(Self { done: done.as_u64()?, refused: refused.as_u64()?, unknown: unknown.as_u64()? })
+    }
+
+    /// How often it was tried.
+    pub fn tries(self) -> u64 {
+        self.done + self.refused + self.unknown
+    }
+
+    /// Those of other seeds are counted, too.
+    pub fn add(&mut self, other: Self) {
+        self.done += other.done;
+        self.refused += other.refused;
+        self.unknown += other.unknown;
+    }
 }
 
 impl fmt::Display for Counts {
@@ -135,6 +164,12 @@ pub(super) struct Operator {
     pub seams: Seams,
     /// How many rows there are to cut between.
     pub rows: u32,
+    /// How many voters each group has.
+    pub replicas: usize,
+    /// For what is counted beside the wish itself.
+    pub tally: Arc<Mutex<Tally>>,
+    /// The nodes that are empty, and to be stopped for good.
+    pub retiring: Arc<Mutex<Vec<Place>>>,
 }
 
 impl Operator {
@@ -143,7 +178,15 @@ impl Operator {
         let Some(cluster) = self.look().await else {
             return refused("nobody says what the cluster looks like");
         };
+        let place = dice as Place;
         match wish {
+            // Nobody is asked but the newcomer, who asks by itself.
+            Wish::Join => refused("it is no member yet"),
+            Wish::Drain => self.drain(&cluster, place, recall.unwrap_or_default()).await,
+            Wish::Decommission | Wish::Retire => self.decommission(&cluster, wish, place, recall).await,
+            Wish::Rebuild | Wish::Repair => self.replace(&cluster, wish, place).await,
+            Wish::Small => self.have_split(&cluster).await,
+            Wish::Large => self.have_merged(&cluster).await,
             Wish::Split => match uncut(&cluster, self.rows, dice) {
                 Some((group, key)) => self.meta.split(SplitRequest { group, key: Some(key) }).await.into(),
                 None => refused("every row begins a shard, or nobody knows its shard"),
@@ -193,8 +236,13 @@ impl Operator {
         None
     }
 
+    /// How long ago that was.
+    pub(super) fn since(&self, begun: Instant) -> Duration {
+        self.seams.clock.now().saturating_duration_since(begun)
+    }
+
     /// Looks until the operation is no longer under way; whether it was done then.
-    async fn wait(
+    pub(super) async fn wait(
         &self,
         operation: &str,
         mut recall: Option<Duration>,
@@ -210,7 +258,7 @@ impl Operator {
                     false => refused("it was given up, or called off"),
                 };
             }
-            let waited = self.seams.clock.now().saturating_duration_since(begun);
+            let waited = self.since(begun);
             if recall.take_if(|after| waited >= *after).is_some() {
                 // Whatever comes of that, the operation ends.
                 let _ = self.meta.cancel(CancelRequest { operation: operation.to_owned() }).await;
@@ -220,7 +268,7 @@ impl Operator {
     }
 }
 
-fn refused(why: &str) -> Ending {
+pub(super) fn refused(why: &str) -> Ending {
     Ending::Refused(why.to_owned())
 }
 
@@ -232,7 +280,7 @@ fn pick<T>(mut items: Vec<T>, dice: u64) -> Option<T> {
     }
 }
 
-fn voters(group: &GroupStatus) -> impl Iterator<Item = u64> + '_ {
+pub(super) fn voters(group: &GroupStatus) -> impl Iterator<Item = u64> + '_ {
     group.replicas.iter().filter(|replica| !replica.learner).map(|replica| replica.node)
 }
 
@@ -270,12 +318,13 @@ fn heir(cluster: &DescribeResponse, dice: u64) -> Option<(u64, u64)> {
     Some((group.group, to))
 }
 
-/// A group, the meta-group among them, a node with a vote in it, and a node that has no replica.
+/// A group, the meta-group among them, a node with a vote in it, and a node that has no replica and is to get some.
 fn journey(cluster: &DescribeResponse, dice: u64) -> Option<(u64, u64, u64)> {
     let group = pick(cluster.groups.iter().filter(|group| group.leader_node != 0).collect(), dice)?;
     let from = pick(voters(group).collect(), dice >> 16)?;
     let free = |node: &u64| group.replicas.iter().all(|replica| replica.node != *node);
-    let to = pick(cluster.nodes.iter().map(|node| node.id).filter(free).collect(), dice >> 32)?;
+    let serving = cluster.nodes.iter().filter(|node| node.duty() == NodeDuty::NodeActive);
+    let to = pick(serving.map(|node| node.id).filter(free).collect(), dice >> 32)?;
     Some((group.group, from, to))
 }
 
@@ -331,7 +380,19 @@ mod tests {
             assert!((2..=3).contains(&heir), "{heir}");
         }
         let mut full = cluster;
+        full.nodes[3].duty = NodeDuty::NodeDraining.into();
+        assert_eq!(journey(&full, 0), None);
         full.nodes.truncate(3);
         assert_eq!(journey(&full, 0), None);
+    }
+
+    #[test]
+    fn counts_come_back_from_their_json() {
+        let counts = Counts { done: 3, refused: 2, unknown: 1 };
+        assert_eq!(Counts::of(&counts.json()), Some(counts));
+        assert_eq!((counts.tries(), Counts::of(&json!([3, 2]))), (6, None));
+        let mut sum = counts;
+        sum.add(counts);
+        assert_eq!((sum.done, sum.tries()), (6, 12));
     }
 }

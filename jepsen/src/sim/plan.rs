@@ -6,11 +6,16 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use serde_json::{Value as Json, json};
 
+use super::changes::{Changes, Shape};
 use super::host::Lens;
 use super::world::{Place, Purpose, generator};
 
-const MS: u64 = 1_000_000;
-const SECOND: u64 = 1_000 * MS;
+pub(super) const MS: u64 = 1_000_000;
+pub(super) const SECOND: u64 = 1_000 * MS;
+/// A node that is down for so long is away: other faults are shorter.
+pub(super) const ABSENCE_MIN_NS: u64 = 4 * SECOND;
+/// The pause without work after which no group of a seed rests before its end.
+const NO_REST_NS: u64 = 40 * SECOND;
 /// Clocks of different nodes run at rates that differ by less than a tenth.
 const DRIFT_PPM_MAX: i64 = 40_000;
 /// With [`Defect::RacingClocks`], the clock of a leader that is cut off runs slow by this, and the others' fast: it believes in its lease
@@ -68,11 +73,40 @@ pub enum Wish {
     Move,
     /// Another replica leads a group.
     Transfer,
+    /// A new node joins: it is told the address of the node that is asked, and no other.
+    Join,
+    /// A node leads nothing for a while.
+    Drain,
+    /// The replicas of a node move elsewhere. It stays, and is empty.
+    Decommission,
+    /// The same; and when it is empty, it is stopped for good.
+    Retire,
+    /// What a dead node had is rebuilt elsewhere, when it has been away for too long.
+    Rebuild,
+    /// The same, at once: an operator says that the node is not awaited.
+    Repair,
+    /// Shards are to be small: they are split by themselves.
+    Small,
+    /// Shards that were split by themselves may be merged by themselves.
+    Large,
 }
 
 impl Wish {
     /// All of them.
-    pub const ALL: [Wish; 4] = [Wish::Split, Wish::Merge, Wish::Move, Wish::Transfer];
+    pub const ALL: [Wish; 12] = [
+        Wish::Split,
+        Wish::Merge,
+        Wish::Move,
+        Wish::Transfer,
+        Wish::Join,
+        Wish::Drain,
+        Wish::Decommission,
+        Wish::Retire,
+        Wish::Rebuild,
+        Wish::Repair,
+        Wish::Small,
+        Wish::Large,
+    ];
 
     /// What histories call it: as in real clusters.
     pub fn name(self) -> &'static str {
@@ -81,10 +115,28 @@ impl Wish {
             Wish::Merge => "merge",
             Wish::Move => "move",
             Wish::Transfer => "transfer-leader",
+            Wish::Join => "join",
+            Wish::Drain => "drain",
+            Wish::Decommission => "decommission",
+            Wish::Retire => "retire",
+            Wish::Rebuild => "rebuild",
+            Wish::Repair => "repair",
+            Wish::Small => "automatic-split",
+            Wish::Large => "automatic-merge",
+        }
+    }
+
+    /// Whether it is about a node that the plan names, and not about whatever shards there are.
+    pub fn is_of_node(self) -> bool {
+        match self {
+            Wish::Split | Wish::Merge | Wish::Move | Wish::Transfer | Wish::Small | Wish::Large => false,
+            Wish::Join | Wish::Drain | Wish::Decommission => true,
+            Wish::Retire | Wish::Rebuild | Wish::Repair => true,
         }
     }
 }
 
+/// Of one about a node, what comes before "of node 3".
 impl fmt::Display for Wish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -92,6 +144,14 @@ impl fmt::Display for Wish {
             Wish::Merge => "a merge of two shards",
             Wish::Move => "a move of a replica",
             Wish::Transfer => "another leader of a group",
+            Wish::Join => "the admission",
+            Wish::Drain => "a drain",
+            Wish::Decommission => "the decommission",
+            Wish::Retire => "the decommission for good",
+            Wish::Rebuild => "the replacement in time",
+            Wish::Repair => "the replacement at once",
+            Wish::Small => "splits of shards by themselves",
+            Wish::Large => "merges of shards by themselves",
         })
     }
 }
@@ -155,7 +215,8 @@ pub enum Deed {
         wish: Wish,
         /// The node that is asked; if it doesn't run, the next one that does.
         asked: Place,
-        /// Which shard, and which node, of those that there are when it comes to it.
+        /// Which shard, and which node, of those that there are when it comes to it; of a wish about a node ([`Wish::is_of_node`]),
+        /// that node's place.
         dice: u64,
     },
 }
@@ -194,6 +255,11 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// Whether it takes a node away for so long that it may be replaced. Clients work until it is back.
+    pub fn is_absence(&self) -> bool {
+        matches!(self.deed, Deed::Crash { .. }) && self.for_ns >= ABSENCE_MIN_NS
+    }
+
     /// For `schedule.json`. Whom it hits, if that is a leader, the history says.
     pub fn json(&self, number: usize) -> Json {
         json!({
@@ -234,8 +300,11 @@ impl fmt::Display for Fault {
             Deed::Reset(who) => write!(f, "connections of {who} reset"),
             Deed::Stall { who, stall_ns } => write!(f, "syncs of {who} take {} ms longer", stall_ns / MS),
             Deed::WallJump { who, ms } => write!(f, "wall clock of {who} ahead by {ms} ms"),
-            Deed::Operate { wish, asked, .. } => {
+            Deed::Operate { wish, asked, dice } => {
                 write!(f, "node {} is asked for {wish}", asked + 1)?;
+                if wish.is_of_node() {
+                    write!(f, " of node {}", dice + 1)?;
+                }
                 f.write_str(if self.for_ns > 0 { ", and to leave it at the end" } else { "" })
             }
         }
@@ -245,14 +314,20 @@ impl fmt::Display for Fault {
 /// All that is settled before the start.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// How many nodes.
+    /// How many nodes found the cluster. Those that may join later have the places after theirs.
     pub nodes: usize,
     /// How many voters each group has: replicas move where there are more nodes.
     pub replicas: usize,
     /// Which workload.
     pub workload: &'static str,
-    /// Their clocks.
+    /// The clocks of all nodes, of those that may join later, too.
     pub lenses: Vec<Lens>,
+    /// What is set for the whole cluster from the beginning: names and values.
+    pub settings: Vec<(&'static str, &'static str)>,
+    /// What each shard is said to take on the disk.
+    pub shard_bytes: u64,
+    /// Shards are split by themselves before clients begin, and kept from being merged until an operator allows it.
+    pub presplit: bool,
     /// Log entries that are kept though they are flushed: few make snapshots frequent.
     pub keep_entries: u64,
     /// Between flushes.
@@ -279,7 +354,7 @@ impl Plan {
         };
         let workload = workloads[rng.random_range(0..workloads.len())];
         let drift_max = if rng.random_bool(0.5) { DRIFT_PPM_MAX } else { 0 };
-        let lenses: Vec<Lens> = (0..nodes)
+        let mut lenses: Vec<Lens> = (0..nodes)
             .map(|_| Lens {
                 drift_ppm: rng.random_range(-drift_max..=drift_max),
                 wall_ahead_ms: rng.random_range(-2_000..=2_000),
@@ -288,14 +363,27 @@ impl Plan {
             .collect();
         let keep_entries = if rng.random_bool(0.5) { rng.random_range(5..60) } else { 10_000 };
         let checkpoint_ns = rng.random_range(500 * MS..5 * SECOND);
-        let rest_after_ns =
-            if rng.random_bool(0.5) { rng.random_range(200 * MS..1_500 * MS) } else { 40 * SECOND };
-        let mut splits = rng.random_range(0..4);
+        let mut rest_after_ns =
+            if rng.random_bool(0.5) { rng.random_range(200 * MS..1_500 * MS) } else { NO_REST_NS };
+        let mut splits: usize = rng.random_range(0..4);
         let pause_ns = rng.random_range(80 * MS..300 * MS);
         let mut faults: Vec<Fault> =
             (0..rng.random_range(0..6)).map(|_| fault(rng, nodes, work_ns)).collect();
         let wishes = rng.random_range(0..8);
         faults.extend((0..wishes).map(|_| operation(rng, nodes, replicas, work_ns)));
+        let changes = match defect {
+            // One node shall lead the rows, and all others elect another one.
+            Some(Defect::RacingClocks) => Changes::default(),
+            _ => Changes::draw(seed, Shape { nodes, replicas, drift_max, work_ns }),
+        };
+        faults.extend(changes.faults);
+        lenses.extend(changes.lenses);
+        if changes.shard_bytes > 0 {
+            // All rows lie in shards that begin in their table; and placement reshapes no group whose leader is new because it has just
+            // woken.
+            splits = splits.max(1);
+            rest_after_ns = NO_REST_NS;
+        }
         if defect == Some(Defect::RacingClocks) {
             // All rows in one shard: whoever leads it answers for all of them.
             splits = 0;
@@ -308,6 +396,9 @@ impl Plan {
             replicas,
             workload,
             lenses,
+            settings: changes.settings,
+            shard_bytes: changes.shard_bytes,
+            presplit: changes.presplit,
             keep_entries,
             checkpoint_ns,
             rest_after_ns,
@@ -315,6 +406,11 @@ impl Plan {
             pause_ns,
             faults,
         }
+    }
+
+    /// How many nodes there may ever be.
+    pub fn places(&self) -> usize {
+        self.lenses.len()
     }
 
     /// The faults with the numbers in `only`, or all.
@@ -330,7 +426,14 @@ fn fault(rng: &mut StdRng, nodes: usize, work_ns: u64) -> Fault {
         1 => Who::ShardLeader,
         _ => Who::Node(rng.random_range(0..nodes)),
     };
-    let deed = match rng.random_range(0..20) {
+    let deed = deed(rng, who, nodes);
+    let for_ns = rng.random_range(200 * MS..3 * SECOND);
+    Fault { at_ns: rng.random_range(0..work_ns), for_ns, deed }
+}
+
+/// Something that breaks.
+pub(super) fn deed(rng: &mut StdRng, who: Who, nodes: usize) -> Deed {
+    match rng.random_range(0..20) {
         0..6 => {
             let count = match rng.random_range(0..6) {
                 0 => nodes,
@@ -361,9 +464,7 @@ fn fault(rng: &mut StdRng, nodes: usize, work_ns: u64) -> Fault {
         16 => Deed::Reset(who),
         17 | 18 => Deed::Stall { who, stall_ns: rng.random_range(50 * MS..2 * SECOND) },
         _ => Deed::WallJump { who, ms: rng.random_range(-600_000..600_000) },
-    };
-    let for_ns = rng.random_range(200 * MS..3 * SECOND);
-    Fault { at_ns: rng.random_range(0..work_ns), for_ns, deed }
+    }
 }
 
 fn operation(rng: &mut StdRng, nodes: usize, replicas: usize, work_ns: u64) -> Fault {

@@ -1,16 +1,14 @@
 //! One simulation from beginning to end.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use meta::MetaClient;
 use parking_lot::Mutex;
-use proto::meta::DescribeResponse;
-use proto::shard as wire;
-use storage::ids::GroupId;
 use tokio::sync::watch;
 
 use super::census;
@@ -19,32 +17,20 @@ use super::disk::{Disk, Manners};
 use super::host;
 use super::net::Net;
 use super::node::{Shared, SimNode, raft_options};
-use super::operate::Tally;
-use super::plan::{Defect, Fault, Plan};
-use super::replicas;
+use super::operate::{Ending, Tally, Underway};
+use super::plan::{Defect, Fault, Plan, SECOND};
 use super::strike::Strikes;
-use super::workload::{self, Workload, key};
+use super::workload::{self, Workload};
 use super::world::{Place, Purpose, World, generator_of};
 use crate::checker::{self, Validity, Verdict};
 use crate::history::{History, Op};
 
-const MS: u64 = 1_000_000;
-const SECOND: u64 = 1_000 * MS;
 /// How long a cluster may take to form.
-const FORM_MAX_NS: u64 = 60 * SECOND;
-/// How long it may take, when everything is whole again, until the last calls have succeeded.
-const RECOVER_MAX_NS: u64 = 60 * SECOND;
-/// At the end, after the last calls: for replicas to become equal.
-const SETTLE_NS: u64 = 2 * SECOND;
-/// How long it may take until what operators have begun has ended, every group has its members, and all that is left over is cleaned
-/// away: of the replicas at rest, each is looked at every five minutes only.
-const TIDY_MAX_NS: u64 = 400 * SECOND;
-/// How often that is looked at.
-const TIDY_EVERY_NS: u64 = 500 * MS;
+pub(super) const FORM_MAX_NS: u64 = 60 * SECOND;
 /// How often it is looked whether what must always hold does.
-const WATCH_NS: u64 = 250 * MS;
-/// How long a replica that must not answer is asked.
-const QUESTION_MS: u32 = 1_000;
+const WATCH_NS: u64 = SECOND / 4;
+/// Between two attempts of what must succeed, before clients begin and after they have ended.
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 /// Clients of each node.
 const CLIENTS: u64 = 3;
 
@@ -162,14 +148,16 @@ pub fn simulate(options: &Options, trace: Option<Box<dyn Write + Send>>) -> Resu
 
 /// A cluster and what is done to it.
 pub(super) struct Simulation {
-    options: Options,
+    pub options: Options,
     pub plan: Plan,
     pub world: Arc<World>,
     pub net: Arc<Net>,
     pub nodes: Vec<SimNode>,
     pub record: Arc<Record>,
     pub tally: Arc<Mutex<Tally>>,
-    workload: Arc<dyn Workload>,
+    /// The nodes that are empty, and to be stopped for good.
+    pub retiring: Arc<Mutex<Vec<Place>>>,
+    pub workload: Arc<dyn Workload>,
     checker: &'static str,
     phase: watch::Sender<Phase>,
     starts: u64,
@@ -180,18 +168,19 @@ impl Simulation {
         let plan = Plan::draw(options.seed, &options.workloads, options.work_ns, options.defect);
         let entry = workload::find(plan.workload).context("a workload that is not there")?;
         let seed = options.seed;
-        let world = World::new(seed, plan.nodes, trace);
-        let net = Net::new(seed, plan.nodes, world.clone());
+        let world = World::new(seed, plan.places(), trace);
+        let net = Net::new(seed, plan.places(), world.clone());
         let shared = Arc::new(Shared {
             seed,
             world: world.clone(),
             net: net.clone(),
-            nodes: plan.nodes,
+            founders: plan.nodes,
             replicas: plan.replicas,
+            shard_bytes: plan.shard_bytes,
             raft: raft_options(&plan),
         });
         let manners = Manners { stall_ns: 0, lies: options.defect == Some(Defect::LyingDisks) };
-        let nodes = (0..plan.nodes).map(|place| {
+        let nodes = (0..plan.places()).map(|place| {
             let dir = options.dir.join(format!("n{}", place + 1));
             let disk = Disk::new(seed, place, dir, manners, world.clone());
             SimNode::new(shared.clone(), place, disk, plan.lenses[place])
@@ -202,6 +191,7 @@ impl Simulation {
             nodes: nodes.collect(),
             record,
             tally: Arc::default(),
+            retiring: Arc::default(),
             workload: (entry.make)(),
             checker: entry.checker,
             phase: watch::Sender::new(Phase::Wait),
@@ -213,27 +203,32 @@ impl Simulation {
     }
 
     fn run(&mut self) -> Result<()> {
-        for place in 0..self.nodes.len() {
+        for place in 0..self.plan.nodes {
             self.start(place)?;
         }
         self.form()?;
+        self.presplit()?;
         let (began, workload) = (Arc::new(Mutex::new(false)), self.workload.clone());
         let done = began.clone();
         self.in_node(0, |client| async move {
             while workload.setup(&client.database).await.is_err() {
-                client.seams.sleep(std::time::Duration::from_millis(50)).await;
+                client.seams.sleep(PAUSE).await;
             }
             *done.lock() = true;
         });
         self.run_until(FORM_MAX_NS, |_| *began.lock()).context("the first rows are never written")?;
 
         self.enter(Phase::Work);
-        let end = host::now_ns() + self.options.work_ns;
-        let mut strikes = Strikes::new(self.plan.chosen(self.options.faults.as_deref()));
+        let faults = self.plan.chosen(self.options.faults.as_deref());
+        let absences = faults.iter().map(|(_, fault)| fault).filter(|fault| fault.is_absence());
+        let back_ns = absences.map(|fault| fault.at_ns + fault.for_ns).max();
+        let end = host::now_ns() + self.options.work_ns.max(back_ns.unwrap_or(0));
+        let mut strikes = Strikes::new(faults);
         loop {
             let next = strikes.next().map_or(end, |at| at.min(end));
             self.advance_to(next.min(host::now_ns() + WATCH_NS))?;
             census::watch(&self.nodes)?;
+            self.retire()?;
             if host::now_ns() >= end {
                 break;
             }
@@ -244,150 +239,41 @@ impl Simulation {
         self.recover()
     }
 
-    /// Waits until the nodes have found each other, and every group has as many voters as it shall.
-    fn form(&mut self) -> Result<()> {
-        let all_up = |nodes: &[SimNode]| nodes.iter().all(|node| node.look(|s| s.up.is_some()) == Some(true));
-        self.run_until(FORM_MAX_NS, all_up).context("the cluster does not form")?;
-        let splits = self.plan.splits as u32;
-        let keys: Vec<_> = (0..splits).map(|n| key(n * self.workload.rows() / splits.max(1))).collect();
-        let (formed, voters) = (Arc::new(Mutex::new(false)), self.plan.replicas);
-        let done = formed.clone();
-        let meta = self.nodes[0].look(|s| s.up.as_ref().map(|up| up.meta.clone())).flatten();
-        let meta = meta.context("the first node is gone")?;
-        let quorum_reads = self.options.quorum_reads;
-        self.in_node(0, |client| async move {
-            while quorum_reads && meta.change_setting("read_consistency", "quorum").await.is_err() {
-                client.seams.sleep(std::time::Duration::from_millis(50)).await;
-            }
-            while client.database.split(&keys, true).await.is_err() {
-                client.seams.sleep(std::time::Duration::from_millis(50)).await;
-            }
-            loop {
-                let settled = meta.describe().await.is_ok_and(|cluster| {
-                    let full = |group: &proto::meta::GroupStatus| {
-                        group.replicas.iter().filter(|replica| !replica.learner).count() == voters
-                    };
-                    cluster.groups.iter().all(full)
-                });
-                if settled {
-                    *done.lock() = true;
-                    return;
-                }
-                client.seams.sleep(std::time::Duration::from_millis(50)).await;
-            }
-        });
-        self.run_until(FORM_MAX_NS, |_| *formed.lock()).context("not every group becomes full")
-    }
-
     /// How many rows there are to cut between.
     pub fn rows(&self) -> u32 {
         self.workload.rows()
     }
 
-    /// Everything is whole: the last calls must succeed, and no replica may have stopped.
-    fn recover(&mut self) -> Result<()> {
-        let last = Arc::new(Mutex::new(0));
-        let count = self.nodes.len();
-        let all_up = |nodes: &[SimNode]| nodes.iter().all(|node| node.look(|s| s.up.is_some()) == Some(true));
-        self.run_until(RECOVER_MAX_NS, all_up).context("not every node comes back")?;
-        // The last calls are to see what all others did.
-        let record = self.record.clone();
-        self.run_until(RECOVER_MAX_NS, |_| record.is_quiet()).context("calls never end")?;
-        for place in 0..count {
-            let done = last.clone();
-            self.in_node(place, |client| async move {
-                client.last().await;
-                *done.lock() += 1;
-            });
-        }
-        self.run_until(RECOVER_MAX_NS, |_| *last.lock() == count)
-            .context("the cluster does not recover: the last calls never succeed")?;
-        self.tidy()?;
-        let limit = host::now_ns() + RECOVER_MAX_NS;
-        loop {
-            let settled = host::now_ns() + SETTLE_NS;
-            self.advance_to(settled)?;
-            match replicas::compare(&self.nodes)? {
-                None => return Ok(()),
-                Some(behind) if host::now_ns() > limit => bail!("{behind}"),
-                Some(_) => {}
-            }
-        }
+    /// A node that takes part, and its way to the meta-group.
+    pub fn asked(&self) -> Result<(Place, Arc<MetaClient>)> {
+        let meta = |node: &SimNode| node.look(|s| s.up.as_ref().map(|up| up.meta.clone())).flatten();
+        let mut nodes = self.nodes.iter().enumerate();
+        nodes.find_map(|(place, node)| Some((place, meta(node)?))).context("no node runs")
     }
 
-    /// Waits until what operators have begun has ended, and everything is where it shall be, and nowhere else.
-    fn tidy(&mut self) -> Result<()> {
-        let limit = host::now_ns() + TIDY_MAX_NS;
-        let mut questioned = BTreeSet::new();
-        loop {
-            self.advance_to(host::now_ns() + TIDY_EVERY_NS)?;
-            census::watch(&self.nodes)?;
-            let cluster = self.describe()?;
-            self.question(&cluster, &mut questioned)?;
-            match census::compare(&self.nodes, &cluster, self.plan.replicas)? {
-                None => return Ok(()),
-                Some(unfinished) if host::now_ns() > limit => bail!("it does not come to rest: {unfinished}"),
-                Some(_) => {}
-            }
+    /// Stops nodes for good that are empty. One whose address is all that a newcomer knows stays until that has joined.
+    fn retire(&mut self) -> Result<()> {
+        let needed = |place: &Place| self.nodes.iter().any(|node| node.waits_for(*place));
+        let due: Vec<Place> = {
+            let mut retiring = self.retiring.lock();
+            let due = retiring.iter().copied().filter(|place| !needed(place)).collect();
+            retiring.retain(needed);
+            due
+        };
+        for place in due {
+            self.world.note("retire", &[place as u64], || format!("node {} is stopped for good", place + 1));
+            self.nodes[place].crash(false)?;
+            self.nodes[place].gone = true;
         }
-    }
-
-    /// The cluster, as the meta-group's leader sees it.
-    fn describe(&mut self) -> Result<DescribeResponse> {
-        let meta = self.nodes[0].look(|s| s.up.as_ref().map(|up| up.meta.clone())).flatten();
-        let meta = meta.context("the first node is gone")?;
-        let told = Arc::new(Mutex::new(None));
-        let tell = told.clone();
-        self.in_node(0, |client| async move {
-            loop {
-                if let Ok(cluster) = meta.describe().await {
-                    *tell.lock() = Some(cluster);
-                    return;
-                }
-                client.seams.sleep(std::time::Duration::from_millis(50)).await;
-            }
-        });
-        self.run_until(RECOVER_MAX_NS, |_| told.lock().is_some())
-            .context("nobody says what the cluster looks like")?;
-        let cluster = told.lock().take();
-        cluster.context("nobody says what the cluster looks like")
-    }
-
-    /// Replicas that were removed, and those of shards that are gone, must not answer as long as they are there. Each is asked once:
-    /// whoever is asked does not rest.
-    fn question(
-        &mut self,
-        cluster: &DescribeResponse,
-        questioned: &mut BTreeSet<(Place, GroupId)>,
-    ) -> Result<()> {
-        let mut strays = census::strays(&self.nodes, cluster);
-        strays.retain(|stray| questioned.insert((stray.place, stray.group)));
-        let (count, answers) = (strays.len(), Arc::new(Mutex::new(Vec::new())));
-        for stray in strays {
-            let read = wire::Read { keys: vec![stray.key], ..Default::default() };
-            let body = Some(wire::request::Body::Read(read));
-            let (group, timeout_ms) = (stray.group.0, QUESTION_MS);
-            let request = wire::Request { id: 0, group, epoch: 0, timeout_ms, body, past: false };
-            let (shards, answers, node) = (stray.shards, answers.clone(), stray.place + 1);
-            self.nodes[stray.place].spawn(async move {
-                let answer = shards.handle(request).await.body;
-                let refused = matches!(answer, Some(wire::response::Body::Failure(_)));
-                answers.lock().push((!refused).then(|| {
-                    format!("g{group} is no longer on node {node}, which answers for it all the same")
-                }));
-            });
-        }
-        self.run_until(RECOVER_MAX_NS, |_| answers.lock().len() == count)
-            .context("a replica that should be gone neither answers nor refuses")?;
-        let wrong = answers.lock().iter().flatten().next().cloned();
-        match wrong {
-            None => Ok(()),
-            Some(wrong) => bail!("{wrong}"),
-        }
+        Ok(())
     }
 
     /// Runs `task` in a node with a client of its own.
-    fn in_node<F: Future<Output = ()> + Send + 'static>(&self, place: Place, task: impl FnOnce(Client) -> F) {
+    pub fn in_node<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        place: Place,
+        task: impl FnOnce(Client) -> F,
+    ) {
         let node = &self.nodes[place];
         let parts = node.look(|s| s.up.as_ref().map(|up| up.database.clone())).flatten();
         if let (Some(database), Some(seams)) = (parts, node.seams()) {
@@ -396,7 +282,19 @@ impl Simulation {
         }
     }
 
+    /// A node that has never been there starts; all it knows of the cluster is the address of one node.
+    pub fn join(&mut self, place: Place, through: Place, joining: Underway) -> Result<()> {
+        self.nodes[place].join = vec![through];
+        self.start_and(place, || joining.end(&Ending::Done))
+    }
+
+    /// A node starts.
     pub fn start(&mut self, place: Place) -> Result<()> {
+        self.start_and(place, || {})
+    }
+
+    /// … and does that when it takes part.
+    fn start_and(&mut self, place: Place, then: impl FnOnce() + Send + 'static) -> Result<()> {
         let (workload, record, phase) = (self.workload.clone(), self.record.clone(), self.phase.subscribe());
         let (seed, pause_ns) = (self.options.seed, self.plan.pause_ns);
         let races = self.options.defect == Some(Defect::RacingClocks);
@@ -411,6 +309,7 @@ impl Simulation {
                 let only_reads = races && worker % CLIENTS != 0;
                 seams.spawn("client", client.work(phase.clone(), rng, pause_ns, only_reads));
             }
+            then();
         })
     }
 
@@ -425,7 +324,8 @@ impl Simulation {
         Ok(())
     }
 
-    fn run_until(&mut self, limit_ns: u64, done: impl Fn(&[SimNode]) -> bool) -> Result<()> {
+    /// Lets time go on until `done`, which must be the case within `limit_ns`.
+    pub fn run_until(&mut self, limit_ns: u64, done: impl Fn(&[SimNode]) -> bool) -> Result<()> {
         let until = host::now_ns() + limit_ns;
         while !done(&self.nodes) {
             if !self.step(until)? {

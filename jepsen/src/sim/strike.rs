@@ -8,7 +8,7 @@ use storage::ids::META_GROUP;
 use super::host;
 use super::node::SimNode;
 use super::operate::{Ending, Operator, Underway};
-use super::plan::{Deed, FAST_PPM, Fault, SLOW_PPM, Who};
+use super::plan::{Deed, FAST_PPM, Fault, SLOW_PPM, Who, Wish};
 use super::run::Simulation;
 use super::world::Place;
 use crate::history::Value;
@@ -89,7 +89,7 @@ impl Strikes {
             let struck = Struck { number, victims, until_ns: now + fault.for_ns, fault };
             struck.note(simulation, "begin");
             if matches!(struck.fault.deed, Deed::Operate { .. }) {
-                ask(simulation, &struck);
+                ask(simulation, &struck)?;
                 continue;
             }
             let undo = strike_one(simulation, &struck.fault.deed, &struck.victims)?;
@@ -114,21 +114,33 @@ impl Strikes {
 }
 
 /// Has an operation begin that ends by itself, at the node that was found to be asked.
-fn ask(simulation: &Simulation, struck: &Struck) {
-    let Deed::Operate { wish, dice, .. } = struck.fault.deed else { return };
+fn ask(simulation: &mut Simulation, struck: &Struck) -> Result<()> {
+    let Deed::Operate { wish, dice, .. } = struck.fault.deed else { return Ok(()) };
     let (record, tally) = (simulation.record.clone(), simulation.tally.clone());
     let underway = Underway::new(record, tally, wish, struck.entries(simulation));
+    if let (Wish::Join, Some(through)) = (wish, struck.victims.first()) {
+        return simulation.join(dice as Place, *through, underway);
+    }
     let node = struck.victims.first().map(|place| &simulation.nodes[*place]);
     let meta = node.and_then(|node| node.look(|status| status.up.as_ref().map(|up| up.meta.clone())));
     let (Some(node), Some(meta), Some(seams)) = (node, meta.flatten(), node.and_then(SimNode::seams)) else {
-        return underway.end(&Ending::Refused("no node runs".to_owned()));
+        underway.end(&Ending::Refused("no node runs".to_owned()));
+        return Ok(());
     };
     let recall = (struck.fault.for_ns > 0).then(|| Duration::from_nanos(struck.fault.for_ns));
-    let operator = Operator { meta, seams, rows: simulation.rows() };
+    let operator = Operator {
+        meta,
+        seams,
+        rows: simulation.rows(),
+        replicas: simulation.plan.replicas,
+        tally: simulation.tally.clone(),
+        retiring: simulation.retiring.clone(),
+    };
     node.spawn(async move {
         let ending = operator.carry_out(wish, dice, recall).await;
         underway.end(&ending);
     });
+    Ok(())
 }
 
 /// Whom a deed hits, now that it comes to it: one node, but for crashes and halves.
@@ -142,7 +154,7 @@ fn whom(simulation: &Simulation, deed: &Deed) -> Vec<Place> {
         Deed::Halves(first) => first.clone(),
         Deed::Operate { asked, .. } => {
             let (asked, count) = (*asked, simulation.nodes.len());
-            let up = |place: &Place| simulation.nodes[*place].look(|s| s.up.is_some()) == Some(true);
+            let up = |place: &Place| simulation.nodes[*place].is_up();
             (0..count).map(|n| (asked + n) % count).find(up).into_iter().collect()
         }
         Deed::Pause(who)
@@ -222,7 +234,7 @@ fn undo_one(simulation: &mut Simulation, undo: Undo) -> Result<()> {
     match undo {
         Undo::Start(places) => {
             for place in places {
-                if !simulation.nodes[place].lives() {
+                if !simulation.nodes[place].lives() && !simulation.nodes[place].gone {
                     simulation.start(place)?;
                 }
             }

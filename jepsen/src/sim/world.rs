@@ -195,6 +195,8 @@ pub enum Purpose {
     Seams,
     /// Everything that draws from the operating system.
     System,
+    /// What becomes of nodes and shards beside faults.
+    Changes,
 }
 
 /// The generator for a purpose.

@@ -312,7 +312,8 @@ pub(crate) fn wanted_merges(server: &MetaServer, soft: &Soft, now: Instant) -> V
     wanted.into_iter().map(next).collect()
 }
 
-/// The nodes that were to be emptied and are: no leader of any group, and no descriptor, knows a replica there.
+/// The nodes that were to be emptied and are: no leader of any group, and no descriptor, knows a replica there, and none is being moved
+/// there (since before the node was to be emptied; a leader tells of it a moment after it has arrived).
 fn emptied(server: &MetaServer, soft: &Soft) -> Vec<NodeId> {
     server.replica.read(|state| {
         let leaving = state.nodes().iter().filter(|(_, node)| node.duty() == NodeDuty::NodeDecommissioning);
@@ -325,7 +326,9 @@ fn emptied(server: &MetaServer, soft: &Soft) -> Vec<NodeId> {
             let reported = soft.groups.values().flat_map(|known| &known.report.replicas);
             let descriptors = state.shards().values().filter_map(|shard| shard.descriptor.as_ref());
             let described = descriptors.flat_map(|descriptor| &descriptor.replicas);
-            reported.map(|r| r.node).chain(described.map(|r| r.node)).any(|holder| holder == node.0)
+            let coming = state.cluster().moves.iter().map(|wanted| wanted.to);
+            let mut holders = reported.map(|r| r.node).chain(described.map(|r| r.node)).chain(coming);
+            holders.any(|holder| holder == node.0)
         };
         leaving.into_iter().filter(|node| !held(node)).collect()
     })

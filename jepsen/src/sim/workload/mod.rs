@@ -80,6 +80,17 @@ fn begin(database: &Arc<dyn Database>) -> Arc<dyn Transaction> {
     database.begin(BeginOptions::default())
 }
 
+/// Writes the rows with these numbers and deletes them: there is nothing to be read then, but something to cut between.
+pub(super) async fn leave_traces(database: &Arc<dyn Database>, rows: u32) -> Result<(), Error> {
+    for value in [Some(encode(0)), None] {
+        let writes = (0..rows).map(|row| Write { key: key(row), value: value.clone(), expect: Expect::Any });
+        let txn = begin(database);
+        txn.write(writes.collect(), &[]).await?;
+        txn.commit().await?;
+    }
+    Ok(())
+}
+
 /// An error as a client takes it: only of an ambiguous one is it unknown whether it happened.
 fn failure(error: Error) -> Failure {
     match error {
