@@ -257,21 +257,34 @@ impl MultiRaft {
     /// At start.
     async fn reopen(self: &Arc<Self>) -> Result<(), Error> {
         let broken = |source| Error::Open { group: GroupId(0), replica: ReplicaId(0), source };
-        let (engine, dir) = (self.engine.clone(), self.spool_dir.clone());
-        self.blocking("resume-installs", move || snapshot::resume_installs(&engine, &dir))
-            .await?
-            .map_err(broken)?;
+        let multi = self.clone();
+        let resume = move || {
+            let ballot = |group| multi.ballot(group).map_err(Fatal::new);
+            snapshot::resume_installs(&multi.engine, &multi.spool_dir, ballot)
+        };
+        self.blocking("resume-installs", resume).await?.map_err(broken)?;
         {
             let _turn = self.lifecycle.lock().await;
+            // No snapshot brings anybody the keys of what is being removed.
+            let _alone = self.territory.lock().await;
+            let mut leaving = Vec::new();
             for group in self.log.groups().map_err(storage_error("list the groups of the log"))? {
                 let Some((replica, removed)) = self.ballot(group)? else {
                     let source = Fatal::new("its log has lost the replica's id");
                     return Err(Error::Open { group, replica: ReplicaId(0), source });
                 };
-                if removed {
-                    self.finish_removal(group, replica).await?;
-                } else {
-                    self.open_at(group, replica, true, true).await?;
+                match removed {
+                    true => leaving.push((group, replica)),
+                    false => {
+                        self.open_at(group, replica, true, true).await?;
+                    }
+                }
+            }
+            // When it is known who holds which keys: a removal may have failed long ago.
+            for (group, replica) in leaving {
+                match self.finish_removal(group, replica).await {
+                    Err(error @ Error::KeysTaken { .. }) => tracing::error!(%error),
+                    finished => finished?,
                 }
             }
         }
