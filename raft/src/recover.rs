@@ -11,9 +11,10 @@
 //! **What must not happen**: that two survivors of one group are recovered, or that one of those who were given up comes back. Each would
 //! lead a group of its own under the same name.
 //!
-//! **A replica in quarantine is no survivor like the others**: its rows were found to differ from a majority's, nobody knows where else they do, and
-//! made the only member it would be the truth. Any other one is better, also one that is behind: what that lacks is lost, but what it
-//! says was so. [`recover`] refuses one in quarantine; where there is no other, somebody has to say so first ([`release`]).
+//! **A replica in quarantine is no survivor like the others**: its rows were found to differ from a majority's, nobody knows
+//! where else they do, and made the only member it would be the truth. Any other one is better, also one that is behind: what
+//! that lacks is lost, but what it says was so. [`recover`] refuses one in quarantine; where there is no other, somebody has to
+//! say so first ([`release`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 

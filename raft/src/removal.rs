@@ -80,8 +80,8 @@ impl MultiRaft {
         self.finish_removal(id, replica).await
     }
 
-    /// Goes on with the removal of a replica that does not run; `territory` is held. While another replica holds keys of it, what it has
-    /// left stays: that would be gone as well.
+    /// Goes on with the removal of a replica that does not run; `territory` is held. While another replica holds keys of it,
+    /// what it has left stays: that would be gone as well.
     pub(crate) async fn finish_removal(&self, group: GroupId, replica: ReplicaId) -> Result<(), Error> {
         let machine = self.remains(group, replica)?;
         let wiped = self.wipe(group, replica, &*machine).await;
@@ -89,9 +89,10 @@ impl MultiRaft {
         wiped
     }
 
-    /// A blank replica is about to come, of a group that has no log here: it starts from nothing. A position that was left over openraft
-    /// would take for what this replica has applied, and the leader would never send what lies below it. What a removed replica has left (one
-    /// that wrote on after its removal) is cleared away; state that nobody can explain is left to somebody to look at.
+    /// A blank replica is about to come, of a group that has no log here: it starts from nothing. A position that was left over
+    /// openraft would take for what this replica has applied, and the leader would never send what lies below it. What a
+    /// removed replica has left (one that wrote on after its removal) is cleared away; state that nobody can explain is left to
+    /// somebody to look at.
     pub(crate) async fn clear_the_ground(&self, group: GroupId, me: ReplicaId) -> Result<(), Error> {
         let broken = |source| Error::Open { group, replica: me, source };
         let Some(last) = Position::load(self.engine(), group).map_err(broken)?.last else { return Ok(()) };

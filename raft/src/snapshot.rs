@@ -1,10 +1,10 @@
 //! Snapshots on their way: from a view of the sender's engine, over a stream, into a file, into the engine.
 //!
-//! The receiver spools a snapshot to a file first ([`crate::spool`]; what breaks off is kept by [`crate::arrivals`]),
-//! and imports it when it is complete and openraft has agreed to it. From then until the import is durable the file is
-//! called `.install`; a crash in between leaves it, and the next start imports it again. So a replica never forgets
-//! entries that it has acknowledged: it holds the old state and the log, or the new state. With the replica the file goes, too, and
-//! a start asks the replica's ballot before it believes a file: that of an import that is done is removed without a sync.
+//! The receiver spools a snapshot to a file first ([`crate::spool`]; what breaks off is kept by [`crate::arrivals`]), and
+//! imports it when it is complete and openraft has agreed to it. From then until the import is durable the file is called
+//! `.install`; a crash in between leaves it, and the next start imports it again. So a replica never forgets entries that it
+//! has acknowledged: it holds the old state and the log, or the new state. With the replica the file goes, too, and a start
+//! asks the replica's ballot before it believes a file: that of an import that is done is removed without a sync.
 
 use std::fs::{self, File};
 use std::io;
@@ -50,9 +50,9 @@ pub(crate) fn install(
     import(engine, group, &path, position)
 }
 
-/// Finishes the installs that a crash has interrupted. Before any group is opened; `ballot` says which replica of a group this node has,
-/// and whether it is being removed. What was accepted by one that is gone, or going, is nobody's any more: where a power cut has
-/// brought such a file back, others may hold its keys by now.
+/// Finishes the installs that a crash has interrupted. Before any group is opened; `ballot` says which replica of a group this
+/// node has, and whether it is being removed. What was accepted by one that is gone, or going, is nobody's any more: where a
+/// power cut has brought such a file back, others may hold its keys by now.
 pub(crate) fn resume_installs(
     engine: &Arc<Engine>,
     dir: &Path,

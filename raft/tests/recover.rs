@@ -70,8 +70,8 @@ async fn a_survivor_becomes_the_only_member() {
     assert_serves_alone(&mut cluster, good).await;
 }
 
-/// Its rows differ from those of a majority, nobody knows where else: passed for a survivor like any other, it made that the truth; and not even
-/// that, for after its start it was in quarantine still, and the group had no member that runs.
+/// Its rows differ from those of a majority, nobody knows where else: passed for a survivor like any other, it made that the
+/// truth; and not even that, for after its start it was in quarantine still, and the group had no member that runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_in_quarantine_is_the_only_member_of_nothing_until_it_is_released() {
     let (mut cluster, _, bad) = one_in_quarantine().await;

@@ -43,8 +43,9 @@ async fn half_removed() -> (Cluster, PathBuf) {
     (cluster, obstacle)
 }
 
-/// Openraft ends its core, and leaves the worker that applies entries to end by itself. A removal that did not wait for that worker wiped the state, and
-/// then the worker wrote the entry it was at: rows, and a position, that stayed under the tombstone for good.
+/// Openraft ends its core, and leaves the worker that applies entries to end by itself. A removal that did not wait for that
+/// worker wiped the state, and then the worker wrote the entry it was at: rows, and a position, that stayed under the tombstone
+/// for good.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_removal_waits_for_what_is_being_applied() {
     let cluster = one().await;
@@ -67,8 +68,8 @@ async fn a_removal_waits_for_what_is_being_applied() {
     assert_eq!(cluster.rows(1).len(), 1, "nothing but the tombstone: {:?}", cluster.rows(1));
 }
 
-/// A removal that has failed halfway has no replica among the running ones. Whoever asked again was told that it was done, and the state and the
-/// log stayed until the node was started again.
+/// A removal that has failed halfway has no replica among the running ones. Whoever asked again was told that it was done, and
+/// the state and the log stayed until the node was started again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removal_that_has_failed_halfway_is_repeated() {
     let (mut cluster, obstacle) = half_removed().await;
@@ -103,8 +104,8 @@ async fn a_later_replica_waits_for_the_removal_of_its_predecessor() {
     assert_eq!(cluster.get(1, "a"), None);
 }
 
-/// A removal that has failed halfway holds its keys no more: another replica may have got them since. Gone on with all the same, at
-/// a request or at the next start, it would take that one's rows.
+/// A removal that has failed halfway holds its keys no more: another replica may have got them since. Gone on with all the
+/// same, at a request or at the next start, it would take that one's rows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_replica_has_come_to_hold_stays() {
     let (mut cluster, obstacle) = half_removed().await;
@@ -130,8 +131,8 @@ async fn what_another_replica_has_come_to_hold_stays() {
     assert_eq!(cluster.rows(1).len(), 1, "nothing but the tombstone: {:?}", cluster.rows(1));
 }
 
-/// An accepted snapshot whose import fails stays in its file, for the next start to import. With the replica it goes: by the next start, somebody else
-/// may hold the keys.
+/// An accepted snapshot whose import fails stays in its file, for the next start to import. With the replica it goes: by the
+/// next start, somebody else may hold the keys.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_failed_install_has_left_goes_with_its_replica() {
     let mut cluster = one().await;
@@ -157,8 +158,9 @@ async fn what_a_failed_install_has_left_goes_with_its_replica() {
     assert_eq!(cluster.get(2, "a").as_deref(), Some("somebody's"));
 }
 
-/// Openraft takes the position that it finds for what a replica has applied, and never asks for what lies below. A blank replica that was made over
-/// the remains of another one (which wrote on after its removal, say) lacked rows for good, and knew nothing of it.
+/// Openraft takes the position that it finds for what a replica has applied, and never asks for what lies below. A blank
+/// replica that was made over the remains of another one (which wrote on after its removal, say) lacked rows for good, and knew
+/// nothing of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blank_replica_starts_from_nothing() {
     let mut cluster = one().await;

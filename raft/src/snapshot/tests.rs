@@ -90,9 +90,9 @@ fn spans() -> [(Cf, KeyRange); 1] {
     [(Cf::Group, private_keys(GROUP))]
 }
 
-/// The file of an import that is done is removed without a sync, so a power cut may bring it back. By then its replica may have left this node (and its
-/// position with it, which says that it was installed) or be about to, and others hold its keys: asked for nothing but its position, a
-/// start would import it over them.
+/// The file of an import that is done is removed without a sync, so a power cut may bring it back. By then its replica may have
+/// left this node (and its position with it, which says that it was installed) or be about to, and others hold its keys: asked
+/// for nothing but its position, a start would import it over them.
 #[test]
 fn an_accepted_snapshot_is_imported_for_its_own_replica_alone() {
     let another = ReplicaId(7);
@@ -109,8 +109,8 @@ fn an_accepted_snapshot_is_imported_for_its_own_replica_alone() {
     }
 }
 
-/// A removal unlinks the file before it discards the marker. A crash in between must not keep the node from starting, for it is the start
-/// that goes on with the removal. Of any other replica a marker without its snapshot says that the state is lost.
+/// A removal unlinks the file before it discards the marker. A crash in between must not keep the node from starting, for it is
+/// the start that goes on with the removal. Of any other replica a marker without its snapshot says that the state is lost.
 #[test]
 fn an_import_without_its_snapshot_stops_the_start_unless_its_replica_leaves() {
     let node = Node::with("somebody's");
@@ -127,8 +127,8 @@ fn an_import_without_its_snapshot_stops_the_start_unless_its_replica_leaves() {
     assert_eq!(node.value().as_deref(), Some("the snapshot's"));
 }
 
-/// An install that fails leaves its file, and perhaps a marker, for the next start to go on with. Once the replica is removed that would be
-/// somebody else's keys written over, or a node that does not start: they go with the replica.
+/// An install that fails leaves its file, and perhaps a marker, for the next start to go on with. Once the replica is removed
+/// that would be somebody else's keys written over, or a node that does not start: they go with the replica.
 #[test]
 fn what_a_failed_install_has_left_is_forgotten_with_its_replica() {
     let node = Node::with("half of the snapshot's");
