@@ -1,6 +1,6 @@
 //! All replicas of a node: opening, creating, removing and stopping them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use proto::raft as wire;
 use proto::raft::raft_server::RaftServer;
-use storage::ids::{GroupId, NodeId, ReplicaId};
+use storage::ids::{GroupId, KeyRange, NodeId, ReplicaId};
 use storage::raft_log::LogEngine;
 use storage::seam::Seams;
-use storage::{Engine, Store};
+use storage::{Cf, Engine, Store};
 use tokio::sync::oneshot;
 use tonic::Status;
 
@@ -55,6 +55,8 @@ pub struct MultiRaft {
     lifecycle: tokio::sync::Mutex<()>,
     /// What a replica holds is replaced by a snapshot, or removed, one replica at a time: see [`crate::removal`].
     pub(crate) territory: tokio::sync::Mutex<()>,
+    /// What those snapshots replace that are being installed, or whose install has failed: the next start goes on with it.
+    pub(crate) accepted: Mutex<BTreeMap<GroupId, Vec<(Cf, KeyRange)>>>,
     unknown_hook: RwLock<Option<UnknownHook>>,
     unknown_reported: Mutex<HashMap<GroupId, Instant>>,
     stopping: AtomicBool,
@@ -103,6 +105,7 @@ impl MultiRaft {
             groups: RwLock::default(),
             lifecycle: tokio::sync::Mutex::new(()),
             territory: tokio::sync::Mutex::new(()),
+            accepted: Mutex::default(),
             unknown_hook: RwLock::default(),
             unknown_reported: Mutex::default(),
             stopping: AtomicBool::new(false),

@@ -12,7 +12,8 @@
 //! **No two replicas of a node hold the same key.** A shard's child begins with a part of its parent's keys. A node
 //! whose replica of the parent has yet to apply the split holds them still; a replica of the child that got its
 //! snapshot there would be written over by the parent's log, and be gone with the parent's replica. So a snapshot that
-//! overlaps what another replica holds is refused until that one has split, or gone. The sender tries again. Looking
+//! overlaps what another replica holds is refused until that one has split, or gone; or what it was to get by one whose
+//! install has failed, for the next start goes on with that. The sender tries again. Looking
 //! and installing are one step, as are looking and removing: [`MultiRaft::territory`] is held meanwhile. Splits need no
 //! such care, for what they give a child they take from its parent. A merge gives a replica's keys to another one in one batch;
 //! where that comes by snapshot, the one whose keys go says so ([`crate::StateMachine::yields_to`]).
@@ -206,6 +207,7 @@ impl MultiRaft {
         self.blocking("forget-install", move || snapshot::forget_install(&engine, &dir, group))
             .await?
             .map_err(|source| Error::Open { group, replica, source })?;
+        self.accepted.lock().remove(&group);
         let mut batch = self.engine().batch();
         for (cf, range) in &machine.spans() {
             debug_assert!(self.holder(group, *cf, range).is_none(), "{group}: others hold its keys");
@@ -232,13 +234,20 @@ impl MultiRaft {
         }
     }
 
-    /// Another group whose replica here holds some of these keys.
+    /// Another group whose replica here holds some of these keys, or is to get them by a snapshot that it has accepted: a start
+    /// would go on with that, though the install has failed.
     fn holder(&self, group: GroupId, cf: Cf, range: &KeyRange) -> Option<GroupId> {
-        let others = self.groups().into_iter().filter(|other| other.id() != group);
         let holds =
-            |spans: Vec<(Cf, KeyRange)>| spans.iter().any(|(of, held)| *of == cf && held.overlaps(range));
+            |spans: &[(Cf, KeyRange)]| spans.iter().any(|(of, held)| *of == cf && held.overlaps(range));
+        let accepted = self.accepted.lock();
+        let awaits = accepted.iter().find(|(other, spans)| **other != group && holds(spans));
+        if let Some((other, _)) = awaits {
+            return Some(*other);
+        }
+        drop(accepted);
+        let others = self.groups().into_iter().filter(|other| other.id() != group);
         let others = others.into_iter().filter(|other| !other.machine().yields_to(group));
-        others.into_iter().find(|other| holds(other.machine().spans())).map(|other| other.id())
+        others.into_iter().find(|other| holds(&other.machine().spans())).map(|other| other.id())
     }
 
     /// Refuses a snapshot that would write over what another replica of this node holds.

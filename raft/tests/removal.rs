@@ -6,14 +6,17 @@ mod harness;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use harness::{Cluster, GROUP, eventually};
-use raft::{Error, NewGroup, Role, private_keys};
+use raft::{Error, Group, NewGroup, Role, private_keys};
 use storage::ids::{GroupId, NodeId, ReplicaId};
 
 const NEIGHBOUR: GroupId = GroupId(8);
+/// No group of its own.
+const ELSEWHERE: GroupId = GroupId(9);
 const FIRST: ReplicaId = ReplicaId(1);
 const SECOND: ReplicaId = ReplicaId(2);
 const THIRD: ReplicaId = ReplicaId(3);
@@ -131,12 +134,13 @@ async fn what_another_replica_has_come_to_hold_stays() {
     assert_eq!(cluster.rows(1).len(), 1, "nothing but the tombstone: {:?}", cluster.rows(1));
 }
 
-/// An accepted snapshot whose import fails stays in its file, for the next start to import. With the replica it goes: by the
-/// next start, somebody else may hold the keys.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_failed_install_has_left_goes_with_its_replica() {
+/// The group's first member on node 1, its second one on node 2, where the install of its first snapshot has failed; the file
+/// of that.
+async fn failed_install() -> (Cluster, Arc<Group>, PathBuf) {
     let mut cluster = one().await;
     cluster.start(2).await;
+    // That is in the snapshot, too.
+    cluster.claim(GROUP, Some(private_keys(ELSEWHERE)));
     // Where the import makes its tables there is a file.
     let importing = cluster.dir(2).join("importing");
     std::fs::create_dir_all(&importing).expect("a directory");
@@ -145,9 +149,17 @@ async fn what_a_failed_install_has_left_goes_with_its_replica() {
     let leader = cluster.group(1);
     leader.add_learner(SECOND, NodeId(2)).await.expect("add");
     eventually("the install fails", || matches!(cluster.group(2).status().role, Role::Stopped { .. })).await;
+    cluster.claim(GROUP, None);
     let accepted = cluster.dir(2).join("incoming").join(format!("{}.install", GROUP.0));
     assert!(accepted.exists());
+    (cluster, leader, accepted)
+}
 
+/// An accepted snapshot whose import fails stays in its file, for the next start to import. With the replica it goes: by the
+/// next start, somebody else may hold the keys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failed_install_has_left_goes_with_its_replica() {
+    let (mut cluster, leader, accepted) = failed_install().await;
     leader.remove(SECOND).await.expect("a change of members");
     drop(leader);
     cluster.multi(2).remove_replica(GROUP, SECOND).await.expect("remove");
@@ -156,6 +168,24 @@ async fn what_a_failed_install_has_left_goes_with_its_replica() {
     cluster.stop(2).await;
     cluster.start(2).await;
     assert_eq!(cluster.get(2, "a").as_deref(), Some("somebody's"));
+}
+
+/// Until then its keys are spoken for, whatever its state says that it holds: the start would import it over whoever has got them
+/// meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failed_install_was_to_bring_nobody_else_gets_before() {
+    let (cluster, _leader, _) = failed_install().await;
+    cluster.multi(1).create_group(sole(NEIGHBOUR)).await.expect("create");
+    cluster.claim(NEIGHBOUR, Some(private_keys(ELSEWHERE)));
+    cluster.multi(2).create_replica(NEIGHBOUR, SECOND).await.expect("create");
+    let neighbour = |node: u64| cluster.multi(node).group(NEIGHBOUR).expect("the neighbour");
+    eventually("it is led", || neighbour(1).leads().is_some()).await;
+    neighbour(1).add_learner(SECOND, NodeId(2)).await.expect("add");
+    // (Time enough for some attempts.)
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(neighbour(2).status().applied, None);
+    cluster.multi(2).remove_replica(GROUP, SECOND).await.expect("remove");
+    eventually("it gets its snapshot", || neighbour(2).status().applied.is_some()).await;
 }
 
 /// Openraft takes the position that it finds for what a replica has applied, and never asks for what lies below. A blank
