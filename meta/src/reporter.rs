@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::meta as pb;
-use raft::{GroupStatus, MultiRaft};
+use raft::{GroupStatus, MultiRaft, Reach};
 use storage::ids::{GroupId, NodeId};
 use storage::seam::Seams;
 use tokio_util::sync::CancellationToken;
@@ -135,69 +135,44 @@ impl Reporter {
 
     /// The groups this node leads.
     fn led(&self) -> Vec<pb::GroupReport> {
+        let lost = self.multi.reach().lost_nodes();
         let statuses = self.multi.awake().into_iter().map(|group| group.status());
-        statuses.filter_map(|status| self.group_report(&status, &BTreeSet::new())).collect()
+        statuses.filter_map(|status| self.group_report(&status, &BTreeSet::new(), &lost)).collect()
     }
 
     /// Brings up to date what is to be said of the groups that rest at home on this node.
     fn follow_rest(&self, resting: &mut AtRest, now: Instant) {
         // Before the groups are looked at: one that changes meanwhile is looked at again.
         let changed = self.multi.take_rest_changes();
-        let lost = self.multi.reach().lost_nodes();
-        let groups: BTreeSet<GroupId> = match resting.is_stale(&lost, now) {
-            true => {
-                let here = self.multi.groups().into_iter().map(|group| group.id());
-                let groups = here.chain(resting.groups()).collect();
-                resting.made_with(lost, now);
-                groups
-            }
-            false => changed,
-        };
-        for group in groups {
-            resting.set(group, self.at_rest(group));
-        }
+        let reach = self.multi.reach();
+        let here = || -> Vec<GroupId> { self.multi.groups().iter().map(|group| group.id()).collect() };
+        let tell = |group, lost: &BTreeSet<NodeId>| self.at_rest(group, &reach, lost);
+        resting.follow(reach.lost_nodes(), now, changed, here, tell);
     }
 
-    /// What is to be said of a group, if it rests at home on this node.
-    fn at_rest(&self, group: GroupId) -> Option<pb::GroupReport> {
+    /// What is to be said of a group, if it rests at home on this node, while these nodes don't answer.
+    fn at_rest(&self, group: GroupId, reach: &Reach, lost: &BTreeSet<NodeId>) -> Option<pb::GroupReport> {
         let group = self.multi.group(group).filter(|group| group.rests())?;
         let status = group.status();
-        self.group_report(&status, &group.owes()).filter(|_| status.rests)
+        let report = self.group_report(&status, &group.owes(), lost).filter(|_| status.rests)?;
+        status.members.values().chain(status.learners.values()).for_each(|node| reach.watch(*node));
+        Some(report)
     }
 
-    /// `owed`: nodes that may lack entries of it, if it rests.
-    fn group_report(&self, status: &GroupStatus, owed: &BTreeSet<NodeId>) -> Option<pb::GroupReport> {
+    /// `owed`: nodes that may lack entries of it, if it rests. `lost`: nodes that don't answer.
+    fn group_report(
+        &self,
+        status: &GroupStatus,
+        owed: &BTreeSet<NodeId>,
+        lost: &BTreeSet<NodeId>,
+    ) -> Option<pb::GroupReport> {
         let term = status.serves()?;
-        let reach = self.multi.reach();
-        let progress = |replica, node: &NodeId, learner| {
-            let own = replica == status.replica;
-            let progress = status.progress.get(&replica);
-            let matched = progress.and_then(|p| p.matched).is_some();
-            let lag = match status.rests {
-                true if owed.contains(node) => u64::MAX,
-                true => 0,
-                false => progress.filter(|_| matched).map_or(u64::MAX, |p| p.lag),
-            };
-            let reachable = match status.rests {
-                true => !reach.is_lost(*node),
-                false => progress.and_then(|p| p.silent_for).is_some_and(|silent| silent < SILENT_MAX),
-            };
-            pb::ReplicaProgress {
-                replica: replica.0,
-                node: node.0,
-                learner,
-                lag: if own { 0 } else { lag },
-                reachable: own || reachable,
-            }
-        };
-        let voters = status.members.iter().map(|(replica, node)| progress(*replica, node, false));
         let frozen = self.local.frozen(status.group);
-        let learners = status.learners.iter().map(|(replica, node)| progress(*replica, node, true));
         Some(pb::GroupReport {
             group: status.group.0,
             term: term.0,
             descriptor: self.local.descriptor(status.group).map(|d| (&d).into()),
-            replicas: voters.chain(learners).collect(),
+            replicas: members(status, owed, lost),
             load: None,
             joint: status.joint,
             frozen_into: frozen.map_or(0, |(into, _)| into.0),
@@ -205,6 +180,38 @@ impl Reporter {
             rests: status.rests,
         })
     }
+}
+
+/// How far a group's members are, and which of them answer. See [`Reporter::group_report`].
+fn members(
+    status: &GroupStatus,
+    owed: &BTreeSet<NodeId>,
+    lost: &BTreeSet<NodeId>,
+) -> Vec<pb::ReplicaProgress> {
+    let progress = |replica, node: &NodeId, learner| {
+        let own = replica == status.replica;
+        let progress = status.progress.get(&replica);
+        let matched = progress.and_then(|p| p.matched).is_some();
+        let lag = match status.rests {
+            true if owed.contains(node) => u64::MAX,
+            true => 0,
+            false => progress.filter(|_| matched).map_or(u64::MAX, |p| p.lag),
+        };
+        let reachable = match status.rests {
+            true => !lost.contains(node),
+            false => progress.and_then(|p| p.silent_for).is_some_and(|silent| silent < SILENT_MAX),
+        };
+        pb::ReplicaProgress {
+            replica: replica.0,
+            node: node.0,
+            learner,
+            lag: if own { 0 } else { lag },
+            reachable: own || reachable,
+        }
+    };
+    let voters = status.members.iter().map(|(replica, node)| progress(*replica, node, false));
+    let learners = status.learners.iter().map(|(replica, node)| progress(*replica, node, true));
+    voters.chain(learners).collect()
 }
 
 /// What of a report is worth another one at once. (Lag is not: it changes all the time.)

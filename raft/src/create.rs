@@ -134,6 +134,11 @@ impl MultiRaft {
         if let Some(existing) = self.existing(group, me).await? {
             return Ok(existing);
         }
+        self.clear_the_ground(group, me).await?;
+        debug_assert!(
+            Position::load(self.engine(), group).is_ok_and(|position| position.last.is_none()),
+            "{group}: a blank replica starts from nothing"
+        );
         self.write_ballot(group, me, false).await?;
         fail_point::pass(FailPoint::ReplicaBallot);
         self.open(group, me, false).await
@@ -159,7 +164,7 @@ impl MultiRaft {
             // Its removal has failed halfway.
             Some((replica, true)) if replica < me => {
                 let _alone = self.territory.lock().await;
-                self.finish_late(group, replica).await.map(|()| None)
+                self.finish_removal(group, replica).await.map(|()| None)
             }
             Some((replica, _)) => Err(Error::OtherReplica { group, existing: replica, wanted: me }),
         }

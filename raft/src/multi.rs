@@ -1,6 +1,6 @@
 //! All replicas of a node: opening, creating, removing and stopping them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use proto::raft as wire;
 use proto::raft::raft_server::RaftServer;
-use storage::ids::{GroupId, NodeId, ReplicaId};
+use storage::ids::{GroupId, KeyRange, NodeId, ReplicaId};
 use storage::raft_log::LogEngine;
 use storage::seam::Seams;
-use storage::{Engine, Store};
+use storage::{Cf, Engine, Store};
 use tokio::sync::oneshot;
 use tonic::Status;
 
@@ -55,6 +55,8 @@ pub struct MultiRaft {
     lifecycle: tokio::sync::Mutex<()>,
     /// What a replica holds is replaced by a snapshot, or removed, one replica at a time: see [`crate::removal`].
     pub(crate) territory: tokio::sync::Mutex<()>,
+    /// What those snapshots replace that are being installed, or whose install has failed: the next start goes on with it.
+    pub(crate) accepted: Mutex<BTreeMap<GroupId, Vec<(Cf, KeyRange)>>>,
     unknown_hook: RwLock<Option<UnknownHook>>,
     unknown_reported: Mutex<HashMap<GroupId, Instant>>,
     stopping: AtomicBool,
@@ -103,6 +105,7 @@ impl MultiRaft {
             groups: RwLock::default(),
             lifecycle: tokio::sync::Mutex::new(()),
             territory: tokio::sync::Mutex::new(()),
+            accepted: Mutex::default(),
             unknown_hook: RwLock::default(),
             unknown_reported: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -257,21 +260,34 @@ impl MultiRaft {
     /// At start.
     async fn reopen(self: &Arc<Self>) -> Result<(), Error> {
         let broken = |source| Error::Open { group: GroupId(0), replica: ReplicaId(0), source };
-        let (engine, dir) = (self.engine.clone(), self.spool_dir.clone());
-        self.blocking("resume-installs", move || snapshot::resume_installs(&engine, &dir))
-            .await?
-            .map_err(broken)?;
+        let multi = self.clone();
+        let resume = move || {
+            let ballot = |group| multi.ballot(group).map_err(Fatal::new);
+            snapshot::resume_installs(&multi.engine, &multi.spool_dir, ballot)
+        };
+        self.blocking("resume-installs", resume).await?.map_err(broken)?;
         {
             let _turn = self.lifecycle.lock().await;
+            // No snapshot brings anybody the keys of what is being removed.
+            let _alone = self.territory.lock().await;
+            let mut leaving = Vec::new();
             for group in self.log.groups().map_err(storage_error("list the groups of the log"))? {
                 let Some((replica, removed)) = self.ballot(group)? else {
                     let source = Fatal::new("its log has lost the replica's id");
                     return Err(Error::Open { group, replica: ReplicaId(0), source });
                 };
-                if removed {
-                    self.finish_removal(group, replica).await?;
-                } else {
-                    self.open_at(group, replica, true, true).await?;
+                match removed {
+                    true => leaving.push((group, replica)),
+                    false => {
+                        self.open_at(group, replica, true, true).await?;
+                    }
+                }
+            }
+            // When it is known who holds which keys: a removal may have failed long ago.
+            for (group, replica) in leaving {
+                match self.finish_removal(group, replica).await {
+                    Err(error @ Error::KeysTaken { .. }) => tracing::error!(%error),
+                    finished => finished?,
                 }
             }
         }

@@ -10,15 +10,22 @@
 //!
 //! **What must not happen**: that two survivors of one group are recovered, or that one of those who were given up comes back. Each would
 //! lead a group of its own under the same name.
+//!
+//! **A replica in quarantine is no survivor like the others**: its rows were found to differ from a majority's, nobody knows
+//! where else they do, and made the only member it would be the truth. Any other one is better, also one that is behind: what
+//! that lacks is lost, but what it says was so. [`recover`] refuses one in quarantine; where there is no other, somebody has to
+//! say so first ([`release`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::{EntryPayload, Membership};
-use storage::Store;
 use storage::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
+use storage::{Cf, Store};
 
 use crate::api::{Error, Fatal};
+use crate::keys;
 use crate::log_store::{decode_ballot, durably};
+use crate::removal::{self, QUARANTINED};
 use crate::state_machine::Position;
 use crate::types::{Entry, Host, LogId, decode_entry, decode_log_id, encode_entry, log_id, term_of};
 
@@ -37,6 +44,8 @@ pub struct Survivor {
     /// The last entry of its log: of several survivors that one has most whose entry is of the highest term, and then of the highest
     /// index.
     pub last: (Term, LogIndex),
+    /// Its rows differed from those of a majority: see the module.
+    pub quarantined: bool,
 }
 
 impl Survivor {
@@ -63,14 +72,29 @@ pub fn survivors(store: &Store) -> Result<Vec<Survivor>, Error> {
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         let voters = membership.nodes().filter(|(id, _)| voters.contains(id));
         let voters = voters.map(|(id, host)| (ReplicaId(*id), NodeId(host.0))).collect();
-        found.push(Survivor { group, replica, voters, last: (Term(term_of(&last)), LogIndex(last.index)) });
+        let last = (Term(term_of(&last)), LogIndex(last.index));
+        let quarantined = removal::is_quarantined(&store.engine(), group, replica);
+        let quarantined = quarantined.map_err(|e| broken(group, e))?;
+        found.push(Survivor { group, replica, voters, last, quarantined });
     }
     Ok(found)
 }
 
-/// Makes the replica the only member of its group, durably.
+/// Ends a replica's quarantine, durably. From now on its rows count, whatever is wrong with them.
+pub fn release(store: &Store, survivor: &Survivor) -> Result<(), Error> {
+    let engine = store.engine();
+    let mut batch = engine.batch();
+    batch.delete(Cf::Group, &keys::quarantined_key(survivor.group));
+    engine.write(batch).and_then(|()| engine.flush()).map_err(|e| broken(survivor.group, e))
+}
+
+/// Makes the replica the only member of its group, durably. One in quarantine is refused: it would not even run.
 pub async fn recover(store: &Store, survivor: &Survivor) -> Result<(), Error> {
     let group = survivor.group;
+    let quarantined = removal::is_quarantined(&store.engine(), group, survivor.replica);
+    if quarantined.map_err(|e| broken(group, e))? {
+        return Err(broken(group, QUARANTINED));
+    }
     let me = store.identity().ok_or(Error::NoIdentity)?.node_id;
     let (last, _) = end_of(store, group)?;
     let last = last.ok_or_else(|| broken(group, Fatal::new("an empty log")))?;

@@ -2,7 +2,7 @@
 //!
 //! A replica is removed in steps, each durable before the next: its ballot says so (from here on a crash doesn't bring
 //! it back); its state goes, and in the same batch a *tombstone* with its id comes, flushed; its log goes. A start
-//! finds the ballot and goes on.
+//! finds the ballot and goes on, and so does whoever asks again for a removal that has failed halfway.
 //!
 //! **A replica removed never comes back.** It has forgotten its votes and its log; back under the same id, a leader that
 //! knows only the members of before could win its vote, and lead beside the one that the others follow. So a node makes
@@ -12,7 +12,8 @@
 //! **No two replicas of a node hold the same key.** A shard's child begins with a part of its parent's keys. A node
 //! whose replica of the parent has yet to apply the split holds them still; a replica of the child that got its
 //! snapshot there would be written over by the parent's log, and be gone with the parent's replica. So a snapshot that
-//! overlaps what another replica holds is refused until that one has split, or gone. The sender tries again. Looking
+//! overlaps what another replica holds is refused until that one has split, or gone; or what it was to get by one whose
+//! install has failed, for the next start goes on with that. The sender tries again. Looking
 //! and installing are one step, as are looking and removing: [`MultiRaft::territory`] is held meanwhile. Splits need no
 //! such care, for what they give a child they take from its parent. A merge gives a replica's keys to another one in one batch;
 //! where that comes by snapshot, the one whose keys go says so ([`crate::StateMachine::yields_to`]).
@@ -20,19 +21,22 @@
 use std::sync::Arc;
 
 use proto::raft as wire;
-use storage::Cf;
 use storage::fail_point::{self, FailPoint};
 use storage::ids::{GroupId, KeyRange, ReplicaId};
+use storage::{Cf, Engine};
 
 use crate::api::{Error, Fatal, Role, StateMachine};
 use crate::keys;
 use crate::log_store::durably;
 use crate::multi::{MultiRaft, storage_error};
 use crate::snapshot;
+use crate::state_machine::Position;
 use crate::transport::server::refusal;
 
 /// Why a replica has stopped that was found to differ from the others.
 pub(crate) const QUARANTINED: &str = "it is in quarantine: it differs from the others";
+/// … that is not to be here any more.
+const REMOVED: &str = "removed from this node";
 
 impl MultiRaft {
     /// Stops a replica and removes its log and its data, for good: it must not be a member of its group any more.
@@ -56,7 +60,7 @@ impl MultiRaft {
         };
         let _alone = self.territory.lock().await;
         self.groups.write().remove(&id);
-        group.stop("removed from this node").await;
+        group.stop(REMOVED).await;
         self.arrivals().forget(id).await;
         // From here on a crash does not bring it back.
         self.write_ballot(id, replica, true).await?;
@@ -74,21 +78,47 @@ impl MultiRaft {
         }
         let _alone = self.territory.lock().await;
         self.write_ballot(id, replica, true).await?;
-        self.finish_late(id, replica).await
+        self.finish_removal(id, replica).await
     }
 
-    /// As [`MultiRaft::finish_removal`], while other replicas run; `territory` is held. What one of them has taken over since stays, and
-    /// so do the remains.
-    pub(crate) async fn finish_late(&self, group: GroupId, replica: ReplicaId) -> Result<(), Error> {
-        let broken = |source| Error::Open { group, replica, source };
-        let machine = self.factory.open(group, replica, self.engine().clone()).map_err(broken)?;
-        for (cf, range) in &machine.spans() {
-            if self.holder(group, *cf, range).is_some() {
-                return Err(broken(Fatal::new("another replica holds keys that its removal has left")));
+    /// Goes on with the removal of a replica that does not run; `territory` is held. While another replica holds keys of it,
+    /// what it has left stays: that would be gone as well.
+    pub(crate) async fn finish_removal(&self, group: GroupId, replica: ReplicaId) -> Result<(), Error> {
+        let machine = self.remains(group, replica)?;
+        let wiped = self.wipe(group, replica, &*machine).await;
+        machine.role_changed(&Role::Stopped { reason: REMOVED.into() });
+        wiped
+    }
+
+    /// A blank replica is about to come, of a group that has no log here: it starts from nothing. A position that was left over
+    /// openraft would take for what this replica has applied, and the leader would never send what lies below it. What a
+    /// removed replica has left (one that wrote on after its removal) is cleared away; state that nobody can explain is left to
+    /// somebody to look at.
+    pub(crate) async fn clear_the_ground(&self, group: GroupId, me: ReplicaId) -> Result<(), Error> {
+        let broken = |source| Error::Open { group, replica: me, source };
+        let Some(last) = Position::load(self.engine(), group).map_err(broken)?.last else { return Ok(()) };
+        let Some(removed) = self.removed(group)? else {
+            return Err(broken(Fatal::new(format!("there is state up to {last} but no log"))));
+        };
+        tracing::warn!(%group, %removed, %last, "clearing away what a removed replica has left");
+        let _alone = self.territory.lock().await;
+        let machine = self.remains(group, me)?;
+        let cleared = self.clear(group, me, &*machine, removed).await;
+        machine.role_changed(&Role::Stopped { reason: REMOVED.into() });
+        cleared
+    }
+
+    /// The state machine of a replica that does not run, if nobody else holds any of its keys; `territory` is held.
+    fn remains(&self, group: GroupId, replica: ReplicaId) -> Result<Arc<dyn StateMachine>, Error> {
+        let machine = self.factory.open(group, replica, self.engine().clone());
+        let machine = machine.map_err(|source| Error::Open { group, replica, source })?;
+        match machine.spans().iter().find_map(|(cf, range)| self.holder(group, *cf, range)) {
+            None => Ok(machine),
+            Some(by) => {
+                machine.role_changed(&Role::Stopped { reason: REMOVED.into() });
+                Err(Error::KeysTaken { group, replica, by })
             }
         }
-        drop(machine);
-        self.finish_removal(group, replica).await
     }
 
     /// Removes a replica whose state another group has taken over. What it holds according to the state's last flush goes with it,
@@ -137,23 +167,13 @@ impl MultiRaft {
 
     /// Whether a replica of this node is in quarantine.
     pub fn is_quarantined(&self, group: GroupId, replica: ReplicaId) -> Result<bool, Error> {
-        let stored = self.engine().get(Cf::Group, &keys::quarantined_key(group));
-        let stored = stored.map_err(storage_error("read whether a replica is in quarantine"))?;
-        Ok(stored.is_some_and(|id| id[..] == replica.0.to_be_bytes()))
+        let quarantined = is_quarantined(self.engine(), group, replica);
+        quarantined.map_err(storage_error("read whether a replica is in quarantine"))
     }
 
     /// Makes everything durable that is applied now.
     pub async fn make_durable(&self) -> Result<(), Error> {
         self.flush().await
-    }
-
-    /// At start: a removal that a crash has interrupted.
-    pub(crate) async fn finish_removal(&self, group: GroupId, replica: ReplicaId) -> Result<(), Error> {
-        let open = self.factory.open(group, replica, self.engine().clone());
-        let machine: Arc<dyn StateMachine> = open.map_err(|source| Error::Open { group, replica, source })?;
-        self.wipe(group, replica, &*machine).await?;
-        machine.role_changed(&Role::Stopped { reason: "removed from this node".into() });
-        Ok(())
     }
 
     /// Removes what a stopped replica leaves. Its ballot says that it is being removed, and goes last.
@@ -163,20 +183,8 @@ impl MultiRaft {
         replica: ReplicaId,
         machine: &dyn StateMachine,
     ) -> Result<(), Error> {
-        let (engine, dir) = (self.engine().clone(), self.spool_dir.clone());
-        self.blocking("forget-install", move || snapshot::forget_install(&engine, &dir, group))
-            .await?
-            .map_err(|source| Error::Open { group, replica, source })?;
-        let mut batch = self.engine().batch();
-        for (cf, range) in &machine.spans() {
-            debug_assert!(self.holder(group, *cf, range).is_none(), "{group}: others hold its keys");
-            batch.delete_range(*cf, range);
-        }
-        batch.delete_range(Cf::Group, &keys::all_keys(group));
         let removed = self.removed(group)?.map_or(replica, |earlier| earlier.max(replica));
-        batch.put(Cf::Group, &keys::removed_key(group), &removed.0.to_be_bytes());
-        self.engine().write(batch).map_err(storage_error("remove a group's state"))?;
-        self.flush().await?;
+        self.clear(group, replica, machine, removed).await?;
         fail_point::pass(FailPoint::RemovalWiped);
         durably(|done| self.log.remove_group(group, done)).await.map_err(|e| Error::Open {
             group,
@@ -185,6 +193,30 @@ impl MultiRaft {
         })?;
         fail_point::pass(FailPoint::RemovalDone);
         Ok(())
+    }
+
+    /// Removes the state of a replica that does not run, and notes the newest that was removed. Durable when this returns.
+    async fn clear(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        machine: &dyn StateMachine,
+        removed: ReplicaId,
+    ) -> Result<(), Error> {
+        let (engine, dir) = (self.engine().clone(), self.spool_dir.clone());
+        self.blocking("forget-install", move || snapshot::forget_install(&engine, &dir, group))
+            .await?
+            .map_err(|source| Error::Open { group, replica, source })?;
+        self.accepted.lock().remove(&group);
+        let mut batch = self.engine().batch();
+        for (cf, range) in &machine.spans() {
+            debug_assert!(self.holder(group, *cf, range).is_none(), "{group}: others hold its keys");
+            batch.delete_range(*cf, range);
+        }
+        batch.delete_range(Cf::Group, &keys::all_keys(group));
+        batch.put(Cf::Group, &keys::removed_key(group), &removed.0.to_be_bytes());
+        self.engine().write(batch).map_err(storage_error("remove a group's state"))?;
+        self.flush().await
     }
 
     /// The highest id of a replica of the group that was removed from this node.
@@ -202,13 +234,20 @@ impl MultiRaft {
         }
     }
 
-    /// Another group whose replica here holds some of these keys.
+    /// Another group whose replica here holds some of these keys, or is to get them by a snapshot that it has accepted: a start
+    /// would go on with that, though the install has failed.
     fn holder(&self, group: GroupId, cf: Cf, range: &KeyRange) -> Option<GroupId> {
-        let others = self.groups().into_iter().filter(|other| other.id() != group);
         let holds =
-            |spans: Vec<(Cf, KeyRange)>| spans.iter().any(|(of, held)| *of == cf && held.overlaps(range));
+            |spans: &[(Cf, KeyRange)]| spans.iter().any(|(of, held)| *of == cf && held.overlaps(range));
+        let accepted = self.accepted.lock();
+        let awaits = accepted.iter().find(|(other, spans)| **other != group && holds(spans));
+        if let Some((other, _)) = awaits {
+            return Some(*other);
+        }
+        drop(accepted);
+        let others = self.groups().into_iter().filter(|other| other.id() != group);
         let others = others.into_iter().filter(|other| !other.machine().yields_to(group));
-        others.into_iter().find(|other| holds(other.machine().spans())).map(|other| other.id())
+        others.into_iter().find(|other| holds(&other.machine().spans())).map(|other| other.id())
     }
 
     /// Refuses a snapshot that would write over what another replica of this node holds.
@@ -226,4 +265,14 @@ impl MultiRaft {
             }
         }
     }
+}
+
+/// Whether the engine says that a replica is in quarantine.
+pub(crate) fn is_quarantined(
+    engine: &Engine,
+    group: GroupId,
+    replica: ReplicaId,
+) -> Result<bool, storage::Error> {
+    let stored = engine.get(Cf::Group, &keys::quarantined_key(group))?;
+    Ok(stored.is_some_and(|id| id[..] == replica.0.to_be_bytes()))
 }

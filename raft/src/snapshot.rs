@@ -1,19 +1,20 @@
 //! Snapshots on their way: from a view of the sender's engine, over a stream, into a file, into the engine.
 //!
-//! The receiver spools a snapshot to a file first ([`crate::spool`]; what breaks off is kept by [`crate::arrivals`]),
-//! and imports it when it is complete and openraft has agreed to it. From then until the import is durable the file is
-//! called `.install`; a crash in between leaves it, and the next start imports it again. So a replica never forgets
-//! entries that it has acknowledged: it holds the old state and the log, or the new state.
+//! The receiver spools a snapshot to a file first ([`crate::spool`]; what breaks off is kept by [`crate::arrivals`]), and
+//! imports it when it is complete and openraft has agreed to it. From then until the import is durable the file is called
+//! `.install`; a crash in between leaves it, and the next start imports it again. So a replica never forgets entries that it
+//! has acknowledged: it holds the old state and the log, or the new state. With the replica the file goes, too, and a start
+//! asks the replica's ballot before it believes a file: that of an import that is done is removed without a sync.
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prost::Message;
 use proto::storage::{ColumnFamily, SnapshotChunk, Span};
 use storage::fail_point::{self, FailPoint};
-use storage::ids::{GroupId, KeyRange};
+use storage::ids::{GroupId, KeyRange, ReplicaId};
 use storage::{Cf, Engine};
 
 use crate::api::Fatal;
@@ -49,20 +50,22 @@ pub(crate) fn install(
     import(engine, group, &path, position)
 }
 
-/// Finishes the installs that a crash has interrupted. Before any group is opened.
-pub(crate) fn resume_installs(engine: &Arc<Engine>, dir: &Path) -> Result<(), Fatal> {
-    let files = match fs::read_dir(dir) {
-        Ok(files) => files,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Fatal::new(e)),
-    };
-    for file in files {
-        let path = file.map_err(Fatal::new)?.path();
-        if path.extension().is_none_or(|extension| extension != INSTALL) {
-            continue;
-        }
+/// Finishes the installs that a crash has interrupted. Before any group is opened; `ballot` says which replica of a group this
+/// node has, and whether it is being removed. What was accepted by one that is gone, or going, is nobody's any more: where a
+/// power cut has brought such a file back, others may hold its keys by now.
+pub(crate) fn resume_installs(
+    engine: &Arc<Engine>,
+    dir: &Path,
+    ballot: impl Fn(GroupId) -> Result<Option<(ReplicaId, bool)>, Fatal>,
+) -> Result<(), Fatal> {
+    for path in accepted(dir).map_err(Fatal::new)? {
         let header = SpoolReader::open(&path).map_err(Fatal::new)?.header()?;
         let group = GroupId(header.group);
+        if ballot(group)? != Some((ReplicaId(header.to_replica), false)) {
+            tracing::info!(%group, "a snapshot for a replica that is not here any more goes");
+            fs::remove_file(&path).map_err(Fatal::new)?;
+            continue;
+        }
         let meta = meta_from_wire(header.meta).map_err(Fatal::new)?;
         let position = Position { last: meta.last_log_id, membership: meta.last_membership };
         let interrupted = engine.interrupted_imports()?.iter().any(|(g, _)| *g == group);
@@ -74,10 +77,30 @@ pub(crate) fn resume_installs(engine: &Arc<Engine>, dir: &Path) -> Result<(), Fa
             import(engine, group, &path, &position)?;
         }
     }
-    if let Some((group, _)) = engine.interrupted_imports()?.first() {
-        return Err(Fatal::new(format!("the snapshot that was being imported into {group} is gone")));
+    for (group, _) in engine.interrupted_imports()? {
+        // (Of one that is being removed it goes with the rest.)
+        if !ballot(group)?.is_some_and(|(_, removed)| removed) {
+            return Err(Fatal::new(format!("the snapshot that was being imported into {group} is gone")));
+        }
     }
     Ok(())
+}
+
+/// The snapshots in a directory that were accepted and, as far as the directory knows, not imported.
+fn accepted(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let files = match fs::read_dir(dir) {
+        Ok(files) => files,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let mut found = Vec::new();
+    for file in files {
+        let path = file?.path();
+        if path.extension().is_some_and(|extension| extension == INSTALL) {
+            found.push(path);
+        }
+    }
+    Ok(found)
 }
 
 /// Of a replica that is being removed: what an install has left that failed. The next start would go on with it, and write over whoever holds the
@@ -147,3 +170,6 @@ pub(crate) fn spans_from_wire(spans: &[Span]) -> Result<Vec<(Cf, KeyRange)>, Mal
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

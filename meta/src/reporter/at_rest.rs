@@ -19,8 +19,9 @@ const SIZE_AGAIN: Duration = Duration::from_secs(60);
 
 /// The reports, and what they come to.
 ///
-/// Invariant: `digest` is the sum of the reports' hashes, whatever the order in which they came; it has not changed since
-/// [`AtRest::said`] unless something is in `unsaid`.
+/// Invariants: `digest` is the sum of the reports' hashes, whatever the order in which they came; it has not changed since
+/// [`AtRest::said`] unless something is in `unsaid`. All reports were made for the nodes in `lost`: so whenever other ones don't
+/// answer, it is to be seen that what was said is no longer so.
 #[derive(Default)]
 pub(super) struct AtRest {
     reports: BTreeMap<GroupId, Told>,
@@ -29,7 +30,7 @@ pub(super) struct AtRest {
     unsaid: BTreeSet<GroupId>,
     /// Groups whose size is to be asked for again, and when.
     to_size: BTreeMap<GroupId, Instant>,
-    /// The nodes that did not answer when all was made.
+    /// The nodes that did not answer at the last look.
     lost: Arc<BTreeSet<NodeId>>,
     made: Option<Instant>,
 }
@@ -61,15 +62,33 @@ impl AtRest {
         self.reports.keys().copied()
     }
 
-    /// Whether all of it has to be made anew.
-    pub fn is_stale(&self, lost: &BTreeSet<NodeId>, now: Instant) -> bool {
-        *self.lost != *lost || self.made.is_none_or(|at| now.saturating_duration_since(at) >= ANEW_EVERY)
+    /// Brings all of it up to date. `lost`: the nodes that don't answer now; `changed`: the groups that have woken, or were
+    /// laid to rest, since the last call; `here`: all groups of this node; `tell`: what is to be said of one while such nodes
+    /// don't answer.
+    pub fn follow(
+        &mut self,
+        lost: Arc<BTreeSet<NodeId>>,
+        now: Instant,
+        changed: BTreeSet<GroupId>,
+        here: impl FnOnce() -> Vec<GroupId>,
+        tell: impl Fn(GroupId, &BTreeSet<NodeId>) -> Option<pb::GroupReport>,
+    ) {
+        let groups: BTreeSet<GroupId> = match self.is_stale(&lost, now) {
+            true => {
+                self.made = Some(now);
+                here().into_iter().chain(self.groups()).collect()
+            }
+            false => changed,
+        };
+        for group in groups {
+            self.set(group, tell(group, &lost));
+        }
+        self.lost = lost;
     }
 
-    /// All of it is made anew, while these nodes don't answer.
-    pub fn made_with(&mut self, lost: Arc<BTreeSet<NodeId>>, now: Instant) {
-        self.lost = lost;
-        self.made = Some(now);
+    /// Whether all of it has to be made anew.
+    fn is_stale(&self, lost: &BTreeSet<NodeId>, now: Instant) -> bool {
+        *self.lost != *lost || self.made.is_none_or(|at| now.saturating_duration_since(at) >= ANEW_EVERY)
     }
 
     /// What is to be said of a group from now on; `None`: it does not rest at home here.
@@ -157,8 +176,11 @@ fn hash(report: &pb::GroupReport) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use raft::{GroupStatus, Role};
+    use storage::ids::{ReplicaId, Term};
     use storage::seam::Seams;
     use txn::ShardDescriptor;
 
@@ -197,17 +219,74 @@ mod tests {
     #[test]
     fn all_is_made_anew_when_other_nodes_answer_and_once_a_minute() {
         let begin = Seams::real().clock.now();
-        let nobody = Arc::new(BTreeSet::new());
-        let one = Arc::new(BTreeSet::from([NodeId(3)]));
+        let (mut resting, told) = (AtRest::default(), RefCell::new(Vec::new()));
+        // Of three groups on this node, the second has changed since the last look.
+        let mut look = |lost: &[u64], at: Instant| -> Vec<u64> {
+            let lost = Arc::new(lost.iter().copied().map(NodeId).collect());
+            let tell = |group: GroupId, _: &BTreeSet<NodeId>| {
+                told.borrow_mut().push(group.0);
+                report(group.0, 4)
+            };
+            resting.follow(lost, at, [GroupId(2)].into(), || [1, 2, 3].map(GroupId).into(), tell);
+            told.take()
+        };
+        assert_eq!(look(&[], begin), [1, 2, 3], "nothing was made yet");
+        assert_eq!(look(&[], begin + ANEW_EVERY / 2), [2]);
+        assert_eq!(look(&[3], begin + ANEW_EVERY / 2), [1, 2, 3]);
+        assert_eq!(look(&[3], begin + ANEW_EVERY), [2]);
+        assert_eq!(look(&[], begin + ANEW_EVERY), [1, 2, 3], "it answers again");
+        assert_eq!(look(&[], begin + ANEW_EVERY * 2), [1, 2, 3]);
+    }
+
+    /// When it was asked for each group anew which nodes answer, a node could be lost after the look had begun, and be back
+    /// before the next one: which then saw no change, and what had been said of that group in between stood for a minute.
+    #[test]
+    fn what_is_said_of_a_node_is_as_of_the_last_look() {
+        let (begin, away) = (Seams::real().clock.now(), NodeId(3));
+        let members: BTreeMap<_, _> = (1..=3).map(|n| (ReplicaId(n), NodeId(n))).collect();
+        let status = GroupStatus {
+            group: GroupId(1),
+            replica: ReplicaId(1),
+            role: Role::Follower { leader: None },
+            term: Term(4),
+            leader: None,
+            last: None,
+            committed: None,
+            applied: None,
+            flushed: None,
+            purged: None,
+            members,
+            learners: BTreeMap::new(),
+            joint: false,
+            progress: BTreeMap::new(),
+            rests: true,
+        };
+        let tell = |group: GroupId, lost: &BTreeSet<NodeId>| {
+            let replicas = super::super::members(&status, &BTreeSet::new(), lost);
+            report(group.0, 4).map(|report| pb::GroupReport { replicas, ..report })
+        };
         let mut resting = AtRest::default();
-        assert!(resting.is_stale(&nobody, begin), "nothing was made yet");
-        resting.made_with(nobody.clone(), begin);
-        assert!(!resting.is_stale(&nobody, begin + ANEW_EVERY / 2));
-        assert!(resting.is_stale(&one, begin + ANEW_EVERY / 2));
-        resting.made_with(one.clone(), begin + ANEW_EVERY / 2);
-        assert!(!resting.is_stale(&one, begin + ANEW_EVERY));
-        assert!(resting.is_stale(&nobody, begin + ANEW_EVERY), "it answers again");
-        assert!(resting.is_stale(&one, begin + ANEW_EVERY * 2));
+        let looks: [(bool, &[u64]); 8] = [
+            (true, &[]),
+            (true, &[1]),
+            (false, &[1]),
+            (false, &[2]),
+            (true, &[2]),
+            (false, &[]),
+            (true, &[1]),
+            (true, &[1, 2]),
+        ];
+        for (n, (answers, changed)) in looks.into_iter().enumerate() {
+            let lost = if answers { BTreeSet::new() } else { BTreeSet::from([away]) };
+            let changed = changed.iter().copied().map(GroupId).collect();
+            resting.follow(Arc::new(lost), begin, changed, || [1, 2].map(GroupId).into(), tell);
+            let said = |node: u64| {
+                let replicas = resting.reports.values().flat_map(|told| &told.report.replicas);
+                replicas.filter(move |r| r.node == node).map(|r| r.reachable).collect::<Vec<_>>()
+            };
+            assert_eq!(said(away.0), [answers; 2], "look {n}");
+            assert_eq!(said(2), [true; 2], "look {n}");
+        }
     }
 
     #[derive(Default)]

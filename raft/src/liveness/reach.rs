@@ -24,7 +24,7 @@ impl Reach {
         self.hub.liveness.unreachable().borrow().contains(&node)
     }
 
-    /// All nodes of which [`Reach::is_lost`] says so, of those that somebody has asked for.
+    /// All nodes of which [`Reach::is_lost`] says so, of those that somebody has asked for, or watches.
     pub fn lost_nodes(&self) -> Arc<BTreeSet<NodeId>> {
         self.hub.liveness.unreachable().borrow().clone()
     }
@@ -39,8 +39,8 @@ impl Reach {
         }
     }
 
-    /// Only nodes with a link are sent pulses.
-    fn watch(&self, node: NodeId) {
+    /// From now on it is known whether the node answers: only nodes with a link are sent pulses.
+    pub fn watch(&self, node: NodeId) {
         if node != self.hub.me {
             self.hub.link(node);
         }

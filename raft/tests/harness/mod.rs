@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,14 +26,60 @@ pub const GROUP: GroupId = GroupId(7);
 pub const CLUSTER: u128 = 99;
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Whoever is about to apply a command waits here while it is shut.
+#[derive(Default)]
+struct Gate {
+    shut: Mutex<bool>,
+    opened: Condvar,
+    waiting: AtomicUsize,
+}
+
+impl Gate {
+    fn set(&self, shut: bool) {
+        *self.shut.lock().expect("lock") = shut;
+        self.opened.notify_all();
+    }
+
+    fn pass(&self) {
+        let shut = self.shut.lock().expect("lock");
+        if *shut {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            drop(self.opened.wait_while(shut, |shut| *shut).expect("lock"));
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Nothing is applied, on any node, until this is dropped. (A thread of the runtime waits for that.)
+pub struct Held(Arc<Gate>);
+
+impl Held {
+    /// Somebody is about to apply something.
+    pub fn is_met(&self) -> bool {
+        self.0.waiting.load(Ordering::SeqCst) > 0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+/// What state machines of some groups hold, beside their own keys.
+type Claims = Mutex<HashMap<GroupId, KeyRange>>;
+
 /// Commands are `key=value`; the state lies in the group's private keys.
 struct Strings {
     group: GroupId,
     commands: AtomicUsize,
+    gate: Arc<Gate>,
+    claims: Arc<Claims>,
 }
 
 impl StateMachine for Strings {
     fn apply(&self, batch: &mut Batch, _at: Applied, command: &[u8]) -> Result<Bytes, Fatal> {
+        self.gate.pass();
         let text = std::str::from_utf8(command).map_err(Fatal::new)?;
         let (key, value) = text.split_once('=').ok_or_else(|| Fatal::new("no command"))?;
         batch.put(Cf::Group, &private_key(self.group, key.as_bytes()), value.as_bytes());
@@ -44,7 +90,9 @@ impl StateMachine for Strings {
     fn applied(&self, _at: Applied) {}
 
     fn spans(&self) -> Vec<(Cf, KeyRange)> {
-        vec![(Cf::Group, private_keys(self.group))]
+        let claimed = self.claims.lock().expect("lock").get(&self.group).cloned();
+        let ranges = [private_keys(self.group)].into_iter().chain(claimed);
+        ranges.map(|range| (Cf::Group, range)).collect()
     }
 
     fn restored(&self) -> Result<(), Fatal> {
@@ -61,11 +109,14 @@ impl StateMachine for Strings {
 #[derive(Default)]
 struct Machines {
     opened: Mutex<HashMap<GroupId, Arc<Strings>>>,
+    gate: Arc<Gate>,
+    claims: Arc<Claims>,
 }
 
 impl StateMachineFactory for Machines {
     fn open(&self, group: GroupId, _: ReplicaId, _: Arc<Engine>) -> Result<Arc<dyn StateMachine>, Fatal> {
-        let machine = Arc::new(Strings { group, commands: AtomicUsize::new(0) });
+        let (gate, claims) = (self.gate.clone(), self.claims.clone());
+        let machine = Arc::new(Strings { group, commands: AtomicUsize::new(0), gate, claims });
         self.opened.lock().expect("lock").insert(group, machine.clone());
         Ok(machine)
     }
@@ -96,6 +147,8 @@ pub struct Cluster {
     dirs: HashMap<u64, TempDir>,
     book: Arc<Book>,
     running: HashMap<u64, Running>,
+    gate: Arc<Gate>,
+    claims: Arc<Claims>,
     /// Of nodes that are started from now on.
     pub options: RaftOptions,
     /// … and their way to each other, if it is not plain TCP.
@@ -111,7 +164,8 @@ impl Cluster {
             rest_after: Duration::from_secs(3600),
             ..RaftOptions::default()
         };
-        Self { dirs: HashMap::new(), book: Arc::default(), running: HashMap::new(), options, network: None }
+        let (dirs, running, book, gate, claims) = Default::default();
+        Self { dirs, book, running, gate, claims, options, network: None }
     }
 
     pub async fn start(&mut self, node: u64) {
@@ -142,7 +196,8 @@ impl Cluster {
             let _ = serve.await;
         });
 
-        let machines = Arc::new(Machines::default());
+        let (gate, claims) = (self.gate.clone(), self.claims.clone());
+        let machines = Arc::new(Machines { gate, claims, ..Machines::default() });
         let options = self.options.clone();
         let book: Arc<dyn AddressBook> = self.book.clone();
         let multi = MultiRaft::start(options, store.clone(), machines.clone(), book, seams);
@@ -258,6 +313,43 @@ impl Cluster {
         engine.write(batch).expect("write");
     }
 
+    /// All that a node's engine holds of the group, raft's own keys among it.
+    pub fn rows(&self, node: u64) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let snapshot = self.running[&node].store.engine().snapshot();
+        let mut iter = snapshot.iter(Cf::Group, &KeyRange::prefix(&GROUP.0.to_be_bytes()));
+        let mut rows = Vec::new();
+        iter.seek_to_first();
+        while let Some((key, value)) = iter.item() {
+            rows.push((key.to_vec(), value.to_vec()));
+            iter.next();
+        }
+        iter.check().expect("rows");
+        rows
+    }
+
+    /// Puts such rows into a node's engine, past everybody.
+    pub fn put_rows(&self, node: u64, rows: &[(Vec<u8>, Vec<u8>)]) {
+        let engine = self.running[&node].store.engine();
+        let mut batch = engine.batch();
+        rows.iter().for_each(|(key, value)| batch.put(Cf::Group, key, value));
+        engine.write(batch).expect("write");
+    }
+
+    /// From now on nothing is applied.
+    pub fn hold(&self) -> Held {
+        self.gate.set(true);
+        Held(self.gate.clone())
+    }
+
+    /// The group's state machines hold this, too, from now on; or not any more.
+    pub fn claim(&self, group: GroupId, range: Option<KeyRange>) {
+        let mut claims = self.claims.lock().expect("lock");
+        match range {
+            Some(range) => claims.insert(group, range),
+            None => claims.remove(&group),
+        };
+    }
+
     /// The digest of a node's rows of the group at `index`.
     pub async fn digest(&self, node: u64, view: oneshot::Receiver<GroupView>) -> Vec<Digest> {
         let view = view.await.unwrap_or_else(|_| panic!("node {node} gives no view"));
@@ -296,10 +388,15 @@ async fn end(running: Running) {
     running.served.abort();
     let _ = running.served.await;
     drop(running.multi);
+    close(running.store).await;
+}
+
+/// Closes a store, so that it can be opened again.
+pub async fn close(store: Arc<Store>) {
     // Streams and tasks let go of the store one after the other.
-    let (engine, log) = (running.store.engine(), running.store.log());
-    running.store.close().expect("close");
-    drop(running.store);
+    let (engine, log) = (store.engine(), store.log());
+    store.close().expect("close");
+    drop(store);
     eventually("the store is free", || Arc::strong_count(&engine) == 1 && Arc::strong_count(&log) == 1).await;
 }
 

@@ -21,6 +21,7 @@ mod admin;
 mod advisory;
 mod async_commit;
 mod buffer;
+mod closer;
 mod collect;
 mod commit;
 mod core;
@@ -98,7 +99,7 @@ impl Cluster {
         let core = Core::new(router, oracle, directory, seams, options);
         core.seams.spawn("sweep", sweep::run(Arc::downgrade(&core), server.clone()));
         core.seams.spawn("hold back", collect::hold_back(Arc::downgrade(&core)));
-        core.seams.spawn("close", past::close(Arc::downgrade(&core), server.clone()));
+        core.seams.spawn("close", closer::close(Arc::downgrade(&core), server.clone()));
         core.seams.spawn("collect", collect::run(Arc::downgrade(&core), server));
         core.seams.spawn("keep locks", locks::keep_locks(Arc::downgrade(&core)));
         core.seams.spawn("keep sessions", advisory::keep_sessions(Arc::downgrade(&core)));

@@ -9,8 +9,11 @@
 )]
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,9 +21,11 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use raft::{AddressBook, MultiRaft, RaftOptions};
 use storage::ids::{Epoch, GroupId, KeyRange, NodeId, ReplicaId, Timestamp, TxnId};
-use storage::seam::Seams;
+use storage::seam::{Connecting, Connection, Network, Seams};
 use storage::{Store, StoreOptions};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tonic::transport::server::TcpIncoming;
 use txn::api::NodeInfo;
 use txn::{
@@ -31,6 +36,10 @@ use txn::{
 /// The counter and the map.
 pub struct Meta {
     clock: AtomicU64,
+    /// How often somebody has asked what time it is.
+    pub asked: AtomicU64,
+    /// Whoever asks waits as long as this is so.
+    pub stopped: watch::Sender<bool>,
     groups: AtomicU64,
     shards: Mutex<BTreeMap<Bytes, ShardDescriptor>>,
     addresses: Mutex<HashMap<NodeId, String>>,
@@ -42,14 +51,16 @@ pub struct Meta {
     pub asynchronous: AtomicBool,
     /// How far behind the present timestamps are closed, in timestamps. 0: not at all.
     pub closed_behind: AtomicU64,
-    /// When groups without work are laid to rest.
-    rest_after: Duration,
+    /// The timings of consensus.
+    raft: RaftOptions,
 }
 
 impl Meta {
-    fn new(rest_after: Duration) -> Arc<Self> {
+    fn new(raft: RaftOptions) -> Arc<Self> {
         Arc::new(Self {
             clock: AtomicU64::new(1 << 30),
+            asked: AtomicU64::new(0),
+            stopped: watch::Sender::new(false),
             groups: AtomicU64::new(100),
             shards: Mutex::default(),
             addresses: Mutex::default(),
@@ -57,7 +68,7 @@ impl Meta {
             safe_point: AtomicU64::new(0),
             asynchronous: AtomicBool::new(false),
             closed_behind: AtomicU64::new(0),
-            rest_after,
+            raft,
         })
     }
 
@@ -79,6 +90,10 @@ impl Meta {
 #[async_trait]
 impl Oracle for Meta {
     async fn timestamp(&self) -> Result<Timestamp, Error> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let mut stopped = self.stopped.subscribe();
+        // (The sender is this one.)
+        let _ = stopped.wait_for(|stopped| !*stopped).await;
         Ok(Timestamp(self.clock.fetch_add(1, Ordering::SeqCst)))
     }
 }
@@ -180,7 +195,18 @@ impl TestCluster {
 
     /// The same, with groups that go to rest after that time.
     pub async fn start_resting(nodes: u64, options: CoordinatorOptions, rest_after: Duration) -> Self {
-        let (meta, seams) = (Meta::new(rest_after), Seams::real());
+        let raft = RaftOptions { rest_after, ..RaftOptions::default() };
+        Self::start_over(nodes, options, raft, Seams::real()).await
+    }
+
+    /// The same, with timings and connections of the caller's choosing.
+    pub async fn start_over(
+        nodes: u64,
+        options: CoordinatorOptions,
+        raft: RaftOptions,
+        seams: Seams,
+    ) -> Self {
+        let meta = Meta::new(raft);
         let replicas: BTreeMap<ReplicaId, NodeId> = (1..=nodes).map(|n| (ReplicaId(n), NodeId(n))).collect();
         let group = GroupId(2);
         let shard =
@@ -230,7 +256,7 @@ pub async fn start_node(id: NodeId, meta: &Arc<Meta>, seams: &Seams, options: &C
     meta.addresses.lock().insert(id, listener.local_addr().unwrap().to_string());
     let (registry, births) = Registry::new(id);
     let factory = Arc::new(ShardFactory::new(registry.clone(), seams.clone()));
-    let raft_options = RaftOptions { rest_after: meta.rest_after, ..RaftOptions::default() };
+    let raft_options = meta.raft.clone();
     let multi =
         MultiRaft::start(raft_options, store.clone(), factory, meta.clone(), seams.clone()).await.unwrap();
     let server = ShardServer::start(registry, births, multi.clone(), meta.clone(), seams.clone());
@@ -246,4 +272,68 @@ pub async fn start_node(id: NodeId, meta: &Arc<Meta>, seams: &Seams, options: &C
 
 pub fn bytes(text: impl AsRef<[u8]>) -> Bytes {
     Bytes::copy_from_slice(text.as_ref())
+}
+
+/// TCP between all nodes, which can be cut: from then on nothing passes.
+#[derive(Clone, Default)]
+pub struct Cable(Arc<AtomicBool>);
+
+impl Cable {
+    pub fn set_cut(&self, cut: bool) {
+        self.0.store(cut, Ordering::SeqCst);
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.0.load(Ordering::SeqCst) {
+            true => Err(io::ErrorKind::ConnectionReset.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Network for Cable {
+    fn connect(&self, address: String) -> Connecting {
+        let cable = self.clone();
+        Box::pin(async move {
+            cable.check()?;
+            let stream = TcpStream::connect(&address).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(Strand { stream, cable }) as Box<dyn Connection>)
+        })
+    }
+}
+
+/// One connection.
+struct Strand {
+    stream: TcpStream,
+    cable: Cable,
+}
+
+impl AsyncRead for Strand {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        // Afterwards: what has come meanwhile has not passed.
+        self.cable.check()?;
+        read
+    }
+}
+
+impl AsyncWrite for Strand {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.cable.check()?;
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.cable.check()?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }

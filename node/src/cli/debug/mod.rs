@@ -37,10 +37,12 @@ enum Debug {
     Group(group::GroupArgs),
     /// LOSES DATA: make this node's replicas the only members of groups that have lost their majority for good
     ///
-    /// The node is stopped; the nodes named in --lost never come back. Without --accept-data-loss it only shows what it would do.
-    /// Whatever the lost nodes had acknowledged and this one had not got is gone; transactions over several shards may be there by
-    /// halves. Where several survivors have a replica of one group, recover it on the one whose last entry is the highest (the term
-    /// counts first), and on no other: --group says which. Wipe the stores of the lost nodes before they are used again.
+    /// The node is stopped; the nodes named in --lost never come back. Without --accept-data-loss it only shows what it would
+    /// do. Whatever the lost nodes had acknowledged and this one had not got is gone; transactions over several shards may be
+    /// there by halves. Where several survivors have a replica of one group, recover it on the one whose last entry is the
+    /// highest (the term counts first), and on no other: --group says which. A replica in quarantine differed from the others:
+    /// it is left alone (exit status 6, the others are recovered all the same) unless --accept-quarantined says that there is
+    /// nothing better. Wipe the stores of the lost nodes before they are used again.
     Recover(recover::RecoverArgs),
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
-use raft::recover::{Survivor, recover, survivors};
+use raft::recover::{Survivor, recover, release, survivors};
 use serde_json::json;
 use storage::ids::{GroupId, NodeId};
 use storage::seam::Seams;
@@ -27,12 +27,30 @@ pub struct RecoverArgs {
     /// Do it
     #[arg(long)]
     accept_data_loss: bool,
+    /// Also with replicas in quarantine, whose rows differed from the others': where no other node has one
+    #[arg(long, requires = "accept_data_loss")]
+    accept_quarantined: bool,
+}
+
+/// What was found, and done.
+struct Outcome {
+    output: String,
+    /// Groups whose replica is in quarantine, which nobody has accepted.
+    left_alone: Vec<GroupId>,
 }
 
 /// Shows what would be done, or does it.
 pub fn run(args: &RecoverArgs, as_json: bool) -> Result<(), Failure> {
-    let output = crate::runtime::build(1)?.block_on(recover_store(args, as_json))?;
-    super::super::print(&output)
+    let Outcome { output, left_alone } = crate::runtime::build(1)?.block_on(recover_store(args, as_json))?;
+    super::super::print(&output)?;
+    if left_alone.is_empty() {
+        return Ok(());
+    }
+    let groups: Vec<String> = left_alone.iter().map(GroupId::to_string).collect();
+    Err(Failure::Refused(format!(
+        "{}: in quarantine, and not recovered; a replica on another node is better, and --accept-quarantined takes this one",
+        groups.join(", ")
+    )))
 }
 
 fn number(name: &str, letter: char) -> Result<u64, Failure> {
@@ -40,7 +58,23 @@ fn number(name: &str, letter: char) -> Result<u64, Failure> {
     number.ok_or_else(|| Failure::Usage(format!("{name:?}: {letter}2 is meant")))
 }
 
-async fn recover_store(args: &RecoverArgs, as_json: bool) -> Result<String, Failure> {
+/// A replica, and what speaks against it.
+fn described(survivor: &Survivor) -> String {
+    let voters: Vec<String> = survivor.voters.values().map(NodeId::to_string).collect();
+    let (term, index) = survivor.last;
+    let last = format!("last entry: term {} index {}", term.0, index.0);
+    let mut text = format!("{}: voters {}; {last}", survivor.group, voters.join(" "));
+    // With its vote, or as one who only learnt.
+    if !survivor.voters.contains_key(&survivor.replica) {
+        text.push_str("; THIS REPLICA HAS NO VOTE, AND MAY BE FAR BEHIND");
+    }
+    if survivor.quarantined {
+        text.push_str("; THIS REPLICA IS IN QUARANTINE: ITS ROWS DIFFERED FROM A MAJORITY'S");
+    }
+    text
+}
+
+async fn recover_store(args: &RecoverArgs, as_json: bool) -> Result<Outcome, Failure> {
     let lost = args.lost.iter().map(|name| number(name, 'n').map(NodeId));
     let lost = lost.collect::<Result<BTreeSet<NodeId>, Failure>>()?;
     let only = args.group.iter().map(|name| number(name, 'g').map(GroupId));
@@ -58,19 +92,18 @@ async fn recover_store(args: &RecoverArgs, as_json: bool) -> Result<String, Fail
     let concerned =
         |s: &&Survivor| s.has_lost_its_majority(&lost) && (only.is_empty() || only.contains(&s.group));
     let stuck: Vec<&Survivor> = replicas.iter().filter(concerned).collect();
+    let is_recovered = |s: &Survivor| args.accept_data_loss && (!s.quarantined || args.accept_quarantined);
     let mut text = format!("store of {me}: {} replicas\n", replicas.len());
     for survivor in &stuck {
-        let voters: Vec<String> = survivor.voters.values().map(NodeId::to_string).collect();
-        let (term, index) = survivor.last;
-        let last = format!("last entry: term {} index {}", term.0, index.0);
-        text.push_str(&format!("{}: voters {}; {last}", survivor.group, voters.join(" ")));
-        // With its vote, or as one who only learnt.
-        if !survivor.voters.contains_key(&survivor.replica) {
-            text.push_str("; THIS REPLICA HAS NO VOTE, AND MAY BE FAR BEHIND");
-        }
-        if args.accept_data_loss {
+        text.push_str(&described(survivor));
+        if is_recovered(survivor) {
+            if survivor.quarantined {
+                release(&store, survivor).map_err(Failure::other)?;
+            }
             recover(&store, survivor).await.map_err(Failure::other)?;
             text.push_str(&format!("; {} is the only member now", survivor.replica));
+        } else if args.accept_data_loss {
+            text.push_str("; left as it is");
         }
         text.push('\n');
     }
@@ -79,20 +112,27 @@ async fn recover_store(args: &RecoverArgs, as_json: bool) -> Result<String, Fail
     } else if !args.accept_data_loss {
         text.push_str(
             "WHAT THE LOST NODES HAD ACKNOWLEDGED AND THIS ONE HAD NOT GOT WOULD BE LOST FOR GOOD. Of each group recover one survivor only: \
-             that with the highest last entry (the term counts first). Nothing was changed; --accept-data-loss does it.\n",
+             that with the highest last entry (the term counts first), of those that are not in quarantine. Nothing was changed; \
+             --accept-data-loss does it.\n",
         );
     }
     // Durable: the log's writer has answered.
     store.log().close();
     let group = |s: &&Survivor| {
         let voters: Vec<u64> = s.voters.values().map(|node| node.0).collect();
-        json!({ "group": s.group.0, "replica": s.replica.0, "voters": voters, "term": s.last.0.0, "index": s.last.1.0 })
+        json!({
+            "group": s.group.0, "replica": s.replica.0, "voters": voters, "term": s.last.0.0, "index": s.last.1.0,
+            "quarantined": s.quarantined, "recovered": is_recovered(s),
+        })
     };
-    Ok(match as_json {
+    let left_alone = stuck.iter().filter(|s| args.accept_data_loss && !is_recovered(s));
+    let left_alone = left_alone.map(|s| s.group).collect();
+    let output = match as_json {
         true => format!(
             "{:#}\n",
             json!({ "node": me.0, "recovered": args.accept_data_loss, "groups": stuck.iter().map(group).collect::<Vec<_>>() })
         ),
         false => text,
-    })
+    };
+    Ok(Outcome { output, left_alone })
 }

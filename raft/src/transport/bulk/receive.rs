@@ -221,12 +221,23 @@ async fn install(multi: &Arc<MultiRaft>, admitted: Admitted, spool: Spool) -> An
     if let Err(refusal) = multi.refuse_overlap(group.id(), &spans) {
         return refused(refusal);
     }
+    if group.is_stopping() {
+        // It may have been removed meanwhile.
+        return refused(stopped("the replica stops"));
+    }
     let snapshot = openraft::Snapshot { meta, snapshot: SnapshotData::Spooled(spool) };
     let core = match group.awake().await {
         Ok(core) => core,
         Err(reason) => return refused(stopped(reason)),
     };
-    match core.raft.install_full_snapshot(vote, snapshot).await {
+    // (One whose install has failed before keeps what it has accepted then.)
+    multi.accepted.lock().entry(group.id()).or_insert(spans);
+    let installed = core.raft.install_full_snapshot(vote, snapshot).await;
+    // If it has failed, nobody else gets the keys before the replica is gone.
+    if group.shared().fault.get().is_none() {
+        multi.accepted.lock().remove(&group.id());
+    }
+    match installed {
         Ok(response) => Ok(wire::SnapshotAnswer {
             vote: Some(vote_to_wire(&response.vote)),
             ..wire::SnapshotAnswer::default()

@@ -1,0 +1,222 @@
+//! Replicas that leave a node when something is in the way, and what those that come after them find.
+
+#![allow(clippy::disallowed_methods, reason = "tests of the real thing run on the real clock")]
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use harness::{Cluster, GROUP, eventually};
+use raft::{Error, Group, NewGroup, Role, private_keys};
+use storage::ids::{GroupId, NodeId, ReplicaId};
+
+const NEIGHBOUR: GroupId = GroupId(8);
+/// No group of its own.
+const ELSEWHERE: GroupId = GroupId(9);
+const FIRST: ReplicaId = ReplicaId(1);
+const SECOND: ReplicaId = ReplicaId(2);
+const THIRD: ReplicaId = ReplicaId(3);
+
+fn sole(group: GroupId) -> NewGroup {
+    NewGroup { group, me: FIRST, members: BTreeMap::from([(FIRST, NodeId(1))]), campaign: false }
+}
+
+/// The group has one member, on node 1, and a row.
+async fn one() -> Cluster {
+    let mut cluster = Cluster::new();
+    cluster.start(1).await;
+    cluster.multi(1).create_group(sole(GROUP)).await.expect("create");
+    cluster.put("a", "1").await;
+    cluster
+}
+
+/// … which has begun to be removed, and stays halfway as long as a directory is where the removal looks for a file.
+async fn half_removed() -> (Cluster, PathBuf) {
+    let cluster = one().await;
+    let obstacle = cluster.dir(1).join("incoming").join(format!("{}.install", GROUP.0));
+    std::fs::create_dir_all(&obstacle).expect("an obstacle");
+    let refused = cluster.multi(1).remove_replica(GROUP, FIRST).await;
+    assert!(matches!(refused, Err(Error::Open { .. })), "{refused:?}");
+    assert!(cluster.multi(1).group(GROUP).is_none());
+    assert_eq!(cluster.get(1, "a").as_deref(), Some("1"), "nothing is gone yet");
+    (cluster, obstacle)
+}
+
+/// Openraft ends its core, and leaves the worker that applies entries to end by itself. A removal that did not wait for that
+/// worker wiped the state, and then the worker wrote the entry it was at: rows, and a position, that stayed under the tombstone
+/// for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_removal_waits_for_what_is_being_applied() {
+    let cluster = one().await;
+    let (_, term) = cluster.leader().await;
+    let held = cluster.hold();
+    let group = cluster.group(1);
+    let proposing = tokio::spawn(async move { group.propose(term, Bytes::from_static(b"late=1")).await });
+    eventually("it is being applied", || held.is_met()).await;
+    let multi = cluster.multi(1);
+    let removing = tokio::spawn(async move { multi.remove_replica(GROUP, FIRST).await });
+    eventually("the removal has begun", || cluster.multi(1).group(GROUP).is_none()).await;
+    // (Time enough for all of it.)
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!removing.is_finished(), "it has not waited");
+    assert_eq!(cluster.get(1, "a").as_deref(), Some("1"), "it has wiped what is being written");
+    drop(held);
+    removing.await.expect("a task").expect("remove");
+    // (The worker may have answered, or have ended before that.)
+    drop(proposing.await.expect("a task"));
+    assert_eq!(cluster.rows(1).len(), 1, "nothing but the tombstone: {:?}", cluster.rows(1));
+}
+
+/// A removal that has failed halfway has no replica among the running ones. Whoever asked again was told that it was done, and
+/// the state and the log stayed until the node was started again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_has_failed_halfway_is_repeated() {
+    let (mut cluster, obstacle) = half_removed().await;
+    let multi = cluster.multi(1);
+    multi.remove_replica(GROUP, FIRST).await.expect_err("it fails as it did");
+    assert_eq!(cluster.get(1, "a").as_deref(), Some("1"));
+    std::fs::remove_dir(&obstacle).expect("remove the obstacle");
+    for _ in 0..2 {
+        multi.remove_replica(GROUP, FIRST).await.expect("remove");
+        assert_eq!(cluster.rows(1).len(), 1, "nothing but the tombstone: {:?}", cluster.rows(1));
+    }
+    match multi.create_replica(GROUP, FIRST).await {
+        Err(Error::Removed { .. }) => {}
+        other => panic!("a removed replica came back: {other:?}"),
+    }
+    drop(multi);
+    cluster.stop(1).await;
+    cluster.start(1).await;
+    assert!(cluster.multi(1).group(GROUP).is_none());
+}
+
+/// The next replica is the occasion, too: it is not made as long as its predecessor's state is there, and finds nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_replica_waits_for_the_removal_of_its_predecessor() {
+    let (cluster, obstacle) = half_removed().await;
+    let multi = cluster.multi(1);
+    multi.create_replica(GROUP, SECOND).await.expect_err("its predecessor is still there");
+    assert_eq!(cluster.get(1, "a").as_deref(), Some("1"));
+    std::fs::remove_dir(&obstacle).expect("remove the obstacle");
+    let group = multi.create_replica(GROUP, SECOND).await.expect("create");
+    assert_eq!((group.replica(), group.status().applied), (SECOND, None));
+    assert_eq!(cluster.get(1, "a"), None);
+}
+
+/// A removal that has failed halfway holds its keys no more: another replica may have got them since. Gone on with all the
+/// same, at a request or at the next start, it would take that one's rows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_replica_has_come_to_hold_stays() {
+    let (mut cluster, obstacle) = half_removed().await;
+    std::fs::remove_dir(&obstacle).expect("remove the obstacle");
+    cluster.claim(NEIGHBOUR, Some(private_keys(GROUP)));
+    let multi = cluster.multi(1);
+    multi.create_group(sole(NEIGHBOUR)).await.expect("create");
+    let refused = multi.remove_replica(GROUP, FIRST).await;
+    assert!(matches!(refused, Err(Error::KeysTaken { by: NEIGHBOUR, .. })), "{refused:?}");
+    let refused = multi.create_replica(GROUP, SECOND).await;
+    assert!(matches!(refused, Err(Error::KeysTaken { by: NEIGHBOUR, .. })), "{refused:?}");
+    drop(multi);
+    assert_eq!(cluster.get(1, "a").as_deref(), Some("1"));
+
+    cluster.stop(1).await;
+    cluster.start(1).await;
+    assert_eq!(cluster.get(1, "a").as_deref(), Some("1"), "after a start");
+    assert!(cluster.multi(1).group(NEIGHBOUR).is_some() && cluster.multi(1).group(GROUP).is_none());
+
+    // Until it holds them no more.
+    cluster.claim(NEIGHBOUR, None);
+    cluster.multi(1).remove_replica(GROUP, FIRST).await.expect("remove");
+    assert_eq!(cluster.rows(1).len(), 1, "nothing but the tombstone: {:?}", cluster.rows(1));
+}
+
+/// The group's first member on node 1, its second one on node 2, where the install of its first snapshot has failed; the file
+/// of that.
+async fn failed_install() -> (Cluster, Arc<Group>, PathBuf) {
+    let mut cluster = one().await;
+    cluster.start(2).await;
+    // That is in the snapshot, too.
+    cluster.claim(GROUP, Some(private_keys(ELSEWHERE)));
+    // Where the import makes its tables there is a file.
+    let importing = cluster.dir(2).join("importing");
+    std::fs::create_dir_all(&importing).expect("a directory");
+    std::fs::write(importing.join(GROUP.0.to_string()), "in the way").expect("an obstacle");
+    cluster.multi(2).create_replica(GROUP, SECOND).await.expect("create");
+    let leader = cluster.group(1);
+    leader.add_learner(SECOND, NodeId(2)).await.expect("add");
+    eventually("the install fails", || matches!(cluster.group(2).status().role, Role::Stopped { .. })).await;
+    cluster.claim(GROUP, None);
+    let accepted = cluster.dir(2).join("incoming").join(format!("{}.install", GROUP.0));
+    assert!(accepted.exists());
+    (cluster, leader, accepted)
+}
+
+/// An accepted snapshot whose import fails stays in its file, for the next start to import. With the replica it goes: by the
+/// next start, somebody else may hold the keys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failed_install_has_left_goes_with_its_replica() {
+    let (mut cluster, leader, accepted) = failed_install().await;
+    leader.remove(SECOND).await.expect("a change of members");
+    drop(leader);
+    cluster.multi(2).remove_replica(GROUP, SECOND).await.expect("remove");
+    assert!(!accepted.exists(), "the next start would import it");
+    cluster.corrupt(2, "a", "somebody's");
+    cluster.stop(2).await;
+    cluster.start(2).await;
+    assert_eq!(cluster.get(2, "a").as_deref(), Some("somebody's"));
+}
+
+/// Until then its keys are spoken for, whatever its state says that it holds: the start would import it over whoever has got them
+/// meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failed_install_was_to_bring_nobody_else_gets_before() {
+    let (cluster, _leader, _) = failed_install().await;
+    cluster.multi(1).create_group(sole(NEIGHBOUR)).await.expect("create");
+    cluster.claim(NEIGHBOUR, Some(private_keys(ELSEWHERE)));
+    cluster.multi(2).create_replica(NEIGHBOUR, SECOND).await.expect("create");
+    let neighbour = |node: u64| cluster.multi(node).group(NEIGHBOUR).expect("the neighbour");
+    eventually("it is led", || neighbour(1).leads().is_some()).await;
+    neighbour(1).add_learner(SECOND, NodeId(2)).await.expect("add");
+    // (Time enough for some attempts.)
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(neighbour(2).status().applied, None);
+    cluster.multi(2).remove_replica(GROUP, SECOND).await.expect("remove");
+    eventually("it gets its snapshot", || neighbour(2).status().applied.is_some()).await;
+}
+
+/// Openraft takes the position that it finds for what a replica has applied, and never asks for what lies below. A blank
+/// replica that was made over the remains of another one (which wrote on after its removal, say) lacked rows for good, and knew
+/// nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blank_replica_starts_from_nothing() {
+    let mut cluster = one().await;
+    cluster.start(2).await;
+    let leader = cluster.group(1);
+    cluster.multi(2).create_replica(GROUP, SECOND).await.expect("create");
+    leader.add_learner(SECOND, NodeId(2)).await.expect("add");
+    eventually("it has the state", || cluster.get(2, "a").as_deref() == Some("1")).await;
+    let mut remains = cluster.rows(2);
+    leader.remove(SECOND).await.expect("a change of members");
+    cluster.multi(2).remove_replica(GROUP, SECOND).await.expect("remove");
+    // All of it but the row.
+    let row = raft::private_key(GROUP, b"a");
+    remains.retain(|(key, _)| *key != row);
+    cluster.put_rows(2, &remains);
+
+    let group = cluster.multi(2).create_replica(GROUP, THIRD).await.expect("create");
+    assert_eq!((group.replica(), group.status().applied), (THIRD, None));
+    drop(group);
+    leader.add_learner(THIRD, NodeId(2)).await.expect("add");
+    eventually("it has the state", || cluster.get(2, "a").as_deref() == Some("1")).await;
+
+    // What no removal explains is not touched.
+    cluster.start(3).await;
+    cluster.put_rows(3, &remains);
+    let refused = cluster.multi(3).create_replica(GROUP, ReplicaId(4)).await;
+    assert!(matches!(refused, Err(Error::Open { .. })), "{refused:?}");
+    assert_eq!(cluster.rows(3), remains);
+}
