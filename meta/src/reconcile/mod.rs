@@ -27,6 +27,7 @@
 //! - whoever crashes in between leaves a state that the next plan starts from: a learner too many is promoted or removed
 //!   (2, 3), a joint configuration is ended (5), a replica that is no member any more is found by its own node (1, 6).
 
+mod asked;
 mod describe;
 mod execute;
 pub(crate) mod merges;
@@ -44,6 +45,7 @@ use storage::ids::{GroupId, META_GROUP, NodeId};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+pub(crate) use self::asked::carry_out;
 pub(crate) use self::execute::OPERATION_LIMIT;
 use self::moves::Next;
 use crate::Error;
@@ -192,10 +194,10 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
     busy
 }
 
-fn phase(server: &MetaServer, outcome: &Result<(), Error>) -> Phase {
+fn phase<T>(server: &MetaServer, outcome: &Result<T, Error>) -> Phase {
     let now = server.seams.clock.now();
     match outcome {
-        Ok(()) => Phase::Ended(now),
+        Ok(_) => Phase::Ended(now),
         Err(error) => Phase::Failed(now, error.to_string()),
     }
 }
@@ -329,36 +331,6 @@ fn emptied(server: &MetaServer, soft: &Soft) -> Vec<NodeId> {
         };
         leaving.into_iter().filter(|node| !held(node)).collect()
     })
-}
-
-/// Waits until a group has no operation under way, then carries this one out.
-pub(crate) async fn carry_out(server: &Arc<MetaServer>, operation: Operation) -> Result<(), Error> {
-    let group = operation.group();
-    let deadline = server.seams.clock.now() + OPERATION_LIMIT;
-    loop {
-        let free = server.with_soft(|soft, now| {
-            soft.forget_settled(now);
-            let running =
-                soft.operations.get(&group).is_some_and(|underway| matches!(underway.state, Phase::Running));
-            if !running {
-                soft.note(&operation, Phase::Running);
-            }
-            !running
-        })?;
-        if free {
-            break;
-        }
-        if server.seams.clock.now() >= deadline {
-            return Err(Error::Unavailable(format!("{group} is busy with something else; try again")));
-        }
-        server.seams.sleep(BUSY_TICK).await;
-    }
-    let channels = Channels::new(&server.seams);
-    let outcome = execute::execute(server, &channels, &operation).await;
-    let state = phase(server, &outcome);
-    let _ = server.with_soft(|soft, _| soft.note(&operation, state));
-    server.nudge.notify_one();
-    outcome
 }
 
 impl Soft {
