@@ -74,7 +74,8 @@ impl MetaServer {
     /// What is under way: what operators have begun, and the steps of placement.
     fn operations(&self, soft: &Soft, now: Instant) -> Vec<pb::Operation> {
         let mut list = Vec::new();
-        for (wanted, next) in reconcile::wanted_moves(self, soft, now) {
+        let (moves, merges) = reconcile::wanted(self, soft, now);
+        for (wanted, next) in moves {
             let state = match next {
                 Next::Step(step) => step.to_string(),
                 Next::Wait(what) => what.to_owned(),
@@ -88,7 +89,7 @@ impl MetaServer {
                 state,
             });
         }
-        for (wanted, next) in reconcile::wanted_merges(self, soft, now) {
+        for (wanted, next) in merges {
             let underway = [wanted.left, wanted.right].map(|group| soft.operations.get(&GroupId(group)));
             let running = underway.into_iter().flatten().find(|u| matches!(u.state, Phase::Running));
             let state = match (running, next) {

@@ -28,6 +28,7 @@
 //!   (2, 3), a joint configuration is ended (5), a replica that is no member any more is found by its own node (1, 6).
 
 mod asked;
+mod building;
 mod describe;
 mod execute;
 pub(crate) mod merges;
@@ -46,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 pub(crate) use self::asked::carry_out;
+use self::building::Building;
 pub(crate) use self::execute::OPERATION_LIMIT;
 use self::moves::Next;
 use crate::Error;
@@ -77,6 +79,8 @@ pub(crate) struct Underway {
     /// In words.
     pub(crate) what: String,
     pub(crate) state: Phase,
+    /// The node that gets a replica by it.
+    pub(crate) builds: Option<NodeId>,
 }
 
 /// How far an operation is.
@@ -129,7 +133,8 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
         for (shard, left, _) in &frozen {
             let what = format!("g{}: call its merge with {left} off", shard.group);
             for group in [GroupId(shard.group), *left] {
-                soft.operations.insert(group, Underway { what: what.clone(), state: Phase::Running });
+                let underway = Underway { what: what.clone(), state: Phase::Running, builds: None };
+                soft.operations.insert(group, underway);
             }
         }
         for operation in &operations {
@@ -148,7 +153,8 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
             let state = phase(&server, &outcome);
             let _ = server.with_soft(|soft, _| {
                 for group in groups {
-                    soft.operations.insert(group, Underway { what: what.clone(), state: state.clone() });
+                    let underway = Underway { what: what.clone(), state: state.clone(), builds: None };
+                    soft.operations.insert(group, underway);
                 }
             });
             server.nudge.notify_one();
@@ -222,7 +228,8 @@ fn go_on(
     operations: &mut Vec<Operation>,
 ) -> Vec<Command> {
     let mut ended = Vec::new();
-    for (wanted, next) in wanted_moves(server, soft, now) {
+    let (moves, merges) = wanted(server, soft, now);
+    for (wanted, next) in moves {
         let pb::Move { id, group, from, to } = wanted;
         match next {
             Next::Step(operation) if !soft.operations.contains_key(&operation.group()) => {
@@ -236,7 +243,7 @@ fn go_on(
         }
         ended.push(Command::EndMove(pb::EndMove { id }));
     }
-    for (wanted, next) in wanted_merges(server, soft, now) {
+    for (wanted, next) in merges {
         let pb::Merge { id, left, right, .. } = wanted;
         let free = |group: &u64| !soft.operations.contains_key(&GroupId(*group));
         match next {
@@ -281,19 +288,38 @@ pub(crate) fn wanted_replicas(server: &MetaServer, soft: &Soft, now: Instant) ->
     cluster.groups.iter().filter_map(|group| Some((group.id, wanted(group)?))).collect()
 }
 
-/// The moves that operators want, each with what is to be done about it.
-pub(crate) fn wanted_moves(server: &MetaServer, soft: &Soft, now: Instant) -> Vec<(pb::Move, Next)> {
+/// What is wanted, each with what is to be done about it.
+type Wanted<T> = Vec<(T, Next)>;
+
+/// The moves and the merges that are wanted.
+pub(crate) fn wanted(
+    server: &MetaServer,
+    soft: &Soft,
+    now: Instant,
+) -> (Wanted<pb::Move>, Wanted<pb::Merge>) {
+    let settings = server.replica.read(|state| Settings::new(state.settings()));
+    let mut building = Building::new(soft, settings.moves_per_node());
+    let moves = wanted_moves(server, soft, now, settings.replace_after()).into_iter();
+    let moves = moves.map(|(wanted, next)| (wanted, building.limit(next, soft))).collect();
+    let merges = wanted_merges(server, soft, now).into_iter();
+    let merges = merges.map(|(wanted, next)| (wanted, building.limit(next, soft))).collect();
+    (moves, merges)
+}
+
+/// The moves that operators want. `patience` is how long a node may be down before placement replaces what it has.
+fn wanted_moves(server: &MetaServer, soft: &Soft, now: Instant, patience: Duration) -> Wanted<pb::Move> {
     let wanted = server.replica.read(|state| state.cluster().moves.clone());
     let next = |wanted: pb::Move| {
         let group = describe::describe_group(GroupId(wanted.group), None, soft, now);
-        let next = moves::next(&wanted, &group, |node| soft.alive(node, now));
+        let awaited = |node| soft.awaits(node, patience, now);
+        let next = moves::next(&wanted, &group, |node| soft.alive(node, now), awaited);
         (wanted, next)
     };
     wanted.into_iter().map(next).collect()
 }
 
-/// The merges that are wanted, each with what is to be done about it.
-pub(crate) fn wanted_merges(server: &MetaServer, soft: &Soft, now: Instant) -> Vec<(pb::Merge, Next)> {
+/// The merges that are wanted.
+fn wanted_merges(server: &MetaServer, soft: &Soft, now: Instant) -> Wanted<pb::Merge> {
     let wanted = server.replica.read(|state| {
         let of = |group: u64| state.shards().get(&GroupId(group)).and_then(|shard| shard.descriptor.as_ref());
         let merges = state.cluster().merges.iter().map(|wanted| {
@@ -306,8 +332,7 @@ pub(crate) fn wanted_merges(server: &MetaServer, soft: &Soft, now: Instant) -> V
     let next = |(wanted, neighbours): (pb::Merge, Option<bool>)| {
         let group = |id: u64| describe::describe_group(GroupId(id), None, soft, now);
         let (left, right) = (group(wanted.left), group(wanted.right));
-        let silent = |node: NodeId| now - soft.last_seen.get(&node).copied().unwrap_or(soft.since);
-        let awaited = |node| silent(node) < MERGE_AWAITS && !soft.given_up.contains(&node);
+        let awaited = |node| soft.awaits(node, MERGE_AWAITS, now);
         let next = merges::next(&wanted, &left, &right, neighbours, |node| soft.alive(node, now), awaited);
         (wanted, next)
     };
@@ -334,13 +359,24 @@ fn emptied(server: &MetaServer, soft: &Soft) -> Vec<NodeId> {
 }
 
 impl Soft {
+    /// Whether a node that is silent is waited for: not for longer than `patience`, and not if an operator has given it up.
+    fn awaits(&self, node: NodeId, patience: Duration, now: Instant) -> bool {
+        let silent = now - self.last_seen.get(&node).copied().unwrap_or(self.since);
+        silent < patience && !self.given_up.contains(&node)
+    }
+
     /// How far an operation is, for all groups that it is about.
     fn note(&mut self, operation: &Operation, state: Phase) {
         let what = operation.to_string();
+        let builds = match operation {
+            Operation::AddLearner { node, .. } => Some(*node),
+            _ => None,
+        };
+        let underway = Underway { what, state, builds };
         if let Operation::Merge { right, .. } = operation {
-            self.operations.insert(*right, Underway { what: what.clone(), state: state.clone() });
+            self.operations.insert(*right, underway.clone());
         }
-        self.operations.insert(operation.group(), Underway { what, state });
+        self.operations.insert(operation.group(), underway);
     }
 
     /// Who is to go when a learner gets its vote. (Without it, placement chooses again, and may choose the learner.)
