@@ -70,6 +70,7 @@ pub mod placement;
 pub mod reconcile;
 pub mod reporter;
 mod reports;
+mod room;
 mod rpc;
 pub mod safe_point;
 pub mod server;

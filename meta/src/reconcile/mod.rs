@@ -51,7 +51,7 @@ use self::building::Building;
 pub(crate) use self::execute::OPERATION_LIMIT;
 use self::moves::Next;
 use crate::Error;
-use crate::placement::{self, Operation, Plan};
+use crate::placement::{self, Description, Operation, Plan};
 use crate::rpc::Channels;
 use crate::server::{MetaServer, Soft};
 use crate::settings::Settings;
@@ -278,6 +278,11 @@ fn go_on(
 pub(crate) fn plan(server: &MetaServer, soft: &Soft, now: Instant) -> Plan {
     let settings = server.replica.read(|state| Settings::new(state.settings()));
     placement::plan(&describe::describe_cluster(server, soft, now), &describe::policy(&settings))
+}
+
+/// The cluster as placement sees it now.
+pub(crate) fn description(server: &MetaServer, soft: &Soft, now: Instant) -> Description {
+    describe::describe_cluster(server, soft, now)
 }
 
 /// How many voters are wanted of each group, nodes permitting.

@@ -96,10 +96,14 @@ fn progress(cluster: &DescribeResponse, node: u64) -> Result<Progress, Failure> 
         }
         NodeDuty::NodeDecommissioning => {
             let waiting = cluster.plan.as_ref().map_or(0, |plan| plan.waiting);
-            let stuck = match waiting {
+            let mut stuck = match waiting {
                 0 => String::new(),
                 _ => format!("; {waiting} wait for room on another node"),
             };
+            let unled = cluster.groups.iter().filter(|group| group.leader_node == 0).count();
+            if unled > 0 {
+                stuck += &format!("; {unled} shards have no leader to say what it has of them");
+            }
             Progress::Going(format!("n{node} has {} replicas to give away{stuck}", known.replicas))
         }
         NodeDuty::NodeDecommissioned => {
