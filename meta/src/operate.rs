@@ -9,7 +9,7 @@ use crate::{Error, MetaClient};
 
 /// A transfer waits for its group to be free, and for the new leader.
 const TRANSFER_LIMIT: Duration = Duration::from_secs(12);
-/// A split waits for its group to be free, looks for a key, and waits for what is in flight.
+/// A split waits for its group to be free, and for what is in flight.
 const RESHAPE_LIMIT: Duration = Duration::from_secs(14);
 
 impl MetaClient {

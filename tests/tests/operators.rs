@@ -24,6 +24,39 @@ fn under_way(cluster: &Cluster, asked: usize) -> Result<Vec<String>> {
     Ok(states.filter_map(|operation| Some(operation["state"].as_str()?.to_owned())).collect())
 }
 
+/// Group and first key of all shards.
+fn shards(cluster: &Cluster, asked: usize) -> Result<Vec<(u64, String)>> {
+    let shards = cluster.admin_json(asked, &["shards"])?;
+    let list = shards.as_array().context("a list of shards")?.iter();
+    Ok(list.filter_map(|s| Some((s["group"].as_u64()?, s["start"].as_str()?.to_owned()))).collect())
+}
+
+/// Has a command begin something with a shard that node `silent` leads, which takes the request and says nothing, so that it is under
+/// way for seconds; and interrupts the command then. `what` is what begins so, in words.
+async fn interrupt(cluster: &Cluster, asked: usize, silent: usize, args: &[&str], what: &str) -> Result<()> {
+    cluster.script(&["pause", &silent.to_string()])?;
+    let mut command = Command::new(binary())
+        .args(["admin", "--host", &format!("127.0.0.1:{}", cluster.rpc_port(asked))])
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut begun = false;
+    for _ in 0..200 {
+        let listed = under_way(cluster, asked);
+        begun = listed.is_ok_and(|states| states.iter().any(|state| state.starts_with(what)));
+        if begun {
+            break;
+        }
+        pause(20).await;
+    }
+    let ended = command.kill().and(command.wait());
+    cluster.script(&["resume", &silent.to_string()])?;
+    ended?;
+    ensure!(begun, "{args:?}: never under way\n{}", cluster.logs());
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transfer_that_is_interrupted_leaves_its_shard_free() -> Result<()> {
     let cluster = Cluster::start(3)?;
@@ -34,28 +67,41 @@ async fn transfer_that_is_interrupted_leaves_its_shard_free() -> Result<()> {
     let silent = asked % 3 + 1;
     let heir = cluster.name(silent % 3 + 1)?;
     cluster.admin(asked, &["transfer-leader", "g3", &cluster.name(silent)?])?;
-    // The shard's leader takes the request and says nothing, so the transfer is under way for seconds.
-    cluster.script(&["pause", &silent.to_string()])?;
-    let mut command = Command::new(binary())
-        .args(["admin", "--host", &format!("127.0.0.1:{}", cluster.rpc_port(asked))])
-        .args(["transfer-leader", "g3", &heir])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let mut begun = false;
-    for _ in 0..200 {
-        let transfers = |state: &String| state.starts_with("g3: transfer leader");
-        begun = under_way(&cluster, asked).is_ok_and(|states| states.iter().any(transfers));
-        if begun {
-            break;
-        }
-        pause(20).await;
-    }
-    let ended = command.kill().and(command.wait());
-    cluster.script(&["resume", &silent.to_string()])?;
-    ended?;
-    ensure!(begun, "the transfer was never under way\n{}", cluster.logs());
+    interrupt(&cluster, asked, silent, &["transfer-leader", "g3", &heir], "g3: transfer leader").await?;
     // All steps end: the shard is looked after again.
     cluster.admin(asked, &["status", "--wait", "60"])?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn split_is_under_way_for_all_to_see_and_done_once() -> Result<()> {
+    let cluster = Cluster::start(3)?;
+    cluster.admin(1, &["settings", "set", "rebalance", "off"])?;
+    let client = cluster.connect(1).await?;
+    client.batch_execute("CREATE TABLE cut (a int PRIMARY KEY, b text)").await?;
+    client.batch_execute("INSERT INTO cut SELECT n, md5(n::text) FROM generate_series(1, 2000) n").await?;
+    cluster.admin(1, &["status", "--wait", "60"])?;
+    let asked = meta_leader(&cluster)?;
+    let before = shards(&cluster, asked)?.len();
+    let split = cluster.admin_json(asked, &["split", "cut"])?;
+    let (left, right) = (split["group"].as_u64().context("a shard")?, &split["right"]);
+    let key = split["key"].as_str().context("a key")?;
+    ensure!(shards(&cluster, asked)?.len() == before + 1, "{split}");
+    let (left, right) = (format!("g{left}"), format!("g{right}"));
+    // That cut again is that cut.
+    let again = cluster.admin_json(asked, &["split", &left, "--at", key])?;
+    ensure!(again["right"] == split["right"] && shards(&cluster, asked)?.len() == before + 1, "{again}");
+
+    cluster.admin(asked, &["status", "--wait", "60"])?;
+    let silent = asked % 3 + 1;
+    cluster.admin(asked, &["transfer-leader", &right, &cluster.name(silent)?])?;
+    let cut = ["split", &right, "--at", &format!("{key}00")];
+    interrupt(&cluster, asked, silent, &cut, &format!("{right}: split")).await?;
+    cluster.admin(asked, &["status", "--wait", "60"])?;
+    // Whether or not it was cut then, it is now, once.
+    cluster.admin(asked, &cut)?;
+    let after = shards(&cluster, asked)?;
+    let there = after.iter().filter(|(_, start)| *start == format!("{key}00")).count();
+    ensure!((after.len(), there) == (before + 2, 1), "{after:?}");
     Ok(())
 }

@@ -46,7 +46,7 @@ use storage::ids::{GroupId, META_GROUP, NodeId};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-pub(crate) use self::asked::carry_out;
+pub(crate) use self::asked::{alone, carry_out};
 use self::building::Building;
 pub(crate) use self::execute::OPERATION_LIMIT;
 use self::moves::Next;
