@@ -52,6 +52,7 @@
 //! Start reading at [`server::MetaServer`].
 
 pub mod absorbed;
+mod cancel;
 pub mod client;
 pub mod command;
 pub mod consistency;

@@ -13,6 +13,7 @@ use proto::meta::{self as pb, NodeDuty};
 use storage::ids::{GroupId, META_GROUP, NodeId, ReplicaId};
 
 use crate::Error;
+use crate::cancel::{self, Named};
 use crate::placement::{Operation, Plan};
 use crate::reconcile::moves::Next;
 use crate::reconcile::{self, Phase};
@@ -232,29 +233,22 @@ impl MetaServer {
         Ok(pb::MoveResponse { operation: format!("move-{}", result.r#move) })
     }
 
-    /// Ends what an operator has begun.
+    /// Ends what an operator has begun, if it is under way.
     pub async fn cancel(&self, request: pb::CancelRequest) -> Result<pb::CancelResponse, Error> {
-        let unknown = || {
-            Error::Rejected(format!(
+        // What another node knows may be of before.
+        self.lead()?;
+        match self.replica.read(|state| cancel::named(state, &request.operation)) {
+            Named::Underway(end) => {
+                self.propose(*end).await?;
+                self.nudge.notify_one();
+                Ok(pb::CancelResponse { over: false })
+            }
+            Named::Over => Ok(pb::CancelResponse { over: true }),
+            Named::Unknown => Err(Error::Rejected(format!(
                 "{:?} is no operation that can be cancelled; `flotilla admin operations` lists what is under way",
                 request.operation
-            ))
-        };
-        let (kind, number) = request.operation.rsplit_once('-').ok_or_else(unknown)?;
-        let id: u64 = number.parse().map_err(|_| unknown())?;
-        let command = match kind {
-            "move" => Command::EndMove(pb::EndMove { id }),
-            // (Should it be under way this very moment, it may end as it was meant to.)
-            "merge" => Command::EndMerge(pb::EndMerge { id }),
-            "drain" => Command::ChangeDuty(pb::ChangeDuty { node: id, change: Change::Undrain.into() }),
-            "decommission" => {
-                Command::ChangeDuty(pb::ChangeDuty { node: id, change: Change::Recommission.into() })
-            }
-            _ => return Err(unknown()),
-        };
-        self.propose(command).await?;
-        self.nudge.notify_one();
-        Ok(pb::CancelResponse {})
+            ))),
+        }
     }
 
     /// Another node shall lead a group. (Who leads is known from reports, which are of a moment ago: what is refused for that is

@@ -38,10 +38,12 @@ pub async fn run(args: &OperationsArgs, host: &str, as_json: bool) -> Result<Str
         Some(Action::Cancel { id }) => {
             let mut admin = super::connect(host).await?;
             let request = CancelRequest { operation: id.clone() };
-            admin.cancel(request).await.map_err(|status| super::describe(host, &status))?;
-            Ok(match as_json {
-                true => super::pretty(&json!({ "cancelled": id })),
-                false => format!("{id} is cancelled\n"),
+            let response = admin.cancel(request).await.map_err(|status| super::describe(host, &status))?;
+            let over = response.into_inner().over;
+            Ok(match (as_json, over) {
+                (true, _) => super::pretty(&json!({ "cancelled": id, "was_over": over })),
+                (false, false) => format!("{id} is cancelled\n"),
+                (false, true) => format!("{id} is not under way any more\n"),
             })
         }
     }
