@@ -90,6 +90,7 @@ impl MetaServer {
                 kind: "move".into(),
                 subject: format!("g{} from n{} to n{}", wanted.group, wanted.from, wanted.to),
                 state,
+                moving: Some(wanted),
             });
         }
         for (wanted, next) in merges {
@@ -108,6 +109,7 @@ impl MetaServer {
                 kind: "merge".into(),
                 subject,
                 state,
+                moving: None,
             });
         }
         self.replica.read(|state| {
@@ -127,7 +129,7 @@ impl MetaServer {
                     NodeDuty::NodeActive | NodeDuty::NodeDecommissioned => continue,
                 };
                 let (id, kind, subject) = (format!("{kind}-{}", id.0), kind.into(), id.to_string());
-                list.push(pb::Operation { id, kind, subject, state });
+                list.push(pb::Operation { id, kind, subject, state, moving: None });
             }
         });
         let mut steps: Vec<_> = soft.operations.iter().collect();
@@ -141,6 +143,7 @@ impl MetaServer {
                 Phase::Ended(_) => format!("{}: done", underway.what),
                 Phase::Failed(_, why) => format!("{}: {why}", underway.what),
             },
+            moving: None,
         }));
         list
     }

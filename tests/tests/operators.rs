@@ -105,3 +105,50 @@ async fn split_is_under_way_for_all_to_see_and_done_once() -> Result<()> {
     ensure!((after.len(), there) == (before + 2, 1), "{after:?}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_is_told_what_for() -> Result<()> {
+    let cluster = Cluster::start(3)?;
+    // It never ends: nobody can take the place of a third node.
+    cluster.admin(1, &["decommission", "n2", "--force", "--no-wait"])?;
+    let watched = cluster.admin(1, &["operations", "watch", "--timeout", "1"]);
+    let watched = watched.err().context("nothing is under way")?.to_string();
+    ensure!(watched.contains("not yet, after 1 s"), "{watched}");
+    cluster.admin(1, &["recommission", "n2"])?;
+    cluster.admin(1, &["settings", "set", "node_down_replace_after", "5s"])?;
+    cluster.script(&["kill", "3"])?;
+    let mut said = String::new();
+    for _ in 0..60 {
+        let answer = cluster.admin(1, &["rebalance", "--timeout", "1"]);
+        said = answer.unwrap_or_else(|refused| refused.to_string());
+        if said.contains("nothing can be done now") {
+            break;
+        }
+        pause(500).await;
+    }
+    ensure!(said.contains("waiting for a node that has room"), "{said}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watching_an_address_where_nobody_is_ends() -> Result<()> {
+    let cluster = Cluster::prepare(1)?;
+    let mut command = Command::new(binary())
+        .args(["admin", "--host", &format!("127.0.0.1:{}", cluster.rpc_port(1)), "operations", "watch"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut status = None;
+    for _ in 0..300 {
+        status = command.try_wait().ok().flatten();
+        if status.is_some() {
+            break;
+        }
+        pause(100).await;
+    }
+    let killed = command.kill();
+    command.wait()?;
+    let status = status.with_context(|| format!("it watches nobody, for ever: {killed:?}"))?;
+    ensure!(!status.success(), "{status}");
+    Ok(())
+}

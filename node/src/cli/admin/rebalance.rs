@@ -37,8 +37,10 @@ pub async fn run(args: &RebalanceArgs, host: &str, as_json: bool) -> Result<Stri
     let look = |cluster: &DescribeResponse| {
         let plan = cluster.plan.clone().unwrap_or_default();
         let steps = cluster.operations.iter().filter(|o| o.kind != "drain").count();
+        let stuck = status::stuck(cluster);
         Ok(match (plan.steps.len(), steps) {
-            (0, 0) => Progress::Ended(plan.before),
+            (0, 0) if stuck.is_empty() => Progress::Ended(plan.before),
+            (0, 0) => Progress::Going(format!("nothing can be done now: {}", stuck.join("; "))),
             (planned, going) => {
                 Progress::Going(format!("{going} steps under way, {planned} to be taken next"))
             }
