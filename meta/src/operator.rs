@@ -27,14 +27,13 @@ const TRANSFER_PAUSE: Duration = Duration::from_millis(400);
 
 impl MetaServer {
     /// Everything an operator may want to see.
-    pub fn describe(&self) -> Result<pb::DescribeResponse, Error> {
+    pub fn describe(&self, request: pb::DescribeRequest) -> Result<pb::DescribeResponse, Error> {
         self.lead()?;
-        self.with_soft(|soft, now| {
-            let plan = reconcile::plan(self, soft, now);
-            let planned = plan.steps.iter().map(ToString::to_string).collect();
+        let (cluster, mut response) = self.with_soft(|soft, now| {
+            let cluster = reconcile::description(self, soft, now);
             let operations = self.operations(soft, now);
-            let wanted = reconcile::wanted_replicas(self, soft, now);
-            self.replica.read(|state| {
+            let wanted = reconcile::wanted_replicas(&cluster);
+            let response = self.replica.read(|state| {
                 let mut groups = Vec::new();
                 let shards = state.shards().iter().map(|(id, shard)| (*id, shard.descriptor.clone()));
                 for (id, descriptor) in std::iter::once((META_GROUP, None)).chain(shards) {
@@ -66,12 +65,19 @@ impl MetaServer {
                     settings: Some(state.settings()),
                     nodes: state.nodes().iter().map(node).collect(),
                     groups,
-                    planned,
                     operations,
-                    plan: Some(plan_to_pb(&plan)),
+                    ..Default::default()
                 }
-            })
-        })
+            });
+            (cluster, response)
+        })?;
+        if !request.without_plan {
+            // Nobody's report waits for it.
+            let plan = reconcile::plan(self, &cluster, "operator");
+            response.planned = plan.steps.iter().map(ToString::to_string).collect();
+            response.plan = Some(plan_to_pb(&plan));
+        }
+        Ok(response)
     }
 
     /// What is under way: what operators have begun, and the steps of placement.

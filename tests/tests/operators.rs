@@ -1,6 +1,9 @@
 //! What operators' commands leave behind: nothing that waits for ever, and nothing done twice.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::{Cluster, binary, pause};
@@ -150,5 +153,40 @@ async fn watching_an_address_where_nobody_is_ends() -> Result<()> {
     command.wait()?;
     let status = status.with_context(|| format!("it watches nobody, for ever: {killed:?}"))?;
     ensure!(!status.success(), "{status}");
+    Ok(())
+}
+
+/// How often a leader of the meta-group has planned for an operator.
+fn plans(cluster: &Cluster) -> Result<u64> {
+    let mut plans = 0;
+    for n in 1..=cluster.nodes {
+        let mut stream = TcpStream::connect(("127.0.0.1", cluster.http_port(n)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let name = "flotilla_placement_plan_seconds_count{asked_by=\"operator\"} ";
+        let count = answer.lines().find_map(|line| line.strip_prefix(name));
+        plans += count.map_or(Ok(0), |count| count.trim().parse::<u64>())?;
+    }
+    Ok(plans)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_who_asks_for_a_plan_has_one_made() -> Result<()> {
+    let cluster = Cluster::start(3)?;
+    cluster.admin(1, &["status", "--wait", "60"])?;
+    let before = plans(&cluster)?;
+    cluster.admin(2, &["nodes"])?;
+    cluster.admin(2, &["shards"])?;
+    cluster.admin(2, &["operations"])?;
+    cluster.admin(2, &["settings"])?;
+    cluster.admin(2, &["settings", "set", "gc_ttl", "2h"])?;
+    let setting = "SELECT value FROM flotilla.settings WHERE name = 'gc_ttl'";
+    ensure!(cluster.value(2, setting).await? == "2h");
+    cluster.value(3, "SELECT count(*) FROM flotilla.operations").await?;
+    ensure!(plans(&cluster)? == before, "something is planned for nobody");
+    cluster.admin(2, &["rebalance", "--dry-run"])?;
+    ensure!(plans(&cluster)? > before, "plans are not counted");
     Ok(())
 }

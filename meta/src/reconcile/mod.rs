@@ -120,7 +120,7 @@ pub async fn run(server: Arc<MetaServer>, stop: CancellationToken) {
 fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
     let planned = server.with_soft(|soft, now| {
         soft.forget_settled(now);
-        let plan = plan(server, soft, now);
+        let plan = plan(server, &description(server, soft, now), "round");
         // Merges take time, and survive this leader: they are noted first.
         let (merges, mut operations): (Vec<Operation>, Vec<Operation>) =
             plan.operations().cloned().partition(|operation| matches!(operation, Operation::Merge { .. }));
@@ -274,10 +274,14 @@ fn go_on(
     ended
 }
 
-/// What would be done now.
-pub(crate) fn plan(server: &MetaServer, soft: &Soft, now: Instant) -> Plan {
+/// What would be done with a cluster like that. `asked_by` is for the measurement.
+pub(crate) fn plan(server: &MetaServer, cluster: &Description, asked_by: &'static str) -> Plan {
+    let began = server.seams.clock.now();
     let settings = server.replica.read(|state| Settings::new(state.settings()));
-    placement::plan(&describe::describe_cluster(server, soft, now), &describe::policy(&settings))
+    let plan = placement::plan(cluster, &describe::policy(&settings));
+    let took = server.seams.clock.now().saturating_duration_since(began);
+    metrics::histogram!("flotilla_placement_plan_seconds", "asked_by" => asked_by).record(took.as_secs_f64());
+    plan
 }
 
 /// The cluster as placement sees it now.
@@ -286,8 +290,7 @@ pub(crate) fn description(server: &MetaServer, soft: &Soft, now: Instant) -> Des
 }
 
 /// How many voters are wanted of each group, nodes permitting.
-pub(crate) fn wanted_replicas(server: &MetaServer, soft: &Soft, now: Instant) -> HashMap<GroupId, usize> {
-    let cluster = describe::describe_cluster(server, soft, now);
+pub(crate) fn wanted_replicas(cluster: &Description) -> HashMap<GroupId, usize> {
     let wanted =
         |group: &placement::Group| cluster.rules.get(usize::from(group.rule)).map(|rule| rule.replicas);
     cluster.groups.iter().filter_map(|group| Some((group.id, wanted(group)?))).collect()

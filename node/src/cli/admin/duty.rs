@@ -7,7 +7,7 @@ use proto::meta::change_duty::Change;
 use proto::meta::{ChangeDutyRequest, DescribeResponse, NodeDuty, NodeStatus};
 use serde_json::json;
 
-use super::wait::{self, Progress};
+use super::wait::{self, Look, Progress};
 use super::{describe, names};
 use crate::exit::Failure;
 
@@ -64,8 +64,13 @@ async fn apply(
     let request = ChangeDutyRequest { node, change: change.into(), force };
     admin.change_duty(request).await.map_err(|status| describe(host, &status))?;
     let text = match wait {
-        Some(seconds) => wait::until(host, Duration::from_secs(seconds), |c| progress(c, node)).await?,
-        None => match progress(&super::cluster(host).await?, node)? {
+        Some(seconds) => {
+            // Only what a node is emptied of may have to wait for room.
+            let kind = if change == Change::Decommission { Look::Planned } else { Look::Plain };
+            let limit = Duration::from_secs(seconds);
+            wait::until(host, kind, limit, |c| progress(c, node)).await?
+        }
+        None => match progress(&super::planned(host).await?, node)? {
             Progress::Going(text) | Progress::Ended(text) => text,
         },
     };

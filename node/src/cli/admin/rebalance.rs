@@ -6,7 +6,7 @@ use clap::Args;
 use proto::meta::{DescribeResponse, PlannedStep, RepairRequest};
 use serde_json::json;
 
-use super::wait::{self, Progress};
+use super::wait::{self, Look, Progress};
 use super::{describe, names, status};
 use crate::exit::Failure;
 
@@ -30,7 +30,7 @@ pub struct RepairArgs {
 
 /// Prints the plan, or waits until there is nothing left to do.
 pub async fn run(args: &RebalanceArgs, host: &str, as_json: bool) -> Result<String, Failure> {
-    let cluster = super::cluster(host).await?;
+    let cluster = super::planned(host).await?;
     if args.dry_run {
         return Ok(print(&cluster, as_json));
     }
@@ -46,7 +46,7 @@ pub async fn run(args: &RebalanceArgs, host: &str, as_json: bool) -> Result<Stri
             }
         })
     };
-    let evenness = wait::until(host, Duration::from_secs(args.timeout), look).await?;
+    let evenness = wait::until(host, Look::Planned, Duration::from_secs(args.timeout), look).await?;
     let off = !meta::settings::Settings::new(cluster.settings.unwrap_or_default()).rebalance();
     if as_json {
         return Ok(super::pretty(&json!({ "evenness": evenness, "rebalance": !off })));

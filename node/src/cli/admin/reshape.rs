@@ -6,7 +6,7 @@ use clap::Args;
 use proto::meta::{DescribeResponse, MergeRequest, SplitRequest};
 use serde_json::json;
 
-use super::wait::{self, Progress};
+use super::wait::{self, Look, Progress};
 use super::{describe, names, shards};
 use crate::exit::Failure;
 
@@ -121,7 +121,7 @@ pub async fn merge(args: &MergeArgs, host: &str, as_json: bool) -> Result<String
                 ))),
             }
         };
-        text = wait::until(host, Duration::from_secs(args.timeout), look).await?;
+        text = wait::until(host, Look::Plain, Duration::from_secs(args.timeout), look).await?;
     }
     Ok(match as_json {
         true => {

@@ -11,6 +11,18 @@ use crate::exit::Failure;
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// … if a plan is asked for, too: at many shards it takes the leader a moment.
+const PAUSE_PLANNED: Duration = Duration::from_millis(500);
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// What is.
+    Plain,
+    /// And what placement would do.
+    Planned,
+}
+
 /// How an operation stands.
 pub enum Progress {
     /// It goes on; so it stands.
@@ -22,6 +34,7 @@ pub enum Progress {
 /// Looks again and again until `look` says that it has ended. Interrupting it interrupts the waiting, not the operation.
 pub async fn until(
     host: &str,
+    kind: Look,
     limit: Duration,
     look: impl Fn(&DescribeResponse) -> Result<Progress, Failure>,
 ) -> Result<String, Failure> {
@@ -32,7 +45,11 @@ pub async fn until(
     let mut shown = String::new();
     loop {
         // While the meta-group elects, nobody answers.
-        let outcome = match super::cluster(host).await {
+        let looked = match kind {
+            Look::Plain => super::cluster(host).await,
+            Look::Planned => super::planned(host).await,
+        };
+        let outcome = match looked {
             Ok(cluster) => look(&cluster)?,
             Err(failure) if clock.now() >= deadline => return Err(failure),
             Err(failure) => Progress::Going(failure.to_string()),
@@ -57,6 +74,6 @@ pub async fn until(
             let _ = stderr.flush();
             shown = going;
         }
-        clock.sleep(PAUSE).await;
+        clock.sleep(if kind == Look::Planned { PAUSE_PLANNED } else { PAUSE }).await;
     }
 }
