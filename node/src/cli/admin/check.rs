@@ -12,6 +12,7 @@ use proto::consistency::replica_digest::State;
 use serde_json::json;
 use storage::seam::Seams;
 
+use super::progress::{Left, Meter};
 use crate::exit::Failure;
 
 /// Between two groups. (Large ones take their time: nodes are told how fast they may read.)
@@ -112,7 +113,7 @@ async fn replicas(args: &CheckArgs, host: &str) -> Result<Compared, Failure> {
     let cluster = super::cluster(host).await?;
     let asked =
         args.shards.iter().map(|name| super::names::group(&cluster, name)).collect::<Result<_, _>>()?;
-    let groups = compare(asked, args.rate << 20, host).await?;
+    let groups = compare(asked, cluster.groups.len(), args.rate << 20, host).await?;
     let (mut differ, mut unknown, mut all) = (0, 0, 0);
     for group in &groups {
         unknown += usize::from(group.replicas.is_empty());
@@ -177,29 +178,33 @@ fn holes<'a>(shards: impl Iterator<Item = &'a ShardDescriptor>) -> Vec<String> {
     troubles
 }
 
+/// Has these groups compared; none: all there are.
 async fn compare(
     groups: Vec<u64>,
+    all: usize,
     bytes_per_second: u64,
     host: &str,
 ) -> Result<Vec<pb::GroupComparison>, Failure> {
     let channel = super::channel_over(&Seams::real(), host).await?;
     let mut client = ConsistencyClient::new(channel);
     let seams = Seams::real();
+    let total = if groups.is_empty() { all } else { groups.len() };
     let request = pb::CompareRequest { groups, bytes_per_second };
     let failed = |status| super::describe(host, &status);
     let mut answers = client.compare(request).await.map_err(failed)?.into_inner();
     let mut groups: Vec<pb::GroupComparison> = Vec::new();
-    let mut progress = tables::Progress::new();
+    let mut meter = Meter::new();
     loop {
+        let count = total.saturating_sub(groups.len()) as u64;
+        meter.show("replicas are compared", Some(Left { count, unit: "groups", bytes: 0 }));
         let next = tokio::select! {
             next = answers.message() => next.map_err(failed)?,
             () = seams.sleep(GROUP_LIMIT) => return Err(Failure::Unreachable(format!("{host} has fallen silent"))),
         };
         let Some(group) = next else { break };
         groups.push(group);
-        progress.show(&format!("{} groups compared", groups.len()));
     }
-    progress.clear();
+    meter.clear();
     Ok(groups)
 }
 

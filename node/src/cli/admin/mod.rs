@@ -10,6 +10,7 @@ mod movement;
 pub(super) mod names;
 mod nodes;
 mod operations;
+mod progress;
 mod rebalance;
 mod reshape;
 mod settings;

@@ -6,6 +6,7 @@ use clap::Args;
 use proto::meta::{DescribeResponse, PlannedStep, RepairRequest};
 use serde_json::json;
 
+use super::progress::Left;
 use super::wait::{self, Look, Progress};
 use super::{describe, names, status};
 use crate::exit::Failure;
@@ -42,7 +43,9 @@ pub async fn run(args: &RebalanceArgs, host: &str, as_json: bool) -> Result<Stri
             (0, 0) if stuck.is_empty() => Progress::Ended(plan.before),
             (0, 0) => Progress::Going(format!("nothing can be done now: {}", stuck.join("; "))),
             (planned, going) => {
-                Progress::Going(format!("{going} steps under way, {planned} to be taken next"))
+                let bytes = plan.steps.iter().map(|step| step.bytes).sum();
+                let left = Left { count: (planned + going) as u64, unit: "steps", bytes };
+                Progress::Counted(format!("{going} steps under way, {planned} to be taken next"), left)
             }
         })
     };
