@@ -58,6 +58,7 @@ struct Cache {
     shards: ShardMap,
     leaders: HashMap<GroupId, NodeId>,
     leaders_version: u64,
+    settings: pb::Settings,
 }
 
 impl Cache {
@@ -190,6 +191,7 @@ impl MetaClient {
         }
         cache.version = map.version;
         if let Some(settings) = map.settings {
+            cache.settings = settings.clone();
             let settings = Settings::new(settings);
             self.async_commit.store(settings.async_commit(), Ordering::Relaxed);
             self.snapshot_rate.store(settings.snapshot_rate(), Ordering::Relaxed);
@@ -309,16 +311,7 @@ impl MetaClient {
 
     /// Everything an operator may want to see.
     pub async fn describe(&self) -> Result<pb::DescribeResponse, Error> {
-        self.call(CALL_LIMIT, |target| {
-            async move {
-                match target {
-                    Target::Local(server) => server.describe(),
-                    Target::Remote(mut rpc) => Ok(rpc.describe(pb::DescribeRequest {}).await?.into_inner()),
-                }
-            }
-            .boxed()
-        })
-        .await
+        self.describe_as(pb::DescribeRequest { without_plan: false }).await
     }
 
     /// Brings the cached map up to what the leader knows at a moment after this call began. Concurrent calls share
@@ -687,14 +680,15 @@ impl Directory for MetaClient {
     }
 
     async fn operations(&self) -> Result<Vec<OperationInfo>, txn::Error> {
-        let known = self.describe().await?;
+        let known = self.describe_as(pb::DescribeRequest { without_plan: true }).await?;
         let info =
             |o: pb::Operation| OperationInfo { id: o.id, kind: o.kind, subject: o.subject, state: o.state };
         Ok(known.operations.into_iter().map(info).collect())
     }
 
     async fn settings(&self) -> Result<Vec<SettingInfo>, txn::Error> {
-        let known = Settings::new(self.describe().await?.settings.unwrap_or_default());
+        self.refresh().await?;
+        let known = Settings::new(self.cache.read().settings.clone());
         let info = |setting: &Setting| SettingInfo {
             name: setting.name.to_owned(),
             value: known.value(setting),

@@ -531,9 +531,9 @@ impl pb::meta_server::Meta for MetaService {
 
     async fn describe(
         &self,
-        _: Request<pb::DescribeRequest>,
+        request: Request<pb::DescribeRequest>,
     ) -> Result<Response<pb::DescribeResponse>, Status> {
-        Ok(Response::new(self.server.describe()?))
+        Ok(Response::new(self.server.describe(request.into_inner())?))
     }
 
     async fn change_duty(

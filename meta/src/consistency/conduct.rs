@@ -10,7 +10,7 @@ use proto::consistency as pb;
 use proto::consistency::consistency_client::ConsistencyClient;
 use proto::consistency::digest_answer::Step;
 use proto::consistency::replica_digest::State;
-use proto::meta::DescribeResponse;
+use proto::meta::{DescribeRequest, DescribeResponse};
 use storage::ids::{GroupId, META_GROUP, NodeId};
 use storage::seam::Seams;
 use tokio::sync::mpsc;
@@ -69,7 +69,7 @@ impl Conductor {
         request: pb::CompareRequest,
         answers: mpsc::Sender<Result<pb::GroupComparison, Status>>,
     ) {
-        let groups = match self.client.describe().await {
+        let groups = match self.client.describe_as(DescribeRequest { without_plan: true }).await {
             Ok(cluster) => chosen(&cluster, &request.groups),
             Err(error) => Err(error.into()),
         };

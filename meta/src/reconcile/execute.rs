@@ -59,7 +59,10 @@ async fn split(server: &Arc<MetaServer>, channels: &Channels, group: GroupId) ->
     })?;
     let max = server.replica.read(|state| Settings::new(state.settings()).shard_bytes());
     let cut = if bytes > max { Cut::Bytes } else { Cut::Load };
-    let outcome = reshape::split(server, channels, group, cut, true).await;
+    let outcome = match reshape::choose(server, channels, group, cut).await {
+        Ok(key) => reshape::split(server, channels, group, key, true).await,
+        Err(error) => Err(error),
+    };
     // One that can't be split is left alone for a while, too.
     server.with_soft(|soft, now| soft.reshaped.insert(group, now))?;
     outcome.map(|_| ())
