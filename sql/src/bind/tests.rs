@@ -108,6 +108,12 @@ impl CatalogReader for Tables {
         self.tables.get(name).filter(|_| schema.is_none_or(|s| s == "public")).cloned()
     }
 
+    fn indexed_by(&self, schema: Option<&str>, name: &str) -> Vec<Arc<TableDescriptor>> {
+        let here = schema.is_none_or(|s| s == "public");
+        let tables = self.tables.values().filter(|t| here && t.keys().any(|key| key.name == name));
+        tables.cloned().collect()
+    }
+
     fn has_schema(&self, name: &str) -> bool {
         matches!(name, "public" | "pg_catalog" | "information_schema")
     }

@@ -68,6 +68,8 @@ struct StoredUnique {
     name: String,
     columns: Vec<usize>,
     index_id: u32,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    index_only: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -203,7 +205,12 @@ pub(super) fn encode_table(table: &TableDescriptor) -> Result<bytes::Bytes> {
         unique: table
             .unique
             .iter()
-            .map(|u| StoredUnique { name: u.name.clone(), columns: u.columns.clone(), index_id: u.index_id })
+            .map(|u| StoredUnique {
+                name: u.name.clone(),
+                columns: u.columns.clone(),
+                index_id: u.index_id,
+                index_only: u.index_only,
+            })
             .collect(),
         checks: table
             .checks
@@ -272,7 +279,12 @@ pub(super) fn decode_table(bytes: &[u8]) -> Result<TableDescriptor> {
         unique: stored
             .unique
             .into_iter()
-            .map(|u| UniqueConstraint { name: u.name, columns: u.columns, index_id: u.index_id })
+            .map(|u| UniqueConstraint {
+                name: u.name,
+                columns: u.columns,
+                index_id: u.index_id,
+                index_only: u.index_only,
+            })
             .collect(),
         checks: stored.checks.into_iter().map(|c| CheckConstraint { name: c.name, expr: c.expr }).collect(),
         foreign_keys: stored

@@ -75,17 +75,17 @@ pub async fn run(change: &Ddl, ctx: Arc<StatementContext>) -> Result<Outcome> {
             rewrite::add_primary_key(table, columns, name.as_deref(), &changes, &ctx).await?;
             done("ALTER TABLE")
         }
-        Ddl::AddUnique { table, columns, name, tag } => {
-            rewrite::add_unique(table, columns, name, &changes, &ctx).await?;
-            done(*tag)
+        Ddl::AddUnique { table, columns, name, index_only } => {
+            rewrite::add_unique(table, columns, name, *index_only, &changes, &ctx).await?;
+            done(change.command())
         }
-        Ddl::DropUnique { table, at, cascade } => {
+        Ddl::DropUnique { table, at, tag, cascade } => {
             drop_dependents(cascade, &changes, &ctx).await?;
             let table = &now(table, &ctx);
             let mut new = TableDescriptor::clone(table);
             new.unique.remove(*at);
             changes.replace_table(table, new).await?;
-            Ok(Outcome::Done { tag: "ALTER TABLE".into(), notices: cascade.notices.clone() })
+            Ok(Outcome::Done { tag: (*tag).into(), notices: cascade.notices.clone() })
         }
         Ddl::AddForeignKey { table, key } => {
             let key = foreign_key(key, table, &changes).await?;
@@ -285,7 +285,12 @@ async fn create_table(change: &Ddl, changes: &Changes<'_>, ctx: &Arc<StatementCo
     // After the storage's id: of several violated constraints the first by key is reported, as PostgreSQL does the primary key.
     for (columns, name) in unique {
         let index_id = changes.allocate_id().await?;
-        table.unique.push(UniqueConstraint { name: name.clone(), columns: columns.clone(), index_id });
+        table.unique.push(UniqueConstraint {
+            name: name.clone(),
+            columns: columns.clone(),
+            index_id,
+            index_only: false,
+        });
     }
     for key in foreign_keys {
         let key = foreign_key(key, &table, changes).await?;

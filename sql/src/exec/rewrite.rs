@@ -73,13 +73,15 @@ pub async fn add_unique(
     table: &Arc<TableDescriptor>,
     columns: &[usize],
     name: &str,
+    index_only: bool,
     changes: &Changes<'_>,
     ctx: &Arc<StatementContext>,
 ) -> Result<()> {
     changes.check_current(table).await?;
     let mut new = TableDescriptor::clone(table);
     let index_id = changes.allocate_id().await?;
-    new.unique.push(UniqueConstraint { name: name.to_owned(), columns: columns.to_vec(), index_id });
+    let (name, columns) = (name.to_owned(), columns.to_vec());
+    new.unique.push(UniqueConstraint { name, columns, index_id, index_only });
     let new = Arc::new(new);
     let width = table.columns.len();
     let all: Vec<usize> = (0..=width).collect();

@@ -588,7 +588,10 @@ fn is_conflict(error: &SqlError) -> bool {
 fn is_unknown_name(error: &SqlError) -> bool {
     matches!(
         error.state,
-        SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME
+        SqlState::UNDEFINED_TABLE
+            | SqlState::UNDEFINED_COLUMN
+            | SqlState::UNDEFINED_OBJECT
+            | SqlState::INVALID_SCHEMA_NAME
     )
 }
 

@@ -235,6 +235,7 @@ scripts! {
     insert_update_delete
     constraints
     foreign_keys
+    indexes
     schema_changes
     sharded_tables
     access_paths
