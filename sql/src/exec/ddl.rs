@@ -43,6 +43,7 @@ pub async fn run(change: &Ddl, ctx: Arc<StatementContext>) -> Result<Outcome> {
     let catalog = Arc::clone(ctx.catalog.transaction());
     let transaction = Arc::clone(&ctx.transaction);
     let changes = Changes::new(&catalog, &*transaction);
+    rewrite::lock_out_writers(change, &ctx).await?;
     match change {
         Ddl::CreateTable { .. } => create_table(change, &changes, &ctx).await,
         Ddl::DropTable { tables, cascade } => {

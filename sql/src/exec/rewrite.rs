@@ -1,11 +1,15 @@
 //! Schema changes that touch every row: page by page, in bounded memory, in the statement's own transaction.
 //!
 //! Rows are written while the table's old version is still in force, and the descriptor is changed last. A rival's write to
-//! the table meanwhile is a conflict, since the whole table was read.
+//! the table meanwhile is a conflict, since the whole table was read; so rivals are kept waiting, as PostgreSQL does
+//! ([`lock_out_writers`]). Readers are not: until the change commits they see the table as it was.
 
 use std::sync::Arc;
 
+use txn::api::LockWait;
+
 use super::constraint::{Constraints, contains_nulls};
+use super::key::explain;
 use super::scan::TableReader;
 use super::spans::Spans;
 use super::write::RowWriter;
@@ -13,8 +17,34 @@ use super::{StatementContext, ddl};
 use crate::catalog::{Changes, PrimaryKey, TableDescriptor, UniqueConstraint};
 use crate::error::{Result, SqlError, SqlState};
 use crate::eval::{self, Env};
-use crate::ir::{Expr, Sharding};
+use crate::ir::{Ddl, Expr, Sharding};
 use crate::types::Datum;
+
+/// Has those who would write to a table of which the change reads all rows wait until its transaction ends. To be called before
+/// anything is read.
+pub async fn lock_out_writers(change: &Ddl, ctx: &StatementContext) -> Result<()> {
+    let Some(table) = rewritten(change) else { return Ok(()) };
+    if ctx.catalog.transaction().has_changed(table.id) {
+        // Its shards don't know the version that it has here; and who made it has it alone.
+        return Ok(());
+    }
+    let explained = |error| explain(error, ctx.catalog.image());
+    let wait = LockWait::For(ctx.lock_timeout);
+    ctx.transaction.lock_table(&table.fence(), wait).await.map_err(explained)?;
+    // A snapshot that was drawn before would miss what came since. (If it cannot be moved, the commit will tell.)
+    ctx.transaction.refresh().await.map(|_| ()).map_err(explained)
+}
+
+/// The table of which a schema change reads all rows.
+fn rewritten(change: &Ddl) -> Option<&TableDescriptor> {
+    match change {
+        Ddl::AddPrimaryKey { table, .. }
+        | Ddl::AddUnique { table, .. }
+        | Ddl::AddForeignKey { table, .. } => Some(table),
+        Ddl::AddColumn { table, column, .. } if column.default.is_some() || column.not_null => Some(table),
+        _ => None,
+    }
+}
 
 /// ALTER TABLE … ADD PRIMARY KEY: copies the rows into a new storage, under their new keys.
 pub async fn add_primary_key(
