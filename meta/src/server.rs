@@ -30,6 +30,7 @@ use crate::oracle::{Draw, Window};
 use crate::reports::{Resting, leaders_version};
 use crate::safe_point::SafePoint;
 use crate::settings::{self, Settings};
+use crate::sizes::Sizes;
 use crate::state::State;
 
 /// A node that has been silent for so long counts as dead.
@@ -61,6 +62,8 @@ pub(crate) struct Soft {
     pub(crate) reshaped: HashMap<GroupId, Instant>,
     /// What shards are asked.
     pub(crate) loads: Loads,
+    /// How large those are that have just been cut.
+    pub(crate) sizes: Sizes,
     /// Which replica of a group the learner that was added last is to replace.
     pub(crate) replacing: HashMap<GroupId, ReplicaId>,
     /// The ends of what has ended are being replicated.
@@ -88,7 +91,7 @@ impl Soft {
     pub(crate) fn new(term: Term, since: Instant, leaders_version: u64) -> Self {
         let (resting, confirmed, awake) = Default::default();
         let (last_seen, facts, groups, between_leaders, operations) = Default::default();
-        let (reshaped, loads, replacing, ending, given_up, waits, safe_point) = Default::default();
+        let (reshaped, loads, sizes, replacing, ending, given_up, waits, safe_point) = Default::default();
         Self {
             term,
             since,
@@ -103,6 +106,7 @@ impl Soft {
             operations,
             reshaped,
             loads,
+            sizes,
             replacing,
             ending,
             given_up,
@@ -113,6 +117,17 @@ impl Soft {
 
     pub(crate) fn alive(&self, node: NodeId, now: Instant) -> bool {
         self.last_seen.get(&node).map_or(now - self.since, |seen| now - *seen) < DEAD_AFTER
+    }
+
+    /// What a group is asked and how large it is, as far as is known; `None`: nothing is.
+    pub(crate) fn load_of(&self, group: GroupId, now: Instant) -> Option<pb::GroupLoad> {
+        let known = self.groups.get(&group);
+        let bytes = self.sizes.of(group, known.map(|known| &known.report));
+        let told = known.and_then(|known| Some((known.report.load?, known.since)));
+        match told {
+            Some((load, since)) => Some(pb::GroupLoad { bytes, ..self.loads.of(group, load, since, now) }),
+            None => bytes.map(|bytes| pb::GroupLoad { bytes: Some(bytes), ..pb::GroupLoad::default() }),
+        }
     }
 }
 
