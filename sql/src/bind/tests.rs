@@ -44,6 +44,7 @@ fn table(
                 ty: *ty,
                 not_null: *not_null,
                 default: default.map(Into::into),
+                missing: None,
             })
             .collect(),
         storage_id: id,

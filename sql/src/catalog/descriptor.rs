@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::ir::Sharding;
-use crate::types::ColumnType;
+use crate::types::{ColumnType, Datum, row};
 
 /// A column.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +18,18 @@ pub struct ColumnDescriptor {
     pub not_null: bool,
     /// DEFAULT as SQL text; bound when a statement needs it.
     pub default: Option<String>,
+    /// What the rows have in it that came before it; `None`: NULL. Rows that came later say what they have, NULL included.
+    pub missing: Option<Missing>,
+}
+
+/// A column's value in rows that lack it.
+#[derive(Clone, Debug)]
+pub struct Missing(pub Datum);
+
+impl PartialEq for Missing {
+    fn eq(&self, other: &Self) -> bool {
+        row::encode([(0, &self.0, true)]) == row::encode([(0, &other.0, true)])
+    }
 }
 
 /// The primary key.

@@ -17,13 +17,12 @@ use super::{StatementContext, ddl};
 use crate::catalog::{Changes, PrimaryKey, TableDescriptor, UniqueConstraint};
 use crate::error::{Result, SqlError, SqlState};
 use crate::eval::{self, Env};
-use crate::ir::{Ddl, Expr, Sharding};
+use crate::ir::{Expr, Sharding};
 use crate::types::Datum;
 
-/// Has those who would write to a table of which the change reads all rows wait until its transaction ends. To be called before
+/// Has those who would write to a table of which all rows are to be read wait until the transaction ends. To be called before
 /// anything is read.
-pub async fn lock_out_writers(change: &Ddl, ctx: &StatementContext) -> Result<()> {
-    let Some(table) = rewritten(change) else { return Ok(()) };
+pub async fn lock_out_writers(table: &TableDescriptor, ctx: &StatementContext) -> Result<()> {
     if ctx.catalog.transaction().has_changed(table.id) {
         // Its shards don't know the version that it has here; and who made it has it alone.
         return Ok(());
@@ -33,17 +32,6 @@ pub async fn lock_out_writers(change: &Ddl, ctx: &StatementContext) -> Result<()
     ctx.transaction.lock_table(&table.fence(), wait).await.map_err(explained)?;
     // A snapshot that was drawn before would miss what came since. (If it cannot be moved, the commit will tell.)
     ctx.transaction.refresh().await.map(|_| ()).map_err(explained)
-}
-
-/// The table of which a schema change reads all rows.
-fn rewritten(change: &Ddl) -> Option<&TableDescriptor> {
-    match change {
-        Ddl::AddPrimaryKey { table, .. }
-        | Ddl::AddUnique { table, .. }
-        | Ddl::AddForeignKey { table, .. } => Some(table),
-        Ddl::AddColumn { table, column, .. } if column.default.is_some() || column.not_null => Some(table),
-        _ => None,
-    }
 }
 
 /// ALTER TABLE … ADD PRIMARY KEY: copies the rows into a new storage, under their new keys.
@@ -60,6 +48,7 @@ pub async fn add_primary_key(
             format!("multiple primary keys for table \"{}\" are not allowed", table.name),
         ));
     }
+    lock_out_writers(table, ctx).await?;
     changes.check_current(table).await?;
     let mut new = TableDescriptor::clone(table);
     new.storage_id = changes.allocate_id().await?;
@@ -107,6 +96,7 @@ pub async fn add_unique(
     changes: &Changes<'_>,
     ctx: &Arc<StatementContext>,
 ) -> Result<()> {
+    lock_out_writers(table, ctx).await?;
     changes.check_current(table).await?;
     let mut new = TableDescriptor::clone(table);
     let index_id = changes.allocate_id().await?;
@@ -142,13 +132,14 @@ fn not_unique(mut error: SqlError) -> SqlError {
     error
 }
 
-/// ALTER TABLE … ADD COLUMN with a default, or NOT NULL: writes the column into every row.
+/// ALTER TABLE … ADD COLUMN with a default that is another one for each row, or NOT NULL without one: writes the column into every row.
 pub async fn fill_column(
     old: &Arc<TableDescriptor>,
     new: &TableDescriptor,
     default: Option<&Expr>,
     ctx: &Arc<StatementContext>,
 ) -> Result<()> {
+    lock_out_writers(old, ctx).await?;
     let width = old.columns.len();
     let env = Env { ctx: &ctx.eval, params: &ctx.params, outer: &[] };
     let new = Arc::new(new.clone());
