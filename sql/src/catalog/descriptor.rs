@@ -41,8 +41,9 @@ pub struct PrimaryKey {
     pub columns: Vec<usize>,
 }
 
-/// A UNIQUE constraint beside the primary key, or a unique index without a constraint. Each row without a NULL in these columns has an entry in an index of its own:
-/// under their values stands the row's key. (Of two NULLs neither is the other's duplicate, so such rows need no entry.)
+/// A UNIQUE constraint beside the primary key, or a unique index without a constraint. Each row without a NULL in these columns has
+/// an entry in an index of its own: under their values stands the row's key. (Of two NULLs neither is the other's duplicate, so such
+/// rows need no entry.)
 #[derive(Clone, Debug, PartialEq)]
 pub struct UniqueConstraint {
     /// The constraint's name.
