@@ -77,6 +77,7 @@ pub mod safe_point;
 pub mod server;
 pub mod settings;
 pub mod shard_map;
+mod sizes;
 pub mod state;
 
 pub use client::MetaClient;

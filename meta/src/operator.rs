@@ -45,7 +45,7 @@ impl MetaServer {
                         leader_node: reported.filter(|r| soft.alive(r.by, now)).map_or(0, |r| r.by.0),
                         term: reported.map_or(0, |r| r.report.term),
                         replicas: reported.map(|r| r.report.replicas.clone()).unwrap_or_default(),
-                        load: reported.and_then(|r| Some(soft.loads.of(id, r.report.load?, r.since, now))),
+                        load: soft.load_of(id, now),
                         joint: reported.is_some_and(|r| r.report.joint),
                         wanted: wanted.get(&id).copied().unwrap_or(0) as u32,
                         automatic,

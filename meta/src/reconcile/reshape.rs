@@ -96,7 +96,9 @@ pub(crate) async fn split(
     let there = shards.iter().find(|shard| shard.start == key).map_or(group, |shard| GroupId(shard.group));
     let by_placement = (automatic && there.0 == born).then_some(there);
     let begun = server.seams.clock.now();
-    server.with_soft(|soft, _| {
+    server.with_soft(|soft, now| {
+        let whole = soft.load_of(group, now).and_then(|load| load.bytes);
+        soft.sizes.cut(whole, &shards, now);
         for shard in &shards {
             soft.reshaped.insert(GroupId(shard.group), begun);
         }
