@@ -78,8 +78,8 @@
 //!
 //! # Caveats
 //!
-//! Snapshots are not resumed when their stream breaks. A replica that fails stops alone and says so ([`Role::Stopped`],
-//! an error in the log, a counter); it is not restarted by itself.
+//! A replica that fails stops alone and says so ([`Role::Stopped`], an error in the log, a counter); it is not restarted by itself.
+//! When the log or the state database fails, all of them do: `broken.rs`.
 //!
 //! # Where to start
 //!
@@ -89,6 +89,7 @@
 
 mod api;
 mod arrivals;
+mod broken;
 mod checkpoint;
 mod command;
 mod core;

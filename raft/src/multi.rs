@@ -13,7 +13,7 @@ use storage::ids::{GroupId, NodeId, ReplicaId};
 use storage::raft_log::LogEngine;
 use storage::seam::Seams;
 use storage::{Engine, Store};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
 use crate::api::{AddressBook, Error, Fatal, Peer, StateMachineFactory, UnknownReplica};
@@ -30,7 +30,7 @@ use crate::state_machine::{Position, Shared};
 use crate::transport::Hub;
 use crate::transport::server::{Endpoint, Mount, refusal};
 use crate::types::decode_log_id;
-use crate::{checkpoint, snapshot, stall};
+use crate::{broken, checkpoint, snapshot, stall};
 
 /// Where, in the store's directory, incoming snapshots are spooled to.
 const SPOOL_DIR: &str = "incoming";
@@ -58,6 +58,8 @@ pub struct MultiRaft {
     unknown_hook: RwLock<Option<UnknownHook>>,
     unknown_reported: Mutex<HashMap<GroupId, Instant>>,
     stopping: AtomicBool,
+    /// Why the store can't be used any more: see [`crate::broken`].
+    pub(crate) broken: watch::Sender<Option<Fatal>>,
     /// No promise given before this process started can still be relied on.
     pub(crate) gate_open: AtomicBool,
     mount: Mount,
@@ -106,6 +108,7 @@ impl MultiRaft {
             unknown_hook: RwLock::default(),
             unknown_reported: Mutex::default(),
             stopping: AtomicBool::new(false),
+            broken: watch::Sender::new(None),
             gate_open: AtomicBool::new(false),
             mount: Mount::new(),
             seams: seams.clone(),
@@ -119,6 +122,7 @@ impl MultiRaft {
             liveness::watch(Arc::downgrade(&multi), multi.hub.clone(), seams.clone()),
         );
         seams.spawn("raft-disk", stall::watch(Arc::downgrade(&multi), seams.clone()));
+        seams.spawn("raft-broken", broken::watch(Arc::downgrade(&multi), seams.clone()));
         seams.spawn("raft-checkpoint", checkpoint::run(Arc::downgrade(&multi), seams.clone()));
         seams.spawn("raft-rest", rest::run(Arc::downgrade(&multi), seams.clone()));
         Ok(multi)
