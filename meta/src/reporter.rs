@@ -95,6 +95,7 @@ impl Reporter {
                     facts: Some(self.local.facts()),
                     resting_digest: resting.digest(),
                     with_resting,
+                    suspects: self.multi.suspects().into_iter().map(|group| group.0).collect(),
                     // The client fills in what it knows itself.
                     ..Default::default()
                 };

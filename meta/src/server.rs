@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status};
 use txn::Edge;
 
 use crate::Error;
+use crate::consistency::suspects::Suspects;
 use crate::deadlock::Waits;
 use crate::loads::Loads;
 use crate::machine::MetaReplica;
@@ -67,6 +68,8 @@ pub(crate) struct Soft {
     pub(crate) ending: bool,
     /// Nodes that are down and that an operator does not want awaited.
     pub(crate) given_up: HashSet<NodeId>,
+    /// Groups whose replicas nodes want compared.
+    pub(crate) suspects: Suspects,
     /// Who waits for row locks.
     waits: Waits,
     safe_point: SafePoint,
@@ -86,7 +89,7 @@ pub(crate) struct Reported {
 
 impl Soft {
     pub(crate) fn new(term: Term, since: Instant, leaders_version: u64) -> Self {
-        let (resting, confirmed, awake) = Default::default();
+        let (resting, confirmed, awake, suspects) = Default::default();
         let (last_seen, facts, groups, between_leaders, operations) = Default::default();
         let (reshaped, loads, replacing, ending, given_up, waits, safe_point) = Default::default();
         Self {
@@ -106,6 +109,7 @@ impl Soft {
             replacing,
             ending,
             given_up,
+            suspects,
             waits,
             safe_point,
         }
@@ -289,6 +293,7 @@ impl MetaServer {
         let news = self.with_soft(|soft, now| {
             // Who was not heard of before is only now known well enough to be given anything.
             let new = soft.facts.insert(node, facts).is_none();
+            soft.suspects.name(&request.suspects, now);
             let resting = match request.with_resting {
                 true => Resting::Sent(request.resting_digest),
                 false => Resting::Known(request.resting_digest),

@@ -78,7 +78,8 @@
 //!
 //! # Caveats
 //!
-//! A replica that fails stops alone and says so ([`Role::Stopped`], an error in the log, a counter); it is not restarted by itself.
+//! A replica that fails stops alone and says so ([`Role::Stopped`], an error in the log, a counter); it is not restarted by itself,
+//! but replaced, by whoever is told of it (`suspects.rs`).
 //! When the log or the state database fails, all of them do: `broken.rs`.
 //!
 //! # Where to start
@@ -113,6 +114,7 @@ mod stall;
 mod state_machine;
 #[cfg(test)]
 mod suite_test;
+mod suspects;
 mod transport;
 mod types;
 mod view;

@@ -27,6 +27,7 @@ use crate::log_store::{LogStore, decode_ballot, durably, encode_ballot};
 use crate::options::RaftOptions;
 use crate::rest::{self, Rested, Roll};
 use crate::state_machine::{Position, Shared};
+use crate::suspects::Suspects;
 use crate::transport::Hub;
 use crate::transport::server::{Endpoint, Mount, refusal};
 use crate::types::decode_log_id;
@@ -87,6 +88,7 @@ impl MultiRaft {
             hub: hub.clone(),
             appended: Arc::default(),
             roll: Roll::default(),
+            suspects: Suspects::default(),
         };
         let spool_dir = store.dir().join(SPOOL_DIR);
         let arrivals = Arrivals::open(spool_dir.clone(), seams.clone()).map_err(|e| Error::Open {
@@ -336,7 +338,7 @@ impl MultiRaft {
         let opened = opened.map_err(|source| Error::Open { group, replica, source })?;
         self.groups.write().insert(group, opened.clone());
         if self.is_quarantined(group, replica)? {
-            opened.stop(crate::removal::QUARANTINED).await;
+            self.shut_away(&opened).await;
         }
         Ok(opened)
     }
@@ -472,6 +474,10 @@ impl MultiRaft {
 
     pub(crate) fn roll(&self) -> &Roll {
         &self.nursery.roll
+    }
+
+    pub(crate) fn doubts(&self) -> &Suspects {
+        &self.nursery.suspects
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {

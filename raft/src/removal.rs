@@ -25,6 +25,7 @@ use storage::fail_point::{self, FailPoint};
 use storage::ids::{GroupId, KeyRange, ReplicaId};
 
 use crate::api::{Error, Fatal, Role, StateMachine};
+use crate::group::Group;
 use crate::keys;
 use crate::log_store::durably;
 use crate::multi::{MultiRaft, storage_error};
@@ -57,6 +58,7 @@ impl MultiRaft {
         let _alone = self.territory.lock().await;
         self.groups.write().remove(&id);
         group.stop("removed from this node").await;
+        self.doubts().gone(id);
         self.arrivals().forget(id).await;
         // From here on a crash does not bring it back.
         self.write_ballot(id, replica, true).await?;
@@ -116,7 +118,7 @@ impl MultiRaft {
         let _turn = self.turn().await?;
         let group = self.group(id).filter(|group| group.replica() == replica).ok_or(Error::NoGroup(id))?;
         if self.is_quarantined(id, replica)? {
-            group.stop(QUARANTINED).await;
+            self.shut_away(&group).await;
             return Ok(());
         }
         tracing::error!(group = %id, %replica, %why, "THIS REPLICA GOES INTO QUARANTINE");
@@ -131,8 +133,14 @@ impl MultiRaft {
         {
             tracing::info!(group = %id, %error, "the leadership is not handed over: the others elect");
         }
-        group.stop(QUARANTINED).await;
+        self.shut_away(&group).await;
         Ok(())
+    }
+
+    /// Stops a replica that is in quarantine, and has the meta-group told as long as it is here.
+    pub(crate) async fn shut_away(&self, group: &Group) {
+        group.stop(QUARANTINED).await;
+        self.doubts().stopped(group.id());
     }
 
     /// Whether a replica of this node is in quarantine.

@@ -7,7 +7,7 @@ mod harness;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use harness::{Cluster, GROUP};
+use harness::{Cluster, GROUP, eventually, eventually_so};
 use raft::NewGroup;
 use storage::ids::{NodeId, ReplicaId};
 
@@ -46,4 +46,50 @@ async fn a_state_that_cannot_be_flushed_breaks_the_store() {
     // Whoever asks later is told, too.
     let again = tokio::time::timeout(PATIENCE, multi.broken()).await.expect("it stays broken");
     assert_eq!(again.to_string(), reason.to_string());
+}
+
+/// What a leader of the meta-group does about it, by hand: its node says which groups to look at, and the replica goes the way of one that differs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_cannot_apply_says_so_and_is_replaced() {
+    const NEW: ReplicaId = ReplicaId(4);
+    let mut cluster = Cluster::new();
+    for node in 1..=3 {
+        cluster.start(node).await;
+    }
+    for node in 1..=3 {
+        cluster.multi(node).create_group(new(node, &[1, 2, 3], node == 1)).await.expect("create");
+    }
+    cluster.put("a", "1").await;
+    cluster.converge(&[1, 2, 3]).await;
+    let (leader, _) = cluster.leader().await;
+    let victim = (1..=3).find(|node| *node != leader).expect("three nodes");
+    assert!((1..=3).all(|node| cluster.group(node).failed().is_none()));
+
+    cluster.put("fail", &victim.to_string()).await;
+    eventually("the replica fails", || cluster.group(victim).failed().is_some()).await;
+    let reason = cluster.group(victim).failed().expect("it has failed");
+    assert!(reason.contains("it is told to fail"), "{reason}");
+    for node in 1..=3 {
+        let told = if node == victim { vec![GROUP] } else { vec![] };
+        assert_eq!(cluster.multi(node).suspects(), told, "of node {node}");
+        assert_eq!(cluster.group(node).failed().is_some(), node == victim);
+    }
+    cluster.put("b", "2").await;
+
+    let multi = cluster.multi(victim);
+    multi.quarantine(GROUP, ReplicaId(victim), &reason).await.expect("quarantine");
+    assert_eq!(multi.suspects(), [GROUP], "it is here still");
+    let others = &cluster;
+    eventually_so("the others remove it", || async move {
+        let (leader, _) = others.leader().await;
+        others.group(leader).remove(ReplicaId(victim)).await.is_ok()
+    })
+    .await;
+    multi.remove_replica(GROUP, ReplicaId(victim)).await.expect("removed from its node");
+    assert!(multi.suspects().is_empty());
+    multi.create_replica(GROUP, NEW).await.expect("create");
+    let (leader, _) = cluster.leader().await;
+    cluster.group(leader).add_learner(NEW, NodeId(victim)).await.expect("add");
+    eventually("the new one has all rows", || cluster.get(victim, "b").as_deref() == Some("2")).await;
+    assert!(cluster.group(victim).failed().is_none());
 }

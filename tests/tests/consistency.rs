@@ -6,11 +6,11 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use storage::Cf;
 use storage::ids::KeyRange;
 use storage::seam::Seams;
-use tests::{Cluster, binary, pause, text};
+use tests::{Cluster, binary, pause, sabotaged_binary, text};
 
 fn check(cluster: &Cluster, arguments: &[&str]) -> Result<Output> {
     let host = format!("127.0.0.1:{}", cluster.rpc_port(1));
@@ -124,6 +124,30 @@ fn replica_on(cluster: &Cluster, asked: usize, shard: &str, id: &str) -> Result<
     Ok(there.and_then(|replica| replica["replica"].as_u64()))
 }
 
+/// Waits until the node has another replica of the shard, by the word of node 1.
+async fn rebuilt(cluster: &Cluster, shard: &str, id: &str, before: u64) -> Result<()> {
+    for _ in 0..720 {
+        let now = replica_on(cluster, 1, shard, id).ok().flatten();
+        if let Some(now) = now.filter(|now| *now != before) {
+            ensure!(now > before, "r{now} comes after r{before}");
+            return Ok(());
+        }
+        pause(250).await;
+    }
+    bail!("r{before} of {shard} is still on {id}\n{}", cluster.logs())
+}
+
+/// Waits until all replicas can be compared, and are equal.
+async fn all_equal(cluster: &Cluster) -> Result<()> {
+    for _ in 0..120 {
+        if check(cluster, &[])?.status.success() {
+            return Ok(());
+        }
+        pause(500).await;
+    }
+    bail!("{}\n{}", text(&check(cluster, &[])?), cluster.logs())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_differs_is_found_by_itself_quarantined_and_rebuilt() -> Result<()> {
     let cluster = Cluster::start(3)?;
@@ -150,15 +174,7 @@ async fn a_replica_that_differs_is_found_by_itself_quarantined_and_rebuilt() -> 
     ensure!(replica_on(&cluster, 1, &shard, &id)? == Some(before));
 
     cluster.admin(1, &["settings", "set", "consistency_check_interval", "3s"])?;
-    let mut rebuilt = None;
-    for _ in 0..240 {
-        rebuilt = replica_on(&cluster, 1, &shard, &id).ok().flatten().filter(|now| *now != before);
-        if rebuilt.is_some() {
-            break;
-        }
-        pause(250).await;
-    }
-    ensure!(rebuilt.is_some_and(|now| now > before), "{before} is still there\n{}", cluster.logs());
+    rebuilt(&cluster, &shard, &id, before).await?;
     let log = fs::read_to_string(cluster.node_dir(3).join("log"))?;
     ensure!(log.contains("THIS REPLICA GOES INTO QUARANTINE"), "{log}");
     let logs: String =
@@ -169,6 +185,44 @@ async fn a_replica_that_differs_is_found_by_itself_quarantined_and_rebuilt() -> 
     ensure!(output.status.code() == Some(0), "{}\n{}", text(&output), cluster.logs());
     for n in 1..=3 {
         ensure!(cluster.value(n, "SELECT count(*) FROM t WHERE v = 'this is row 1234.'").await? == "1");
+    }
+    Ok(())
+}
+
+/// The interval at which replicas are compared is a day: nothing but the node's own word brings this about.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_fails_while_its_node_lives_is_rebuilt_at_once() -> Result<()> {
+    let mut cluster = Cluster::prepare(3)?;
+    cluster.set_environment("FLOTILLA_BIN", sabotaged_binary()?);
+    cluster.script(&["up", "--nodes", "3"])?;
+    let client = cluster.connect(1).await?;
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, v text);
+             INSERT INTO t SELECT n, 'row ' || n FROM generate_series(1, 100) AS g(n)",
+        )
+        .await?;
+    // The one that fails is to follow.
+    cluster.admin(1, &["settings", "set", "rebalance", "off"])?;
+    let id = cluster.name(3)?;
+    let differing =
+        "SELECT 'g' || s.group_id FROM flotilla.shards s WHERE s.database_name = 'postgres' LIMIT 1";
+    let shard = cluster.value(1, differing).await?;
+    cluster.script(&["stop", "3"])?;
+    cluster.set_environment("FLOTILLA_SABOTAGE", "fail-to-apply");
+    cluster.script(&["start", "3"])?;
+    cluster.admin(1, &["status", "--wait", "60"])?;
+    let before = replica_on(&cluster, 1, &shard, &id)?.context("a replica on node 3")?;
+
+    client.batch_execute("INSERT INTO t VALUES (101, 'THIS FAILS')").await?;
+    rebuilt(&cluster, &shard, &id, before).await?;
+    let log = fs::read_to_string(cluster.node_dir(3).join("log"))?;
+    ensure!(log.contains("THIS REPLICA HAS FAILED") && log.contains("it says that it is to fail"), "{log}");
+    ensure!(log.contains("THIS REPLICA GOES INTO QUARANTINE"), "{log}");
+    cluster.admin(1, &["status", "--wait", "60"])?;
+    all_equal(&cluster).await?;
+    for n in 1..=3 {
+        ensure!(cluster.value(n, "SELECT count(*) FROM t").await? == "101");
     }
     Ok(())
 }

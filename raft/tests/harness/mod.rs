@@ -26,9 +26,10 @@ pub const GROUP: GroupId = GroupId(7);
 pub const CLUSTER: u128 = 99;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Commands are `key=value`; the state lies in the group's private keys.
+/// Commands are `key=value`; the state lies in the group's private keys. `fail=3` is what replica 3 cannot apply.
 struct Strings {
     group: GroupId,
+    replica: ReplicaId,
     commands: AtomicUsize,
 }
 
@@ -36,6 +37,9 @@ impl StateMachine for Strings {
     fn apply(&self, batch: &mut Batch, _at: Applied, command: &[u8]) -> Result<Bytes, Fatal> {
         let text = std::str::from_utf8(command).map_err(Fatal::new)?;
         let (key, value) = text.split_once('=').ok_or_else(|| Fatal::new("no command"))?;
+        if key == "fail" && value.parse() == Ok(self.replica.0) {
+            return Err(Fatal::new("it is told to fail"));
+        }
         batch.put(Cf::Group, &private_key(self.group, key.as_bytes()), value.as_bytes());
         self.commands.fetch_add(1, Ordering::SeqCst);
         Ok(Bytes::copy_from_slice(key.as_bytes()))
@@ -64,8 +68,13 @@ struct Machines {
 }
 
 impl StateMachineFactory for Machines {
-    fn open(&self, group: GroupId, _: ReplicaId, _: Arc<Engine>) -> Result<Arc<dyn StateMachine>, Fatal> {
-        let machine = Arc::new(Strings { group, commands: AtomicUsize::new(0) });
+    fn open(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        _: Arc<Engine>,
+    ) -> Result<Arc<dyn StateMachine>, Fatal> {
+        let machine = Arc::new(Strings { group, replica, commands: AtomicUsize::new(0) });
         self.opened.lock().expect("lock").insert(group, machine.clone());
         Ok(machine)
     }
