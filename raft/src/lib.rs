@@ -117,6 +117,7 @@ mod suite_test;
 mod suspects;
 mod transport;
 mod types;
+mod unopened;
 mod view;
 mod vouch;
 

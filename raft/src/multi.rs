@@ -43,7 +43,7 @@ type UnknownHook = Box<dyn Fn(UnknownReplica) + Send + Sync>;
 
 /// The groups of a node, and all they share.
 pub struct MultiRaft {
-    nursery: Arc<Nursery>,
+    pub(crate) nursery: Arc<Nursery>,
     engine: Arc<Engine>,
     pub(crate) log: Arc<dyn LogEngine>,
     pub(crate) factory: Arc<dyn StateMachineFactory>,
@@ -264,9 +264,8 @@ impl MultiRaft {
     async fn reopen(self: &Arc<Self>) -> Result<(), Error> {
         let broken = |source| Error::Open { group: GroupId(0), replica: ReplicaId(0), source };
         let (engine, dir) = (self.engine.clone(), self.spool_dir.clone());
-        self.blocking("resume-installs", move || snapshot::resume_installs(&engine, &dir))
-            .await?
-            .map_err(broken)?;
+        let resumed = self.blocking("resume-installs", move || snapshot::resume_installs(&engine, &dir));
+        let mut torn = resumed.await?.map_err(broken)?;
         {
             let _turn = self.lifecycle.lock().await;
             for group in self.log.groups().map_err(storage_error("list the groups of the log"))? {
@@ -274,12 +273,17 @@ impl MultiRaft {
                     let source = Fatal::new("its log has lost the replica's id");
                     return Err(Error::Open { group, replica: ReplicaId(0), source });
                 };
+                let torn = torn.remove(&group);
                 if removed {
                     self.finish_removal(group, replica).await?;
                 } else {
-                    self.open_at(group, replica, true, true).await?;
+                    self.reopen_one(group, replica, torn).await?;
                 }
             }
+        }
+        // Of a group that the log does not know: then nobody can say whose it is.
+        if let Some((group, source)) = torn.pop_first() {
+            return Err(Error::Open { group, replica: ReplicaId(0), source });
         }
         for expected in self.factory.expected(&self.engine).map_err(broken)? {
             if self.group(expected.group).is_none() {
@@ -293,8 +297,8 @@ impl MultiRaft {
 
     /// The replica's id in the log, and whether it is being removed.
     pub(crate) fn ballot(&self, group: GroupId) -> Result<Option<(ReplicaId, bool)>, Error> {
-        let state = self.log.state(group).map_err(storage_error("read the state of a log"))?;
-        let Some(ballot) = state.vote else { return Ok(None) };
+        let ballot = self.log.vote(group).map_err(storage_error("read a vote"))?;
+        let Some(ballot) = ballot else { return Ok(None) };
         let (replica, _, removed) = decode_ballot(&ballot).map_err(|e| Error::Open {
             group,
             replica: ReplicaId(0),
@@ -323,27 +327,21 @@ impl MultiRaft {
         replica: ReplicaId,
         gated: bool,
     ) -> Result<Arc<Group>, Error> {
-        self.open_at(group, replica, gated, false).await
+        let opened = self.try_open(group, replica, gated, false).await;
+        self.admit(opened.map_err(|source| Error::Open { group, replica, source })?).await
     }
 
-    /// `at_start` of the process, one that has no work is left at rest.
-    async fn open_at(
-        &self,
-        group: GroupId,
-        replica: ReplicaId,
-        gated: bool,
-        at_start: bool,
-    ) -> Result<Arc<Group>, Error> {
-        let opened = self.try_open(group, replica, gated, at_start).await;
-        let opened = opened.map_err(|source| Error::Open { group, replica, source })?;
-        self.groups.write().insert(group, opened.clone());
-        if self.is_quarantined(group, replica)? {
+    /// It is one of this node's from now on. In quarantine it does not run.
+    pub(crate) async fn admit(&self, opened: Arc<Group>) -> Result<Arc<Group>, Error> {
+        self.groups.write().insert(opened.id(), opened.clone());
+        if self.is_quarantined(opened.id(), opened.replica())? {
             self.shut_away(&opened).await;
         }
         Ok(opened)
     }
 
-    async fn try_open(
+    /// `at_start` of the process, one that has no work is left at rest.
+    pub(crate) async fn try_open(
         &self,
         group: GroupId,
         replica: ReplicaId,
@@ -380,7 +378,7 @@ impl MultiRaft {
         let complete = position.last.is_some() && log.last() == position.last;
         let led = log.vote().is_some_and(|vote| vote.is_committed());
         let rests = at_start && complete && led && shared.machine.may_rest();
-        let rested = Rested::opened(&shared, &position, &log);
+        let rested = Rested::opened(&shared, &position, log.vote());
         self.nursery.roll.rests(group, rests && rested.owes());
         let opened = Group::new(shared, self.nursery.clone(), gated, rested);
         if rests {

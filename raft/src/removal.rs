@@ -83,7 +83,7 @@ impl MultiRaft {
     /// so do the remains.
     pub(crate) async fn finish_late(&self, group: GroupId, replica: ReplicaId) -> Result<(), Error> {
         let broken = |source| Error::Open { group, replica, source };
-        let machine = self.factory.open(group, replica, self.engine().clone()).map_err(broken)?;
+        let machine = self.machine(group, replica);
         for (cf, range) in &machine.spans() {
             if self.holder(group, *cf, range).is_some() {
                 return Err(broken(Fatal::new("another replica holds keys that its removal has left")));
@@ -117,7 +117,8 @@ impl MultiRaft {
     async fn confine(&self, id: GroupId, replica: ReplicaId, why: &str) -> Result<(), Error> {
         let _turn = self.turn().await?;
         let group = self.group(id).filter(|group| group.replica() == replica).ok_or(Error::NoGroup(id))?;
-        if self.is_quarantined(id, replica)? {
+        // (One that has failed of what it can't read may not be able to read this, either.)
+        if matches!(self.is_quarantined(id, replica), Ok(true)) {
             self.shut_away(&group).await;
             return Ok(());
         }
@@ -157,8 +158,7 @@ impl MultiRaft {
 
     /// At start: a removal that a crash has interrupted.
     pub(crate) async fn finish_removal(&self, group: GroupId, replica: ReplicaId) -> Result<(), Error> {
-        let open = self.factory.open(group, replica, self.engine().clone());
-        let machine: Arc<dyn StateMachine> = open.map_err(|source| Error::Open { group, replica, source })?;
+        let machine = self.machine(group, replica);
         self.wipe(group, replica, &*machine).await?;
         machine.role_changed(&Role::Stopped { reason: "removed from this node".into() });
         Ok(())
@@ -219,13 +219,28 @@ impl MultiRaft {
         others.into_iter().find(|other| holds(other.machine().spans())).map(|other| other.id())
     }
 
+    /// Another group that has begun to import some of these keys, and failed: they are not its own by the state's word, and yet they will go with
+    /// its replica.
+    fn importer(&self, group: GroupId, cf: Cf, range: &KeyRange) -> Option<GroupId> {
+        let begun = self.engine().interrupted_imports().unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot read which imports were begun");
+            Vec::new()
+        });
+        let holds =
+            |spans: &[(Cf, KeyRange)]| spans.iter().any(|(of, held)| *of == cf && held.overlaps(range));
+        begun.into_iter().find(|(other, spans)| *other != group && holds(spans)).map(|(other, _)| other)
+    }
+
     /// Refuses a snapshot that would write over what another replica of this node holds.
     pub(crate) fn refuse_overlap(
         &self,
         group: GroupId,
         spans: &[(Cf, KeyRange)],
     ) -> Result<(), wire::Refusal> {
-        match spans.iter().find_map(|(cf, range)| self.holder(group, *cf, range)) {
+        let holder = |(cf, range): &(Cf, KeyRange)| {
+            self.holder(group, *cf, range).or_else(|| self.importer(group, *cf, range))
+        };
+        match spans.iter().find_map(holder) {
             None => Ok(()),
             Some(other) => {
                 let detail = format!("{other} still holds keys of {group} on this node");

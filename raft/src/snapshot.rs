@@ -3,8 +3,10 @@
 //! The receiver spools a snapshot to a file first ([`crate::spool`]; what breaks off is kept by [`crate::arrivals`]),
 //! and imports it when it is complete and openraft has agreed to it. From then until the import is durable the file is
 //! called `.install`; a crash in between leaves it, and the next start imports it again. So a replica never forgets
-//! entries that it has acknowledged: it holds the old state and the log, or the new state.
+//! entries that it has acknowledged: it holds the old state and the log, or the new state. If the new state cannot be had, it has failed: what
+//! is left of it takes part in nothing, also after a restart.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -49,11 +51,13 @@ pub(crate) fn install(
     import(engine, group, &path, position)
 }
 
-/// Finishes the installs that a crash has interrupted. Before any group is opened.
-pub(crate) fn resume_installs(engine: &Arc<Engine>, dir: &Path) -> Result<(), Fatal> {
+/// Finishes the installs that a crash has interrupted. Before any group is opened. Answers those that could not be finished, and why: what
+/// the engine holds of such a group may be neither its old state nor its new one.
+pub(crate) fn resume_installs(engine: &Arc<Engine>, dir: &Path) -> Result<BTreeMap<GroupId, Fatal>, Fatal> {
+    let mut failed = BTreeMap::new();
     let files = match fs::read_dir(dir) {
         Ok(files) => files,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(failed),
         Err(e) => return Err(Fatal::new(e)),
     };
     for file in files {
@@ -61,23 +65,37 @@ pub(crate) fn resume_installs(engine: &Arc<Engine>, dir: &Path) -> Result<(), Fa
         if path.extension().is_none_or(|extension| extension != INSTALL) {
             continue;
         }
-        let header = SpoolReader::open(&path).map_err(Fatal::new)?.header()?;
-        let group = GroupId(header.group);
-        let meta = meta_from_wire(header.meta).map_err(Fatal::new)?;
-        let position = Position { last: meta.last_log_id, membership: meta.last_membership };
-        let interrupted = engine.interrupted_imports()?.iter().any(|(g, _)| *g == group);
-        if !interrupted && Position::load(engine, group)?.last >= position.last {
-            // It was installed; only the file's removal did not reach the disk.
-            fs::remove_file(&path).map_err(Fatal::new)?;
-        } else {
-            tracing::info!(%group, "resuming the install of a snapshot");
-            import(engine, group, &path, &position)?;
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+        let group = stem
+            .map(GroupId)
+            .ok_or_else(|| Fatal::new(format!("{} is no name of an accepted snapshot", path.display())))?;
+        if let Err(reason) = resume(engine, group, &path) {
+            failed.insert(group, Fatal::new(format!("cannot install {}: {reason}", path.display())));
         }
     }
-    if let Some((group, _)) = engine.interrupted_imports()?.first() {
-        return Err(Fatal::new(format!("the snapshot that was being imported into {group} is gone")));
+    for (group, _) in engine.interrupted_imports()? {
+        failed.entry(group).or_insert_with(|| {
+            Fatal::new(format!("the snapshot that was being imported into {group} is gone"))
+        });
     }
-    Ok(())
+    Ok(failed)
+}
+
+/// One of them.
+fn resume(engine: &Arc<Engine>, group: GroupId, path: &Path) -> Result<(), Fatal> {
+    let header = SpoolReader::open(path).map_err(Fatal::new)?.header()?;
+    if header.group != group.0 {
+        return Err(Fatal::new(format!("it is one of {}", GroupId(header.group))));
+    }
+    let meta = meta_from_wire(header.meta).map_err(Fatal::new)?;
+    let position = Position { last: meta.last_log_id, membership: meta.last_membership };
+    let interrupted = engine.interrupted_imports()?.iter().any(|(g, _)| *g == group);
+    if !interrupted && Position::load(engine, group)?.last >= position.last {
+        // It was installed; only the file's removal did not reach the disk.
+        return fs::remove_file(path).map_err(Fatal::new);
+    }
+    tracing::info!(%group, "resuming the install of a snapshot");
+    import(engine, group, path, &position)
 }
 
 /// Of a replica that is being removed: what an install has left that failed. The next start would go on with it, and write over whoever holds the

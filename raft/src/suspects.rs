@@ -30,6 +30,11 @@ impl Suspects {
         self.stopped.lock().insert(group);
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.stopped.lock().len()
+    }
+
     /// It is not here any more.
     pub fn gone(&self, group: GroupId) {
         self.stopped.lock().remove(&group);

@@ -5,11 +5,14 @@
 mod harness;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use harness::{Cluster, GROUP, eventually, eventually_so};
 use raft::NewGroup;
-use storage::ids::{NodeId, ReplicaId};
+use storage::ids::{GroupId, NodeId, ReplicaId};
+use storage::seam::Seams;
+use storage::{Cf, Store, StoreOptions};
 
 /// How long a node may take to notice.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -92,4 +95,65 @@ async fn a_voter_that_cannot_apply_says_so_and_is_replaced() {
     cluster.group(leader).add_learner(NEW, NodeId(victim)).await.expect("add");
     eventually("the new one has all rows", || cluster.get(victim, "b").as_deref() == Some("2")).await;
     assert!(cluster.group(victim).failed().is_none());
+}
+
+/// What the engine says of how far the group is.
+fn spoil_position(dir: &Path) {
+    let store = Store::open(dir, StoreOptions::default(), Seams::real()).expect("open");
+    let mut batch = store.engine().batch();
+    batch.put(Cf::Group, &[&GROUP.0.to_be_bytes()[..], &[0]].concat(), &[0xff; 5]);
+    store.engine().write(batch).expect("write");
+    store.close().expect("close");
+}
+
+/// A snapshot that was accepted, and is none.
+fn spoil_install(dir: &Path) {
+    let incoming = dir.join("incoming");
+    std::fs::create_dir_all(&incoming).expect("a directory");
+    std::fs::write(incoming.join(format!("{}.install", GROUP.0)), "no snapshot").expect("write");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_cannot_be_opened_fails_alone() {
+    const OTHER: GroupId = GroupId(8);
+    type Spoil = fn(&Path);
+    let ways: [(Spoil, &str); 2] = [(spoil_position, "is corrupt"), (spoil_install, "cannot install")];
+    for (spoil, why) in ways {
+        let mut cluster = Cluster::new();
+        cluster.start(1).await;
+        let other = NewGroup { group: OTHER, ..new(1, &[1], false) };
+        for group in [new(1, &[1], false), other] {
+            cluster.multi(1).create_group(group).await.expect("create");
+        }
+        cluster.put("a", "1").await;
+        cluster.stop(1).await;
+        spoil(cluster.dir(1));
+
+        // Twice: what has failed has not changed.
+        for round in 0..2 {
+            cluster.start(1).await;
+            let multi = cluster.multi(1);
+            let reason = cluster.group(1).failed().expect("it has failed");
+            assert!(reason.contains(why), "{reason}");
+            assert_eq!(multi.suspects(), [GROUP]);
+            let other = multi.group(OTHER).expect("the other one");
+            other.rouse(PATIENCE).await;
+            let term = other.leads().expect("it leads");
+            other.propose(term, format!("b={round}").into()).await.expect("and serves");
+            // Whoever asks for the one that has failed does not wake it.
+            cluster.group(1).rouse(PATIENCE).await;
+            assert!(cluster.group(1).leads().is_none() && cluster.group(1).failed().is_some());
+            drop((multi, other));
+            cluster.stop(1).await;
+        }
+        // It goes as any other does, with all that it has left.
+        cluster.start(1).await;
+        cluster.multi(1).remove_replica(GROUP, ReplicaId(1)).await.expect("remove");
+        assert!(cluster.multi(1).group(GROUP).is_none() && cluster.multi(1).suspects().is_empty());
+        assert_eq!(cluster.get(1, "a"), None);
+        cluster.stop(1).await;
+        cluster.start(1).await;
+        assert!(cluster.multi(1).group(GROUP).is_none());
+        cluster.multi(1).create_replica(GROUP, ReplicaId(2)).await.expect("a new one may come");
+    }
 }

@@ -226,3 +226,58 @@ async fn a_voter_that_fails_while_its_node_lives_is_rebuilt_at_once() -> Result<
     }
     Ok(())
 }
+
+/// Writes what does not decode into the store of a stopped node: what a replica knows of how far it is, and of what it is.
+fn spoil(store: &Path, keys: [Vec<u8>; 2]) -> Result<()> {
+    let store = storage::Store::open(store, storage::StoreOptions::default(), Seams::real())?;
+    let engine = store.engine();
+    let mut batch = engine.batch();
+    for key in keys {
+        ensure!(
+            engine.get(Cf::Group, &key)?.is_some(),
+            "there is nothing to spoil at {}",
+            key.escape_ascii()
+        );
+        batch.put(Cf::Group, &key, &[0xff; 5]);
+    }
+    engine.write(batch)?;
+    Ok(store.close()?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_replicas_that_cannot_be_opened_starts_and_they_are_rebuilt() -> Result<()> {
+    let cluster = Cluster::start(3)?;
+    let client = cluster.connect(1).await?;
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, v text) WITH (sharding = 'hash', shards = 3);
+             INSERT INTO t SELECT n, 'row ' || n FROM generate_series(1, 1000) AS g(n)",
+        )
+        .await?;
+    let shards = "SELECT 'g' || s.group_id FROM flotilla.shards s WHERE s.database_name = 'postgres'";
+    let mut shards: Vec<String> = client.query(shards, &[]).await?.iter().map(|row| row.get(0)).collect();
+    shards.sort();
+    shards.truncate(2);
+    ensure!(shards.len() == 2, "{shards:?}");
+    let id = cluster.name(3)?;
+    let (mut replicas, mut groups) = (Vec::new(), Vec::new());
+    for shard in &shards {
+        replicas.push(replica_on(&cluster, 1, shard, &id)?.context("a replica on node 3")?);
+        groups.push(shard.trim_start_matches('g').parse::<u64>()?.to_be_bytes());
+    }
+    cluster.script(&["stop", "3"])?;
+    let keys = [[&groups[0][..], &[0x00]].concat(), [&groups[1][..], &[0x10, b'd']].concat()];
+    spoil(&cluster.node_dir(3).join("store"), keys)?;
+    cluster.script(&["start", "3"])?;
+    for (shard, before) in shards.iter().zip(replicas) {
+        rebuilt(&cluster, shard, &id, before).await?;
+    }
+    let log = fs::read_to_string(cluster.node_dir(3).join("log"))?;
+    ensure!(log.matches("it cannot be opened").count() >= 2, "{log}");
+    cluster.admin(1, &["status", "--wait", "60"])?;
+    all_equal(&cluster).await?;
+    for n in 1..=3 {
+        ensure!(cluster.value(n, "SELECT count(*) FROM t").await? == "1000");
+    }
+    Ok(())
+}

@@ -169,12 +169,13 @@ impl service::Consistency for Consistency {
             let text = format!("this node has {} of {}", group.replica(), group.id());
             return Err(Status::not_found(text));
         }
+        // First: it may not be able to read the other.
+        if let Some(reason) = group.failed() {
+            return Err(Status::failed_precondition(format!("{FAILED}{reason}")));
+        }
         let quarantined = self.multi.is_quarantined(group.id(), group.replica());
         if quarantined.map_err(|error| Status::unavailable(error.to_string()))? {
             return Err(Status::failed_precondition(QUARANTINED));
-        }
-        if let Some(reason) = group.failed() {
-            return Err(Status::failed_precondition(format!("{FAILED}{reason}")));
         }
         let turn = self.turns.clone().try_acquire_owned();
         let turn =
