@@ -4,7 +4,7 @@
 //! faster than `consistency_check_mib_per_second`. When a leader begins, it spreads the groups over the interval by chance: what
 //! another one has compared lately, it does not know.
 //!
-//! A group of which a node says that its replica has failed is compared at once ([`super::suspects`]).
+//! A group of which a node says that its replica has failed, or has met damage in its rows, is compared at once ([`super::suspects`]).
 //!
 //! What it does about a replica that differs or has failed, twice, at two entries of the log:
 //!

@@ -1,6 +1,6 @@
 //! Groups that nodes want compared at once, and when they were.
 //!
-//! A node says so in each of its reports, as long as it has a reason: its replica has failed. So a leader of the meta-group that
+//! A node says so in each of its reports, as long as it has a reason: its replica has failed, or has met damage in its rows. So a leader of the meta-group that
 //! begins to lead knows of them within a second, and what a comparison could not mend is tried again, but not all the time: it reads all rows
 //! of all replicas.
 
