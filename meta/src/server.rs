@@ -220,10 +220,12 @@ impl MetaServer {
         }
         self.publish(changed).await?;
         let resting = Resting::of(&mut request);
+        let suspects = std::mem::take(&mut request.suspects);
         let facts = request.facts.unwrap_or_default();
         let news = self.with_soft(|soft, now| {
             // Who was not heard of before is only now known well enough to be given anything.
             let new = soft.facts.insert(node, facts).is_none();
+            soft.suspects.name(&suspects, now);
             soft.take_report(node, now, request.groups, resting) || new
         })?;
         if let Some(members) = self.changed_members() {

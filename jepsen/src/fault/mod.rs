@@ -299,7 +299,7 @@ impl Fault {
             Deed::Process(_, heal) => cluster.each(heal, victims).await,
             Deed::Disk(ailment) => {
                 disk::cure(cluster, victims)?;
-                // A log that could not be written takes nothing any more: such a node needs its operator.
+                // A node whose log could not be written leaves. One that is about to must not be taken for one that runs.
                 if ailment == Ailment::Full {
                     cluster.each("stop", victims).await?;
                 }

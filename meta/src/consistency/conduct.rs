@@ -19,7 +19,7 @@ use tonic::{Code, Status, Streaming};
 use txn::Directory;
 
 use super::judge::judge;
-use super::{QUARANTINED, rate};
+use super::{FAILED, QUARANTINED, rate};
 use crate::rpc::{Channels, within};
 use crate::{Error, MetaClient};
 
@@ -216,6 +216,7 @@ impl Conductor {
                 let state = match status.code() {
                     Code::DataLoss => State::Differs,
                     Code::FailedPrecondition if status.message() == QUARANTINED => State::Quarantined,
+                    Code::FailedPrecondition if status.message().starts_with(FAILED) => State::Failed,
                     _ => State::Unknown,
                 };
                 (found.state, found.detail) = (state as i32, status.message().to_owned());

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use proto::meta as pb;
 use storage::ids::{GroupId, NodeId, ReplicaId, Term};
 
+use crate::consistency::suspects::Suspects;
 use crate::deadlock::Waits;
 use crate::loads::Loads;
 use crate::safe_point::SafePoint;
@@ -48,6 +49,8 @@ pub(crate) struct Soft {
     pub(crate) ending: bool,
     /// Nodes that are down and that an operator does not want awaited.
     pub(crate) given_up: HashSet<NodeId>,
+    /// Groups whose replicas nodes want compared.
+    pub(crate) suspects: Suspects,
     /// Who waits for row locks.
     pub(super) waits: Waits,
     pub(super) safe_point: SafePoint,
@@ -67,7 +70,7 @@ pub(crate) struct Reported {
 
 impl Soft {
     pub(crate) fn new(term: Term, since: Instant, leaders_version: u64) -> Self {
-        let (resting, confirmed, awake) = Default::default();
+        let (resting, confirmed, awake, suspects) = Default::default();
         let (last_seen, facts, groups, between_leaders, operations) = Default::default();
         let (reshaped, loads, sizes, replacing, ending, given_up, waits, safe_point) = Default::default();
         Self {
@@ -88,6 +91,7 @@ impl Soft {
             replacing,
             ending,
             given_up,
+            suspects,
             waits,
             safe_point,
         }

@@ -79,6 +79,7 @@ impl Group {
             }
             Role::Stopped { reason } => {
                 metrics::counter!("flotilla_raft_replicas_failed_total").increment(1);
+                self.nursery.suspects.stopped(self.id());
                 tracing::error!(%group, replica = %self.replica(), %reason, "THIS REPLICA HAS FAILED AND TAKES PART NO MORE");
             }
         }

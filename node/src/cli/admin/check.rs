@@ -200,6 +200,7 @@ fn state(replica: &pb::ReplicaDigest) -> &'static str {
         State::Equal => "equal",
         State::Differs => "differs",
         State::Quarantined => "quarantined",
+        State::Failed => "failed",
         State::Unknown | State::Unspecified => "unknown",
     }
 }
