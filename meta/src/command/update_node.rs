@@ -1,4 +1,4 @@
-//! A node has moved to other addresses.
+//! A node has moved: to other addresses, or to another place.
 
 use proto::meta::{CommandResult, Node, UpdateNode};
 use storage::ids::NodeId;
@@ -8,11 +8,14 @@ use crate::state::State;
 
 /// The last word wins.
 pub fn apply(state: &mut State, command: UpdateNode) -> CommandResult {
-    let Some(node) = state.nodes().get(&NodeId(command.node)).cloned() else {
-        return rejected(format!("no node {}", command.node));
+    let UpdateNode { node: id, addresses, locality } = command;
+    let Some(node) = state.nodes().get(&NodeId(id)).cloned() else {
+        return rejected(format!("no node {id}"));
     };
-    if node.addresses != command.addresses {
-        state.put_node(Node { addresses: command.addresses, ..node });
+    let locality = locality.or_else(|| node.locality.clone());
+    let moved = Node { addresses, locality, ..node.clone() };
+    if moved != node {
+        state.put_node(moved);
     }
-    CommandResult { node: command.node, ..Default::default() }
+    CommandResult { node: id, ..Default::default() }
 }

@@ -36,8 +36,9 @@ pub struct Node {
     pub health: Health,
     /// What its operator wants of it.
     pub duty: Duty,
-    /// Where it stands.
-    pub locality: Locality,
+    /// Where it stands. `None`: it has not said so yet. It is given nothing then, and nothing is taken away anywhere for where
+    /// it may stand.
+    pub locality: Option<Locality>,
     /// The size of its disk. 0: not known, and taken to be like the others'.
     pub capacity_bytes: u64,
     /// How much of the disk is taken, by whatever.
@@ -48,7 +49,7 @@ impl Node {
     /// A node that lives, of which nothing else is known.
     pub fn live(id: NodeId) -> Self {
         let (health, duty) = (Health::Live, Duty::Serving);
-        Self { id, health, duty, locality: Locality::default(), capacity_bytes: 0, used_bytes: 0 }
+        Self { id, health, duty, locality: Some(Locality::default()), capacity_bytes: 0, used_bytes: 0 }
     }
 }
 

@@ -92,6 +92,8 @@ impl std::str::FromStr for Rule {
 pub(super) struct Placing {
     /// How many voters there shall be.
     pub target: usize,
+    /// More voters than this are too many. The same, but for nodes of which it is not known where they stand.
+    pub most: usize,
     /// The diversity that can be had.
     pub diversity: u32,
     /// By node: whether a replica may be there. Empty: anywhere.

@@ -255,13 +255,15 @@ impl Surveyor<'_, '_> {
         if !can.replace {
             return None;
         }
-        if voters.len() > rule.target && voters.len() - leaving >= rule.target {
+        if voters.len() > rule.most && voters.len() - leaving >= rule.most {
             // Whoever is gone or leaves is the first to go.
             Some(Urgency::Surplus)
         } else if gone > 0 {
             Some(Urgency::Endangered(margin))
         } else if leaving > 0 {
             Some(Urgency::Leaving)
+        } else if !self.view.located {
+            None
         } else if rule.violations(voters.iter().copied()) > 0 {
             Some(Urgency::Misplaced)
         } else if rule.diversity > 0 && self.view.diversity(voters) < rule.diversity {

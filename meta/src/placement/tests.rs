@@ -4,7 +4,7 @@
 //! policy grow transfer                 what can be carried out (`all`, the default)
 //!        transfers=N moves=N per_node=N
 //! cluster nodes=5 rf=3 dead=n3         nodes n1 … n5 with the same rule for all groups
-//! node n4 at=… down=SECONDS duty=leaving|draining capacity=… used=…
+//! node n4 at=…|unknown down=SECONDS duty=leaving|draining capacity=… used=…
 //! rule 1 replicas=5 within=… outside=… at_least="2 region=eu" leader=…
 //! group g1 leader=n1 r1@n1 r2@n2/lags r3@n3/learner/replaced table=… bytes=… reads=… writes=…
 //! shards 100 first=g10 on="n1 n2 n3" … so many groups, each on three of these nodes in turn
@@ -119,7 +119,7 @@ impl Script {
         let id = NodeId(number(args.next_pos().ok_or("a node")?)?);
         let node = self.node(id);
         if let Some(place) = args.take_key("at") {
-            node.locality = place.parse()?;
+            node.locality = if place == "unknown" { None } else { Some(place.parse()?) };
         }
         if let Some(seconds) = args.take_key("down") {
             node.health = Health::Down(Duration::from_secs(seconds.parse()?));
@@ -440,6 +440,7 @@ scripts! {
     table_of_eight_shards_uses_all_nodes,
     three_nodes_one_dead_keeps_three_voters,
     uneven_disks_get_uneven_shares,
+    unknown_localities_take_nothing_away,
     unknown_nodes_and_missing_rules,
     within_the_band_nothing_moves,
     zones_get_one_replica_each,

@@ -50,7 +50,7 @@ pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -
         let replicas = settings.replication_factor();
         // Who has been emptied is there no more.
         let nodes = state.nodes().iter().filter(|(_, node)| node.duty() != NodeDuty::NodeDecommissioned);
-        let nodes: Vec<(NodeId, NodeDuty)> = nodes.map(|(id, node)| (*id, node.duty())).collect();
+        let nodes: Vec<(NodeId, &pb::Node)> = nodes.map(|(id, node)| (*id, node)).collect();
         let shards = state.shards().iter().map(|(id, shard)| (*id, shard.descriptor.as_ref()));
         let mut shards: Vec<_> = shards.collect();
         shards.sort_by_key(|(id, descriptor)| (descriptor.map(|d| &d.start), *id));
@@ -76,7 +76,7 @@ pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -
         let silent = |id: &NodeId| now - soft.last_seen.get(id).copied().unwrap_or(soft.since);
         let awaited = nodes.iter().any(|(id, _)| !soft.alive(*id, now) && silent(id) < AWAITED);
         Description {
-            nodes: nodes.into_iter().map(|(id, duty)| describe_node(id, duty, soft, now)).collect(),
+            nodes: nodes.into_iter().map(|(id, node)| describe_node(id, node, soft, now)).collect(),
             groups,
             rules,
             incomplete: !settings.rebalance() || unknown || moving || awaited || !soft.operations.is_empty(),
@@ -103,9 +103,9 @@ fn rules(own: &[pb::TableRule], replicas: usize) -> (Vec<placement::Rule>, HashM
     (rules, of)
 }
 
-fn describe_node(id: NodeId, duty: NodeDuty, soft: &Soft, now: Instant) -> placement::Node {
+fn describe_node(id: NodeId, node: &pb::Node, soft: &Soft, now: Instant) -> placement::Node {
     let heard = soft.last_seen.get(&id).copied().unwrap_or(soft.since);
-    // A node of which it is not known where it stands is given nothing: its first report is awaited.
+    // A node of which it is not known how full it is is given nothing: its first report is awaited.
     let facts = soft.facts.get(&id);
     let health = match facts.is_some() && soft.alive(id, now) {
         true => Health::Live,
@@ -116,13 +116,13 @@ fn describe_node(id: NodeId, duty: NodeDuty, soft: &Soft, now: Instant) -> place
     placement::Node {
         id,
         health,
-        duty: match duty {
+        duty: match node.duty() {
             NodeDuty::NodeActive => Duty::Serving,
             NodeDuty::NodeDraining => Duty::Draining,
             NodeDuty::NodeDecommissioning | NodeDuty::NodeDecommissioned => Duty::Leaving,
         },
         // The node has checked it; from another version, what isn't understood is as good as not said.
-        locality: facts.locality.parse().unwrap_or_default(),
+        locality: node.locality.as_deref().map(|locality| locality.parse().unwrap_or_default()),
         capacity_bytes: facts.capacity_bytes,
         used_bytes: facts.used_bytes,
     }
