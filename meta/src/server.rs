@@ -563,8 +563,7 @@ impl pb::meta_server::Meta for MetaService {
         &self,
         request: Request<pb::TableRule>,
     ) -> Result<Response<pb::SetRuleResponse>, Status> {
-        self.server.set_rule(request.into_inner()).await?;
-        Ok(Response::new(pb::SetRuleResponse {}))
+        Ok(Response::new(self.server.set_rule(request.into_inner()).await?))
     }
 
     async fn repair(

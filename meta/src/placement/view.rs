@@ -153,7 +153,10 @@ impl<'a> View<'a> {
                 Constraint::Within(place) => (place, true),
                 Constraint::Outside(place) => (place, false),
                 Constraint::AtLeast(count, place) => {
-                    at_least.push(((*count).min(rule.replicas), here(place)));
+                    let there = here(place);
+                    // More than there are nodes can't be had.
+                    let nodes = there.iter().filter(|there| **there).count();
+                    at_least.push(((*count).min(rule.replicas).min(nodes), there));
                     continue;
                 }
             };
@@ -161,6 +164,10 @@ impl<'a> View<'a> {
             for ((allowed, inside), known) in allowed.iter_mut().zip(here(place)).zip(&localities) {
                 *allowed &= known.is_some() && inside == wanted;
             }
+        }
+        // Where there is no node, there can be no replica: what can't be had is as good as not said.
+        if self.located && !allowed.contains(&true) {
+            allowed.clear();
         }
         let leads_well = if rule.leader_in.is_empty() { Vec::new() } else { here(&rule.leader_in) };
         let nodes = match allowed.is_empty() {
