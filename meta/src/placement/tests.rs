@@ -440,6 +440,7 @@ scripts! {
     surplus_voter_is_kept_while_another_is_away,
     table_of_eight_shards_uses_all_nodes,
     three_nodes_one_dead_keeps_three_voters,
+    those_without_room_do_not_keep_others_waiting,
     uneven_disks_get_uneven_shares,
     unknown_localities_take_nothing_away,
     unknown_nodes_and_missing_rules,
