@@ -118,6 +118,8 @@ pub struct Group {
     pub rule: u16,
     /// An operation on it is under way, or its last one is not yet to be seen: leave it alone.
     pub busy: bool,
+    /// Its leadership is being handed over, or it is being cut or absorbed: how much its nodes lead is about to change.
+    pub changes_hands: bool,
     /// A change of voters was begun and not ended: its voters are those of before and of after.
     pub joint: bool,
     /// Its leader or its range has changed lately: don't change them again at once.
@@ -134,7 +136,8 @@ impl Group {
     /// A group of which nothing else is known.
     pub fn new(id: GroupId) -> Self {
         let (family, leader, replicas, load) = Default::default();
-        let (bytes, rule, busy, joint, restless, guessed, reshaped, pinned) = Default::default();
+        let (bytes, rule, busy, changes_hands, joint) = Default::default();
+        let (restless, guessed, reshaped, pinned) = Default::default();
         Self {
             id,
             family,
@@ -144,6 +147,7 @@ impl Group {
             load,
             rule,
             busy,
+            changes_hands,
             joint,
             restless,
             guessed,

@@ -162,6 +162,7 @@ impl Surveyor<'_, '_> {
         if group.busy {
             self.survey.budget.take_one();
         }
+        self.survey.leading.changing |= group.changes_hands;
         for replica in &group.replicas {
             let node = self.view.index(replica.node);
             // What is about to be replaced counts at its new place only.

@@ -179,6 +179,7 @@ impl Script {
         }
         let flag = |value: Option<&str>| value.map_or(Ok(false), str::parse::<bool>);
         group.busy = flag(args.take_key("busy"))?;
+        group.changes_hands = flag(args.take_key("changes_hands"))?;
         group.joint = flag(args.take_key("joint"))?;
         group.restless = flag(args.take_key("restless"))?;
         group.guessed = flag(args.take_key("guessed"))?;
@@ -425,6 +426,7 @@ scripts! {
     leader_on_leaving_node_hands_over_first,
     leaders_come_to_rest_while_load_wavers,
     leaders_of_split_hot_shard_are_spread,
+    leaders_wait_for_leaders_alone,
     learner_that_lost_its_reason_is_removed,
     leaving_without_room_waits,
     load_is_balanced,

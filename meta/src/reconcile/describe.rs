@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use proto::meta::{self as pb, NodeDuty};
 use storage::ids::{GroupId, META_GROUP, NodeId, ReplicaId};
 
+use super::{Phase, Underway};
 use crate::loads::is_young;
 use crate::placement::{self, Bands, Capabilities, Description, Duty, Health, Policy};
 use crate::server::{DEAD_AFTER, MetaServer, Soft};
@@ -79,7 +80,7 @@ pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -
             nodes: nodes.into_iter().map(|(id, node)| describe_node(id, node, soft, now)).collect(),
             groups,
             rules,
-            incomplete: !settings.rebalance() || unknown || moving || awaited || !soft.operations.is_empty(),
+            incomplete: !settings.rebalance() || unknown || moving || awaited,
             salt: (now - soft.since).as_secs(),
         }
     })
@@ -136,7 +137,11 @@ pub(super) fn describe_group(
 ) -> placement::Group {
     let mut group = placement::Group::new(id);
     group.family = descriptor.and_then(family);
-    group.busy = soft.operations.contains_key(&id);
+    let underway = soft.operations.get(&id);
+    group.busy = underway.is_some();
+    // What has failed has changed nothing, or the leader's own reports say what.
+    let unsettled = |underway: &Underway| !matches!(underway.state, Phase::Failed(..));
+    group.changes_hands = underway.is_some_and(|underway| underway.changes_hands && unsettled(underway));
     let Some(reported) = soft.groups.get(&id) else { return group };
     let lost = |r: &pb::ReplicaProgress| {
         let silence = reported.silent_since.get(&ReplicaId(r.replica)).map(|since| now - *since);

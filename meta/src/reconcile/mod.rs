@@ -74,6 +74,8 @@ const MERGES_MAX: usize = 4;
 pub(crate) struct Underway {
     /// In words.
     pub(crate) what: String,
+    /// It changes who leads, or what there is to lead.
+    pub(crate) changes_hands: bool,
     pub(crate) state: Phase,
 }
 
@@ -86,6 +88,21 @@ pub(crate) enum Phase {
     Ended(Instant),
     /// It failed; the group is left alone for a moment.
     Failed(Instant, String),
+}
+
+impl Underway {
+    fn of(operation: &Operation, state: Phase) -> Self {
+        let changes_hands = matches!(
+            operation,
+            Operation::TransferLeader { .. } | Operation::Split { .. } | Operation::Merge { .. }
+        );
+        Self { what: operation.to_string(), changes_hands, state }
+    }
+
+    /// A merge is called off: its two shards go on as they were.
+    fn calling_off(what: String, state: Phase) -> Self {
+        Self { what, changes_hands: false, state }
+    }
 }
 
 /// Runs until cancelled.
@@ -127,7 +144,7 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
         for (shard, left, _) in &frozen {
             let what = format!("g{}: call its merge with {left} off", shard.group);
             for group in [GroupId(shard.group), *left] {
-                soft.operations.insert(group, Underway { what: what.clone(), state: Phase::Running });
+                soft.operations.insert(group, Underway::calling_off(what.clone(), Phase::Running));
             }
         }
         for operation in &operations {
@@ -146,7 +163,7 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
             let state = phase(&server, &outcome);
             let _ = server.with_soft(|soft, _| {
                 for group in groups {
-                    soft.operations.insert(group, Underway { what: what.clone(), state: state.clone() });
+                    soft.operations.insert(group, Underway::calling_off(what.clone(), state.clone()));
                 }
             });
             server.nudge.notify_one();
@@ -364,11 +381,11 @@ pub(crate) async fn carry_out(server: &Arc<MetaServer>, operation: Operation) ->
 impl Soft {
     /// How far an operation is, for all groups that it is about.
     fn note(&mut self, operation: &Operation, state: Phase) {
-        let what = operation.to_string();
+        let underway = Underway::of(operation, state);
         if let Operation::Merge { right, .. } = operation {
-            self.operations.insert(*right, Underway { what: what.clone(), state: state.clone() });
+            self.operations.insert(*right, underway.clone());
         }
-        self.operations.insert(operation.group(), Underway { what, state });
+        self.operations.insert(operation.group(), underway);
     }
 
     /// Who is to go when a learner gets its vote. (Without it, placement chooses again, and may choose the learner.)
