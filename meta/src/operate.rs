@@ -119,7 +119,7 @@ impl MetaClient {
         self.call(CALL_LIMIT, move |target| {
             async move {
                 match target {
-                    Target::Local(server) => server.repair(request),
+                    Target::Local(server) => server.repair(request).await,
                     Target::Remote(mut rpc) => Ok(rpc.repair(request).await?.into_inner()),
                 }
             }

@@ -4,7 +4,7 @@
 //! the leader is believed to be. The soft state (who lives, who leads what, which replicas lag) belongs to one term
 //! of leadership and is forgotten with it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -65,8 +65,6 @@ pub(crate) struct Soft {
     pub(crate) replacing: HashMap<GroupId, ReplicaId>,
     /// The ends of what has ended are being replicated.
     pub(crate) ending: bool,
-    /// Nodes that are down and that an operator does not want awaited.
-    pub(crate) given_up: HashSet<NodeId>,
     /// Who waits for row locks.
     waits: Waits,
     safe_point: SafePoint,
@@ -88,7 +86,7 @@ impl Soft {
     pub(crate) fn new(term: Term, since: Instant, leaders_version: u64) -> Self {
         let (resting, confirmed, awake) = Default::default();
         let (last_seen, facts, groups, between_leaders, operations) = Default::default();
-        let (reshaped, loads, replacing, ending, given_up, waits, safe_point) = Default::default();
+        let (reshaped, loads, replacing, ending, waits, safe_point) = Default::default();
         Self {
             term,
             since,
@@ -105,7 +103,6 @@ impl Soft {
             loads,
             replacing,
             ending,
-            given_up,
             waits,
             safe_point,
         }
@@ -286,7 +283,7 @@ impl MetaServer {
         }
         if moved {
             let (addresses, locality) = (request.addresses.clone(), Some(facts.locality.clone()));
-            let command = pb::UpdateNode { node: node.0, addresses, locality };
+            let command = pb::UpdateNode { node: node.0, addresses, locality, absence: None };
             self.propose(Command::UpdateNode(command)).await?;
         }
         self.publish(changed).await?;
@@ -570,6 +567,6 @@ impl pb::meta_server::Meta for MetaService {
         &self,
         request: Request<pb::RepairRequest>,
     ) -> Result<Response<pb::RepairResponse>, Status> {
-        Ok(Response::new(self.server.repair(request.into_inner())?))
+        Ok(Response::new(self.server.repair(request.into_inner()).await?))
     }
 }

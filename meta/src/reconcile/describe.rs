@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proto::meta::{self as pb, NodeDuty};
 use storage::ids::{GroupId, META_GROUP, NodeId, ReplicaId};
 
-use super::{Phase, Underway};
+use super::{Phase, Underway, absence};
 use crate::loads::is_young;
 use crate::placement::{self, Bands, Capabilities, Description, Duty, Health, Policy};
 use crate::server::{DEAD_AFTER, MetaServer, Soft};
@@ -74,10 +74,11 @@ pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -
         let unknown = fresh && (unheard || groups.iter().any(|g| g.leader.is_none()));
         let moving = soft.between_leaders.values().any(|since| now - *since < DEAD_AFTER);
         // A node that has gone is likely to come back. Until then leaders stay where elections have put them.
-        let silent = |id: &NodeId| now - soft.last_seen.get(id).copied().unwrap_or(soft.since);
-        let awaited = nodes.iter().any(|(id, _)| !soft.alive(*id, now) && silent(id) < AWAITED);
+        let wall_ms = server.seams.clock.wall_ms();
+        let silent = |(id, node): &(NodeId, &pb::Node)| absence::silence(*id, node, soft, now, wall_ms);
+        let awaited = nodes.iter().any(|node| !soft.alive(node.0, now) && silent(node) < AWAITED);
         Description {
-            nodes: nodes.into_iter().map(|(id, node)| describe_node(id, node, soft, now)).collect(),
+            nodes: nodes.into_iter().map(|(id, node)| describe_node(id, node, soft, now, wall_ms)).collect(),
             groups,
             rules,
             incomplete: !settings.rebalance() || unknown || moving || awaited,
@@ -104,14 +105,13 @@ fn rules(own: &[pb::TableRule], replicas: usize) -> (Vec<placement::Rule>, HashM
     (rules, of)
 }
 
-fn describe_node(id: NodeId, node: &pb::Node, soft: &Soft, now: Instant) -> placement::Node {
-    let heard = soft.last_seen.get(&id).copied().unwrap_or(soft.since);
+fn describe_node(id: NodeId, node: &pb::Node, soft: &Soft, now: Instant, wall_ms: u64) -> placement::Node {
     // A node of which it is not known how full it is is given nothing: its first report is awaited.
     let facts = soft.facts.get(&id);
     let health = match facts.is_some() && soft.alive(id, now) {
         true => Health::Live,
-        false if soft.given_up.contains(&id) => Health::Down(Duration::MAX),
-        false => Health::Down(now - heard),
+        false if absence::is_given_up(id, node, soft, now) => Health::Down(Duration::MAX),
+        false => Health::Down(absence::silence(id, node, soft, now, wall_ms)),
     };
     let facts = facts.cloned().unwrap_or_default();
     placement::Node {

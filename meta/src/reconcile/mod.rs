@@ -5,9 +5,10 @@
 //! own. A group with an operation under way is *busy* until the operation has ended and a report from after its end
 //! has come in (or did not come for a while), so that no plan is made from what was true before.
 //!
-//! Nothing here is remembered across a change of leader: an operation that was cut off half-way is planned again, and
-//! each of its steps can be repeated. What operators want is replicated: duties of nodes, which placement is told of
-//! ([`describe`](self::describe)), and moves of replicas, which are taken one step further each round ([`moves`]).
+//! Of what is done here nothing is remembered across a change of leader: an operation that was cut off half-way is planned
+//! again, and each of its steps can be repeated. What operators want is replicated: duties of nodes, which placement is told of
+//! ([`describe`](self::describe)), and moves of replicas, which are taken one step further each round ([`moves`]). So is
+//! since when nodes are down ([`absence`]).
 //!
 //! How a replica moves, and what holds meanwhile:
 //!
@@ -27,6 +28,7 @@
 //! - whoever crashes in between leaves a state that the next plan starts from: a learner too many is promoted or removed
 //!   (2, 3), a joint configuration is ended (5), a replica that is no member any more is found by its own node (1, 6).
 
+pub(crate) mod absence;
 mod describe;
 mod execute;
 pub(crate) mod merges;
@@ -138,6 +140,8 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
         let mut ended = go_on(server, soft, now, &mut operations);
         if !soft.ending {
             ended.extend(begin_merges(server, &merges));
+            let wall_ms = server.seams.clock.wall_ms();
+            ended.extend(server.replica.read(|state| absence::changes(state, soft, now, wall_ms)));
         }
         soft.ending |= !ended.is_empty();
         let frozen = reshape::left_frozen(soft);
@@ -322,7 +326,11 @@ pub(crate) fn wanted_merges(server: &MetaServer, soft: &Soft, now: Instant) -> V
         let group = |id: u64| describe::describe_group(GroupId(id), None, soft, now);
         let (left, right) = (group(wanted.left), group(wanted.right));
         let silent = |node: NodeId| now - soft.last_seen.get(&node).copied().unwrap_or(soft.since);
-        let awaited = |node| silent(node) < MERGE_AWAITS && !soft.given_up.contains(&node);
+        let given_up = |id: NodeId| {
+            let node = server.replica.read(|state| state.nodes().get(&id).cloned());
+            node.is_some_and(|node| absence::is_given_up(id, &node, soft, now))
+        };
+        let awaited = |node| silent(node) < MERGE_AWAITS && !given_up(node);
         let next = merges::next(&wanted, &left, &right, neighbours, |node| soft.alive(node, now), awaited);
         (wanted, next)
     };
