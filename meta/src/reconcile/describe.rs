@@ -14,6 +14,10 @@ use crate::settings::Settings;
 
 /// A replica that lacks no more entries than this counts as caught up.
 const LAG_MAX: u64 = 1_000;
+/// The meta-group has so many members, nodes permitting, …
+const META_MEMBERS: usize = 3;
+/// … or so many.
+const META_MEMBERS_MAX: usize = 5;
 /// So long after a node's death its return is awaited before leaders are spread over the others.
 const AWAITED: Duration = Duration::from_secs(60);
 /// A group whose leader has just changed keeps it for so long: where elections follow each other, the nodes are
@@ -57,7 +61,7 @@ pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -
         shards.sort_by_key(|(id, descriptor)| (descriptor.map(|d| &d.start), *id));
         let groups = std::iter::once((META_GROUP, None)).chain(shards);
         let mut groups: Vec<_> = groups.map(|(id, d)| describe_group(id, d, soft, now)).collect();
-        let (rules, rule_of) = rules(&state.cluster().rules, replicas);
+        let (mut rules, rule_of) = rules(&state.cluster().rules, replicas);
         // What an operator is moving is left alone, and what is being merged.
         let moved = state.cluster().moves.iter().map(|moving| moving.group);
         let merged = state.cluster().merges.iter().flat_map(|merge| [merge.left, merge.right]);
@@ -67,6 +71,7 @@ pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -
             group.pinned = !state.shards().get(&group.id).is_some_and(|shard| shard.automatic);
             group.rule = group.family.and_then(|family| rule_of.get(&family.0)).copied().unwrap_or(0);
         }
+        groups[0].rule = place_of(&mut rules, meta_rule(replicas));
         // A leader of the meta-group that is new to it waits for what the others report; and while leaders move, who
         // leads how much is not known: moving more of them by half the truth would never come to rest.
         let fresh = now - soft.since < DEAD_AFTER;
@@ -91,18 +96,30 @@ pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -
 fn rules(own: &[pb::TableRule], replicas: usize) -> (Vec<placement::Rule>, HashMap<u64, u16>) {
     let mut rules = vec![placement::Rule { replicas, ..placement::Rule::default() }];
     let mut of = HashMap::new();
-    for table in own.iter().take(usize::from(u16::MAX)) {
+    for table in own.iter().take(usize::from(u16::MAX) - 1) {
         // (It was checked when it was set; what a later version understands is as good as not said.)
         let places = table.placement.parse().unwrap_or_else(|_| placement::Rule::default());
         let replicas = if table.replicas == 0 { replicas } else { table.replicas as usize };
         let rule = placement::Rule { replicas, ..places };
-        let place = rules.iter().position(|known| *known == rule).unwrap_or_else(|| {
-            rules.push(rule);
-            rules.len() - 1
-        });
-        of.insert(table.family, place as u16);
+        of.insert(table.family, place_of(&mut rules, rule));
     }
     (rules, of)
+}
+
+/// The meta-group's own: three members or five, as shards have at least five replicas or not. With one, the cluster would end with
+/// a node; more than five make every timestamp slower and nothing safer.
+fn meta_rule(replicas: usize) -> placement::Rule {
+    let replicas = if replicas < META_MEMBERS_MAX { META_MEMBERS } else { META_MEMBERS_MAX };
+    placement::Rule { replicas, ..placement::Rule::default() }
+}
+
+/// Where the rule is among them; it is added if it isn't.
+fn place_of(rules: &mut Vec<placement::Rule>, rule: placement::Rule) -> u16 {
+    let place = rules.iter().position(|known| *known == rule).unwrap_or_else(|| {
+        rules.push(rule);
+        rules.len() - 1
+    });
+    place as u16
 }
 
 fn describe_node(id: NodeId, node: &pb::Node, soft: &Soft, now: Instant, wall_ms: u64) -> placement::Node {
@@ -174,4 +191,29 @@ pub(super) fn describe_group(
 fn family(descriptor: &proto::common::ShardDescriptor) -> Option<placement::Family> {
     let prefix = descriptor.start.first_chunk()?;
     Some(placement::Family(u64::from_be_bytes(*prefix)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meta_group_has_three_members_or_five() {
+        let members = |replicas| meta_rule(replicas).replicas;
+        assert_eq!([1, 2, 3, 4, 5, 6, 9].map(members), [3, 3, 3, 3, 5, 5, 5]);
+    }
+
+    #[test]
+    fn equal_rules_are_one() {
+        let own = |family, replicas, placement: &str| pb::TableRule {
+            family,
+            replicas,
+            placement: placement.into(),
+        };
+        let (mut rules, of) =
+            rules(&[own(7, 5, ""), own(8, 0, "zone=a"), own(9, 1, "zone=a"), own(10, 1, "")], 1);
+        assert_eq!([7, 8, 9, 10].map(|family| of[&family]), [1, 2, 2, 0]);
+        assert_eq!(place_of(&mut rules, meta_rule(1)), 3);
+        assert_eq!(place_of(&mut rules, meta_rule(5)), 1);
+    }
 }
