@@ -43,10 +43,11 @@ pub(super) fn policy(settings: &Settings) -> Policy {
     let load_slack = (LOAD_SLACK * split_load as f64).clamp(LOAD_SLACK_MIN, Bands::default().load_slack);
     let bands = Bands { load_slack, ..Bands::default() };
     let (repair_after, moves_per_node_max) = (settings.replace_after(), settings.moves_per_node());
+    let transfers_max = settings.leader_moves();
     // Far below, or what is merged would be split again.
     let (merge_bytes_max, merge_load_max) = (split_bytes / 4, split_load / 10);
     let thresholds = Policy { split_bytes, split_load, merge_bytes_max, merge_load_max, ..Policy::default() };
-    Policy { can, bands, repair_after, moves_per_node_max, ..thresholds }
+    Policy { can, bands, repair_after, moves_per_node_max, transfers_max, ..thresholds }
 }
 
 pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -> Description {
