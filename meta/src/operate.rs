@@ -113,14 +113,14 @@ impl MetaClient {
         .await
     }
 
-    /// Says what is wanted of a table's shards.
-    pub async fn set_rule(&self, rule: pb::TableRule) -> Result<(), Error> {
+    /// Says what is wanted of a table's shards; answers what of it can't be had with the nodes there are.
+    pub async fn set_rule(&self, rule: pb::TableRule) -> Result<pb::SetRuleResponse, Error> {
         self.call(CALL_LIMIT, move |target| {
             let rule = rule.clone();
             async move {
                 match target {
                     Target::Local(server) => server.set_rule(rule).await,
-                    Target::Remote(mut rpc) => rpc.set_rule(rule).await.map(|_| ()).map_err(Error::from),
+                    Target::Remote(mut rpc) => Ok(rpc.set_rule(rule).await?.into_inner()),
                 }
             }
             .boxed()
@@ -133,7 +133,7 @@ impl MetaClient {
         self.call(CALL_LIMIT, move |target| {
             async move {
                 match target {
-                    Target::Local(server) => server.repair(request),
+                    Target::Local(server) => server.repair(request).await,
                     Target::Remote(mut rpc) => Ok(rpc.repair(request).await?.into_inner()),
                 }
             }

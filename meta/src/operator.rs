@@ -1,7 +1,7 @@
 //! What operators see and want: the cluster in full, duties of nodes, moves, transfers, repairs.
 //!
-//! All of it is answered by the meta-group's leader. Duties and moves are replicated and survive it; a transfer is done at
-//! once or not at all; that a node is not awaited any longer is known to this leader alone, and said again if it matters.
+//! All of it is answered by the meta-group's leader. Duties and moves are replicated and survive it, and so does that a node is
+//! not awaited any longer; a transfer is done at once or not at all.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -319,24 +319,22 @@ impl MetaServer {
     }
 
     /// Nodes that are down are not awaited any longer.
-    pub fn repair(&self, request: pb::RepairRequest) -> Result<pb::RepairResponse, Error> {
-        let nodes = self.with_soft(|soft, now| {
-            let down = self.replica.read(|state| {
-                let down = state.nodes().iter().filter(|(id, node)| {
-                    node.duty() != NodeDuty::NodeDecommissioned && !soft.alive(**id, now)
-                });
-                down.map(|(id, _)| *id).collect::<Vec<_>>()
-            });
-            let wanted = |id: &NodeId| request.node == 0 || id.0 == request.node;
-            let nodes: Vec<NodeId> = down.into_iter().filter(wanted).collect();
-            soft.given_up.extend(nodes.iter().copied());
-            nodes
+    pub async fn repair(&self, request: pb::RepairRequest) -> Result<pb::RepairResponse, Error> {
+        let wanted = |id: NodeId| request.node == 0 || id.0 == request.node;
+        let wall_ms = self.seams.clock.wall_ms();
+        let down = self.with_soft(|soft, now| {
+            self.replica.read(|state| reconcile::absence::give_up(state, soft, now, wall_ms, wanted))
         })?;
-        if nodes.is_empty() && request.node != 0 {
+        if down.is_empty() && request.node != 0 {
             return Err(Error::Rejected(format!("n{} is not down; nothing of it is lost", request.node)));
         }
+        let mut nodes = Vec::with_capacity(down.len());
+        for (node, command) in down {
+            self.propose(command).await?;
+            nodes.push(node.0);
+        }
         self.nudge.notify_one();
-        Ok(pb::RepairResponse { nodes: nodes.iter().map(|node| node.0).collect() })
+        Ok(pb::RepairResponse { nodes })
     }
 }
 

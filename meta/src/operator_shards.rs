@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use proto::common::ShardDescriptor;
-use proto::meta as pb;
 use proto::meta::command::Command;
+use proto::meta::{self as pb, NodeDuty};
 use storage::ids::{GroupId, META_GROUP};
 
 use crate::Error;
+use crate::placement::{Locality, Rule};
 use crate::reconcile;
 use crate::reconcile::reshape::{self, Cut};
 use crate::rpc::Channels;
 use crate::server::MetaServer;
+use crate::settings::Settings;
+use crate::state::State;
 
 impl MetaServer {
     /// Cuts a shard in two at a key, or says where its middle is. A shard that begins at the key already is left as it is.
@@ -93,11 +96,11 @@ impl MetaServer {
         Ok(pb::MergeResponse { operation: format!("merge-{}", result.r#move), right })
     }
 
-    /// Says what is wanted of a table's shards.
-    pub async fn set_rule(&self, rule: pb::TableRule) -> Result<(), Error> {
-        self.propose(Command::SetRule(rule)).await?;
+    /// Says what is wanted of a table's shards; answers what of it can't be had with the nodes there are.
+    pub async fn set_rule(&self, rule: pb::TableRule) -> Result<pb::SetRuleResponse, Error> {
+        self.propose(Command::SetRule(rule.clone())).await?;
         self.nudge.notify_one();
-        Ok(())
+        Ok(pb::SetRuleResponse { unmet: self.replica.read(|state| unmet(state, &rule)) })
     }
 
     fn shard(&self, group: GroupId) -> Result<ShardDescriptor, Error> {
@@ -109,4 +112,22 @@ impl MetaServer {
             Error::Rejected(format!("there is no shard {group}; `flotilla admin shards` lists them"))
         })
     }
+}
+
+/// What of a rule can't be had with the nodes there are, in words.
+fn unmet(state: &State, rule: &pb::TableRule) -> Vec<String> {
+    let stays = |node: &&pb::Node| matches!(node.duty(), NodeDuty::NodeActive | NodeDuty::NodeDraining);
+    let places =
+        state.nodes().values().filter(stays).map(|node| node.locality.as_deref()?.parse::<Locality>().ok());
+    // Where one may stand that has not said so, nobody can tell.
+    let (Some(places), Ok(wanted)) =
+        (places.collect::<Option<Vec<Locality>>>(), rule.placement.parse::<Rule>())
+    else {
+        return Vec::new();
+    };
+    let replicas = match rule.replicas {
+        0 => Settings::new(state.settings()).replication_factor(),
+        replicas => replicas as usize,
+    };
+    Rule { replicas, ..wanted }.unmet(&places)
 }

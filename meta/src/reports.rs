@@ -49,7 +49,6 @@ impl Soft {
         groups: Vec<pb::GroupReport>,
         resting: Resting,
     ) -> bool {
-        self.given_up.remove(&node);
         let was_alive = self.last_seen.insert(node, now).is_some_and(|seen| now - seen < DEAD_AFTER);
         let mut news = !was_alive;
         let mut led = HashSet::new();

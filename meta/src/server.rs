@@ -197,6 +197,7 @@ impl MetaServer {
     pub async fn report(&self, mut request: pb::ReportRequest) -> Result<pb::ReportResponse, Error> {
         self.lead()?;
         let node = NodeId(request.node);
+        let facts = request.facts.clone().unwrap_or_default();
         let (known, moved, changed) = self.replica.read(|state| {
             let same_cluster = state.cluster().cluster_id == request.cluster_id;
             let stored = state.nodes().get(&node).filter(|_| same_cluster);
@@ -209,19 +210,22 @@ impl MetaServer {
                     known.is_none_or(|known| known.epoch < new.epoch) && !state.is_absorbed(new)
                 })
                 .collect();
-            (stored.is_some(), stored.is_some_and(|n| n.addresses != request.addresses), changed)
+            let moved = |stored: &pb::Node| {
+                stored.addresses != request.addresses || stored.locality.as_ref() != Some(&facts.locality)
+            };
+            (stored.is_some(), stored.is_some_and(moved), changed)
         });
         if !known {
             return Err(Error::Rejected(format!("{node} is not a node of this cluster")));
         }
         if moved {
-            let command = pb::UpdateNode { node: node.0, addresses: request.addresses.clone() };
+            let (addresses, locality) = (request.addresses.clone(), Some(facts.locality.clone()));
+            let command = pb::UpdateNode { node: node.0, addresses, locality, absence: None };
             self.propose(Command::UpdateNode(command)).await?;
         }
         self.publish(changed).await?;
         let resting = Resting::of(&mut request);
         let suspects = std::mem::take(&mut request.suspects);
-        let facts = request.facts.unwrap_or_default();
         let news = self.with_soft(|soft, now| {
             // Who was not heard of before is only now known well enough to be given anything.
             let new = soft.facts.insert(node, facts).is_none();

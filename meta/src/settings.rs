@@ -30,6 +30,7 @@ enum Kind {
     Switch,
 }
 
+const LEADER_MOVES: &str = "leader_moves_at_once";
 const MOVES: &str = "moves_per_node";
 const REPLACE_AFTER: &str = "node_down_replace_after";
 const SNAPSHOT_RATE: &str = "snapshot_mib_per_second";
@@ -85,6 +86,12 @@ pub const ALL: &[Setting] = &[
         default: "10min",
         description: "how long old versions are kept for reads in the past (AS OF SYSTEM TIME)",
         kind: Kind::Duration { min: Duration::from_secs(5), max: Duration::from_secs(366 * 24 * 3600) },
+    },
+    Setting {
+        name: LEADER_MOVES,
+        default: "8",
+        description: "how many leaders are moved in one step, so that clients see few shards change hands at a time",
+        kind: Kind::Count { min: 1, max: 1_024 },
     },
     Setting {
         name: COMPRESSION,
@@ -242,6 +249,12 @@ impl Settings {
         value.unwrap_or(1)
     }
 
+    /// How many leaders are moved in one step.
+    pub fn leader_moves(&self) -> usize {
+        let value = find(LEADER_MOVES).ok().and_then(|setting| self.value(setting).parse().ok());
+        value.unwrap_or(1)
+    }
+
     /// How large a shard may be.
     pub fn shard_bytes(&self) -> u64 {
         let value = find(SHARD_BYTES).ok().and_then(|setting| parse_bytes(&self.value(setting)));
@@ -349,6 +362,7 @@ mod tests {
     #[test]
     fn values_out_of_bounds_are_refused_by_name() {
         for (name, value) in [
+            (LEADER_MOVES, "0"),
             (SHARD_BYTES, "1kB"),
             (SHARD_BYTES, "256 Mb"),
             (SHARD_LOAD, "0"),

@@ -149,6 +149,17 @@ impl State {
         self.dirty.insert(Record::Node(id));
     }
 
+    /// Replaces a node of which routing sees nothing new: the map stays what it is.
+    pub(crate) fn note_node(&mut self, node: pb::Node) {
+        let id = NodeId(node.id);
+        debug_assert!(
+            self.nodes.get(&id).is_some_and(|old| (&old.addresses, old.duty) == (&node.addresses, node.duty)),
+            "routing has to be told"
+        );
+        self.nodes.insert(id, node);
+        self.dirty.insert(Record::Node(id));
+    }
+
     /// Adds or replaces a shard, and raises the map's version.
     pub(crate) fn put_shard(&mut self, descriptor: ShardDescriptor) {
         let id = GroupId(descriptor.group);

@@ -372,8 +372,14 @@ pub trait Database: Send + Sync + 'static {
 
     /// Says what is wanted of the replicas of the shards that begin with a table's prefix: how many (0: as many as for all), and
     /// where (in words that the meta-group understands; empty: anywhere). [`Error::Invalid`] says what is wrong with the words.
-    async fn set_placement(&self, _prefix: &Key, _replicas: u32, _places: &str) -> Result<(), Error> {
-        Ok(())
+    /// Returns what of it can't be had with the nodes there are, for whoever has said it.
+    async fn set_placement(
+        &self,
+        _prefix: &Key,
+        _replicas: u32,
+        _places: &str,
+    ) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
     }
 
     /// Removes all versions of all keys in `range`, without a transaction: for what no snapshot can reach any more. The

@@ -54,9 +54,14 @@ pub trait Directory: Send + Sync + 'static {
     async fn publish(&self, descriptors: &[ShardDescriptor]) -> Result<(), Error>;
 
     /// Says what is wanted of the replicas of the shards that begin with a table's prefix of eight bytes: how many (0: as many as
-    /// for all), and where.
-    async fn set_placement(&self, _prefix: &[u8], _replicas: u32, _places: &str) -> Result<(), Error> {
-        Ok(())
+    /// for all), and where. Returns what of it can't be had with the nodes there are.
+    async fn set_placement(
+        &self,
+        _prefix: &[u8],
+        _replicas: u32,
+        _places: &str,
+    ) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
     }
 
     /// Asks that the leaders of `groups` be spread over the nodes. Returns when the wish is noted, not when it is done.

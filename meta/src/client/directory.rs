@@ -83,11 +83,16 @@ impl Directory for MetaClient {
         Ok(())
     }
 
-    async fn set_placement(&self, prefix: &[u8], replicas: u32, places: &str) -> Result<(), txn::Error> {
+    async fn set_placement(
+        &self,
+        prefix: &[u8],
+        replicas: u32,
+        places: &str,
+    ) -> Result<Vec<String>, txn::Error> {
         let family = prefix.first_chunk().map(|prefix| u64::from_be_bytes(*prefix));
         let family = family.ok_or_else(|| txn::Error::Internal("a table's prefix is too short".into()))?;
         let outcome = self.set_rule(pb::TableRule { family, replicas, placement: places.to_owned() }).await;
-        outcome.map_err(|error| match error {
+        outcome.map(|answer| answer.unmet).map_err(|error| match error {
             Error::Rejected(why) => txn::Error::Invalid(why),
             other => other.into(),
         })

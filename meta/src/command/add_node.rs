@@ -29,7 +29,8 @@ pub fn apply(state: &mut State, command: AddNode) -> CommandResult {
             let cluster = state.cluster_mut();
             let id = cluster.next_node;
             cluster.next_node += 1;
-            state.put_node(Node { id, instance: command.instance, addresses: command.addresses, duty: 0 });
+            let (instance, addresses) = (command.instance, command.addresses);
+            state.put_node(Node { id, instance, addresses, ..Default::default() });
             id
         }
     };

@@ -1,7 +1,9 @@
 //! What commands do to the state, and that they may be repeated.
 
 use proto::common::ShardDescriptor;
-use proto::meta::{AddNode, Addresses, AllocateIds, Bootstrap, ExtendOracle, Node, Settings, UpdateShards};
+use proto::meta::{
+    AddNode, Addresses, AllocateIds, Bootstrap, ExtendOracle, Node, Settings, UpdateNode, UpdateShards,
+};
 use storage::ids::GroupId;
 
 use super::*;
@@ -57,6 +59,43 @@ fn join_twice_is_one_node() {
     assert!(state.map_version() > version);
     let other = AddNode { instance: b"three"[..].into(), addresses: None };
     assert_eq!(run(&mut state, Command::AddNode(other)).node, 3);
+}
+
+#[test]
+fn node_keeps_its_place_until_it_names_another() {
+    let mut state = bootstrapped();
+    let update = |state: &mut State, rpc: &str, locality: Option<&str>| {
+        let addresses = Some(Addresses { rpc: rpc.into(), ..Default::default() });
+        let command = UpdateNode { node: 1, addresses, locality: locality.map(str::to_owned), absence: None };
+        run(state, Command::UpdateNode(command));
+        let node = state.nodes().values().next().expect("a node");
+        (node.locality.clone(), state.map_version())
+    };
+    // Written before there were localities.
+    assert_eq!(update(&mut state, "here:1", None).0, None);
+    let (_, version) = update(&mut state, "here:1", Some("region=eu"));
+    assert_eq!(update(&mut state, "here:1", Some("region=eu")), (Some("region=eu".into()), version));
+    assert_eq!(update(&mut state, "there:1", None).0.as_deref(), Some("region=eu"));
+    assert_eq!(update(&mut state, "there:1", Some("")).0.as_deref(), Some(""));
+}
+
+#[test]
+fn absence_is_noted_and_ends() {
+    use proto::meta::Absence;
+    let mut state = bootstrapped();
+    let version = state.map_version();
+    let mut note = |absence: Option<Absence>| {
+        let command = UpdateNode { node: 1, absence, ..Default::default() };
+        assert!(run(&mut state, Command::UpdateNode(command)).rejected.is_empty());
+        assert_eq!(state.map_version(), version, "routing sees nothing of it");
+        state.nodes().values().next().and_then(|node| node.absence)
+    };
+    let since = |since_ms, given_up| Some(Absence { since_ms, given_up });
+    assert_eq!(note(None), None);
+    assert_eq!(note(since(7, false)), since(7, false));
+    assert_eq!(note(None), since(7, false), "its locality was told");
+    assert_eq!(note(since(7, true)), since(7, true));
+    assert_eq!(note(since(0, false)), None);
 }
 
 #[test]

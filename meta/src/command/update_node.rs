@@ -1,4 +1,4 @@
-//! A node has moved to other addresses.
+//! A node has moved: to other addresses, or to another place; or it is down, or up again.
 
 use proto::meta::{CommandResult, Node, UpdateNode};
 use storage::ids::NodeId;
@@ -8,11 +8,21 @@ use crate::state::State;
 
 /// The last word wins.
 pub fn apply(state: &mut State, command: UpdateNode) -> CommandResult {
-    let Some(node) = state.nodes().get(&NodeId(command.node)).cloned() else {
-        return rejected(format!("no node {}", command.node));
+    let UpdateNode { node: id, addresses, locality, absence } = command;
+    let Some(known) = state.nodes().get(&NodeId(id)).cloned() else {
+        return rejected(format!("no node {id}"));
     };
-    if node.addresses != command.addresses {
-        state.put_node(Node { addresses: command.addresses, ..node });
+    let moved = known.addresses != addresses;
+    let absence = match absence {
+        None => known.absence,
+        Some(absence) => (absence.since_ms != 0).then_some(absence),
+    };
+    let locality = locality.or_else(|| known.locality.clone());
+    let node = Node { addresses, locality, absence, ..known.clone() };
+    if moved {
+        state.put_node(node);
+    } else if node != known {
+        state.note_node(node);
     }
-    CommandResult { node: command.node, ..Default::default() }
+    CommandResult { node: id, ..Default::default() }
 }

@@ -55,6 +55,10 @@ pub(super) fn balance(view: &View<'_>, survey: &mut Survey, draft: &mut Draft) {
     if !view.policy.can.replace || !view.policy.can.balance || survey.budget.exhausted() {
         return;
     }
+    // For evenness alone nothing is put where it may have to go from again.
+    if !view.located {
+        return;
+    }
     let givers = givers(view, survey);
     if givers.is_empty() {
         return;

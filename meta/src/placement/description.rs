@@ -36,8 +36,9 @@ pub struct Node {
     pub health: Health,
     /// What its operator wants of it.
     pub duty: Duty,
-    /// Where it stands.
-    pub locality: Locality,
+    /// Where it stands. `None`: it has not said so yet. It is given nothing then, and nothing is taken away anywhere for where
+    /// it may stand.
+    pub locality: Option<Locality>,
     /// The size of its disk. 0: not known, and taken to be like the others'.
     pub capacity_bytes: u64,
     /// How much of the disk is taken, by whatever.
@@ -48,7 +49,7 @@ impl Node {
     /// A node that lives, of which nothing else is known.
     pub fn live(id: NodeId) -> Self {
         let (health, duty) = (Health::Live, Duty::Serving);
-        Self { id, health, duty, locality: Locality::default(), capacity_bytes: 0, used_bytes: 0 }
+        Self { id, health, duty, locality: Some(Locality::default()), capacity_bytes: 0, used_bytes: 0 }
     }
 }
 
@@ -117,6 +118,8 @@ pub struct Group {
     pub rule: u16,
     /// An operation on it is under way, or its last one is not yet to be seen: leave it alone.
     pub busy: bool,
+    /// Its leadership is being handed over, or it is being cut or absorbed: how much its nodes lead is about to change.
+    pub changes_hands: bool,
     /// A change of voters was begun and not ended: its voters are those of before and of after.
     pub joint: bool,
     /// Its leader or its range has changed lately: don't change them again at once.
@@ -133,7 +136,8 @@ impl Group {
     /// A group of which nothing else is known.
     pub fn new(id: GroupId) -> Self {
         let (family, leader, replicas, load) = Default::default();
-        let (bytes, rule, busy, joint, restless, guessed, reshaped, pinned) = Default::default();
+        let (bytes, rule, busy, changes_hands, joint) = Default::default();
+        let (restless, guessed, reshaped, pinned) = Default::default();
         Self {
             id,
             family,
@@ -143,6 +147,7 @@ impl Group {
             load,
             rule,
             busy,
+            changes_hands,
             joint,
             restless,
             guessed,

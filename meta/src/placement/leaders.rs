@@ -39,6 +39,8 @@ pub(super) struct Leading {
     apart_min: u64,
     /// It is not known yet how much the node leads.
     guessed: Vec<bool>,
+    /// Of some group it is not known who will lead it in a moment.
+    pub changing: bool,
     bands: super::policy::Bands,
 }
 
@@ -55,6 +57,7 @@ impl Leading {
             worth: 0.0,
             apart_min: 2,
             guessed: vec![false; view.nodes.len()],
+            changing: false,
             bands,
         }
     }
@@ -155,7 +158,8 @@ pub(super) fn evacuate(view: &View<'_>, survey: &mut Survey, draft: &mut Draft) 
 
 /// Spreads leaders.
 pub(super) fn spread(view: &View<'_>, survey: &mut Survey, draft: &mut Draft) {
-    if view.cluster.incomplete || !view.policy.can.transfer {
+    // By half the truth, leaders would never come to rest.
+    if view.cluster.incomplete || survey.leading.changing || !view.policy.can.transfer {
         return;
     }
     spread_load(view, survey, draft);

@@ -97,6 +97,7 @@ impl Domain {
 #[derive(Default)]
 pub(super) struct Domains<'a> {
     numbers: BTreeMap<[&'a str; TIERS], u32>,
+    unknown: u32,
 }
 
 impl<'a> Domains<'a> {
@@ -110,9 +111,21 @@ impl<'a> Domains<'a> {
             if path[tier].is_empty() {
                 key[tier] = ["\0", "\0\0", "\0\0\0"][tier];
             }
-            let next = self.numbers.len() as u32;
+            let next = self.next();
             domain.0[tier] = *self.numbers.entry(key).or_insert(next);
         }
         domain
+    }
+
+    /// Of a node of which it is not known where it stands: a domain of its own.
+    pub fn unknown(&mut self) -> Domain {
+        let next = self.next();
+        self.unknown += 1;
+        Domain([next; TIERS])
+    }
+
+    /// A number that was not given yet: each that is given adds to one of the two.
+    fn next(&self) -> u32 {
+        self.numbers.len() as u32 + self.unknown
     }
 }

@@ -170,12 +170,20 @@ impl<'a> Repair<'_, 'a> {
 
     /// Learners have caught up: they get their votes, and who is too many leaves.
     fn promote(&mut self, learners: Vec<&'a Replica>) {
-        let target = self.view.rule(self.group).target;
+        let most = self.view.rule(self.group).most;
         let voters = self.voters();
         let mut stay: Vec<&Replica> = voters.iter().chain(&learners).copied().collect();
         let mut leave: Vec<&Replica> = Vec::new();
-        while self.view.policy.can.replace && stay.len() > target {
+        while self.view.policy.can.replace && stay.len() > most {
             let Some(least) = self.chooser().least_needed(self.group, &stay) else { break };
+            if !self.may_go(least) {
+                // (What was begun is better ended with one voter too many than not at all.)
+                if self.group.joint {
+                    break;
+                }
+                self.draft.stalled.waiting += 1;
+                return;
+            }
             stay.retain(|r| r.id != least.id);
             leave.push(least);
         }
@@ -197,18 +205,23 @@ impl<'a> Repair<'_, 'a> {
     /// There are too many voters.
     fn shrink(&mut self) {
         let voters = self.voters();
-        let want = self.view.rule(self.group).target;
+        let want = self.view.rule(self.group).most;
         let Some(least) = self.chooser().least_needed(self.group, &voters) else { return };
         // A node that is only away for a moment is awaited: its voter may be needed.
         let rest = voters.iter().filter(|r| r.id != least.id);
         let live = rest.filter(|r| self.view.node(r).live).count();
-        if self.view.node(least).live && live < want {
+        if !self.may_go(least) || (self.view.node(least).live && live < want) {
             self.draft.stalled.waiting += 1;
         } else if Some(least.node) == self.group.leader {
             self.hand_over(least);
         } else {
             self.remove(least, Why::Surplus { have: voters.len(), want });
         }
+    }
+
+    /// Whether it is known well enough that it is this one that is not needed: who goes is chosen by where all of them stand.
+    fn may_go(&self, replica: &Replica) -> bool {
+        self.view.located || self.view.node(replica).leaving
     }
 
     /// Makes another voter the leader, so that this one can go.

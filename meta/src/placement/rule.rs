@@ -42,6 +42,37 @@ impl Rule {
     pub fn places(&self) -> bool {
         !self.constraints.is_empty() || self.leader_in != Locality::default()
     }
+
+    /// What of it can't be had with nodes that stand at these places, for whoever has written it.
+    pub fn unmet(&self, nodes: &[Locality]) -> Vec<String> {
+        let mut unmet = Vec::new();
+        let allows = |node: &Locality, constraint: &Constraint| match constraint {
+            Constraint::Within(place) => node.lies_in(place),
+            Constraint::Outside(place) => !node.lies_in(place),
+            Constraint::AtLeast(..) => true,
+        };
+        let allowed = nodes.iter().filter(|node| self.constraints.iter().all(|c| allows(node, c))).count();
+        if allowed == 0 {
+            unmet.push("no node is where all replicas shall be: they are anywhere until one is".into());
+        } else if allowed < self.replicas.min(nodes.len()) {
+            unmet.push(format!(
+                "{} where all replicas shall be: there will be no more of them, though {} are wanted",
+                so_many_are(allowed),
+                self.replicas
+            ));
+        }
+        for constraint in &self.constraints {
+            let Constraint::AtLeast(count, place) = constraint else { continue };
+            let there = nodes.iter().filter(|node| node.lies_in(place)).count();
+            if there < *count {
+                unmet.push(format!("{} in {place}, where {count} replicas shall be", so_many_are(there)));
+            }
+        }
+        if !self.leader_in.is_empty() && !nodes.iter().any(|node| node.lies_in(&self.leader_in)) {
+            unmet.push(format!("no node is in {}, where the leader shall be", self.leader_in));
+        }
+        unmet
+    }
 }
 
 /// How operators write it: conditions between semicolons, of which each is one of
@@ -88,10 +119,20 @@ impl std::str::FromStr for Rule {
     }
 }
 
+fn so_many_are(nodes: usize) -> String {
+    match nodes {
+        0 => "no node is".into(),
+        1 => "one node is".into(),
+        _ => format!("{nodes} nodes are"),
+    }
+}
+
 /// A rule, worked out for the nodes there are.
 pub(super) struct Placing {
     /// How many voters there shall be.
     pub target: usize,
+    /// More voters than this are too many. The same, but for nodes of which it is not known where they stand.
+    pub most: usize,
     /// The diversity that can be had.
     pub diversity: u32,
     /// By node: whether a replica may be there. Empty: anywhere.
@@ -144,6 +185,26 @@ mod tests {
             ["eu", "region=", "0 in region=eu", "all in region=eu", "not", "planet=mars", "leader in "]
         {
             assert!(wrong.parse::<Rule>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_said() {
+        let nodes = ["region=eu,zone=a", "region=eu,zone=b", "region=us"];
+        let nodes: Vec<Locality> = nodes.iter().map(|place| place.parse().expect("a place")).collect();
+        let unmet = |text: &str| text.parse::<Rule>().expect("a rule").unmet(&nodes);
+        for met in ["", "not zone=c", "2 in region=eu; 1 in region=us", "leader in zone=b"] {
+            assert_eq!(unmet(met), Vec::<String>::new(), "{met}");
+        }
+        for (rule, why) in [
+            ("region=eux", "no node is where all replicas shall be"),
+            ("region=eu; not zone=a", "one node is where all replicas shall be"),
+            ("region=eu", "2 nodes are where all replicas shall be"),
+            ("2 in region=us", "one node is in region=us, where 2 replicas shall be"),
+            ("leader in zone=c", "no node is in zone=c, where the leader shall be"),
+        ] {
+            let said = unmet(rule);
+            assert!(said.len() == 1 && said[0].starts_with(why), "{rule}: {said:?}");
         }
     }
 }

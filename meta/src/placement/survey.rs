@@ -43,7 +43,7 @@ pub(super) enum Urgency {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Need {
     pub urgency: Urgency,
-    /// Makes those that can't be helped alternate.
+    /// Makes those alternate that may find no better place.
     tie: u32,
     /// The group's place in the description.
     pub place: u32,
@@ -162,6 +162,7 @@ impl Surveyor<'_, '_> {
         if group.busy {
             self.survey.budget.take_one();
         }
+        self.survey.leading.changing |= group.changes_hands;
         for replica in &group.replicas {
             let node = self.view.index(replica.node);
             // What is about to be replaced counts at its new place only.
@@ -215,6 +216,12 @@ impl Surveyor<'_, '_> {
             Urgency::Misplaced | Urgency::Together => scramble(self.view.cluster.salt ^ u64::from(place)),
             _ => 0,
         };
+        // Of those that can't be helped there may be many: they must not keep the others off the list.
+        let rebuilt = matches!(urgency, Urgency::Endangered(_) | Urgency::Leaving);
+        if rebuilt && !self.has_room(group) {
+            self.survey.stalled.waiting += 1;
+            return;
+        }
         let need = Need { urgency, tie, place };
         if urgency == Urgency::Begun {
             self.begun.push(need);
@@ -227,6 +234,15 @@ impl Surveyor<'_, '_> {
             needs.pop();
             needs.push(need);
         }
+    }
+
+    /// Whether there is a node that could hold another replica of the group, now or when it has less to do.
+    fn has_room(&self, group: &Group) -> bool {
+        let bytes = group.bytes.unwrap_or(0) as f64;
+        let mut nodes = self.view.described().iter().enumerate();
+        nodes.any(|(place, node)| {
+            node.accepts && self.survey.fill.fits(place, bytes) && group.on(node.id).is_none()
+        })
     }
 
     /// What the group needs most.
@@ -255,13 +271,15 @@ impl Surveyor<'_, '_> {
         if !can.replace {
             return None;
         }
-        if voters.len() > rule.target && voters.len() - leaving >= rule.target {
+        if voters.len() > rule.most && voters.len() - leaving >= rule.most {
             // Whoever is gone or leaves is the first to go.
             Some(Urgency::Surplus)
         } else if gone > 0 {
             Some(Urgency::Endangered(margin))
         } else if leaving > 0 {
             Some(Urgency::Leaving)
+        } else if !self.view.located {
+            None
         } else if rule.violations(voters.iter().copied()) > 0 {
             Some(Urgency::Misplaced)
         } else if rule.diversity > 0 && self.view.diversity(voters) < rule.diversity {

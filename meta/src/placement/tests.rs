@@ -4,7 +4,7 @@
 //! policy grow transfer                 what can be carried out (`all`, the default)
 //!        transfers=N moves=N per_node=N
 //! cluster nodes=5 rf=3 dead=n3         nodes n1 … n5 with the same rule for all groups
-//! node n4 at=… down=SECONDS duty=leaving|draining capacity=… used=…
+//! node n4 at=…|unknown down=SECONDS duty=leaving|draining capacity=… used=…
 //! rule 1 replicas=5 within=… outside=… at_least="2 region=eu" leader=…
 //! group g1 leader=n1 r1@n1 r2@n2/lags r3@n3/learner/replaced table=… bytes=… reads=… writes=…
 //! shards 100 first=g10 on="n1 n2 n3" … so many groups, each on three of these nodes in turn
@@ -119,7 +119,7 @@ impl Script {
         let id = NodeId(number(args.next_pos().ok_or("a node")?)?);
         let node = self.node(id);
         if let Some(place) = args.take_key("at") {
-            node.locality = place.parse()?;
+            node.locality = if place == "unknown" { None } else { Some(place.parse()?) };
         }
         if let Some(seconds) = args.take_key("down") {
             node.health = Health::Down(Duration::from_secs(seconds.parse()?));
@@ -179,6 +179,7 @@ impl Script {
         }
         let flag = |value: Option<&str>| value.map_or(Ok(false), str::parse::<bool>);
         group.busy = flag(args.take_key("busy"))?;
+        group.changes_hands = flag(args.take_key("changes_hands"))?;
         group.joint = flag(args.take_key("joint"))?;
         group.restless = flag(args.take_key("restless"))?;
         group.guessed = flag(args.take_key("guessed"))?;
@@ -425,6 +426,7 @@ scripts! {
     leader_on_leaving_node_hands_over_first,
     leaders_come_to_rest_while_load_wavers,
     leaders_of_split_hot_shard_are_spread,
+    leaders_wait_for_leaders_alone,
     learner_that_lost_its_reason_is_removed,
     leaving_without_room_waits,
     load_is_balanced,
@@ -432,6 +434,7 @@ scripts! {
     most_endangered_group_is_repaired_first,
     moved_replica_goes_through_learner_and_joint_change,
     one_hot_shard_is_not_passed_around,
+    place_without_a_node_takes_nothing_away,
     racks_regions_and_five_replicas,
     replicas_in_one_zone_are_spread,
     replication_factor_is_changed,
@@ -439,7 +442,9 @@ scripts! {
     surplus_voter_is_kept_while_another_is_away,
     table_of_eight_shards_uses_all_nodes,
     three_nodes_one_dead_keeps_three_voters,
+    those_without_room_do_not_keep_others_waiting,
     uneven_disks_get_uneven_shares,
+    unknown_localities_take_nothing_away,
     unknown_nodes_and_missing_rules,
     within_the_band_nothing_moves,
     zones_get_one_replica_each,

@@ -3,7 +3,7 @@
 use storage::ids::NodeId;
 
 use super::description::{Description, Duty, Group, Health, Replica};
-use super::locality::{Domain, Domains};
+use super::locality::{Domain, Domains, Locality};
 use super::policy::Policy;
 use super::rule::{Constraint, Placing, REPLICAS_MAX, Rule};
 
@@ -34,6 +34,9 @@ pub(super) struct View<'a> {
     pub policy: &'a Policy,
     /// In the order of their ids; the last one stands for all that are not described.
     pub nodes: Vec<NodeView>,
+    /// It is known where all nodes stand whose replicas are not lost anyway. While it isn't, nothing is taken away on the ground
+    /// of places.
+    pub located: bool,
     table: Vec<u32>,
     placings: Vec<Placing>,
 }
@@ -41,6 +44,7 @@ pub(super) struct View<'a> {
 impl<'a> View<'a> {
     pub fn new(cluster: &'a Description, policy: &'a Policy) -> Self {
         let mut domains = Domains::default();
+        let mut located = true;
         let mut nodes: Vec<NodeView> = Vec::with_capacity(cluster.nodes.len() + 1);
         for node in &cluster.nodes {
             let live = node.health == Health::Live;
@@ -51,14 +55,18 @@ impl<'a> View<'a> {
             let capacity = node.capacity_bytes as f64;
             let full = policy.is_full(node.capacity_bytes, node.used_bytes);
             let gone = gone && policy.can.replace;
+            located &= gone || node.locality.is_some();
             nodes.push(NodeView {
                 id: node.id,
                 live,
                 gone,
                 leaving: gone || (node.duty == Duty::Leaving && policy.can.replace),
-                accepts: live && node.duty == Duty::Serving && !full,
+                accepts: live && node.duty == Duty::Serving && !full && node.locality.is_some(),
                 leads: live && node.duty == Duty::Serving,
-                domain: domains.domain(&node.locality),
+                domain: match &node.locality {
+                    Some(locality) => domains.domain(locality),
+                    None => domains.unknown(),
+                },
                 capacity,
             });
         }
@@ -73,7 +81,7 @@ impl<'a> View<'a> {
             domain: Domain::default(),
             capacity: 0.0,
         });
-        let mut view = Self { cluster, policy, table: table(&nodes), nodes, placings: Vec::new() };
+        let mut view = Self { cluster, policy, table: table(&nodes), nodes, located, placings: Vec::new() };
         let default = [Rule::default()];
         let rules = if cluster.rules.is_empty() { &default[..] } else { &cluster.rules };
         view.placings = rules.iter().map(|rule| view.placing(rule)).collect();
@@ -130,10 +138,13 @@ impl<'a> View<'a> {
     }
 
     fn placing(&self, rule: &Rule) -> Placing {
-        let here = |place: &super::locality::Locality| -> Vec<bool> {
-            let locality =
-                |node: &NodeView| self.cluster.nodes.iter().find(|n| n.id == node.id).map(|n| &n.locality);
-            self.described().iter().map(|n| locality(n).is_some_and(|l| l.lies_in(place))).collect()
+        let locality = |node: &NodeView| {
+            let described = self.cluster.nodes.iter().find(|n| n.id == node.id);
+            described.and_then(|n| n.locality.as_ref())
+        };
+        let localities: Vec<_> = self.described().iter().map(locality).collect();
+        let here = |place: &Locality| -> Vec<bool> {
+            localities.iter().map(|known| known.is_some_and(|l| l.lies_in(place))).collect()
         };
         let mut allowed: Vec<bool> = Vec::new();
         let mut at_least = Vec::new();
@@ -142,22 +153,32 @@ impl<'a> View<'a> {
                 Constraint::Within(place) => (place, true),
                 Constraint::Outside(place) => (place, false),
                 Constraint::AtLeast(count, place) => {
-                    at_least.push(((*count).min(rule.replicas), here(place)));
+                    let there = here(place);
+                    // More than there are nodes can't be had.
+                    let nodes = there.iter().filter(|there| **there).count();
+                    at_least.push(((*count).min(rule.replicas).min(nodes), there));
                     continue;
                 }
             };
             allowed.resize(self.described().len(), true);
-            for (allowed, inside) in allowed.iter_mut().zip(here(place)) {
-                *allowed &= inside == wanted;
+            for ((allowed, inside), known) in allowed.iter_mut().zip(here(place)).zip(&localities) {
+                *allowed &= known.is_some() && inside == wanted;
             }
+        }
+        // Where there is no node, there can be no replica: what can't be had is as good as not said.
+        if self.located && !allowed.contains(&true) {
+            allowed.clear();
         }
         let leads_well = if rule.leader_in.is_empty() { Vec::new() } else { here(&rule.leader_in) };
         let nodes = match allowed.is_empty() {
             true => self.described().len(),
             false => allowed.iter().filter(|a| **a).count(),
         };
-        let target = rule.replicas.clamp(1, REPLICAS_MAX).min(nodes.max(1));
-        let mut placing = Placing { target, diversity: 0, allowed, at_least, leads_well };
+        let wanted = |nodes: usize| rule.replicas.clamp(1, REPLICAS_MAX).min(nodes.max(1));
+        let target = wanted(nodes);
+        // Who has not said yet where it stands may be where replicas are wanted.
+        let most = if self.located { target } else { wanted(self.described().len()) };
+        let mut placing = Placing { target, most, diversity: 0, allowed, at_least, leads_well };
         placing.diversity = self.diversity_to_be_had(&placing);
         placing
     }

@@ -40,8 +40,7 @@ pub(crate) async fn alone<T: Send + 'static>(
         let outcome = work.await;
         let state = phase(&own, &outcome);
         // No longer leading: the next leader has no mark of it.
-        let _ =
-            own.with_soft(|soft, _| soft.operations.insert(group, Underway { what, state, builds: None }));
+        let _ = own.with_soft(|soft, _| soft.operations.insert(group, Underway::cut(what, state)));
         own.nudge.notify_one();
         // Nobody may be waiting any more.
         let _ = tell.send(outcome);
@@ -58,8 +57,7 @@ async fn take(server: &Arc<MetaServer>, group: GroupId, what: &str) -> Result<()
             let running =
                 soft.operations.get(&group).is_some_and(|underway| matches!(underway.state, Phase::Running));
             if !running {
-                let begun = Underway { what: what.to_owned(), state: Phase::Running, builds: None };
-                soft.operations.insert(group, begun);
+                soft.operations.insert(group, Underway::cut(what.to_owned(), Phase::Running));
             }
             !running
         })?;

@@ -109,7 +109,8 @@ mod tests {
         assert!(began(&mut building, &soft, 10, 4), "what has begun goes on");
         // What has begun a moment ago is in no report.
         let what = "g11: add learner on n4".to_owned();
-        let underway = Underway { what, state: Phase::Running, builds: Some(NodeId(4)) };
+        let underway =
+            Underway { what, changes_hands: false, state: Phase::Running, builds: Some(NodeId(4)) };
         soft.operations.insert(GroupId(11), underway);
         assert!(!began(&mut Building::new(&soft, 2), &soft, 20, 4));
         assert!(began(&mut Building::new(&soft, 3), &soft, 20, 4));

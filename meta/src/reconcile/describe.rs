@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use proto::meta::{self as pb, NodeDuty};
 use storage::ids::{GroupId, META_GROUP, NodeId, ReplicaId};
 
+use super::{Phase, Underway, absence};
 use crate::loads::is_young;
 use crate::placement::{self, Bands, Capabilities, Description, Duty, Health, Policy};
 use crate::server::{DEAD_AFTER, MetaServer, Soft};
@@ -13,6 +14,10 @@ use crate::settings::Settings;
 
 /// A replica that lacks no more entries than this counts as caught up.
 const LAG_MAX: u64 = 1_000;
+/// The meta-group has so many members, nodes permitting, …
+const META_MEMBERS: usize = 3;
+/// … or so many.
+const META_MEMBERS_MAX: usize = 5;
 /// So long after a node's death its return is awaited before leaders are spread over the others.
 const AWAITED: Duration = Duration::from_secs(60);
 /// A group whose leader has just changed keeps it for so long: where elections follow each other, the nodes are
@@ -38,10 +43,11 @@ pub(super) fn policy(settings: &Settings) -> Policy {
     let load_slack = (LOAD_SLACK * split_load as f64).clamp(LOAD_SLACK_MIN, Bands::default().load_slack);
     let bands = Bands { load_slack, ..Bands::default() };
     let (repair_after, moves_per_node_max) = (settings.replace_after(), settings.moves_per_node());
+    let transfers_max = settings.leader_moves();
     // Far below, or what is merged would be split again.
     let (merge_bytes_max, merge_load_max) = (split_bytes / 4, split_load / 10);
     let thresholds = Policy { split_bytes, split_load, merge_bytes_max, merge_load_max, ..Policy::default() };
-    Policy { can, bands, repair_after, moves_per_node_max, ..thresholds }
+    Policy { can, bands, repair_after, moves_per_node_max, transfers_max, ..thresholds }
 }
 
 pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -> Description {
@@ -50,13 +56,13 @@ pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -
         let replicas = settings.replication_factor();
         // Who has been emptied is there no more.
         let nodes = state.nodes().iter().filter(|(_, node)| node.duty() != NodeDuty::NodeDecommissioned);
-        let nodes: Vec<(NodeId, NodeDuty)> = nodes.map(|(id, node)| (*id, node.duty())).collect();
+        let nodes: Vec<(NodeId, &pb::Node)> = nodes.map(|(id, node)| (*id, node)).collect();
         let shards = state.shards().iter().map(|(id, shard)| (*id, shard.descriptor.as_ref()));
         let mut shards: Vec<_> = shards.collect();
         shards.sort_by_key(|(id, descriptor)| (descriptor.map(|d| &d.start), *id));
         let groups = std::iter::once((META_GROUP, None)).chain(shards);
         let mut groups: Vec<_> = groups.map(|(id, d)| describe_group(id, d, soft, now)).collect();
-        let (rules, rule_of) = rules(&state.cluster().rules, replicas);
+        let (mut rules, rule_of) = rules(&state.cluster().rules, replicas);
         // What an operator is moving is left alone, and what is being merged.
         let moved = state.cluster().moves.iter().map(|moving| moving.group);
         let merged = state.cluster().merges.iter().flat_map(|merge| [merge.left, merge.right]);
@@ -66,6 +72,7 @@ pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -
             group.pinned = !state.shards().get(&group.id).is_some_and(|shard| shard.automatic);
             group.rule = group.family.and_then(|family| rule_of.get(&family.0)).copied().unwrap_or(0);
         }
+        groups[0].rule = place_of(&mut rules, meta_rule(replicas));
         // A leader of the meta-group that is new to it waits for what the others report; and while leaders move, who
         // leads how much is not known: moving more of them by half the truth would never come to rest.
         let fresh = now - soft.since < DEAD_AFTER;
@@ -73,13 +80,14 @@ pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -
         let unknown = fresh && (unheard || groups.iter().any(|g| g.leader.is_none()));
         let moving = soft.between_leaders.values().any(|since| now - *since < DEAD_AFTER);
         // A node that has gone is likely to come back. Until then leaders stay where elections have put them.
-        let silent = |id: &NodeId| now - soft.last_seen.get(id).copied().unwrap_or(soft.since);
-        let awaited = nodes.iter().any(|(id, _)| !soft.alive(*id, now) && silent(id) < AWAITED);
+        let wall_ms = server.seams.clock.wall_ms();
+        let silent = |(id, node): &(NodeId, &pb::Node)| absence::silence(*id, node, soft, now, wall_ms);
+        let awaited = nodes.iter().any(|node| !soft.alive(node.0, now) && silent(node) < AWAITED);
         Description {
-            nodes: nodes.into_iter().map(|(id, duty)| describe_node(id, duty, soft, now)).collect(),
+            nodes: nodes.into_iter().map(|(id, node)| describe_node(id, node, soft, now, wall_ms)).collect(),
             groups,
             rules,
-            incomplete: !settings.rebalance() || unknown || moving || awaited || !soft.operations.is_empty(),
+            incomplete: !settings.rebalance() || unknown || moving || awaited,
             salt: (now - soft.since).as_secs(),
         }
     })
@@ -89,40 +97,51 @@ pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -
 fn rules(own: &[pb::TableRule], replicas: usize) -> (Vec<placement::Rule>, HashMap<u64, u16>) {
     let mut rules = vec![placement::Rule { replicas, ..placement::Rule::default() }];
     let mut of = HashMap::new();
-    for table in own.iter().take(usize::from(u16::MAX)) {
+    for table in own.iter().take(usize::from(u16::MAX) - 1) {
         // (It was checked when it was set; what a later version understands is as good as not said.)
         let places = table.placement.parse().unwrap_or_else(|_| placement::Rule::default());
         let replicas = if table.replicas == 0 { replicas } else { table.replicas as usize };
         let rule = placement::Rule { replicas, ..places };
-        let place = rules.iter().position(|known| *known == rule).unwrap_or_else(|| {
-            rules.push(rule);
-            rules.len() - 1
-        });
-        of.insert(table.family, place as u16);
+        of.insert(table.family, place_of(&mut rules, rule));
     }
     (rules, of)
 }
 
-fn describe_node(id: NodeId, duty: NodeDuty, soft: &Soft, now: Instant) -> placement::Node {
-    let heard = soft.last_seen.get(&id).copied().unwrap_or(soft.since);
-    // A node of which it is not known where it stands is given nothing: its first report is awaited.
+/// The meta-group's own: three members or five, as shards have at least five replicas or not. With one, the cluster would end with
+/// a node; more than five make every timestamp slower and nothing safer.
+fn meta_rule(replicas: usize) -> placement::Rule {
+    let replicas = if replicas < META_MEMBERS_MAX { META_MEMBERS } else { META_MEMBERS_MAX };
+    placement::Rule { replicas, ..placement::Rule::default() }
+}
+
+/// Where the rule is among them; it is added if it isn't.
+fn place_of(rules: &mut Vec<placement::Rule>, rule: placement::Rule) -> u16 {
+    let place = rules.iter().position(|known| *known == rule).unwrap_or_else(|| {
+        rules.push(rule);
+        rules.len() - 1
+    });
+    place as u16
+}
+
+fn describe_node(id: NodeId, node: &pb::Node, soft: &Soft, now: Instant, wall_ms: u64) -> placement::Node {
+    // A node of which it is not known how full it is is given nothing: its first report is awaited.
     let facts = soft.facts.get(&id);
     let health = match facts.is_some() && soft.alive(id, now) {
         true => Health::Live,
-        false if soft.given_up.contains(&id) => Health::Down(Duration::MAX),
-        false => Health::Down(now - heard),
+        false if absence::is_given_up(id, node, soft, now) => Health::Down(Duration::MAX),
+        false => Health::Down(absence::silence(id, node, soft, now, wall_ms)),
     };
     let facts = facts.cloned().unwrap_or_default();
     placement::Node {
         id,
         health,
-        duty: match duty {
+        duty: match node.duty() {
             NodeDuty::NodeActive => Duty::Serving,
             NodeDuty::NodeDraining => Duty::Draining,
             NodeDuty::NodeDecommissioning | NodeDuty::NodeDecommissioned => Duty::Leaving,
         },
         // The node has checked it; from another version, what isn't understood is as good as not said.
-        locality: facts.locality.parse().unwrap_or_default(),
+        locality: node.locality.as_deref().map(|locality| locality.parse().unwrap_or_default()),
         capacity_bytes: facts.capacity_bytes,
         used_bytes: facts.used_bytes,
     }
@@ -136,7 +155,11 @@ pub(super) fn describe_group(
 ) -> placement::Group {
     let mut group = placement::Group::new(id);
     group.family = descriptor.and_then(family);
-    group.busy = soft.operations.contains_key(&id);
+    let underway = soft.operations.get(&id);
+    group.busy = underway.is_some();
+    // What has failed has changed nothing, or the leader's own reports say what.
+    let unsettled = |underway: &Underway| !matches!(underway.state, Phase::Failed(..));
+    group.changes_hands = underway.is_some_and(|underway| underway.changes_hands && unsettled(underway));
     let Some(reported) = soft.groups.get(&id) else { return group };
     let lost = |r: &pb::ReplicaProgress| {
         let silence = reported.silent_since.get(&ReplicaId(r.replica)).map(|since| now - *since);
@@ -169,4 +192,29 @@ pub(super) fn describe_group(
 fn family(descriptor: &proto::common::ShardDescriptor) -> Option<placement::Family> {
     let prefix = descriptor.start.first_chunk()?;
     Some(placement::Family(u64::from_be_bytes(*prefix)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meta_group_has_three_members_or_five() {
+        let members = |replicas| meta_rule(replicas).replicas;
+        assert_eq!([1, 2, 3, 4, 5, 6, 9].map(members), [3, 3, 3, 3, 5, 5, 5]);
+    }
+
+    #[test]
+    fn equal_rules_are_one() {
+        let own = |family, replicas, placement: &str| pb::TableRule {
+            family,
+            replicas,
+            placement: placement.into(),
+        };
+        let (mut rules, of) =
+            rules(&[own(7, 5, ""), own(8, 0, "zone=a"), own(9, 1, "zone=a"), own(10, 1, "")], 1);
+        assert_eq!([7, 8, 9, 10].map(|family| of[&family]), [1, 2, 2, 0]);
+        assert_eq!(place_of(&mut rules, meta_rule(1)), 3);
+        assert_eq!(place_of(&mut rules, meta_rule(5)), 1);
+    }
 }

@@ -5,9 +5,10 @@
 //! own. A group with an operation under way is *busy* until the operation has ended and a report from after its end
 //! has come in (or did not come for a while), so that no plan is made from what was true before.
 //!
-//! Nothing here is remembered across a change of leader: an operation that was cut off half-way is planned again, and
-//! each of its steps can be repeated. What operators want is replicated: duties of nodes, which placement is told of
-//! ([`describe`](self::describe)), and moves of replicas, which are taken one step further each round ([`moves`]).
+//! Of what is done here nothing is remembered across a change of leader: an operation that was cut off half-way is planned
+//! again, and each of its steps can be repeated. What operators want is replicated: duties of nodes, which placement is told of
+//! ([`describe`](self::describe)), and moves of replicas, which are taken one step further each round ([`moves`]). So is
+//! since when nodes are down ([`absence`]).
 //!
 //! How a replica moves, and what holds meanwhile:
 //!
@@ -27,6 +28,7 @@
 //! - whoever crashes in between leaves a state that the next plan starts from: a learner too many is promoted or removed
 //!   (2, 3), a joint configuration is ended (5), a replica that is no member any more is found by its own node (1, 6).
 
+pub(crate) mod absence;
 mod asked;
 mod building;
 mod describe;
@@ -78,6 +80,8 @@ const MERGES_MAX: usize = 4;
 pub(crate) struct Underway {
     /// In words.
     pub(crate) what: String,
+    /// It changes who leads, or what there is to lead.
+    pub(crate) changes_hands: bool,
     pub(crate) state: Phase,
     /// The node that gets a replica by it.
     pub(crate) builds: Option<NodeId>,
@@ -92,6 +96,30 @@ pub(crate) enum Phase {
     Ended(Instant),
     /// It failed; the group is left alone for a moment.
     Failed(Instant, String),
+}
+
+impl Underway {
+    fn of(operation: &Operation, state: Phase) -> Self {
+        let changes_hands = matches!(
+            operation,
+            Operation::TransferLeader { .. } | Operation::Split { .. } | Operation::Merge { .. }
+        );
+        let builds = match operation {
+            Operation::AddLearner { node, .. } => Some(*node),
+            _ => None,
+        };
+        Self { what: operation.to_string(), changes_hands, state, builds }
+    }
+
+    /// A merge is called off: its two shards go on as they were.
+    fn calling_off(what: String, state: Phase) -> Self {
+        Self { what, changes_hands: false, state, builds: None }
+    }
+
+    /// A shard is cut as an operator wants it.
+    fn cut(what: String, state: Phase) -> Self {
+        Self { what, changes_hands: true, state, builds: None }
+    }
 }
 
 /// Runs until cancelled.
@@ -127,14 +155,15 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
         let mut ended = go_on(server, soft, now, &mut operations);
         if !soft.ending {
             ended.extend(begin_merges(server, &merges));
+            let wall_ms = server.seams.clock.wall_ms();
+            ended.extend(server.replica.read(|state| absence::changes(state, soft, now, wall_ms)));
         }
         soft.ending |= !ended.is_empty();
         let frozen = reshape::left_frozen(soft);
         for (shard, left, _) in &frozen {
             let what = format!("g{}: call its merge with {left} off", shard.group);
             for group in [GroupId(shard.group), *left] {
-                let underway = Underway { what: what.clone(), state: Phase::Running, builds: None };
-                soft.operations.insert(group, underway);
+                soft.operations.insert(group, Underway::calling_off(what.clone(), Phase::Running));
             }
         }
         for operation in &operations {
@@ -153,8 +182,7 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
             let state = phase(&server, &outcome);
             let _ = server.with_soft(|soft, _| {
                 for group in groups {
-                    let underway = Underway { what: what.clone(), state: state.clone(), builds: None };
-                    soft.operations.insert(group, underway);
+                    soft.operations.insert(group, Underway::calling_off(what.clone(), state.clone()));
                 }
             });
             server.nudge.notify_one();
@@ -319,7 +347,7 @@ fn wanted_moves(server: &MetaServer, soft: &Soft, now: Instant, patience: Durati
     let wanted = server.replica.read(|state| state.cluster().moves.clone());
     let next = |wanted: pb::Move| {
         let group = describe::describe_group(GroupId(wanted.group), None, soft, now);
-        let awaited = |node| soft.awaits(node, patience, now);
+        let awaited = |node| awaits(server, soft, node, patience, now);
         let next = moves::next(&wanted, &group, |node| soft.alive(node, now), awaited);
         (wanted, next)
     };
@@ -340,7 +368,7 @@ fn wanted_merges(server: &MetaServer, soft: &Soft, now: Instant) -> Wanted<pb::M
     let next = |(wanted, neighbours): (pb::Merge, Option<bool>)| {
         let group = |id: u64| describe::describe_group(GroupId(id), None, soft, now);
         let (left, right) = (group(wanted.left), group(wanted.right));
-        let awaited = |node| soft.awaits(node, MERGE_AWAITS, now);
+        let awaited = |node| awaits(server, soft, node, MERGE_AWAITS, now);
         let next = merges::next(&wanted, &left, &right, neighbours, |node| soft.alive(node, now), awaited);
         (wanted, next)
     };
@@ -369,21 +397,21 @@ fn emptied(server: &MetaServer, soft: &Soft) -> Vec<NodeId> {
     })
 }
 
-impl Soft {
-    /// Whether a node that is silent is waited for: not for longer than `patience`, and not if an operator has given it up.
-    fn awaits(&self, node: NodeId, patience: Duration, now: Instant) -> bool {
-        let silent = now - self.last_seen.get(&node).copied().unwrap_or(self.since);
-        silent < patience && !self.given_up.contains(&node)
-    }
+/// Whether a node that is silent is waited for: not for longer than `patience`, and not if an operator has given it up.
+fn awaits(server: &MetaServer, soft: &Soft, id: NodeId, patience: Duration, now: Instant) -> bool {
+    let wall_ms = server.seams.clock.wall_ms();
+    server.replica.read(|state| {
+        state.nodes().get(&id).is_some_and(|node| {
+            absence::silence(id, node, soft, now, wall_ms) < patience
+                && !absence::is_given_up(id, node, soft, now)
+        })
+    })
+}
 
+impl Soft {
     /// How far an operation is, for all groups that it is about.
     fn note(&mut self, operation: &Operation, state: Phase) {
-        let what = operation.to_string();
-        let builds = match operation {
-            Operation::AddLearner { node, .. } => Some(*node),
-            _ => None,
-        };
-        let underway = Underway { what, state, builds };
+        let underway = Underway::of(operation, state);
         if let Operation::Merge { right, .. } = operation {
             self.operations.insert(*right, underway.clone());
         }

@@ -113,14 +113,13 @@ impl pb::meta_server::Meta for MetaService {
         &self,
         request: Request<pb::TableRule>,
     ) -> Result<Response<pb::SetRuleResponse>, Status> {
-        self.server.set_rule(request.into_inner()).await?;
-        Ok(Response::new(pb::SetRuleResponse {}))
+        Ok(Response::new(self.server.set_rule(request.into_inner()).await?))
     }
 
     async fn repair(
         &self,
         request: Request<pb::RepairRequest>,
     ) -> Result<Response<pb::RepairResponse>, Status> {
-        Ok(Response::new(self.server.repair(request.into_inner())?))
+        Ok(Response::new(self.server.repair(request.into_inner()).await?))
     }
 }

@@ -1,6 +1,6 @@
 //! What the leader knows without having replicated it: from the nodes' reports, and of what it has begun itself.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use proto::meta as pb;
@@ -47,8 +47,6 @@ pub(crate) struct Soft {
     pub(crate) replacing: HashMap<GroupId, ReplicaId>,
     /// The ends of what has ended are being replicated.
     pub(crate) ending: bool,
-    /// Nodes that are down and that an operator does not want awaited.
-    pub(crate) given_up: HashSet<NodeId>,
     /// Groups whose replicas nodes want compared.
     pub(crate) suspects: Suspects,
     /// Who waits for row locks.
@@ -72,7 +70,7 @@ impl Soft {
     pub(crate) fn new(term: Term, since: Instant, leaders_version: u64) -> Self {
         let (resting, confirmed, awake, suspects) = Default::default();
         let (last_seen, facts, groups, between_leaders, operations) = Default::default();
-        let (reshaped, loads, sizes, replacing, ending, given_up, waits, safe_point) = Default::default();
+        let (reshaped, loads, sizes, replacing, ending, waits, safe_point) = Default::default();
         Self {
             term,
             since,
@@ -90,7 +88,6 @@ impl Soft {
             sizes,
             replacing,
             ending,
-            given_up,
             suspects,
             waits,
             safe_point,

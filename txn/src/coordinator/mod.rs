@@ -151,7 +151,7 @@ impl Database for Cluster {
         admin::split(&self.core, keys, spread).await
     }
 
-    async fn set_placement(&self, prefix: &Key, replicas: u32, places: &str) -> Result<(), Error> {
+    async fn set_placement(&self, prefix: &Key, replicas: u32, places: &str) -> Result<Vec<String>, Error> {
         self.core.directory.set_placement(prefix, replicas, places).await
     }
 

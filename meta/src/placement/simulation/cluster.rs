@@ -161,7 +161,7 @@ fn processor_ms() -> f64 {
 fn node(n: usize, nodes: usize) -> Node {
     let zones = ZONES.min(nodes);
     let (zone, rack) = (n % zones, n / zones / RACK);
-    let locality = format!("region=r,zone=z{zone},rack=z{zone}k{rack}").parse().expect("a locality");
+    let locality = Some(format!("region=r,zone=z{zone},rack=z{zone}k{rack}").parse().expect("a locality"));
     let capacity_bytes = 4 << 40;
     Node { locality, capacity_bytes, ..Node::live(NodeId(n as u64 + 1)) }
 }

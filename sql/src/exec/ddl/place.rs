@@ -9,15 +9,16 @@ use crate::error::{Result, SqlError, SqlState};
 use crate::exec::{Outcome, StatementContext};
 
 /// Gives a table shards of its own, and says what is wanted of them.
-/// A notice, if it can't be had.
+/// Returns notices of what can't be had.
 pub async fn place(
     table: &TableDescriptor,
     placement: &Placement,
     ctx: &StatementContext,
-) -> Result<Option<String>> {
+) -> Result<Vec<String>> {
     let (prefix, replicas) = (table.prefix(), u32::from(placement.replicas));
     // Said first: if the words make no sense, nothing has been done.
-    ctx.database.set_placement(&prefix, replicas, &placement.places).await.map_err(|error| match error {
+    let told = ctx.database.set_placement(&prefix, replicas, &placement.places).await;
+    let mut notices = told.map_err(|error| match error {
         txn::Error::Invalid(why) => SqlError::new(
             SqlState::INVALID_PARAMETER_VALUE,
             format!("invalid value for \"placement\": \"{}\"", placement.places),
@@ -27,7 +28,8 @@ pub async fn place(
         other => other.into(),
     })?;
     ctx.database.split(&[prefix.clone(), prefix_end(&prefix)], false).await?;
-    Ok(too_few_nodes(placement.replicas, ctx).await)
+    notices.extend(too_few_nodes(placement.replicas, ctx).await);
+    Ok(notices)
 }
 
 /// What is wanted is kept, and done when there are more nodes.
@@ -49,9 +51,9 @@ pub async fn set_placement(
     ctx: &StatementContext,
 ) -> Result<Outcome> {
     changes.check_current(table).await?;
-    let notice = place(table, placement, ctx).await?;
+    let notices = place(table, placement, ctx).await?;
     let mut new = TableDescriptor::clone(table);
     new.placement = placement.clone();
     changes.replace_table(table, new).await?;
-    Ok(Outcome::Done { tag: "ALTER TABLE".into(), notices: notice.into_iter().collect() })
+    Ok(Outcome::Done { tag: "ALTER TABLE".into(), notices })
 }
