@@ -103,6 +103,11 @@ async fn recover_store(args: &RecoverArgs, as_json: bool) -> Result<Outcome, Fai
     let concerned =
         |s: &&Survivor| s.has_lost_its_majority(&lost) && (only.is_empty() || only.contains(&s.group));
     let stuck: Vec<&Survivor> = replicas.iter().filter(concerned).collect();
+    if stuck.is_empty() && args.accept_data_loss {
+        store.log().close();
+        let why = "no group here has lost its majority with those nodes: nothing was changed";
+        return Err(Failure::Refused(why.into()));
+    }
     let is_recovered = |s: &Survivor| args.accept_data_loss && (!s.quarantined || args.accept_quarantined);
     let mut text = format!("store of {me}: {} replicas\n", replicas.len());
     for survivor in &stuck {
