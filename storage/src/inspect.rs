@@ -12,6 +12,7 @@ use rocksdb::{DB, DBRecoveryMode};
 
 use crate::Error;
 use crate::engine::{Cf, Engine};
+use crate::format;
 use crate::ids::{GroupId, LogIndex};
 use crate::options::{self, StoreOptions};
 use crate::raft_log::{LogState, stored};
@@ -41,9 +42,10 @@ pub struct Tables {
 }
 
 impl Inspection {
-    /// Opens what is in `dir`. Refuses what a node has open, what is no store, and what a newer version wrote.
+    /// Opens what is in `dir`. Refuses what a node has open, what is no store, and a format that
+    /// this version doesn't read. (An older one that it reads stays as it is.)
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        let format = store::existing_format(dir)?;
+        let format = format::existing(dir)?;
         let lock = store::lock(dir)?;
         let (mut with, families) = options::log();
         // A torn tail is what a crash leaves: it is cut off when the node starts.

@@ -37,7 +37,7 @@ async fn the_files_of_a_stopped_node_can_be_read() -> Result<()> {
     let mut digests = Vec::new();
     for node in 1..=3 {
         let store = json(&debug(&cluster, &["--json", "store"], node, &[])?)?;
-        ensure!(store["format"] == 1 && store["node"].is_u64(), "{store}");
+        ensure!(store["format"] == 2 && store["node"].is_u64(), "{store}");
         let groups = store["groups"].as_array().context("groups")?;
         ensure!(groups.iter().any(|group| group["group"] == 1), "no meta-group: {store}");
         // That of the rows is the last one that was made.

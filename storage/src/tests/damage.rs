@@ -180,10 +180,6 @@ fn store_says_whose_it_is_and_refuses_what_is_none() {
         assert_eq!(content(&store.log(), 1).len(), 15);
         durably(|done| store.log().truncate_after(GroupId(1), Some(LogIndex(3)), done));
     }
-    let said = format!("flotilla-store {}", 9);
-    let line = format!("{said} {:08x}\n", crc32fast::hash(said.as_bytes()));
-    std::fs::write(path.join("FORMAT"), line).expect("write");
-    assert!(matches!(refused(&path), Error::NewerFormat { found: 9, .. }));
 
     let foreign = dir.path().join("foreign");
     std::fs::create_dir(&foreign).expect("create");
