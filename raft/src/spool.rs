@@ -16,6 +16,7 @@ use proto::storage::SnapshotChunk;
 use storage::fail_point::{self, FailPoint};
 
 use crate::api::Fatal;
+use crate::types::{FIRST_VERSION, check_version};
 
 /// Being received, or broken off, or not yet accepted.
 pub(crate) const PARTIAL: &str = "partial";
@@ -69,6 +70,7 @@ impl SpoolWriter {
         let spool = Spool { path: path.to_owned(), kept: false };
         let mut reader = SpoolReader::open(path)?;
         let Ok(header) = reader.header() else { return Ok(None) };
+        let header = identity(&header);
         let (mut next_sequence, mut complete) = (0, false);
         let mut whole = reader.read;
         while let Ok(frame) = reader.frame() {
@@ -154,9 +156,9 @@ impl SpoolWriter {
     }
 }
 
-/// The header without what differs between streams of one snapshot.
+/// The header as this version writes it to a file, without what differs between streams of one snapshot.
 fn identity(header: &wire::SnapshotHeader) -> wire::SnapshotHeader {
-    wire::SnapshotHeader { first_sequence: 0, ..header.clone() }
+    wire::SnapshotHeader { first_sequence: 0, version: FIRST_VERSION, ..header.clone() }
 }
 
 /// Reads such a file.
@@ -201,7 +203,10 @@ impl SpoolReader {
     /// The first frame.
     pub fn header(&mut self) -> Result<wire::SnapshotHeader, Fatal> {
         let frame = self.frame().map_err(Fatal::new)?;
-        wire::SnapshotHeader::decode(frame).map_err(Fatal::new)
+        let header = wire::SnapshotHeader::decode(frame).map_err(Fatal::new)?;
+        check_version(header.version, "snapshot header: this version does not know its form")
+            .map_err(Fatal::new)?;
+        Ok(header)
     }
 }
 
@@ -245,6 +250,22 @@ mod tests {
         }
         drop(spool);
         assert!(!path.exists(), "nobody has accepted it");
+    }
+
+    #[test]
+    fn file_of_a_later_version_is_not_gone_on_with() {
+        let dir = tempfile::tempdir().expect("dir");
+        for (version, known) in [(0, true), (1, true), (2, false)] {
+            let path = dir.path().join("5-1.partial");
+            let content = wire::SnapshotHeader { version, ..header(9) }.encode_to_vec();
+            let length = (content.len() as u32).to_le_bytes();
+            let frame = [&length[..], &crc32fast::hash(&content).to_le_bytes()[..], &content[..]].concat();
+            std::fs::write(&path, frame).expect("write");
+            assert_eq!(SpoolReader::open(&path).expect("open").header().is_ok(), known);
+            let writer = SpoolWriter::reopen(&path).expect("reopen");
+            assert_eq!(writer.is_some_and(|writer| writer.is_of(&header(9))), known);
+            assert!(!path.exists());
+        }
     }
 
     #[test]

@@ -38,6 +38,9 @@ use crate::ids::{GroupId, KeyRange};
 use crate::snapshot::{Spans, cf_from_proto, span_from_proto, span_to_proto, stored};
 use crate::tables::Tables;
 
+/// A marker of the first version, which is not said.
+const FIRST_VERSION: u32 = 0;
+
 impl Engine {
     /// Begins to replace the content of `spans` by an exported snapshot: of what the engine holds nothing changes until
     /// [`Import::finish`].
@@ -66,13 +69,15 @@ impl Engine {
         let mut found = Vec::new();
         iter.seek_to_first();
         while let Some((_, value)) = iter.item() {
-            let spans = ImportMarker::decode(value).ok().and_then(|marker| {
+            let marker = ImportMarker::decode(value).ok();
+            // (Absent or 1 is the first version. What a later one leaves to be done nobody here can know.)
+            let spans = marker.filter(|marker| marker.version <= 1).and_then(|marker| {
                 let spans: Option<Spans> = marker.spans.iter().map(span_from_proto).collect();
                 Some((GroupId(marker.group), spans?))
             });
-            found.push(
-                spans.ok_or_else(|| Error::corrupt(snapshot.dir(), "an import's marker does not decode"))?,
-            );
+            found.push(spans.ok_or_else(|| {
+                Error::corrupt(snapshot.dir(), "an import's marker does not decode, or is of a later version")
+            })?);
             iter.next();
         }
         iter.check()?;
@@ -194,8 +199,8 @@ impl Import<'_> {
                 batch.delete_range(*cf, range);
             }
         }
-        let marker =
-            ImportMarker { group: self.group.0, spans: self.spans.iter().map(span_to_proto).collect() };
+        let spans = self.spans.iter().map(span_to_proto).collect();
+        let marker = ImportMarker { group: self.group.0, spans, version: FIRST_VERSION };
         batch.put(Cf::Group, &marker_key(self.group), &marker.encode_to_vec());
         self.engine.write(batch)?;
         fail_point::pass(FailPoint::ImportMarked);
