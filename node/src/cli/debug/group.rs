@@ -34,16 +34,17 @@ pub(super) struct GroupArgs {
 pub(super) fn run(args: &GroupArgs, as_json: bool) -> Result<String, Failure> {
     let files = args.place.open()?;
     let group = super::group(&files, &args.group)?;
-    let replica = inspect::replica(&files, group).map_err(Failure::other)?;
+    let unreadable = |error: raft::Fatal| super::unreadable(&files, group, &error);
+    let replica = inspect::replica(&files, group).map_err(unreadable)?;
     let engine = files.engine();
     let meta = group.0 == META_GROUP;
     let descriptor = match meta {
         true => None,
-        false => txn::shard::load_descriptor(engine, group).map_err(Failure::other)?,
+        false => txn::shard::load_descriptor(engine, group).map_err(unreadable)?,
     };
     let safe_point = match meta {
         true => None,
-        false => Some(txn::shard::load_safe_point(engine, group).map_err(Failure::other)?),
+        false => Some(txn::shard::load_safe_point(engine, group).map_err(unreadable)?),
     };
     let spans = txn::shard::spans(group, descriptor.as_ref());
     let digests = match args.no_digest {

@@ -1,7 +1,8 @@
 //! `flotilla debug`: what is in a stopped node's files.
 //!
 //! Everything here but `recover` opens the store for reading only ([`storage::inspect`]), so that a store that a node refuses to serve
-//! can be looked at as well. A node that runs has its store locked: exit status 4.
+//! can be looked at as well: what is damaged is told when it is read (exit status 5). A node that runs has its store locked: exit
+//! status 4, as with a store of a format that this version doesn't read.
 
 mod group;
 mod log;
@@ -11,11 +12,12 @@ mod store;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use raft::Fatal;
 use storage::ids::GroupId;
 use storage::inspect::Inspection;
 
 use super::admin::names;
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 
 /// Arguments of `flotilla debug`.
 #[derive(Args)]
@@ -78,6 +80,20 @@ fn group(files: &Inspection, name: &str) -> Result<GroupId, Failure> {
         let known: Vec<String> = groups.iter().map(GroupId::to_string).collect();
         Failure::Usage(format!("there is no group {name:?} in this store; there are {}", known.join(", ")))
     })
+}
+
+/// What is of a group in these files can't be read.
+fn unreadable(files: &Inspection, group: GroupId, error: &Fatal) -> Failure {
+    match error.of_storage() {
+        Some(error) => Failure::Store(error.clone()),
+        None => {
+            let store = files.dir().display();
+            Failure::Damaged(format!(
+                "{store}: what it has of {group} cannot be read: {}",
+                exit::chain(error)
+            ))
+        }
+    }
 }
 
 /// `-` for what is not there.
