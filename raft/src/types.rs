@@ -184,18 +184,18 @@ pub(crate) fn meta_from_wire(meta: Option<wire::SnapshotMeta>) -> Result<Snapsho
 }
 
 pub(crate) fn entry_to_wire(entry: &Entry) -> wire::Entry {
-    let (payload, compression) = match &entry.payload {
-        EntryPayload::Blank => (None, Compression::Unspecified),
+    let (payload, compression, crc32) = match &entry.payload {
+        EntryPayload::Blank => (None, Compression::Unspecified, None),
         EntryPayload::Normal(command) => {
-            let (compression, data) = command.to_wire();
-            (Some(wire::entry::Payload::Command(data)), compression)
+            let (compression, data, crc32) = command.to_wire();
+            (Some(wire::entry::Payload::Command(data)), compression, crc32)
         }
         EntryPayload::Membership(m) => {
-            (Some(wire::entry::Payload::Membership(membership_to_wire(m))), Compression::Unspecified)
+            (Some(wire::entry::Payload::Membership(membership_to_wire(m))), Compression::Unspecified, None)
         }
     };
     let compression = compression as i32;
-    wire::Entry { term: term_of(&entry.log_id), index: entry.log_id.index, payload, compression }
+    wire::Entry { term: term_of(&entry.log_id), index: entry.log_id.index, payload, compression, crc32 }
 }
 
 pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<Entry, Malformed> {
@@ -203,7 +203,7 @@ pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<Entry, Malformed> {
         .map_err(|_| malformed("log entry: it is compressed in a way that this version does not know"))?;
     let payload = match entry.payload {
         Some(wire::entry::Payload::Command(data)) => {
-            EntryPayload::Normal(Command::from_wire(compression, data)?)
+            EntryPayload::Normal(Command::from_wire(compression, data, entry.crc32)?)
         }
         _ if compression != Compression::Unspecified => {
             return Err(malformed("log entry: it is no command, and compressed"));
