@@ -14,6 +14,7 @@ use prost::Message;
 use proto::raft as wire;
 use proto::storage::SnapshotChunk;
 use storage::fail_point::{self, FailPoint};
+use storage::snapshot::is_whole;
 
 use crate::api::Fatal;
 use crate::types::{FIRST_VERSION, check_version};
@@ -123,7 +124,7 @@ impl SpoolWriter {
         if self.complete || chunk.sequence != self.next_sequence {
             return Err(bad("is out of sequence"));
         }
-        if crc32fast::hash(&chunk.payload) != chunk.crc32 {
+        if !is_whole(&chunk) {
             return Err(bad("fails its checksum"));
         }
         self.next_sequence += 1;
@@ -212,12 +213,12 @@ impl SpoolReader {
 
 #[cfg(test)]
 mod tests {
+    use storage::snapshot::sealed;
+
     use super::*;
 
     fn chunk(sequence: u64, last: bool) -> Bytes {
-        let payload = Bytes::from(vec![sequence as u8; 1000]);
-        let chunk = SnapshotChunk { sequence, last, crc32: crc32fast::hash(&payload), payload };
-        chunk.encode_to_vec().into()
+        sealed(sequence, last, vec![sequence as u8; 1000].into()).encode_to_vec().into()
     }
 
     fn header(id: u64) -> wire::SnapshotHeader {
@@ -266,6 +267,27 @@ mod tests {
             assert_eq!(writer.is_some_and(|writer| writer.is_of(&header(9))), known);
             assert!(!path.exists());
         }
+    }
+
+    #[test]
+    fn chunk_whose_place_was_altered_on_the_way_is_refused() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut writer = SpoolWriter::create(dir.path(), 1, &header(9)).expect("create");
+        let chunk = sealed(0, false, Bytes::from_static(b"rows"));
+        let altered = [
+            SnapshotChunk { last: true, ..chunk.clone() },
+            SnapshotChunk { payload: Bytes::from_static(b"cows"), ..chunk.clone() },
+            SnapshotChunk { sequence: 1, ..chunk.clone() },
+        ];
+        for altered in altered {
+            writer.push(&altered.encode_to_vec().into()).expect_err("altered");
+        }
+        assert_eq!((writer.next_sequence(), writer.is_complete()), (0, false));
+        writer.push(&chunk.encode_to_vec().into()).expect("as it was sent");
+        // From a version before.
+        let old = SnapshotChunk { place_crc32: None, ..sealed(1, true, Bytes::from_static(b"more")) };
+        writer.push(&old.encode_to_vec().into()).expect("its content is right");
+        assert!(writer.is_complete());
     }
 
     #[test]

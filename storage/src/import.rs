@@ -35,7 +35,7 @@ use crate::Error;
 use crate::engine::{Batch, Cf, Engine};
 use crate::fail_point::{self, FailPoint};
 use crate::ids::{GroupId, KeyRange};
-use crate::snapshot::{Spans, cf_from_proto, span_from_proto, span_to_proto, stored};
+use crate::snapshot::{Spans, cf_from_proto, is_whole, span_from_proto, span_to_proto, stored};
 use crate::tables::Tables;
 
 /// A marker of the first version, which is not said.
@@ -125,7 +125,7 @@ impl Import<'_> {
         if self.complete || chunk.sequence != self.next_sequence {
             return bad(format!("number {} came where {} is next", chunk.sequence, self.next_sequence));
         }
-        if crc32fast::hash(&chunk.payload) != chunk.crc32 {
+        if !is_whole(chunk) {
             return bad(format!("number {} fails its checksum", chunk.sequence));
         }
         let rows = SnapshotRows::decode(chunk.payload.clone())
