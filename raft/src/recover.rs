@@ -55,7 +55,7 @@ impl Survivor {
     /// Whether the voters on nodes that are `lost` are so many that the others are no majority. While the membership changes, one half
     /// that has lost its majority is enough: nothing is committed, and nobody elected, without both.
     pub fn has_lost_its_majority(&self, lost: &BTreeSet<NodeId>) -> bool {
-        let is_left = |voter: &&ReplicaId| self.voters.get(voter).is_some_and(|node| !lost.contains(node));
+        let is_left = |voter: &&ReplicaId| self.voters.get(*voter).is_some_and(|node| !lost.contains(node));
         let is_lost = |half: &BTreeSet<ReplicaId>| half.iter().filter(is_left).count() <= half.len() / 2;
         self.halves.is_empty() || self.halves.iter().any(is_lost)
     }
