@@ -1,7 +1,8 @@
 //! A stopped node's store, looked at without changing it.
 //!
-//! Nothing is replayed, cut off or verified as a whole, so that a store that a node refuses can be looked at, too: what is
-//! damaged is told when it is read. (RocksDB writes its diary, the files called `LOG`, and nothing else.)
+//! Nothing is cut off, and nothing refused as a whole, so that a store that a node refuses can be looked at, too: what is
+//! damaged is told when it is read. Only of a log that is damaged RocksDB reads what lies before the place, and says nothing:
+//! [`Inspection::damage`] does. (RocksDB writes its diary, the files called `LOG`, and nothing else.)
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -17,6 +18,7 @@ use crate::ids::{GroupId, LogIndex};
 use crate::options::{self, StoreOptions};
 use crate::raft_log::{LogState, stored};
 use crate::store::{self, Identity};
+use crate::wal_check;
 
 /// A store that no process has open, for reading.
 pub struct Inspection {
@@ -25,6 +27,7 @@ pub struct Inspection {
     identity: Result<Option<Identity>, Error>,
     log: DB,
     engine: Engine,
+    damage: Option<Error>,
     _lock: File,
 }
 
@@ -54,7 +57,13 @@ impl Inspection {
         let (with, families) = options::state(&StoreOptions::default());
         let engine = Engine::over(open(&dir.join("state"), with, families)?);
         let identity = store::read_identity(dir);
-        Ok(Self { dir: dir.to_owned(), format, identity, log, engine, _lock: lock })
+        let damage = ["log", "state"].iter().find_map(|database| wal_check::look(&dir.join(database)).err());
+        Ok(Self { dir: dir.to_owned(), format, identity, log, engine, damage, _lock: lock })
+    }
+
+    /// What is wrong with a write-ahead log or a manifest (apart from what a crash leaves at its end): whatever lies behind it is not shown.
+    pub fn damage(&self) -> Option<&Error> {
+        self.damage.as_ref()
     }
 
     /// Where it is.

@@ -1,7 +1,7 @@
 //! `flotilla debug`: what is in a stopped node's files, that looking does no harm, and what it says of files that are damaged.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
@@ -76,6 +76,26 @@ fn is_refused(output: &Output, status: i32, what: &str) -> Result<()> {
     Ok(())
 }
 
+fn name(file: &Path) -> String {
+    file.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The largest file of a kind, and what it holds with one bit of its middle flipped.
+fn largest_flipped(dir: &Path, ending: &str) -> Result<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        files.push(entry?.path());
+    }
+    files.retain(|path| path.extension().is_some_and(|found| found == ending));
+    files.sort_by_key(|path| path.metadata().map_or(0, |of| of.len()));
+    let largest = files.pop().with_context(|| format!("a file .{ending}"))?;
+    let mut content = fs::read(&largest)?;
+    let middle = content.len() / 2;
+    ensure!(middle > 100, "{} is too small to be what is meant", largest.display());
+    content[middle] ^= 0x40;
+    Ok((largest, content))
+}
+
 /// Has a file say something else for a while.
 fn while_it_says(file: &Path, said: &[u8], look: impl FnOnce() -> Result<()>) -> Result<()> {
     let whole = fs::read(file)?;
@@ -119,24 +139,25 @@ async fn damaged_files_and_other_formats_are_told() -> Result<()> {
         while_it_says(&current, b"MANIFEST-what", || refused_by_all(5, "CURRENT"))?;
     }
 
-    let mut tables = Vec::new();
-    for entry in fs::read_dir(store.join("state"))? {
-        tables.push(entry?.path());
-    }
-    tables.retain(|path| path.extension().is_some_and(|ending| ending == "sst"));
-    tables.sort_by_key(|path| path.metadata().map_or(0, |of| of.len()));
-    let largest = tables.last().context("a table")?;
-    let name = largest.file_name().and_then(|name| name.to_str()).context("a name")?;
-    let mut flipped = fs::read(largest)?;
-    let middle = flipped.len() / 2;
-    flipped[middle] ^= 0x40;
-    while_it_says(largest, &flipped, || {
+    // What lies before the place is shown, and then that this is not all.
+    let (log, flipped) = largest_flipped(&store.join("log"), "log")?;
+    while_it_says(&log, &flipped, || {
+        let output = debug(&cluster, &["--json", "store"], 1, &[])?;
+        let said = text(&output);
+        ensure!(output.status.code() == Some(5) && said.contains(&name(&log)), "{said}");
+        let shown: Json = serde_json::from_slice(&output.stdout).context(said)?;
+        ensure!(shown["format"] == 2, "{shown}");
+        Ok(())
+    })?;
+
+    let (table, flipped) = largest_flipped(&store.join("state"), "sst")?;
+    while_it_says(&table, &flipped, || {
         // Whatever is not damaged can be looked at; whose rows are in there is refused.
         let mut refused = 0;
         for group in &groups {
             let output = debug(&cluster, &["group"], 1, &[group])?;
             if !output.status.success() {
-                is_refused(&output, 5, name)?;
+                is_refused(&output, 5, &name(&table))?;
                 refused += 1;
             }
         }

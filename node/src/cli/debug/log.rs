@@ -68,7 +68,7 @@ pub(super) fn run(args: &LogArgs, as_json: bool) -> Result<(), Failure> {
     {
         return Err(Failure::other(error));
     }
-    failure.map_or(Ok(()), Err)
+    failure.map_or_else(|| super::shown(&files), Err)
 }
 
 fn text(entry: &StoredEntry, meta: bool, full: bool) -> String {

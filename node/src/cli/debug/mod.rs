@@ -65,9 +65,13 @@ impl Place {
 /// Looks and prints.
 pub fn run(args: DebugArgs) -> Result<(), Failure> {
     match &args.command {
-        Debug::Store(place) => super::print(&store::run(&place.open()?, args.json)?),
+        Debug::Store(place) => {
+            let files = place.open()?;
+            super::print(&store::run(&files, args.json)?)?;
+            shown(&files)
+        }
         Debug::Log(log) => log::run(log, args.json),
-        Debug::Group(group) => super::print(&group::run(group, args.json)?),
+        Debug::Group(group) => group::run(group, args.json),
         Debug::Recover(recover) => recover::run(recover, args.json),
     }
 }
@@ -80,6 +84,11 @@ fn group(files: &Inspection, name: &str) -> Result<GroupId, Failure> {
         let known: Vec<String> = groups.iter().map(GroupId::to_string).collect();
         Failure::Usage(format!("there is no group {name:?} in this store; there are {}", known.join(", ")))
     })
+}
+
+/// What there is was shown. Where a log is damaged that is not all there was.
+fn shown(files: &Inspection) -> Result<(), Failure> {
+    files.damage().map_or(Ok(()), |error| Err(Failure::Store(error.clone())))
 }
 
 /// What is of a group in these files can't be read.
