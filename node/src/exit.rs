@@ -32,6 +32,9 @@ pub enum Failure {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// Status 5, too: what a stopped node's files hold cannot be understood.
+    #[error("{0}")]
+    Damaged(String),
     /// Status 6: the cluster does not want what was asked.
     #[error("{0}")]
     Refused(String),
@@ -61,7 +64,7 @@ impl Failure {
             Failure::Other(_) => 1,
             Failure::Usage(_) => 2,
             Failure::Listen { .. } => 3,
-            Failure::Store(storage::Error::Corrupt { .. }) => 5,
+            Failure::Store(storage::Error::Corrupt { .. }) | Failure::Damaged(_) => 5,
             Failure::Store(_) | Failure::File { .. } => 4,
             Failure::Refused(_) => 6,
             Failure::Unreachable(_) => 7,

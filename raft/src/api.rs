@@ -126,6 +126,11 @@ impl Fatal {
     pub fn new(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self(Arc::from(source.into()))
     }
+
+    /// The error of the local disk that it is, if it is one.
+    pub fn of_storage(&self) -> Option<&storage::Error> {
+        self.0.downcast_ref()
+    }
 }
 
 impl fmt::Display for Fatal {

@@ -290,7 +290,7 @@ fn partial(dir: &Path) -> io::Result<Vec<(GroupId, PathBuf)>> {
 mod tests {
     use bytes::Bytes;
     use prost::Message;
-    use proto::storage::SnapshotChunk;
+    use storage::snapshot::sealed;
 
     use super::*;
 
@@ -301,9 +301,7 @@ mod tests {
     }
 
     fn chunk(sequence: u64) -> Bytes {
-        let payload = Bytes::from_static(b"rows");
-        let chunk = SnapshotChunk { sequence, last: false, crc32: crc32fast::hash(&payload), payload };
-        chunk.encode_to_vec().into()
+        sealed(sequence, false, Bytes::from_static(b"rows")).encode_to_vec().into()
     }
 
     /// A stream that breaks off.

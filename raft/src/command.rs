@@ -8,8 +8,11 @@
 //! - **What doesn't shrink stays as it is**, so that nobody expands for nothing. An attempt at random bytes is short: LZ4
 //!   takes longer and longer steps where it finds no repetition.
 //! - **Nothing that arrives or is read is believed.** The size that an entry claims is checked against a bound and against what LZ4
-//!   can make of so many bytes before memory is taken; what doesn't expand to exactly that size is malformed. (Altered bytes
-//!   that still expand are what the log's checksums are there for, as with a command that is not compressed.)
+//!   can make of so many bytes before memory is taken; what doesn't expand to exactly that size is malformed.
+//! - **What is applied is what was proposed**: a command has a checksum from the proposal to the state machine, of what its owner
+//!   encoded. The logs have checksums of their own, but of what arrived; TCP has one that misses some. What was altered in between
+//!   (on the way, in memory, by compressing it) got valid ones. Compared where a command is expanded to be applied, it stops the
+//!   replica instead: its log, or what it was sent, is damaged, and its state is not yet.
 //!
 //! # The form
 //!
@@ -17,6 +20,7 @@
 //!   wire::Entry { command: ┌──────┬───────────────────────┬───────────────────┐  compression: LZ4 }
 //!                          │ 0x07 │ size, expanded (LE32) │ one block of LZ4  │
 //!                          └──────┴───────────────────────┴───────────────────┘
+//!                crc32: of the command, expanded
 //! ```
 //!
 //! An entry without a `compression` is a command as it is: what was written before there was any reads as ever. A kind that this
@@ -59,6 +63,8 @@ pub struct Command {
     /// As it is logged and sent.
     data: Bytes,
     form: Form,
+    /// Of what its owner encoded. None in entries from before there was one, and in barriers.
+    crc32: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -71,7 +77,7 @@ enum Form {
 impl Command {
     /// As it is.
     pub(crate) fn plain(data: Bytes) -> Self {
-        Self { data, form: Form::Plain }
+        Self { crc32: checksum(&data), data, form: Form::Plain }
     }
 
     /// Compressed, if that pays.
@@ -80,9 +86,10 @@ impl Command {
             return Self::plain(plain);
         }
         let bytes_before = plain.len() as u64;
+        let crc32 = checksum(&plain);
         let command = match squeeze(&plain) {
-            Some(data) => Self { data, form: Form::Lz4 },
-            None => Self::plain(plain),
+            Some(data) => Self { data, form: Form::Lz4, crc32 },
+            None => Self { data: plain, form: Form::Plain, crc32 },
         };
         let bytes_after = command.bytes() as u64;
         metrics::counter!("flotilla_raft_entry_bytes_total", "form" => "plain").increment(bytes_before);
@@ -102,28 +109,39 @@ impl Command {
 
     /// A barrier: no command at all.
     pub(crate) fn is_barrier(&self) -> bool {
-        self.data.is_empty()
+        // (What has a checksum was no barrier when it was proposed.)
+        self.data.is_empty() && self.crc32.is_none()
     }
 
-    /// What its owner encoded.
+    /// What its owner encoded, if it is still that.
     pub(crate) fn expand(&self) -> Result<Cow<'_, [u8]>, Malformed> {
-        match self.form {
-            Form::Plain => Ok(Cow::Borrowed(&self.data[..])),
-            Form::Lz4 => expand(&self.data).map(Cow::Owned),
+        let plain = match self.form {
+            Form::Plain => Cow::Borrowed(&self.data[..]),
+            Form::Lz4 => Cow::Owned(expand(&self.data)?),
+        };
+        match self.crc32 {
+            Some(proposed) if crc32fast::hash(&plain) != proposed => {
+                Err(Malformed { what: "command: by its checksum it is not what was proposed" })
+            }
+            _ => Ok(plain),
         }
     }
 
     /// For an entry's fields.
-    pub(crate) fn to_wire(&self) -> (Compression, Bytes) {
+    pub(crate) fn to_wire(&self) -> (Compression, Bytes, Option<u32>) {
         let compression = match self.form {
             Form::Plain => Compression::Unspecified,
             Form::Lz4 => Compression::Lz4,
         };
-        (compression, self.data.clone())
+        (compression, self.data.clone(), self.crc32)
     }
 
     /// From an entry's fields. What is compressed is not expanded, but looks as if it could be.
-    pub(crate) fn from_wire(compression: Compression, data: Bytes) -> Result<Self, Malformed> {
+    pub(crate) fn from_wire(
+        compression: Compression,
+        data: Bytes,
+        crc32: Option<u32>,
+    ) -> Result<Self, Malformed> {
         let form = match compression {
             Compression::Unspecified => Form::Plain,
             Compression::Lz4 => {
@@ -131,8 +149,13 @@ impl Command {
                 Form::Lz4
             }
         };
-        Ok(Self { data, form })
+        Ok(Self { data, form, crc32 })
     }
+}
+
+/// Of a command as its owner encoded it.
+fn checksum(plain: &[u8]) -> Option<u32> {
+    (!plain.is_empty()).then(|| crc32fast::hash(plain))
 }
 
 /// The compressed form, if it is so much smaller that it pays.
@@ -189,14 +212,14 @@ impl fmt::Display for Command {
 // openraft asks for serde; nothing of ours ever goes through it.
 impl Serialize for Command {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (self.is_compressed(), &self.data[..]).serialize(serializer)
+        (self.is_compressed(), self.crc32, &self.data[..]).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Command {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (compressed, data) = <(bool, Vec<u8>)>::deserialize(deserializer)?;
+        let (compressed, crc32, data) = <(bool, Option<u32>, Vec<u8>)>::deserialize(deserializer)?;
         let form = if compressed { Form::Lz4 } else { Form::Plain };
-        Ok(Self { data: data.into(), form })
+        Ok(Self { data: data.into(), form, crc32 })
     }
 }

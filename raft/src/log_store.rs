@@ -22,8 +22,8 @@ use storage::ids::{GroupId, LogIndex, ReplicaId};
 use storage::raft_log::LogEngine;
 
 use crate::types::{
-    Entry, LogId, Malformed, TypeConfig, Vote, decode_entry, decode_log_id, encode_entry, encode_log_id,
-    entry_bytes, vote_from_wire, vote_to_wire,
+    Entry, FIRST_VERSION, LogId, Malformed, TypeConfig, Vote, check_version, decode_entry, decode_log_id,
+    encode_entry, encode_log_id, entry_bytes, vote_from_wire, vote_to_wire,
 };
 
 /// A replica's log. Clones share everything.
@@ -417,12 +417,15 @@ pub(crate) fn durably(
 }
 
 pub(crate) fn encode_ballot(replica: ReplicaId, vote: Option<&Vote>, removed: bool) -> Bytes {
-    wire::Ballot { replica: replica.0, vote: vote.map(vote_to_wire), removed }.encode_to_vec().into()
+    let ballot =
+        wire::Ballot { replica: replica.0, vote: vote.map(vote_to_wire), removed, version: FIRST_VERSION };
+    ballot.encode_to_vec().into()
 }
 
 /// The replica, its vote, and whether it is being removed.
 pub(crate) fn decode_ballot(bytes: &[u8]) -> Result<(ReplicaId, Option<Vote>, bool), Malformed> {
     let ballot = wire::Ballot::decode(bytes).map_err(|_| Malformed { what: "vote" })?;
+    check_version(ballot.version, "vote: this version does not know its form")?;
     let vote = match ballot.vote {
         Some(vote) => Some(vote_from_wire(Some(vote))?),
         None => None,

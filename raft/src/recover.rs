@@ -39,8 +39,11 @@ pub struct Survivor {
     pub group: GroupId,
     /// The replica.
     pub replica: ReplicaId,
-    /// The group's voters, by the last membership that the replica has heard of.
+    /// The group's voters, by the last membership that the replica has heard of. While it changes: of before and after.
     pub voters: BTreeMap<ReplicaId, NodeId>,
+    /// Who must agree: a majority of these voters; while the membership changes, of those of before and also of those of after. Empty if
+    /// the replica has heard of no membership.
+    pub halves: Vec<BTreeSet<ReplicaId>>,
     /// The last entry of its log: of several survivors that one has most whose entry is of the highest term, and then of the highest
     /// index.
     pub last: (Term, LogIndex),
@@ -49,10 +52,12 @@ pub struct Survivor {
 }
 
 impl Survivor {
-    /// Whether the voters on nodes that are `lost` are so many that the others are no majority.
+    /// Whether the voters on nodes that are `lost` are so many that the others are no majority. While the membership changes, one half
+    /// that has lost its majority is enough: nothing is committed, and nobody elected, without both.
     pub fn has_lost_its_majority(&self, lost: &BTreeSet<NodeId>) -> bool {
-        let left = self.voters.values().filter(|node| !lost.contains(node)).count();
-        left <= self.voters.len() / 2
+        let is_left = |voter: &&ReplicaId| self.voters.get(*voter).is_some_and(|node| !lost.contains(node));
+        let is_lost = |half: &BTreeSet<ReplicaId>| half.iter().filter(is_left).count() <= half.len() / 2;
+        self.halves.is_empty() || self.halves.iter().any(is_lost)
     }
 }
 
@@ -69,13 +74,15 @@ pub fn survivors(store: &Store) -> Result<Vec<Survivor>, Error> {
         }
         let (last, membership) = end_of(store, group)?;
         let Some(last) = last else { continue };
+        let configs = membership.get_joint_config().iter();
+        let halves = configs.map(|half| half.iter().copied().map(ReplicaId).collect()).collect();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         let voters = membership.nodes().filter(|(id, _)| voters.contains(id));
         let voters = voters.map(|(id, host)| (ReplicaId(*id), NodeId(host.0))).collect();
         let last = (Term(term_of(&last)), LogIndex(last.index));
         let quarantined = removal::is_quarantined(&store.engine(), group, replica);
         let quarantined = quarantined.map_err(|e| broken(group, e))?;
-        found.push(Survivor { group, replica, voters, last, quarantined });
+        found.push(Survivor { group, replica, voters, halves, last, quarantined });
     }
     Ok(found)
 }
@@ -143,4 +150,44 @@ fn group_zero() -> GroupId {
 
 fn broken(group: GroupId, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::Open { group, replica: ReplicaId(0), source: Fatal::new(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of voters that each live on the node of their number.
+    fn survivor(halves: &[&[u64]]) -> Survivor {
+        let halves: Vec<BTreeSet<ReplicaId>> =
+            halves.iter().map(|half| half.iter().copied().map(ReplicaId).collect()).collect();
+        let voters = halves.iter().flatten().map(|voter| (*voter, NodeId(voter.0))).collect();
+        let last = (Term(1), LogIndex(1));
+        Survivor { group: GroupId(1), replica: ReplicaId(1), voters, halves, last, quarantined: false }
+    }
+
+    fn has_lost(halves: &[&[u64]], lost: &[u64]) -> bool {
+        survivor(halves).has_lost_its_majority(&lost.iter().copied().map(NodeId).collect())
+    }
+
+    #[test]
+    fn half_of_the_voters_are_no_majority() {
+        assert!(!has_lost(&[&[1, 2, 3]], &[3]));
+        assert!(has_lost(&[&[1, 2, 3]], &[2, 3]));
+        assert!(has_lost(&[&[1, 2]], &[2]));
+        assert!(!has_lost(&[&[1]], &[2, 3]), "others' loss");
+        assert!(has_lost(&[], &[]), "it knows nobody who could elect it");
+    }
+
+    #[test]
+    fn of_a_membership_that_changes_each_half_needs_its_majority() {
+        let growing: &[&[u64]] = &[&[1, 2, 3], &[1, 2, 3, 4, 5]];
+        assert!(has_lost(growing, &[1, 2]), "3 of 5 are left, but 1 of the 3 of before");
+        assert!(has_lost(growing, &[3, 4, 5]), "2 of 3 are left, but 2 of the 5 of after");
+        let moving: &[&[u64]] = &[&[1, 2, 3], &[1, 4, 5]];
+        assert!(has_lost(moving, &[4, 5]), "3 of all five are left, but 1 of the 3 of after");
+        assert!(has_lost(moving, &[2, 3]));
+        // Two of four are a minority of all, and leave each half its majority.
+        assert!(!has_lost(&[&[1, 2, 3], &[1, 2, 4]], &[3, 4]));
+        assert!(!has_lost(moving, &[3, 5]));
+    }
 }

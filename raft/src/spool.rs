@@ -14,8 +14,10 @@ use prost::Message;
 use proto::raft as wire;
 use proto::storage::SnapshotChunk;
 use storage::fail_point::{self, FailPoint};
+use storage::snapshot::is_whole;
 
 use crate::api::Fatal;
+use crate::types::{FIRST_VERSION, check_version};
 
 /// Being received, or broken off, or not yet accepted.
 pub(crate) const PARTIAL: &str = "partial";
@@ -69,6 +71,7 @@ impl SpoolWriter {
         let spool = Spool { path: path.to_owned(), kept: false };
         let mut reader = SpoolReader::open(path)?;
         let Ok(header) = reader.header() else { return Ok(None) };
+        let header = identity(&header);
         let (mut next_sequence, mut complete) = (0, false);
         let mut whole = reader.read;
         while let Ok(frame) = reader.frame() {
@@ -121,7 +124,7 @@ impl SpoolWriter {
         if self.complete || chunk.sequence != self.next_sequence {
             return Err(bad("is out of sequence"));
         }
-        if crc32fast::hash(&chunk.payload) != chunk.crc32 {
+        if !is_whole(&chunk) {
             return Err(bad("fails its checksum"));
         }
         self.next_sequence += 1;
@@ -154,9 +157,9 @@ impl SpoolWriter {
     }
 }
 
-/// The header without what differs between streams of one snapshot.
+/// The header as this version writes it to a file, without what differs between streams of one snapshot.
 fn identity(header: &wire::SnapshotHeader) -> wire::SnapshotHeader {
-    wire::SnapshotHeader { first_sequence: 0, ..header.clone() }
+    wire::SnapshotHeader { first_sequence: 0, version: FIRST_VERSION, ..header.clone() }
 }
 
 /// Reads such a file.
@@ -201,18 +204,21 @@ impl SpoolReader {
     /// The first frame.
     pub fn header(&mut self) -> Result<wire::SnapshotHeader, Fatal> {
         let frame = self.frame().map_err(Fatal::new)?;
-        wire::SnapshotHeader::decode(frame).map_err(Fatal::new)
+        let header = wire::SnapshotHeader::decode(frame).map_err(Fatal::new)?;
+        check_version(header.version, "snapshot header: this version does not know its form")
+            .map_err(Fatal::new)?;
+        Ok(header)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use storage::snapshot::sealed;
+
     use super::*;
 
     fn chunk(sequence: u64, last: bool) -> Bytes {
-        let payload = Bytes::from(vec![sequence as u8; 1000]);
-        let chunk = SnapshotChunk { sequence, last, crc32: crc32fast::hash(&payload), payload };
-        chunk.encode_to_vec().into()
+        sealed(sequence, last, vec![sequence as u8; 1000].into()).encode_to_vec().into()
     }
 
     fn header(id: u64) -> wire::SnapshotHeader {
@@ -245,6 +251,43 @@ mod tests {
         }
         drop(spool);
         assert!(!path.exists(), "nobody has accepted it");
+    }
+
+    #[test]
+    fn file_of_a_later_version_is_not_gone_on_with() {
+        let dir = tempfile::tempdir().expect("dir");
+        for (version, known) in [(0, true), (1, true), (2, false)] {
+            let path = dir.path().join("5-1.partial");
+            let content = wire::SnapshotHeader { version, ..header(9) }.encode_to_vec();
+            let length = (content.len() as u32).to_le_bytes();
+            let frame = [&length[..], &crc32fast::hash(&content).to_le_bytes()[..], &content[..]].concat();
+            std::fs::write(&path, frame).expect("write");
+            assert_eq!(SpoolReader::open(&path).expect("open").header().is_ok(), known);
+            let writer = SpoolWriter::reopen(&path).expect("reopen");
+            assert_eq!(writer.is_some_and(|writer| writer.is_of(&header(9))), known);
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn chunk_whose_place_was_altered_on_the_way_is_refused() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut writer = SpoolWriter::create(dir.path(), 1, &header(9)).expect("create");
+        let chunk = sealed(0, false, Bytes::from_static(b"rows"));
+        let altered = [
+            SnapshotChunk { last: true, ..chunk.clone() },
+            SnapshotChunk { payload: Bytes::from_static(b"cows"), ..chunk.clone() },
+            SnapshotChunk { sequence: 1, ..chunk.clone() },
+        ];
+        for altered in altered {
+            writer.push(&altered.encode_to_vec().into()).expect_err("altered");
+        }
+        assert_eq!((writer.next_sequence(), writer.is_complete()), (0, false));
+        writer.push(&chunk.encode_to_vec().into()).expect("as it was sent");
+        // From a version before.
+        let old = SnapshotChunk { place_crc32: None, ..sealed(1, true, Bytes::from_static(b"more")) };
+        writer.push(&old.encode_to_vec().into()).expect("its content is right");
+        assert!(writer.is_complete());
     }
 
     #[test]

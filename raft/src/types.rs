@@ -83,6 +83,15 @@ fn malformed(what: &'static str) -> Malformed {
     Malformed { what }
 }
 
+/// What the messages on disk that have a version say of it: nothing, which stands for 1. A later version says its number where the
+/// version before would misread it.
+pub(crate) const FIRST_VERSION: u32 = 0;
+
+/// Refuses what a later version has written.
+pub(crate) fn check_version(said: u32, what: &'static str) -> Result<(), Malformed> {
+    if said > 1 { Err(malformed(what)) } else { Ok(()) }
+}
+
 pub(crate) fn log_id(term: u64, index: u64) -> LogId {
     LogId::new(Term::new(term), index)
 }
@@ -146,6 +155,7 @@ pub(crate) fn stored_membership_to_wire(stored: &StoredMembership) -> wire::Stor
     wire::StoredMembership {
         at: stored.log_id().as_ref().map(log_id_to_wire),
         membership: Some(membership_to_wire(stored.membership())),
+        version: FIRST_VERSION,
     }
 }
 
@@ -153,6 +163,7 @@ pub(crate) fn stored_membership_from_wire(
     stored: Option<wire::StoredMembership>,
 ) -> Result<StoredMembership, Malformed> {
     let stored = stored.ok_or(malformed("membership"))?;
+    check_version(stored.version, "position: this version does not know its form")?;
     let membership = membership_from_wire(stored.membership.ok_or(malformed("membership"))?)?;
     Ok(StoredMembership::new(stored.at.map(log_id_from_wire), membership))
 }
@@ -173,18 +184,18 @@ pub(crate) fn meta_from_wire(meta: Option<wire::SnapshotMeta>) -> Result<Snapsho
 }
 
 pub(crate) fn entry_to_wire(entry: &Entry) -> wire::Entry {
-    let (payload, compression) = match &entry.payload {
-        EntryPayload::Blank => (None, Compression::Unspecified),
+    let (payload, compression, crc32) = match &entry.payload {
+        EntryPayload::Blank => (None, Compression::Unspecified, None),
         EntryPayload::Normal(command) => {
-            let (compression, data) = command.to_wire();
-            (Some(wire::entry::Payload::Command(data)), compression)
+            let (compression, data, crc32) = command.to_wire();
+            (Some(wire::entry::Payload::Command(data)), compression, crc32)
         }
         EntryPayload::Membership(m) => {
-            (Some(wire::entry::Payload::Membership(membership_to_wire(m))), Compression::Unspecified)
+            (Some(wire::entry::Payload::Membership(membership_to_wire(m))), Compression::Unspecified, None)
         }
     };
     let compression = compression as i32;
-    wire::Entry { term: term_of(&entry.log_id), index: entry.log_id.index, payload, compression }
+    wire::Entry { term: term_of(&entry.log_id), index: entry.log_id.index, payload, compression, crc32 }
 }
 
 pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<Entry, Malformed> {
@@ -192,7 +203,7 @@ pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<Entry, Malformed> {
         .map_err(|_| malformed("log entry: it is compressed in a way that this version does not know"))?;
     let payload = match entry.payload {
         Some(wire::entry::Payload::Command(data)) => {
-            EntryPayload::Normal(Command::from_wire(compression, data)?)
+            EntryPayload::Normal(Command::from_wire(compression, data, entry.crc32)?)
         }
         _ if compression != Compression::Unspecified => {
             return Err(malformed("log entry: it is no command, and compressed"));
@@ -217,5 +228,32 @@ pub(crate) fn entry_bytes(entry: &Entry) -> usize {
     match &entry.payload {
         EntryPayload::Normal(command) => command.bytes() + OVERHEAD,
         _ => OVERHEAD,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::ids::ReplicaId;
+
+    use super::*;
+    use crate::log_store::{decode_ballot, encode_ballot};
+
+    #[test]
+    fn first_version_is_not_said_or_said_and_later_ones_are_refused() {
+        let said = |version: u8| {
+            let mut ballot = encode_ballot(ReplicaId(4), None, true).to_vec();
+            // (Field 4, a number.)
+            ballot.extend((version > 0).then_some([4 << 3, version]).into_iter().flatten());
+            ballot
+        };
+        assert_eq!(decode_ballot(&said(0)).expect("not said").0, ReplicaId(4));
+        assert_eq!(decode_ballot(&said(1)).expect("said").0, ReplicaId(4));
+        decode_ballot(&said(2)).expect_err("a ballot of a later version");
+
+        let stored = stored_membership_to_wire(&StoredMembership::default());
+        for (version, known) in [(0, true), (1, true), (2, false)] {
+            let stored = wire::StoredMembership { version, ..stored.clone() };
+            assert_eq!(stored_membership_from_wire(Some(stored)).is_ok(), known, "{version}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Large commands are compressed in the logs of all replicas, and applied as they were proposed.
+//! Large commands are compressed in the logs of all replicas; commands are applied as they were proposed, or not at all.
 
 #![allow(clippy::disallowed_methods, reason = "tests of the real thing run on the real clock")]
 
@@ -70,12 +70,12 @@ async fn large_command_is_logged_compressed_and_applied_as_it_was() {
 }
 
 /// The append of the first entry, by a leader that the test plays.
-fn append(id: u64, data: Bytes, compression: i32) -> wire::Request {
+fn append(id: u64, data: Bytes, compression: i32, crc32: Option<u32>) -> wire::Request {
     let payload = Some(wire::entry::Payload::Command(data));
     let append = wire::Append {
         vote: Some(wire::Vote { term: TERM, replica: LEADER, committed: true }),
         previous: Some(wire::LogId { term: 0, index: 0 }),
-        entries: vec![wire::Entry { term: TERM, index: 1, payload, compression }],
+        entries: vec![wire::Entry { term: TERM, index: 1, payload, compression, crc32 }],
         committed: Some(wire::LogId { term: TERM, index: 1 }),
     };
     wire::Request {
@@ -100,7 +100,7 @@ async fn unknown_compression_is_refused_and_a_damaged_command_stops_the_replica(
         cluster_id: CLUSTER.to_be_bytes().to_vec().into(),
         from_node: LEADER,
         to_node: FOLLOWER,
-        requests: vec![append(1, Bytes::from_static(b"k=v"), 4_711), append(2, damaged, lz4)],
+        requests: vec![append(1, Bytes::from_static(b"k=v"), 4_711, None), append(2, damaged, lz4, None)],
     };
     let endpoint = format!("http://{}", cluster.address(FOLLOWER));
     let mut client = RaftClient::connect(endpoint).await.expect("connect");
@@ -127,4 +127,34 @@ async fn unknown_compression_is_refused_and_a_damaged_command_stops_the_replica(
     };
     eventually("the replica stops", || says_why(&role.borrow())).await;
     assert_eq!(cluster.applied_commands(FOLLOWER), 0);
+}
+
+/// Compared nowhere, it would get a valid checksum in this replica's log, and its state would be another one than the others'.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bit_that_has_flipped_on_the_way_is_not_applied() {
+    let mut cluster = Cluster::new();
+    cluster.start(FOLLOWER).await;
+    cluster.multi(FOLLOWER).create_group(new(FOLLOWER, false)).await.expect("create");
+
+    let (proposed, arrived) = (b"k=v", Bytes::from_static(b"k=w"));
+    let requests = wire::Requests {
+        cluster_id: CLUSTER.to_be_bytes().to_vec().into(),
+        from_node: LEADER,
+        to_node: FOLLOWER,
+        requests: vec![append(1, arrived, 0, Some(crc32fast::hash(proposed)))],
+    };
+    let endpoint = format!("http://{}", cluster.address(FOLLOWER));
+    let mut client = RaftClient::connect(endpoint).await.expect("connect");
+    let requests = futures::stream::iter([requests]).chain(futures::stream::pending());
+    // (Held, for the stream ends with it.)
+    let _answers = client.exchange(requests).await.expect("exchange").into_inner();
+
+    let role = cluster.group(FOLLOWER).role();
+    let says_why = |role: &Role| match role {
+        Role::Stopped { reason } => reason.contains("not what was proposed"),
+        _ => false,
+    };
+    eventually("the replica stops", || says_why(&role.borrow())).await;
+    assert_eq!(cluster.applied_commands(FOLLOWER), 0);
+    assert_eq!(cluster.get(FOLLOWER, "k"), None);
 }

@@ -32,7 +32,7 @@ async fn follower() -> Cluster {
 fn append(index: u64) -> wire::Request {
     let term = |index| if index == 0 { 0 } else { TERM };
     let command = wire::entry::Payload::Command(format!("k={index}").into());
-    let entry = wire::Entry { term: TERM, index, payload: Some(command), compression: 0 };
+    let entry = wire::Entry { term: TERM, index, payload: Some(command), compression: 0, crc32: None };
     let append = wire::Append {
         vote: Some(wire::Vote { term: TERM, replica: LEADER, committed: true }),
         previous: Some(wire::LogId { term: term(index - 1), index: index - 1 }),

@@ -37,6 +37,22 @@ pub enum Error {
         /// The newest format that this build reads.
         supported: u32,
     },
+    /// The store was written by a version whose format nobody reads any more, or there never was one.
+    #[error(
+        "the store {} has format {found}, this version of Flotilla reads {oldest} to {newest}; start a version in between first, which brings it \
+         to a newer one, or wipe it and let the node join again",
+        dir.display()
+    )]
+    OlderFormat {
+        /// The store's directory.
+        dir: PathBuf,
+        /// The format that was found.
+        found: u32,
+        /// The oldest format that this build reads.
+        oldest: u32,
+        /// The newest one.
+        newest: u32,
+    },
     /// Bytes on disk are not the bytes that were written. Where that is found when the store is opened, nothing is served from it; later, and in
     /// what one replica alone has written, that replica stops.
     #[error(

@@ -1,7 +1,8 @@
 //! A stopped node's store, looked at without changing it.
 //!
-//! Nothing is replayed, cut off or verified as a whole, so that a store that a node refuses can be looked at, too: what is
-//! damaged is told when it is read. (RocksDB writes its diary, the files called `LOG`, and nothing else.)
+//! Nothing is cut off, and nothing refused as a whole, so that a store that a node refuses can be looked at, too: what is
+//! damaged is told when it is read. Only of a log that is damaged RocksDB reads what lies before the place, and says nothing:
+//! [`Inspection::damage`] does. (RocksDB writes its diary, the files called `LOG`, and nothing else.)
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -12,10 +13,12 @@ use rocksdb::{DB, DBRecoveryMode};
 
 use crate::Error;
 use crate::engine::{Cf, Engine};
+use crate::format;
 use crate::ids::{GroupId, LogIndex};
 use crate::options::{self, StoreOptions};
 use crate::raft_log::{LogState, stored};
 use crate::store::{self, Identity};
+use crate::wal_check;
 
 /// A store that no process has open, for reading.
 pub struct Inspection {
@@ -24,6 +27,7 @@ pub struct Inspection {
     identity: Result<Option<Identity>, Error>,
     log: DB,
     engine: Engine,
+    damage: Option<Error>,
     _lock: File,
 }
 
@@ -41,9 +45,10 @@ pub struct Tables {
 }
 
 impl Inspection {
-    /// Opens what is in `dir`. Refuses what a node has open, what is no store, and what a newer version wrote.
+    /// Opens what is in `dir`. Refuses what a node has open, what is no store, and a format that
+    /// this version doesn't read. (An older one that it reads stays as it is.)
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        let format = store::existing_format(dir)?;
+        let format = format::existing(dir)?;
         let lock = store::lock(dir)?;
         let (mut with, families) = options::log();
         // A torn tail is what a crash leaves: it is cut off when the node starts.
@@ -52,7 +57,13 @@ impl Inspection {
         let (with, families) = options::state(&StoreOptions::default());
         let engine = Engine::over(open(&dir.join("state"), with, families)?);
         let identity = store::read_identity(dir);
-        Ok(Self { dir: dir.to_owned(), format, identity, log, engine, _lock: lock })
+        let damage = ["log", "state"].iter().find_map(|database| wal_check::look(&dir.join(database)).err());
+        Ok(Self { dir: dir.to_owned(), format, identity, log, engine, damage, _lock: lock })
+    }
+
+    /// What is wrong with a write-ahead log or a manifest (apart from what a crash leaves at its end): whatever lies behind it is not shown.
+    pub fn damage(&self) -> Option<&Error> {
+        self.damage.as_ref()
     }
 
     /// Where it is.

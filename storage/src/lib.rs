@@ -3,7 +3,7 @@
 //! # What is here
 //!
 //! ```text
-//!   Store::open ──▶ LOCK, FORMAT, IDENTITY                       store
+//!   Store::open ──▶ LOCK, FORMAT, IDENTITY                       store, format
 //!        │
 //!        ├──▶ log/    RocksDB with WAL, every write synced       raft_log    entries, votes (truth)
 //!        │
@@ -68,6 +68,7 @@ pub mod digest;
 pub mod engine;
 mod error;
 pub mod fail_point;
+mod format;
 pub mod gc;
 pub mod ids;
 pub mod import;

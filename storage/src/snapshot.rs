@@ -111,8 +111,30 @@ impl Export {
             Some(_) => {}
             None => self.total = Some(self.sequence),
         }
-        SnapshotChunk { sequence, last, crc32: crc32fast::hash(&payload), payload }
+        sealed(sequence, last, payload)
     }
+}
+
+/// A chunk with its checksums.
+pub fn sealed(sequence: u64, last: bool, payload: Bytes) -> SnapshotChunk {
+    let crc32 = crc32fast::hash(&payload);
+    let place_crc32 = Some(place_checksum(sequence, last, crc32));
+    SnapshotChunk { sequence, last, crc32, payload, place_crc32 }
+}
+
+/// Whether a chunk is what was sealed: its content, its place, and whether it is the last one. (A chunk that seems to be the last one makes
+/// a snapshot complete that is not.)
+pub fn is_whole(chunk: &SnapshotChunk) -> bool {
+    let place = place_checksum(chunk.sequence, chunk.last, chunk.crc32);
+    chunk.place_crc32.is_none_or(|said| said == place) && crc32fast::hash(&chunk.payload) == chunk.crc32
+}
+
+fn place_checksum(sequence: u64, last: bool, crc32: u32) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&sequence.to_le_bytes());
+    hasher.update(&[u8::from(last)]);
+    hasher.update(&crc32.to_le_bytes());
+    hasher.finalize()
 }
 
 pub(crate) fn stored(spans: &[(Cf, KeyRange)]) -> Spans {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   LOCK       locked while a process has the store open
-//!   FORMAT     the format's version; written last when a store is made, so its absence says "not (yet) a store"
+//!   FORMAT     how to read the rest (`format`); written last when a store is made, so its absence says "not (yet) a store"
 //!   CREATING   stands while a store is being made
 //!   IDENTITY   cluster and node id; absent until the node has joined
 //!   log/       the Raft log of all groups
@@ -20,15 +20,13 @@ use prost::Message;
 
 use crate::Error;
 use crate::engine::Engine;
+use crate::format;
 use crate::ids::NodeId;
 use crate::options::StoreOptions;
 use crate::raft_log::{LogEngine, RocksLog};
 use crate::seam::Seams;
 use crate::wal_check;
 
-/// The format that this build writes, and the newest one that it reads.
-const FORMAT_VERSION: u32 = 1;
-const FORMAT_MAGIC: &str = "flotilla-store";
 const IDENTITY_MAGIC: &[u8; 8] = b"FLOTILID";
 
 /// Whose store it is.
@@ -72,7 +70,8 @@ impl Store {
         refuse_foreign(dir)?;
         let lock = lock(dir)?;
         let (log_dir, state_dir) = (dir.join("log"), dir.join("state"));
-        let exists = known_format(dir)?.is_some();
+        let found = format::known(dir)?;
+        let exists = found.is_some();
         if exists {
             wal_check::check_directory(&state_dir)?;
         } else {
@@ -82,7 +81,7 @@ impl Store {
         let log = open_log(&log_dir, exists)?;
         let engine = Engine::open(&state_dir, options)?;
         let identity = read_identity(dir)?;
-        if exists {
+        if let Some(found) = found {
             // A lost identity must not turn a member into a newcomer.
             if identity.is_none() && !log.groups()?.is_empty() {
                 return Err(Error::corrupt(
@@ -90,6 +89,8 @@ impl Store {
                     "the file is missing, but the log has groups",
                 ));
             }
+            // Before anybody can write into it.
+            format::upgrade(dir, found)?;
         } else {
             finish_creation(dir)?;
         }
@@ -184,43 +185,6 @@ fn refuse_foreign(dir: &Path) -> Result<(), Error> {
     }
 }
 
-fn format_line(version: u32) -> String {
-    let said = format!("{FORMAT_MAGIC} {version}");
-    format!("{said} {:08x}\n", crc32fast::hash(said.as_bytes()))
-}
-
-fn read_format(dir: &Path) -> Result<Option<u32>, Error> {
-    let path = dir.join("FORMAT");
-    let content = match std::fs::read(&path) {
-        Ok(content) => content,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("read", &path, e)),
-    };
-    let version = std::str::from_utf8(&content).ok().and_then(|line| {
-        let version: u32 = line.strip_prefix(FORMAT_MAGIC)?.split_whitespace().next()?.parse().ok()?;
-        (line == format_line(version)).then_some(version)
-    });
-    match version {
-        Some(version) => Ok(Some(version)),
-        None => Err(Error::corrupt(path, "it is not what Flotilla wrote")),
-    }
-}
-
-/// The format of a store that this build can read; `None` if there is no store yet.
-fn known_format(dir: &Path) -> Result<Option<u32>, Error> {
-    match read_format(dir)? {
-        Some(found) if found > FORMAT_VERSION => {
-            Err(Error::NewerFormat { dir: dir.to_owned(), found, supported: FORMAT_VERSION })
-        }
-        found => Ok(found),
-    }
-}
-
-/// The format of a store that must be there.
-pub(crate) fn existing_format(dir: &Path) -> Result<u32, Error> {
-    known_format(dir)?.ok_or_else(|| Error::io("read", &dir.join("FORMAT"), ErrorKind::NotFound.into()))
-}
-
 /// A crash may have left a part of a store here: it was never used, so it goes.
 fn begin_creation(dir: &Path, parts: &[&Path]) -> Result<(), Error> {
     let creating = dir.join("CREATING");
@@ -236,7 +200,7 @@ fn begin_creation(dir: &Path, parts: &[&Path]) -> Result<(), Error> {
 }
 
 fn finish_creation(dir: &Path) -> Result<(), Error> {
-    replace_file(dir, "FORMAT", format_line(FORMAT_VERSION).as_bytes())?;
+    format::mark(dir)?;
     let creating = dir.join("CREATING");
     std::fs::remove_file(&creating).map_err(|e| Error::io("remove", &creating, e))?;
     sync_dir(dir)
@@ -265,7 +229,7 @@ pub(crate) fn read_identity(dir: &Path) -> Result<Option<Identity>, Error> {
 }
 
 /// Writes a small file so that after a crash it has the old content or the new.
-fn replace_file(dir: &Path, name: &str, content: &[u8]) -> Result<(), Error> {
+pub(crate) fn replace_file(dir: &Path, name: &str, content: &[u8]) -> Result<(), Error> {
     let (path, temporary) = (dir.join(name), dir.join(format!("{name}.new")));
     let write = || {
         let mut file = File::create(&temporary)?;

@@ -46,9 +46,25 @@ pub(crate) enum Tail {
     Torn(usize),
 }
 
+/// What a crash has left at the end of a log.
+pub(crate) struct Torn {
+    path: PathBuf,
+    /// Where the batch begins that was not completely written.
+    at: usize,
+    length: usize,
+}
+
 /// Checks the manifest and the write-ahead logs of a RocksDB directory. Cuts off the torn tail of the newest
 /// write-ahead log; anything else that is wrong is [`Error::Corrupt`].
 pub(crate) fn check_directory(dir: &Path) -> Result<(), Error> {
+    match look(dir)? {
+        Some(torn) => cut(&torn),
+        None => Ok(()),
+    }
+}
+
+/// The same without changing anything: what is to be cut off.
+pub(crate) fn look(dir: &Path) -> Result<Option<Torn>, Error> {
     let current = dir.join("CURRENT");
     let named = std::fs::read(&current).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::corrupt(&current, "the file is missing"),
@@ -77,11 +93,12 @@ pub(crate) fn check_directory(dir: &Path) -> Result<(), Error> {
     logs.sort();
     // RocksDB makes the next file ahead of need: the newest one with anything in it is the last that was written.
     let mut newest = true;
+    let mut torn = None;
     for (_, path) in logs.iter().rev() {
         let data = read(path)?;
         match check(path, &data)? {
             Tail::Whole => {}
-            Tail::Torn(at) if newest => cut(path, at, data.len())?,
+            Tail::Torn(at) if newest => torn = Some(Torn { path: path.clone(), at, length: data.len() }),
             Tail::Torn(at) => {
                 return Err(Error::corrupt(
                     path,
@@ -91,21 +108,22 @@ pub(crate) fn check_directory(dir: &Path) -> Result<(), Error> {
         }
         newest &= data.is_empty();
     }
-    Ok(())
+    Ok(torn)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|e| Error::io("read", path, e))
 }
 
-fn cut(path: &Path, at: usize, length: usize) -> Result<(), Error> {
+fn cut(torn: &Torn) -> Result<(), Error> {
+    let Torn { path, at, length } = torn;
     tracing::warn!(
         file = %path.display(), offset = at, bytes = length - at,
         "cutting off a write that a crash left incomplete; it was never acknowledged"
     );
     let cut = || {
         let file = std::fs::OpenOptions::new().write(true).open(path)?;
-        file.set_len(at as u64)?;
+        file.set_len(*at as u64)?;
         file.sync_all()
     };
     cut().map_err(|e| Error::io("cut off the torn tail of", path, e))

@@ -40,7 +40,7 @@ pub(crate) async fn alone<T: Send + 'static>(
         let outcome = work.await;
         let state = phase(&own, &outcome);
         // No longer leading: the next leader has no mark of it.
-        let _ = own.with_soft(|soft, _| soft.operations.insert(group, Underway::cut(what, state)));
+        let _ = own.with_soft(|soft, _| soft.operations.insert(group, Underway::asked(what, state)));
         own.nudge.notify_one();
         // Nobody may be waiting any more.
         let _ = tell.send(outcome);
@@ -57,7 +57,7 @@ async fn take(server: &Arc<MetaServer>, group: GroupId, what: &str) -> Result<()
             let running =
                 soft.operations.get(&group).is_some_and(|underway| matches!(underway.state, Phase::Running));
             if !running {
-                soft.operations.insert(group, Underway::cut(what.to_owned(), Phase::Running));
+                soft.operations.insert(group, Underway::asked(what.to_owned(), Phase::Running));
             }
             !running
         })?;

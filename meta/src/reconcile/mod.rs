@@ -116,8 +116,8 @@ impl Underway {
         Self { what, changes_hands: false, state, builds: None }
     }
 
-    /// A shard is cut as an operator wants it.
-    fn cut(what: String, state: Phase) -> Self {
+    /// An operator has asked for it: a leader is to change, or a shard to be cut.
+    fn asked(what: String, state: Phase) -> Self {
         Self { what, changes_hands: true, state, builds: None }
     }
 }

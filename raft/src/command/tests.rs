@@ -49,7 +49,7 @@ fn read(encoded: impl Into<Bytes>) -> Result<Command, Malformed> {
 }
 
 fn expanded(data: Bytes) -> Result<Vec<u8>, Malformed> {
-    let command = Command::from_wire(Compression::Lz4, data)?;
+    let command = Command::from_wire(Compression::Lz4, data, None)?;
     command.expand().map(Cow::into_owned)
 }
 
@@ -100,7 +100,9 @@ fn compressed_entry_is_small_in_the_log_and_reads_as_it_was_written() {
 fn entries_from_before_compression_read_as_before() {
     let old = OldEntry { term: 3, index: 9, command: words(16 << 10) };
     let command = read(old.encode_to_vec()).expect("an entry");
-    assert_eq!(command, Command::plain(old.command.clone()));
+    // As it is, and without a checksum: there is nothing to compare it with.
+    assert_eq!(command, Command { data: old.command.clone(), form: Form::Plain, crc32: None });
+    assert_eq!(command.expand().expect("as it is"), &old.command[..]);
     assert_eq!(encode_entry(&entry(command)), old.encode_to_vec(), "and are written as before");
 }
 
@@ -116,24 +118,25 @@ fn version_before_compression_takes_a_compressed_command_for_none() {
 #[test]
 fn compression_of_a_later_version_is_refused() {
     let payload = Some(wire::entry::Payload::Command(words(100)));
-    let later = wire::Entry { term: 3, index: 9, payload, compression: 4_711 };
+    let later = wire::Entry { term: 3, index: 9, payload, compression: 4_711, crc32: None };
     let refused = read(later.encode_to_vec()).expect_err("an unknown compression").to_string();
     assert!(refused.contains("this version does not know"), "{refused}");
 
-    let blank = wire::Entry { term: 3, index: 9, payload: None, compression: Compression::Lz4 as i32 };
+    let lz4 = Compression::Lz4 as i32;
+    let blank = wire::Entry { term: 3, index: 9, payload: None, compression: lz4, crc32: None };
     decode_entry(blank.encode_to_vec().into()).expect_err("nothing, compressed");
 }
 
 #[test]
 fn sizes_that_cannot_be_are_refused_before_memory_is_taken() {
-    let (_, data) = Command::compressed(words(4_096)).to_wire();
+    let (_, data, _) = Command::compressed(words(4_096)).to_wire();
     let with_size = |size: usize| {
         let size = (size as u32).to_le_bytes();
         Bytes::from([&data[..1], &size[..], &data[HEAD_BYTES..]].concat())
     };
     assert_eq!(with_size(4_096), data);
     for size in [u32::MAX as usize, EXPANDED_BYTES_MAX + 1, EXPANDED_BYTES_MAX, data.len() * RATIO_MAX] {
-        let refused = Command::from_wire(Compression::Lz4, with_size(size)).expect_err("a size");
+        let refused = Command::from_wire(Compression::Lz4, with_size(size), None).expect_err("a size");
         assert!(refused.to_string().contains("its size cannot be"), "{refused}");
     }
     for size in [0, 4_095, 4_097] {
@@ -143,7 +146,7 @@ fn sizes_that_cannot_be_are_refused_before_memory_is_taken() {
 
 #[test]
 fn damage_is_refused_or_keeps_the_size_and_never_panics() {
-    let (_, data) = Command::compressed(words(4_096)).to_wire();
+    let (_, data, _) = Command::compressed(words(4_096)).to_wire();
     for end in 0..data.len() {
         expanded(data.slice(..end)).expect_err("cut off");
     }
@@ -163,4 +166,37 @@ fn damage_is_refused_or_keeps_the_size_and_never_panics() {
             assert_eq!(plain.len(), 4_096);
         }
     }
+}
+
+#[test]
+fn bit_that_flips_anywhere_in_a_command_is_noticed() {
+    for command in [Command::plain(words(60)), Command::compressed(words(4_096))] {
+        let plain = command.expand().expect("as it was proposed").into_owned();
+        let (compression, data, crc32) = command.to_wire();
+        for bit in 0..data.len() * 8 {
+            let mut altered = data.to_vec();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            let altered = Command::from_wire(compression, altered.into(), crc32);
+            if let Ok(expanded) = altered.and_then(|altered| altered.expand().map(Cow::into_owned)) {
+                // (A repetition may be taken from another place where the same is.)
+                assert!(command.is_compressed() && expanded == plain, "bit {bit}");
+            }
+        }
+    }
+}
+
+#[test]
+fn checksum_lasts_from_the_proposal_to_where_it_is_applied() {
+    let command = Command::plain(Bytes::from_static(b"k=v"));
+    let encoded = encode_entry(&entry(command.clone()));
+    assert_eq!(read(encoded.clone()).expect("an entry"), command);
+    let at = encoded.windows(3).position(|bytes| bytes == b"k=v").expect("the command");
+    let mut altered = encoded.to_vec();
+    altered[at + 2] = b'w';
+    let refused = read(altered).expect("an entry").expand().expect_err("altered").to_string();
+    assert!(refused.contains("not what was proposed"), "{refused}");
+    // What has lost all its bytes is no barrier.
+    let emptied = Command::from_wire(Compression::Unspecified, Bytes::new(), command.crc32).expect("nothing");
+    assert!(!emptied.is_barrier() && emptied.expand().is_err());
+    assert!(Command::plain(Bytes::new()).is_barrier());
 }

@@ -70,7 +70,7 @@ impl Node {
 
     /// Has begun to import one: the marker, which is `storage`'s own, says that the keys are nobody's.
     fn begin_to_import(&self) {
-        let marker = ImportMarker { group: GROUP.0, spans: spans_to_wire(&spans()) };
+        let marker = ImportMarker { group: GROUP.0, spans: spans_to_wire(&spans()), version: 0 };
         let key = [&0_u64.to_be_bytes()[..], &[1_u8], &GROUP.0.to_be_bytes()].concat();
         self.put(&key, &marker.encode_to_vec());
         assert_eq!(self.store.engine().interrupted_imports().expect("markers").len(), 1);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{IDENTITY, append, content, crash_image, durably, entries, open, refused};
 use crate::engine::Cf;
 use crate::ids::{GroupId, LogIndex, NodeId};
+use crate::inspect::Inspection;
 use crate::{Error, Identity};
 
 /// A store that was closed: five batches in the log's WAL, or in a table if `flushed`; a few rows in a table of the
@@ -109,6 +110,30 @@ fn flipped_byte_in_the_write_ahead_log_is_refused() {
 }
 
 #[test]
+fn whoever_only_looks_is_told_of_a_damaged_log_and_changes_nothing() {
+    let dir = tempfile::tempdir().expect("dir");
+    make(dir.path());
+    let wal = files(&dir.path().join("log"), ".log").pop().expect("a write-ahead log");
+    let whole = std::fs::read(&wal).expect("read");
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 0x40;
+    // (A tear is no damage: the node cuts it off.)
+    for (content, is_damaged) in
+        [(whole.clone(), false), (whole[..whole.len() - 9].to_vec(), false), (flipped, true)]
+    {
+        std::fs::write(&wal, &content).expect("write");
+        let inspection = Inspection::open(dir.path()).expect("inspect");
+        match inspection.damage() {
+            Some(Error::Corrupt { file, .. }) => assert!(is_damaged && *file == wal, "{}", file.display()),
+            other => assert!(other.is_none() && !is_damaged, "{other:?}"),
+        }
+        assert_eq!(inspection.groups().expect("groups"), [GroupId(1)]);
+        drop(inspection);
+        assert_eq!(std::fs::read(&wal).expect("read"), content);
+    }
+}
+
+#[test]
 fn flipped_byte_in_a_table_is_refused() {
     let dir = tempfile::tempdir().expect("dir");
     make(dir.path());
@@ -180,10 +205,6 @@ fn store_says_whose_it_is_and_refuses_what_is_none() {
         assert_eq!(content(&store.log(), 1).len(), 15);
         durably(|done| store.log().truncate_after(GroupId(1), Some(LogIndex(3)), done));
     }
-    let said = format!("flotilla-store {}", 9);
-    let line = format!("{said} {:08x}\n", crc32fast::hash(said.as_bytes()));
-    std::fs::write(path.join("FORMAT"), line).expect("write");
-    assert!(matches!(refused(&path), Error::NewerFormat { found: 9, .. }));
 
     let foreign = dir.path().join("foreign");
     std::fs::create_dir(&foreign).expect("create");

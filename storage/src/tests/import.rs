@@ -142,6 +142,26 @@ fn interrupted_import_can_be_given_up() {
 }
 
 #[test]
+fn marker_of_a_later_version_is_refused() {
+    let dir = tempfile::tempdir().expect("dir");
+    let store = open(dir.path());
+    let engine = store.engine();
+    for (version, known) in [(0, true), (1, true), (2, false)] {
+        let marker = proto::storage::ImportMarker { group: GROUP.0, spans: Vec::new(), version };
+        let key = [&0_u64.to_be_bytes()[..], &[1_u8], &GROUP.0.to_be_bytes()].concat();
+        let mut batch = engine.batch();
+        batch.put(Cf::Group, &key, &prost::Message::encode_to_vec(&marker));
+        engine.write(batch).expect("write");
+        match engine.interrupted_imports() {
+            Ok(found) => assert!(known && found.len() == 1, "{version}: {found:?}"),
+            Err(error) => {
+                assert!(!known && error.to_string().contains("later version"), "{version}: {error}")
+            }
+        }
+    }
+}
+
+#[test]
 fn import_hides_old_rows_and_tombstones_wherever_they_are() {
     let stores = Stores::with(6000);
     let (chunks, engine) = (stores.chunks(), stores.to.engine());

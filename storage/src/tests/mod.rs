@@ -1,6 +1,7 @@
 //! Tests against a real store in a temporary directory.
 
 mod damage;
+mod format;
 mod import;
 mod log;
 mod model;

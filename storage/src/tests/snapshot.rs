@@ -96,6 +96,9 @@ fn damaged_or_misplaced_chunks_are_refused() {
     let whole = std::mem::replace(&mut chunks[0].payload, flipped.into());
     assert!(matches!(import.put(&chunks[0]), Err(Error::BadChunk(_))), "flipped");
     chunks[0].payload = whole;
+    chunks[0].last = true;
+    assert!(matches!(import.put(&chunks[0]), Err(Error::BadChunk(_))), "not the last one");
+    chunks[0].last = false;
     import.put(&chunks[0]).expect("chunk");
     assert!(matches!(import.finish(engine.batch()), Err(Error::BadChunk(_))), "incomplete");
 

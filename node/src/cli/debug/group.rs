@@ -30,25 +30,32 @@ pub(super) struct GroupArgs {
     no_digest: bool,
 }
 
-/// A replica on a page.
-pub(super) fn run(args: &GroupArgs, as_json: bool) -> Result<String, Failure> {
+/// Prints it.
+pub(super) fn run(args: &GroupArgs, as_json: bool) -> Result<(), Failure> {
     let files = args.place.open()?;
-    let group = super::group(&files, &args.group)?;
-    let replica = inspect::replica(&files, group).map_err(Failure::other)?;
+    crate::cli::print(&page(&files, args, as_json)?)?;
+    super::shown(&files)
+}
+
+/// A replica on a page.
+fn page(files: &Inspection, args: &GroupArgs, as_json: bool) -> Result<String, Failure> {
+    let group = super::group(files, &args.group)?;
+    let unreadable = |error: raft::Fatal| super::unreadable(files, group, &error);
+    let replica = inspect::replica(files, group).map_err(unreadable)?;
     let engine = files.engine();
     let meta = group.0 == META_GROUP;
     let descriptor = match meta {
         true => None,
-        false => txn::shard::load_descriptor(engine, group).map_err(Failure::other)?,
+        false => txn::shard::load_descriptor(engine, group).map_err(unreadable)?,
     };
     let safe_point = match meta {
         true => None,
-        false => Some(txn::shard::load_safe_point(engine, group).map_err(Failure::other)?),
+        false => Some(txn::shard::load_safe_point(engine, group).map_err(unreadable)?),
     };
     let spans = txn::shard::spans(group, descriptor.as_ref());
     let digests = match args.no_digest {
         true => None,
-        false => Some(digest(&files, group, &spans)?),
+        false => Some(digest(files, group, &spans)?),
     };
     if as_json {
         let mut page = super::store::json(&replica);

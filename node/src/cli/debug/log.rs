@@ -49,7 +49,7 @@ pub(super) fn run(args: &LogArgs, as_json: bool) -> Result<(), Failure> {
             Ok(entry) if as_json => as_line(&entry, group.0 == META_GROUP),
             Ok(entry) => text(&entry, group.0 == META_GROUP, args.full),
             Err(error) => {
-                failure = Some(Failure::other(error));
+                failure = Some(super::unreadable(&files, group, &error));
                 return false;
             }
         };
@@ -68,7 +68,7 @@ pub(super) fn run(args: &LogArgs, as_json: bool) -> Result<(), Failure> {
     {
         return Err(Failure::other(error));
     }
-    failure.map_or(Ok(()), Err)
+    failure.map_or_else(|| super::shown(&files), Err)
 }
 
 fn text(entry: &StoredEntry, meta: bool, full: bool) -> String {

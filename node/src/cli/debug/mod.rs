@@ -1,7 +1,8 @@
 //! `flotilla debug`: what is in a stopped node's files.
 //!
 //! Everything here but `recover` opens the store for reading only ([`storage::inspect`]), so that a store that a node refuses to serve
-//! can be looked at as well. A node that runs has its store locked: exit status 4.
+//! can be looked at as well: what is damaged is told when it is read (exit status 5). A node that runs has its store locked: exit
+//! status 4, as with a store of a format that this version doesn't read.
 
 mod group;
 mod log;
@@ -11,11 +12,12 @@ mod store;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use raft::Fatal;
 use storage::ids::GroupId;
 use storage::inspect::Inspection;
 
 use super::admin::names;
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 
 /// Arguments of `flotilla debug`.
 #[derive(Args)]
@@ -42,7 +44,8 @@ enum Debug {
     /// there by halves. Where several survivors have a replica of one group, recover it on the one whose last entry is the
     /// highest (the term counts first), and on no other: --group says which. A replica in quarantine differed from the others:
     /// it is left alone (exit status 6, the others are recovered all the same) unless --accept-quarantined says that there is
-    /// nothing better. Wipe the stores of the lost nodes before they are used again.
+    /// nothing better. Where no group has lost its majority it is refused (exit status 6, too). Wipe the stores of the lost nodes
+    /// before they are used again.
     Recover(recover::RecoverArgs),
 }
 
@@ -62,9 +65,13 @@ impl Place {
 /// Looks and prints.
 pub fn run(args: DebugArgs) -> Result<(), Failure> {
     match &args.command {
-        Debug::Store(place) => super::print(&store::run(&place.open()?, args.json)?),
+        Debug::Store(place) => {
+            let files = place.open()?;
+            super::print(&store::run(&files, args.json)?)?;
+            shown(&files)
+        }
         Debug::Log(log) => log::run(log, args.json),
-        Debug::Group(group) => super::print(&group::run(group, args.json)?),
+        Debug::Group(group) => group::run(group, args.json),
         Debug::Recover(recover) => recover::run(recover, args.json),
     }
 }
@@ -77,6 +84,25 @@ fn group(files: &Inspection, name: &str) -> Result<GroupId, Failure> {
         let known: Vec<String> = groups.iter().map(GroupId::to_string).collect();
         Failure::Usage(format!("there is no group {name:?} in this store; there are {}", known.join(", ")))
     })
+}
+
+/// What there is was shown. Where a log is damaged that is not all there was.
+fn shown(files: &Inspection) -> Result<(), Failure> {
+    files.damage().map_or(Ok(()), |error| Err(Failure::Store(error.clone())))
+}
+
+/// What is of a group in these files can't be read.
+fn unreadable(files: &Inspection, group: GroupId, error: &Fatal) -> Failure {
+    match error.of_storage() {
+        Some(error) => Failure::Store(error.clone()),
+        None => {
+            let store = files.dir().display();
+            Failure::Damaged(format!(
+                "{store}: what it has of {group} cannot be read: {}",
+                exit::chain(error)
+            ))
+        }
+    }
 }
 
 /// `-` for what is not there.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use raft::recover::{Survivor, recover, release, survivors};
 use serde_json::json;
-use storage::ids::{GroupId, NodeId};
+use storage::ids::{GroupId, NodeId, ReplicaId};
 use storage::seam::Seams;
 use storage::{Store, StoreOptions};
 
@@ -58,12 +58,23 @@ fn number(name: &str, letter: char) -> Result<u64, Failure> {
     number.ok_or_else(|| Failure::Usage(format!("{name:?}: {letter}2 is meant")))
 }
 
+/// The nodes of the voters; while the membership changes, of those of before and of those of after.
+fn halves(survivor: &Survivor) -> Vec<Vec<NodeId>> {
+    let nodes =
+        |half: &BTreeSet<ReplicaId>| half.iter().filter_map(|id| survivor.voters.get(id)).copied().collect();
+    survivor.halves.iter().map(nodes).collect()
+}
+
+fn names(nodes: &[NodeId]) -> String {
+    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(" ")
+}
+
 /// A replica, and what speaks against it.
 fn described(survivor: &Survivor) -> String {
-    let voters: Vec<String> = survivor.voters.values().map(NodeId::to_string).collect();
+    let halves: Vec<String> = halves(survivor).iter().map(|half| names(half)).collect();
     let (term, index) = survivor.last;
     let last = format!("last entry: term {} index {}", term.0, index.0);
-    let mut text = format!("{}: voters {}; {last}", survivor.group, voters.join(" "));
+    let mut text = format!("{}: voters {}; {last}", survivor.group, halves.join(", changing to "));
     // With its vote, or as one who only learnt.
     if !survivor.voters.contains_key(&survivor.replica) {
         text.push_str("; THIS REPLICA HAS NO VOTE, AND MAY BE FAR BEHIND");
@@ -92,6 +103,11 @@ async fn recover_store(args: &RecoverArgs, as_json: bool) -> Result<Outcome, Fai
     let concerned =
         |s: &&Survivor| s.has_lost_its_majority(&lost) && (only.is_empty() || only.contains(&s.group));
     let stuck: Vec<&Survivor> = replicas.iter().filter(concerned).collect();
+    if stuck.is_empty() && args.accept_data_loss {
+        store.log().close();
+        let why = "no group here has lost its majority with those nodes: nothing was changed";
+        return Err(Failure::Refused(why.into()));
+    }
     let is_recovered = |s: &Survivor| args.accept_data_loss && (!s.quarantined || args.accept_quarantined);
     let mut text = format!("store of {me}: {} replicas\n", replicas.len());
     for survivor in &stuck {
@@ -120,9 +136,11 @@ async fn recover_store(args: &RecoverArgs, as_json: bool) -> Result<Outcome, Fai
     store.log().close();
     let group = |s: &&Survivor| {
         let voters: Vec<u64> = s.voters.values().map(|node| node.0).collect();
+        let halves: Vec<Vec<u64>> =
+            halves(s).iter().map(|half| half.iter().map(|node| node.0).collect()).collect();
         json!({
             "group": s.group.0, "replica": s.replica.0, "voters": voters, "term": s.last.0.0, "index": s.last.1.0,
-            "quarantined": s.quarantined, "recovered": is_recovered(s),
+            "halves": halves, "quarantined": s.quarantined, "recovered": is_recovered(s),
         })
     };
     let left_alone = stuck.iter().filter(|s| args.accept_data_loss && !is_recovered(s));

@@ -14,7 +14,10 @@ pub(super) fn run(files: &Inspection, as_json: bool) -> Result<String, Failure> 
     let identity = files.identity().map_err(Failure::Store)?;
     let mut replicas = Vec::new();
     for group in files.groups().map_err(Failure::Store)? {
-        replicas.push((group, inspect::replica(files, group).map_err(Failure::other)?));
+        replicas.push((
+            group,
+            inspect::replica(files, group).map_err(|error| super::unreadable(files, group, &error))?,
+        ));
     }
     if as_json {
         let replicas: Vec<Json> = replicas

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::super::{Hub, chain};
 use super::{CHUNKS_AHEAD, Route};
 use crate::snapshot::{SnapshotData, spans_to_wire};
-use crate::types::{TypeConfig, Vote, meta_to_wire, vote_from_wire, vote_to_wire};
+use crate::types::{FIRST_VERSION, TypeConfig, Vote, meta_to_wire, vote_from_wire, vote_to_wire};
 
 /// Attempts in a row that bring nothing, after which a snapshot is given up: with the pauses below, half a minute.
 const FAILURES_MAX: u32 = 10;
@@ -50,6 +50,7 @@ pub(crate) async fn send(
         // (0 says that it has none.)
         id: hub.seams.random_u64().max(1),
         first_sequence: 0,
+        version: FIRST_VERSION,
     };
     let now = hub.seams.clock.now();
     let outgoing = Arc::new(Outgoing {
