@@ -76,10 +76,14 @@
 //! | metrics show the last *flushed* vote | `Group::observe` takes the term from the full metrics |
 //! | channels are preallocated for each group | smaller in `options.rs` |
 //!
+//! Each remedy has a test that fails without it, and says which one it guards: `tests/traps.rs` from outside, `traps_test.rs` from within; the
+//! false leases are in `transport/in_step.rs`, openraft's own suite in `suite_test.rs`.
+//!
 //! # Caveats
 //!
-//! Snapshots are not resumed when their stream breaks. A replica that fails stops alone and says so ([`Role::Stopped`],
-//! an error in the log, a counter); it is not restarted by itself.
+//! A snapshot whose stream breaks goes on where it was, also after a restart of its receiver; after one of its sender it begins anew, for the view that
+//! it was made of is gone. A replica that fails stops alone and says so ([`Role::Stopped`], an error in the log, a counter); it is not
+//! restarted by itself.
 //!
 //! # Where to start
 //!
@@ -113,6 +117,8 @@ mod state_machine;
 #[cfg(test)]
 mod suite_test;
 mod transport;
+#[cfg(test)]
+mod traps_test;
 mod types;
 mod view;
 mod vouch;

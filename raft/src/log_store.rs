@@ -215,6 +215,13 @@ impl LogStore {
         self.shared.state.lock().sizes.beyond(keep)
     }
 
+    /// The entries that are kept in memory, and what they weigh.
+    #[cfg(test)]
+    pub fn in_memory(&self) -> (usize, usize) {
+        let state = self.shared.state.lock();
+        (state.tail.entries.len(), state.tail.bytes)
+    }
+
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         let read = loop {
