@@ -26,6 +26,8 @@ use crate::types::{self, Host, StoredMembership, TypeConfig};
 const TRANSFER_LAG_MAX: u64 = 1000;
 /// Barriers that are proposed together: they share an append.
 const BARRIERS_AT_ONCE: u64 = 64;
+/// No replica's id.
+const NOBODY: u64 = u64::MAX;
 
 /// A replica of a group on this node.
 pub struct Group {
@@ -52,6 +54,8 @@ pub struct Group {
     opened: Instant,
     /// When a leader last wrote to this replica: milliseconds since `opened`.
     heard_ms: AtomicU64,
+    /// The replica that led last, as far as this process knows; or [`NOBODY`].
+    led_by: AtomicU64,
 }
 
 impl Group {
@@ -71,6 +75,7 @@ impl Group {
             stopping: AtomicBool::new(false),
             opened: shared.seams.clock.now(),
             heard_ms: AtomicU64::new(0),
+            led_by: AtomicU64::new(NOBODY),
             seams: shared.seams.clone(),
             shared,
             nursery,
@@ -557,8 +562,17 @@ impl Group {
             return;
         }
         let group = self.id();
-        if let Role::Leader { .. } | Role::Follower { leader: Some(_) } = role {
-            metrics::counter!("flotilla_raft_leader_changes_total").increment(1);
+        let leader = match &role {
+            Role::Leader { .. } => Some(self.replica()),
+            Role::Follower { leader } => leader.map(|leader| leader.replica),
+            Role::Stopped { .. } => None,
+        };
+        if let Some(leader) = leader {
+            let before = self.led_by.swap(leader.0, Ordering::SeqCst);
+            // Once, where the leader is; and not if it has only rested since.
+            if before != leader.0 && leader == self.replica() {
+                metrics::counter!("flotilla_raft_leader_changes_total").increment(1);
+            }
         }
         match &role {
             Role::Leader { term } => tracing::info!(%group, replica = %self.replica(), %term, "leading"),

@@ -317,6 +317,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        if !vote.is_committed() && vote.leader_id().voted_for == self.shared.replica.0 {
+            // For itself: the others are asked as soon as this is durable.
+            metrics::counter!("flotilla_raft_elections_total").increment(1);
+        }
         let ballot = encode_ballot(self.shared.replica, Some(vote), false);
         durably(|done| self.shared.log.save_vote(self.shared.group, ballot, done)).await?;
         self.shared.state.lock().vote = Some(*vote);
