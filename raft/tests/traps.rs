@@ -180,8 +180,45 @@ async fn whoever_grants_a_pre_vote_has_promised_nothing() {
     assert!(!granted(after), "the leader may rely on its lease");
 }
 
-/// Guards the second half of `Group::transfer_leader`: openraft refuses all writes from the moment that a transfer begins, for as long as the
-/// leader leads; and its heartbeats keep the others from electing. (The one that is to take over never does.)
+/// Guards the time limits in `Group::transfer_leader`: openraft says nothing of a transfer that fails, and whoever waits for the next leader would wait
+/// for ever. And that the heartbeats, which are off from then on, come back with the next role (`Group::publish`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_that_fails_is_given_up_and_the_next_leader_is_heard() {
+    let mut cluster = Cluster::new();
+    let puppets = lead(&mut cluster).await;
+    let group = cluster.group(ME);
+    let (_, term) = cluster.leader().await;
+    let transfer = async {
+        loop {
+            match group.transfer_leader(ReplicaId(2)).await {
+                // Its answers were late for a moment.
+                Err(ChangeError::Refused(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+                other => return other,
+            }
+        }
+    };
+    let outcome = tokio::time::timeout(FOR_EVER, transfer).await.expect("it is given up");
+    assert!(matches!(outcome, Err(ChangeError::TimedOut(_))), "{outcome:?}");
+    assert!(group.propose(term, "b=1".into()).await.is_err(), "it writes no more");
+    // One stands for election, and fails.
+    let last = group.status().last.expect("a log").0;
+    let request = wire::VoteRequest {
+        vote: Some(wire::Vote { term: term.0 + 1, replica: 3, committed: false }),
+        last: Some(wire::LogId { term: term.0, index: last }),
+        leadership_transfer: true,
+    };
+    let answer = ask(&cluster, 3, ME, Body::Vote(request)).await;
+    assert!(matches!(&answer, Answer::Vote(vote) if vote.granted), "{answer:?}");
+    eventually("it leads again", || group.leads().is_some_and(|later| later > term)).await;
+    cluster.put("b", "1").await;
+    let is_heartbeat = |asked: &Body| matches!(asked, Body::Append(append) if append.entries.is_empty());
+    let heartbeats = || puppets.iter().map(|puppet| puppet.count(is_heartbeat)).sum::<usize>();
+    let before = heartbeats();
+    eventually("it is heard", || heartbeats() >= before + 10).await;
+}
+
+/// The effect of that in a whole: a group whose leader could not hand over writes again, for the leader is silent (openraft's is as long as the
+/// transfer lasts; `Group::transfer_leader` sees to it after that), and another one is elected. (The one that is to take over never does.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_to_one_that_never_takes_over_ends_in_an_election() {
     let mut cluster = Cluster::new();

@@ -36,7 +36,8 @@ impl Puppet {
     pub async fn start(cluster: &Cluster, node: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         cluster.introduce(node, listener.local_addr().expect("address").to_string());
-        let stage = Arc::new(Stage { script: Mutex::new(Box::new(agree)), asked: Mutex::default() });
+        let script: Script = Box::new(agree);
+        let stage = Arc::new(Stage { script: Mutex::new(script), asked: Mutex::default() });
         let serve = tonic::transport::Server::builder()
             .add_service(RaftServer::new(Endpoint(stage.clone())))
             .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
@@ -88,7 +89,7 @@ impl Stage {
         let mut answers = Vec::new();
         for request in requests {
             let Some(body) = request.body else { continue };
-            let answer = script(&body);
+            let answer = (*script)(&body);
             if !matches!(body, Body::Pulse(_)) {
                 self.asked.lock().expect("lock").push((Instant::now(), body));
             }
