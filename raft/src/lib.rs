@@ -76,14 +76,14 @@
 //! | metrics show the last *flushed* vote | `Group::observe` takes the term from the full metrics |
 //! | channels are preallocated for each group | smaller in `options.rs` |
 //!
-//! Each remedy has a test that fails without it, and says which one it guards: `tests/traps.rs` from outside, `traps_test.rs` from within; the
-//! false leases are in `transport/in_step.rs`, openraft's own suite in `suite_test.rs`.
+//! The tests say which remedy they guard, and fail without it: `tests/traps.rs` from outside, `traps_test.rs` from within; those
+//! of false leases are in `transport/in_step.rs`, openraft's own suite in `suite_test.rs`.
 //!
 //! # Caveats
 //!
-//! A snapshot whose stream breaks goes on where it was, also after a restart of its receiver; after one of its sender it begins anew, for the view that
-//! it was made of is gone. A replica that fails stops alone and says so ([`Role::Stopped`], an error in the log, a counter); it is not
-//! restarted by itself.
+//! A snapshot whose stream breaks goes on where it was, also after a restart of its receiver; after one of its sender it
+//! begins anew, for the view that it was made of is gone. A replica that fails stops alone and says so ([`Role::Stopped`], an
+//! error in the log, a counter); it is not restarted by itself.
 //!
 //! # Where to start
 //!

@@ -1,5 +1,5 @@
-//! The traps of openraft whose remedy shows inside this crate only; `tests/traps.rs` has the others. Each test fails without the remedy that
-//! it names.
+//! The traps of openraft whose remedy shows inside this crate only; `tests/traps.rs` has the others. Each test fails without
+//! the remedy that it names.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,8 +79,8 @@ fn entry(index: u64) -> Entry {
     openraft::entry::RaftEntry::new(log_id(1, index), EntryPayload::Normal(command))
 }
 
-/// Guards the bound in `Tail::read` (where the entries are in memory) and in `LogStore::read` (where they are not): openraft's own
-/// bound is of numbers.
+/// Guards the bound in `Tail::read` (where the entries are in memory) and in `LogStore::read` (where they are not):
+/// openraft's own bound is of numbers.
 #[tokio::test]
 async fn what_is_read_for_an_append_is_bounded_in_bytes() {
     const BYTES_MAX: usize = 1000;
@@ -125,8 +125,8 @@ async fn what_stays_in_memory_is_bounded_in_bytes() {
     assert_eq!(narrow.in_memory(), (1, weight));
 }
 
-/// Guards the filter in `LogStore::open`: what was committed is saved without a sync of its own, and entries may be gone that it names. openraft
-/// would apply what is not there.
+/// Guards the filter in `LogStore::open`: what was committed is saved without a sync of its own, and entries may be gone that
+/// it names. openraft would apply what is not there.
 #[tokio::test]
 async fn a_committed_position_beyond_the_end_of_the_log_says_nothing() {
     let (_dir, store) = store();
@@ -140,8 +140,8 @@ async fn a_committed_position_beyond_the_end_of_the_log_says_nothing() {
     }
 }
 
-/// Guards `Builder::build_snapshot` and `Adapter::get_current_snapshot` at start: openraft cuts the log up to what these say. What is applied
-/// is in memory only.
+/// Guards `Builder::build_snapshot` and `Adapter::get_current_snapshot` at start: openraft cuts the log up to what these say.
+/// What is applied is in memory only.
 #[tokio::test]
 async fn only_what_is_flushed_counts_as_in_a_snapshot() {
     let (_dir, store) = store();

@@ -44,8 +44,8 @@ async fn led_by_the_first() -> Cluster {
     cluster
 }
 
-/// Guards the hand-over in `MultiRaft::shutdown`: without it the others have to miss the leader first, and its lease to end, which takes for ever here.
-/// (That it says farewell does not shorten the lease.)
+/// Guards the hand-over in `MultiRaft::shutdown`: without it the others have to miss the leader first, and its lease to end,
+/// which takes for ever here. (That it says farewell does not shorten the lease.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_shuts_down_is_replaced_before_anybody_misses_it() {
     let mut cluster = led_by_the_first().await;

@@ -60,8 +60,8 @@ async fn create(cluster: &Cluster, nodes: &[u64]) {
     cluster.multi(ME).create_group(new).await.expect("create");
 }
 
-/// An operator who sees leaders change looks for what is wrong: followers that hear of a leader, and groups that wake where they were laid to
-/// rest, are nothing of the kind.
+/// An operator who sees leaders change looks for what is wrong: followers that hear of a leader, and groups that wake where
+/// they were laid to rest, are nothing of the kind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_is_counted_once_where_it_leads_and_an_election_where_it_begins() {
     let counters = Counters::default();

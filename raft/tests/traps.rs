@@ -1,7 +1,7 @@
 //! The traps of openraft that are listed in `raft/src/lib.rs`: each of these tests fails without the remedy that it names.
 //!
-//! Most have one real node, whose peers the test plays, so that nothing else can happen than what is looked at. No test asserts how long
-//! something takes: where silence is waited for, a slow machine makes it no shorter.
+//! Most have one real node, whose peers the test plays, so that nothing else can happen than what is looked at. No test
+//! asserts how long something takes: where silence is waited for, a slow machine makes it no shorter.
 
 #![allow(clippy::disallowed_methods, reason = "tests of the real thing run on the real clock")]
 
@@ -55,8 +55,8 @@ fn first_index(append: &wire::Append) -> u64 {
     append.entries.first().map_or(0, |entry| entry.index)
 }
 
-/// Guards `Network::stream_append`: openraft's own sends an append only when the one before is answered, and when that is given up,
-/// begins again with the same entry.
+/// Guards `Network::stream_append`: openraft's own sends an append only when the one before is answered, and when that is
+/// given up, begins again with the same entry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_append_goes_out_while_an_earlier_one_is_not_answered() {
     let mut cluster = Cluster::new();
@@ -75,8 +75,8 @@ async fn an_append_goes_out_while_an_earlier_one_is_not_answered() {
     eventually("the second one goes out all the same", || has_begun_at(known + 2)).await;
 }
 
-/// Guards `limited_get_log_entries` of the log store: openraft bounds an append by the number of its entries only, and what has gathered while a
-/// follower was away would come in one message.
+/// Guards `limited_get_log_entries` of the log store: openraft bounds an append by the number of its entries only, and what
+/// has gathered while a follower was away would come in one message.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_append_holds_no_more_bytes_than_it_may() {
     const BYTES_MAX: usize = 4096;
@@ -156,8 +156,8 @@ async fn whoever_is_refused_beforehand_disturbs_nobody() {
     cluster.leader().await;
 }
 
-/// Guards the receiving end of pre-votes (`handle_vote`): one that was taken for a vote would bind this replica, which then refuses the leader
-/// of the present term.
+/// Guards the receiving end of pre-votes (`handle_vote`): one that was taken for a vote would bind this replica, which then
+/// refuses the leader of the present term.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_grants_a_pre_vote_has_promised_nothing() {
     let mut cluster = Cluster::new();
@@ -180,8 +180,9 @@ async fn whoever_grants_a_pre_vote_has_promised_nothing() {
     assert!(!granted(after), "the leader may rely on its lease");
 }
 
-/// Guards the time limits in `Group::transfer_leader`: openraft says nothing of a transfer that fails, and whoever waits for the next leader would wait
-/// for ever. And that the heartbeats, which are off from then on, come back with the next role (`Group::publish`).
+/// Guards the time limits in `Group::transfer_leader`: openraft says nothing of a transfer that fails, and whoever waits for
+/// the next leader would wait for ever. And that the heartbeats, which are off from then on, come back with the next role
+/// (`Group::publish`).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_that_fails_is_given_up_and_the_next_leader_is_heard() {
     let mut cluster = Cluster::new();
@@ -217,8 +218,9 @@ async fn a_transfer_that_fails_is_given_up_and_the_next_leader_is_heard() {
     eventually("it is heard", || heartbeats() >= before + 10).await;
 }
 
-/// The effect of that in a whole: a group whose leader could not hand over writes again, for the leader is silent (openraft's is as long as the
-/// transfer lasts; `Group::transfer_leader` sees to it after that), and another one is elected. (The one that is to take over never does.)
+/// The effect of that in a whole: a group whose leader could not hand over writes again, for the leader is silent (openraft's
+/// is as long as the transfer lasts; `Group::transfer_leader` sees to it after that), and another one is elected. (The one
+/// that is to take over never does.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_to_one_that_never_takes_over_ends_in_an_election() {
     let mut cluster = Cluster::new();
@@ -295,8 +297,8 @@ async fn nobody_votes_as_long_as_a_promise_from_before_its_restart_may_count() {
     }
 }
 
-/// Guards `hush` in `liveness/beat.rs`: openraft goes on to send for a lease's length, and after that by turns (the next test), never
-/// silent for as long as this.
+/// Guards `hush` in `liveness/beat.rs`: openraft goes on to send for a lease's length, and after that by turns (the next
+/// test), never silent for as long as this.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_nobody_answers_falls_silent_until_somebody_does() {
     let mut cluster = Cluster::new();
@@ -312,8 +314,8 @@ async fn a_leader_that_nobody_answers_falls_silent_until_somebody_does() {
     cluster.put("b", "1").await;
 }
 
-/// Guards `quorum_loss_probe_interval`, for a leader whose pulses are answered but not what it sends of the group: without it, heartbeats
-/// never pause, and keep others from electing that could have a majority.
+/// Guards `quorum_loss_probe_interval`, for a leader whose pulses are answered but not what it sends of the group: without
+/// it, heartbeats never pause, and keep others from electing that could have a majority.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_whose_appends_nobody_answers_pauses_and_tries_again() {
     let mut cluster = Cluster::new();
@@ -335,8 +337,8 @@ async fn a_leader_whose_appends_nobody_answers_pauses_and_tries_again() {
     eventually("it tries again", || appends() > before).await;
 }
 
-/// Guards what the last two do together: followers that hear the heartbeats of a leader which hears nobody elect another. Without both they never
-/// do.
+/// Guards what the last two do together: followers that hear the heartbeats of a leader which hears nobody elect another.
+/// Without both they never do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_hears_nobody_is_replaced_though_it_is_heard() {
     let links = Arc::new(Links::default());
@@ -364,8 +366,8 @@ async fn a_leader_that_hears_nobody_is_replaced_though_it_is_heard() {
     assert!((1..=3).all(|node| cluster.get(node, "b").as_deref() == Some("2")));
 }
 
-/// Guards that the log is cut only up to what is flushed (`Builder::build_snapshot`, `checkpoint`): openraft cuts it up to the last entry of
-/// the "snapshot". If that were the last one applied, the start after a crash would find a hole.
+/// Guards that the log is cut only up to what is flushed (`Builder::build_snapshot`, `checkpoint`): openraft cuts it up to
+/// the last entry of the "snapshot". If that were the last one applied, the start after a crash would find a hole.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_is_cut_while_it_is_written_lacks_nothing_after_a_crash() {
     let mut cluster = Cluster::new();
@@ -452,8 +454,8 @@ async fn what_a_replica_has_shown_it_shows_after_a_crash_without_a_leader() {
     assert!(status.applied.is_some_and(|applied| applied.0 == shown), "{status:?}");
 }
 
-/// Guards `Group::confirm_quorum`, and that with quorum reads no lease is given: a leader that relied on its clock would answer though nobody
-/// confirms that it leads.
+/// Guards `Group::confirm_quorum`, and that with quorum reads no lease is given: a leader that relied on its clock would
+/// answer though nobody confirms that it leads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_quorum_reads_a_leader_needs_an_answer_for_each_read() {
     let mut cluster = Cluster::new();

@@ -151,8 +151,8 @@ mod tests {
         }
     }
 
-    /// Two that stood at the same moment would both miss a majority. The first one has time for its pre-vote and its vote before the second
-    /// begins, whatever the chance.
+    /// Two that stood at the same moment would both miss a majority. The first one has time for its pre-vote and its vote
+    /// before the second begins, whatever the chance.
     #[test]
     fn turns_do_not_overlap() {
         const LATEST: f64 = 0.999_999;

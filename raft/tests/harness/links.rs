@@ -1,5 +1,5 @@
-//! Connections between nodes that a test can close, each direction by itself. What is sent meanwhile waits, as it does when packets are
-//! lost: nobody is told.
+//! Connections between nodes that a test can close, each direction by itself. What is sent meanwhile waits, as it does when
+//! packets are lost: nobody is told.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;

@@ -176,7 +176,8 @@ pub fn voter() -> impl FnMut(&Body) -> Option<Answer> + Send + 'static {
     }
 }
 
-/// The append, by the leader of `term`, of the entry at `index`; all that comes before is of that term, too, and all is committed.
+/// The append, by the leader of `term`, of the entry at `index`; all that comes before is of that term, too, and all is
+/// committed.
 pub fn append(leader: u64, term: u64, index: u64) -> Body {
     let id = |index: u64| wire::LogId { term: if index == 0 { 0 } else { term }, index };
     let command = wire::entry::Payload::Command(format!("k={index}").into());
