@@ -29,6 +29,8 @@ use crate::types::{self, StoredMembership, TypeConfig};
 
 /// Barriers that are proposed together: they share an append.
 const BARRIERS_AT_ONCE: u64 = 64;
+/// No replica's id.
+const NOBODY: u64 = u64::MAX;
 
 /// A replica of a group on this node.
 pub struct Group {
@@ -55,6 +57,8 @@ pub struct Group {
     opened: Instant,
     /// When a leader last wrote to this replica: milliseconds since `opened`.
     heard_ms: AtomicU64,
+    /// The replica that led last, as far as this process knows; or [`NOBODY`].
+    led_by: AtomicU64,
 }
 
 impl Group {
@@ -74,6 +78,7 @@ impl Group {
             stopping: AtomicBool::new(false),
             opened: shared.seams.clock.now(),
             heard_ms: AtomicU64::new(0),
+            led_by: AtomicU64::new(NOBODY),
             seams: shared.seams.clone(),
             shared,
             nursery,

@@ -77,9 +77,14 @@
 //! | channels are preallocated for each group | smaller in `options.rs` |
 //! | each instance ticks by a timer of its own | `runtime.rs`: at the node's beats |
 //!
+//! The tests say which remedy they guard, and fail without it: `tests/traps.rs` from outside, `traps_test.rs` from within; those
+//! of false leases are in `transport/in_step.rs`, openraft's own suite in `suite_test.rs`.
+//!
 //! # Caveats
 //!
-//! A replica that fails stops alone and says so ([`Role::Stopped`], an error in the log, a counter); it is not restarted by itself,
+//! A snapshot whose stream breaks goes on where it was, also after a restart of its receiver; after one of its sender it
+//! begins anew, for the view that it was made of is gone. A replica that fails stops alone and says so ([`Role::Stopped`], an
+//! error in the log, a counter); it is not restarted by itself,
 //! but replaced, by whoever is told of it (`suspects.rs`).
 //! When the log or the state database fails, all of them do: `broken.rs`.
 //!
@@ -119,6 +124,8 @@ mod state_machine;
 mod suite_test;
 mod suspects;
 mod transport;
+#[cfg(test)]
+mod traps_test;
 mod types;
 mod unopened;
 mod view;

@@ -215,6 +215,13 @@ impl LogStore {
         self.shared.state.lock().sizes.beyond(keep)
     }
 
+    /// The entries that are kept in memory, and what they weigh.
+    #[cfg(test)]
+    pub fn in_memory(&self) -> (usize, usize) {
+        let state = self.shared.state.lock();
+        (state.tail.entries.len(), state.tail.bytes)
+    }
+
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         let read = loop {
@@ -310,6 +317,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        if !vote.is_committed() && vote.leader_id().voted_for == self.shared.replica.0 {
+            // For itself: the others are asked as soon as this is durable.
+            metrics::counter!("flotilla_raft_elections_total").increment(1);
+        }
         let ballot = encode_ballot(self.shared.replica, Some(vote), false);
         durably(|done| self.shared.log.save_vote(self.shared.group, ballot, done)).await?;
         self.shared.state.lock().vote = Some(*vote);

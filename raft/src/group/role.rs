@@ -65,8 +65,17 @@ impl Group {
             return;
         }
         let group = self.id();
-        if let Role::Leader { .. } | Role::Follower { leader: Some(_) } = role {
-            metrics::counter!("flotilla_raft_leader_changes_total").increment(1);
+        let leader = match &role {
+            Role::Leader { .. } => Some(self.replica()),
+            Role::Follower { leader } => leader.map(|leader| leader.replica),
+            Role::Stopped { .. } => None,
+        };
+        if let Some(leader) = leader {
+            let before = self.led_by.swap(leader.0, Ordering::SeqCst);
+            // Once, where the leader is; and not if it has only rested since.
+            if before != leader.0 && leader == self.replica() {
+                metrics::counter!("flotilla_raft_leader_changes_total").increment(1);
+            }
         }
         match &role {
             Role::Leader { term } => tracing::info!(%group, replica = %self.replica(), %term, "leading"),

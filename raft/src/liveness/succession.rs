@@ -52,7 +52,7 @@ pub(super) async fn succeed(multi: Weak<MultiRaft>, hub: Arc<Hub>, node: NodeId)
         for (n, group) in groups.iter().enumerate() {
             // One without a vote does not stand.
             let Some(place) = place(group, node) else { continue };
-            let patience = STEP * place + CHANCE.mul_f64(seams.random_f64());
+            let patience = patience(place, seams.random_f64());
             if group.rests() {
                 resting.push_back((group.id(), patience));
             } else {
@@ -109,7 +109,58 @@ fn follows(group: &Group, node: NodeId) -> bool {
 fn place(group: &Group, dead: NodeId) -> Option<u32> {
     let mut survivors = group.voters();
     survivors.retain(|(_, node)| *node != dead);
-    let count = survivors.len().max(1);
     let mine = survivors.iter().position(|(replica, _)| *replica == group.replica())?;
-    Some(((mine + group.id().0 as usize) % count) as u32)
+    Some(turn(group.id(), mine, survivors.len()))
+}
+
+/// The turn of one of `count` survivors, who is the `n`th in the order that all know.
+fn turn(group: GroupId, n: usize, count: usize) -> u32 {
+    ((n + group.0 as usize) % count) as u32
+}
+
+/// How long the one whose turn it is after `place` others waits; `chance` is in `0.0..1.0`.
+fn patience(place: u32, chance: f64) -> Duration {
+    STEP * place + CHANCE.mul_f64(chance)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What all survivors work out by themselves agrees: each has a turn of its own, and one of them the first.
+    #[test]
+    fn the_survivors_of_a_group_begin_one_after_the_other() {
+        for count in 1..=6 {
+            for group in 0..20 {
+                let turns: BTreeSet<u32> = (0..count).map(|n| turn(GroupId(group), n, count)).collect();
+                assert!(turns.into_iter().eq(0..count as u32), "{group} with {count} survivors");
+            }
+        }
+    }
+
+    /// Without that the survivor with the lowest id would get all that a dead node led.
+    #[test]
+    fn what_a_dead_node_led_is_spread_over_the_survivors() {
+        for count in 1..=6 {
+            for n in 0..count {
+                let first = (0..600).filter(|group| turn(GroupId(*group), n, count) == 0).count();
+                assert_eq!(first, 600 / count, "the {n}th of {count}");
+            }
+        }
+    }
+
+    /// Two that stood at the same moment would both miss a majority. The first one has time for its pre-vote and its vote
+    /// before the second begins, whatever the chance.
+    #[test]
+    fn turns_do_not_overlap() {
+        const LATEST: f64 = 0.999_999;
+        assert!(patience(0, LATEST) <= CHANCE);
+        for place in 0..6 {
+            assert!(patience(place, 0.5) > patience(place, 0.0), "some chance");
+            let between = patience(place + 1, 0.0) - patience(place, LATEST);
+            assert!(between >= STEP / 2, "{between:?} after {place}");
+        }
+    }
 }

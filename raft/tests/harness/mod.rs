@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub mod links;
+pub mod puppet;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -244,6 +247,11 @@ impl Cluster {
 
     pub fn dir(&self, node: u64) -> &Path {
         self.dirs[&node].path()
+    }
+
+    /// Makes the address known of a node that is none of these.
+    pub fn introduce(&self, node: u64, address: String) {
+        self.book.0.lock().expect("lock").insert(NodeId(node), address);
     }
 
     pub fn address(&self, node: u64) -> String {
