@@ -99,6 +99,7 @@ mod group;
 pub mod inspect;
 mod keys;
 mod liveness;
+mod log_room;
 mod log_store;
 mod members;
 mod multi;

@@ -23,6 +23,7 @@ use crate::create::NewGroup;
 use crate::fault::Fault;
 use crate::group::{Group, within};
 use crate::liveness::{self, Reach};
+use crate::log_room::LogRoom;
 use crate::log_store::{LogStore, decode_ballot, durably, encode_ballot};
 use crate::options::RaftOptions;
 use crate::rest::{self, Rested, Roll};
@@ -79,12 +80,12 @@ impl MultiRaft {
         let config = Arc::new(options.openraft()?);
         let hub = Hub::new(identity.cluster_id, identity.node_id, book, seams.clone(), options.clone());
         let nursery = Nursery {
-            options,
             config,
             log: store.log(),
             hub: hub.clone(),
-            appended: Arc::default(),
+            log_room: LogRoom::new(options.log_bytes_in_flight_max),
             roll: Roll::default(),
+            options,
         };
         let spool_dir = store.dir().join(SPOOL_DIR);
         let arrivals = Arrivals::open(spool_dir.clone(), seams.clone()).map_err(|e| Error::Open {
@@ -367,7 +368,7 @@ impl MultiRaft {
             replica,
             self.options().append_bytes_max,
             self.options().tail_bytes_max,
-            self.nursery.appended.clone(),
+            self.nursery.log_room.clone(),
         )
         .map_err(Fatal::new)?;
         // Nothing is to be applied again, and there is somebody to ask when it is needed.
@@ -459,7 +460,7 @@ impl MultiRaft {
     }
 
     pub(crate) fn appended(&self) -> &AtomicU64 {
-        &self.nursery.appended
+        &self.nursery.log_room.appended
     }
 
     pub(crate) fn options(&self) -> &RaftOptions {
