@@ -105,9 +105,9 @@ impl Group {
 
     /// Replicates a command, as the leader of `term`, and answers what applying it answered.
     ///
-    /// It is refused if this replica does not lead in `term` at the moment the command would enter the log. A
-    /// proposal whose caller has gone is replicated all the same. An empty command is a *barrier*: the state machine never
-    /// sees it.
+    /// It is refused if this replica does not lead in `term` at the moment the command would enter the log, and while no
+    /// majority answers. A proposal whose caller has gone is replicated all the same. An empty command is a *barrier*: the
+    /// state machine never sees it.
     pub async fn propose(&self, term: Term, command: Bytes) -> Result<Bytes, ProposeError> {
         let bytes_max = self.options.command_bytes_max;
         if command.len() > bytes_max {
@@ -118,6 +118,10 @@ impl Group {
         }
         if self.handing_over.load(Ordering::SeqCst) {
             // openraft would refuse it as well, unless its core waits for a disk that stalls.
+            return Err(NotLeader { leader: None }.into());
+        }
+        if self.is_mute() {
+            // Nobody would hear of it: it would lie in the log until the next leader keeps it or drops it.
             return Err(NotLeader { leader: None }.into());
         }
         self.rest.touch();
@@ -273,7 +277,7 @@ impl Group {
 
     pub(crate) async fn change(&self, change: ChangeMembers<u64, Host>) -> Result<(), ChangeError> {
         let _turn = self.changes.lock().await;
-        if self.leads().is_none() {
+        if self.leads().is_none() || self.is_mute() {
             return Err(self.not_leader().into());
         }
         self.rest.touch();
@@ -451,6 +455,11 @@ impl Group {
     /// Somebody else is about to lead.
     pub(crate) fn is_handing_over(&self) -> bool {
         self.handing_over.load(Ordering::SeqCst)
+    }
+
+    /// This replica may lead, but no majority answers it: see [`crate::liveness`].
+    fn is_mute(&self) -> bool {
+        self.nursery.hub.liveness.is_mute(self.id())
     }
 
     /// The log's disk is too slow for this node to lead.

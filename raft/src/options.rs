@@ -32,6 +32,8 @@ pub struct RaftOptions {
     pub tail_bytes_max: usize,
     /// Entries of all groups that may be on their way to the log's disk, in bytes; more wait.
     pub log_bytes_in_flight_max: u32,
+    /// Appends of one other node that may be in the hands of replicas here, in bytes; more are refused, to come again.
+    pub received_bytes_max: usize,
     /// Messages to one node that may queue, in bytes.
     pub queue_bytes_max: usize,
     /// A write to the log that takes longer says that the disk stalls: this node hands its leaderships over.
@@ -68,6 +70,7 @@ impl Default for RaftOptions {
             append_bytes_max: 1 << 20,
             tail_bytes_max: 2 << 20,
             log_bytes_in_flight_max: 96 << 20,
+            received_bytes_max: 64 << 20,
             queue_bytes_max: 128 << 20,
             disk_stall: Duration::from_millis(1_000),
             checkpoint_interval: Duration::from_secs(10),

@@ -174,6 +174,17 @@ impl Cluster {
         self.dirs.insert(node, image);
     }
 
+    /// The log's disk of a node does nothing more, until the answer is dropped.
+    pub fn stall(&self, node: u64) -> std::sync::mpsc::Sender<()> {
+        let (well, stalled) = std::sync::mpsc::channel();
+        let wait = move |_: Result<(), storage::Error>| {
+            let _ = stalled.recv();
+        };
+        // Of a group that isn't there.
+        self.running[&node].store.log().remove_group(GroupId(u64::MAX - 1), Box::new(wait));
+        well
+    }
+
     pub fn multi(&self, node: u64) -> Arc<MultiRaft> {
         self.running[&node].multi.clone()
     }
