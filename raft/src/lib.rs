@@ -113,6 +113,8 @@ mod stall;
 mod state_machine;
 #[cfg(test)]
 mod suite_test;
+#[cfg(test)]
+mod test_node;
 mod transport;
 mod types;
 mod view;

@@ -548,14 +548,16 @@ async fn look(multi: &Arc<MultiRaft>) {
     let owing: Vec<GroupId> = roll.owing.lock().iter().copied().collect();
     let due = owing.into_iter().filter_map(|id| multi.group(id)).filter(|group| group.is_to_settle());
     for group in due.take(WOKEN_MAX) {
-        group.campaign().await;
+        // Beside the others: one may be slow to wake.
+        group.seams.clone().spawn("raft-settle", async move { group.campaign().await });
     }
 }
 
 impl Group {
     /// It rests at home here, and somebody who lacks entries, or may, answers again.
     fn is_to_settle(&self) -> bool {
-        if self.is_gated() || self.is_stopping() {
+        let is_busy = self.rest.turn.try_lock().is_err();
+        if self.is_gated() || self.is_stopping() || is_busy {
             return false;
         }
         let rested = self.rest.rested.lock();
