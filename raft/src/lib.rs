@@ -93,6 +93,7 @@ mod checkpoint;
 mod command;
 mod core;
 mod create;
+mod crowd;
 mod fault;
 mod gauges;
 mod group;

@@ -52,6 +52,9 @@ pub struct RaftOptions {
     pub rest_after: Duration,
     /// … or an eighth of it, if more groups than this are awake.
     pub awake_max: usize,
+    /// While so many are awake none wakes for a request: whoever asks is to try again. Of more than half as many, those that
+    /// were unused longest are laid to rest at once.
+    pub awake_limit: usize,
     /// How long a shutdown may take to hand leaderships over.
     pub shutdown_transfer_timeout: Duration,
 }
@@ -80,6 +83,7 @@ impl Default for RaftOptions {
             snapshot_bytes_per_second: 64 << 20,
             rest_after: Duration::from_secs(40),
             awake_max: 512,
+            awake_limit: 2048,
             shutdown_transfer_timeout: Duration::from_millis(1_500),
         }
     }

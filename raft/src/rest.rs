@@ -44,6 +44,7 @@
 //!
 //! A group rests only if its state machine agrees ([`crate::StateMachine::may_rest`]). The meta-group never does.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -59,6 +60,7 @@ use tokio::sync::oneshot;
 
 use crate::api::{GroupStatus, Peer, Role};
 use crate::core::Core;
+use crate::crowd::{Crowd, Place};
 use crate::group::Group;
 use crate::log_store::LogStore;
 use crate::multi::MultiRaft;
@@ -82,6 +84,7 @@ pub(crate) struct Roll {
     awake: Mutex<BTreeMap<GroupId, Weak<Group>>>,
     /// At rest, at home here, with members that may lack entries.
     owing: Mutex<BTreeSet<GroupId>>,
+    crowd: Crowd,
     /// Changes with who rests, and where.
     version: AtomicU64,
     /// Groups of which that has changed since somebody took them.
@@ -112,6 +115,12 @@ impl Roll {
     pub fn gone(&self, group: GroupId) {
         self.rests(group, false);
         self.owing.lock().remove(&group);
+    }
+
+    /// A place among those awake, for one that is to wake for a request.
+    fn enter(&self, limit: usize) -> Option<Place> {
+        let awake = self.awake.lock();
+        self.crowd.enter(awake.len(), limit)
     }
 
     pub fn awake(&self) -> Vec<Arc<Group>> {
@@ -237,6 +246,11 @@ impl Rest {
         rested.vote.map(|vote| (vote, members))
     }
 
+    /// It can't be laid to rest: others first.
+    fn defer(&self) {
+        self.idle.store(0, Ordering::Relaxed);
+    }
+
     /// For how many looks nobody has used it.
     fn look(&self) -> u32 {
         if self.used.swap(false, Ordering::Relaxed) {
@@ -337,24 +351,31 @@ impl Group {
     /// For whom has work for the group's leader. A group that rests at home here wakes, and leads when this returns, if
     /// nothing is wrong; as does one whose home is silent. Otherwise the home is to be asked, and this replica only gets ready
     /// for what may come of that. Takes `limit` at most.
-    pub async fn rouse(self: &Arc<Self>, limit: Duration) {
+    ///
+    /// False if it rests on, for too many others are awake: try again.
+    pub async fn rouse(self: &Arc<Self>, limit: Duration) -> bool {
         if !self.rests() {
-            return;
+            return true;
         }
         let home = self.rest.rested.lock().leader_elsewhere();
         let liveness = &self.nursery.hub.liveness;
+        let place = self.nursery.roll.enter(self.options.awake_limit);
         if home.is_some_and(|home| liveness.is_heard(home.node) && !liveness.is_stalled(home.node)) {
             let group = self.clone();
-            self.seams.spawn("raft-ready", async move {
-                // One that has failed has said so.
-                let _ = group.awake().await;
-            });
-            return;
+            if let Some(place) = place {
+                self.seams.spawn("raft-ready", async move {
+                    // One that has failed has said so.
+                    let _ = group.awake().await;
+                    drop(place);
+                });
+            }
+            return true;
         }
         if self.is_stalled() {
             // Another one is to lead: whoever asks there finds that this node's disk stalls.
-            return;
+            return true;
         }
+        let Some(_place) = place else { return false };
         let mut role = self.role();
         let settled = |role: &Role| match role {
             Role::Leader { .. } | Role::Stopped { .. } => true,
@@ -369,6 +390,7 @@ impl Group {
             let _ = role.wait_for(settled).await;
         };
         crate::group::within(&self.seams, limit, lead).await;
+        true
     }
 
     /// Lays the group to rest, as its leader, if nothing speaks against it. Whether it has.
@@ -533,17 +555,23 @@ async fn look(multi: &Arc<MultiRaft>) {
     metrics::gauge!("flotilla_raft_groups_awake").set(awake.len() as f64);
     let patience = if awake.len() > options.awake_max { options.rest_after / 8 } else { options.rest_after };
     let patience = (patience.as_secs_f64() / LOOK_EVERY.as_secs_f64()).ceil() as u32;
-    let mut laid = 0;
-    for group in awake {
-        let idle = group.rest.look();
-        if laid < LAID_MAX && idle >= patience && group.leads().is_some() {
-            laid += 1;
-            // Beside the others: telling them takes a moment.
-            let task = group.clone();
-            group.seams.spawn("raft-rest", async move {
-                task.lay_to_rest().await;
-            });
+    let too_many = awake.len().saturating_sub(options.awake_limit / 2);
+    let mut idle: Vec<(u32, Arc<Group>)> = awake
+        .into_iter()
+        .map(|group| (group.rest.look(), group))
+        .filter(|(idle, group)| *idle > 0 && group.leads().is_some())
+        .collect();
+    idle.sort_by_key(|(idle, _)| Reverse(*idle));
+    for (n, (idle, group)) in idle.into_iter().enumerate().take(LAID_MAX) {
+        if idle < patience && n >= too_many {
+            break;
         }
+        // Beside the others: telling them takes a moment.
+        group.seams.clone().spawn("raft-rest", async move {
+            if !group.lay_to_rest().await && too_many > 0 {
+                group.rest.defer();
+            }
+        });
     }
     let owing: Vec<GroupId> = roll.owing.lock().iter().copied().collect();
     let due = owing.into_iter().filter_map(|id| multi.group(id)).filter(|group| group.is_to_settle());

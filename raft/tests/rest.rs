@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use harness::{Cluster, GROUP, eventually, eventually_so};
 use raft::NewGroup;
-use storage::ids::{NodeId, ReplicaId};
+use storage::ids::{GroupId, NodeId, ReplicaId};
 
 const ALL: [u64; 3] = [1, 2, 3];
 const SOON: Duration = Duration::from_millis(500);
@@ -217,4 +217,31 @@ async fn after_a_restart_nothing_is_known_of_who_has_led() {
         cluster.start(node).await;
     }
     assert!(!cluster.group(home).is_unled().await);
+}
+
+/// However long each of them may stay awake by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_groups_are_awake_than_may_be_and_all_get_their_turn() {
+    const LIMIT_AWAKE: usize = 4;
+    let mut cluster = Cluster::new();
+    cluster.options.awake_limit = LIMIT_AWAKE;
+    cluster.start(1).await;
+    let multi = cluster.multi(1);
+    let me = ReplicaId(1);
+    let mut groups = Vec::new();
+    for id in 1..=8 {
+        let members = BTreeMap::from([(me, NodeId(1))]);
+        let new = NewGroup { group: GroupId(id), me, members, campaign: false };
+        groups.push(multi.create_group(new).await.expect("create"));
+    }
+    eventually("those that nobody uses rest", || multi.awake().len() <= LIMIT_AWAKE / 2).await;
+
+    let roused = futures::future::join_all(groups.iter().map(|group| group.rouse(LIMIT))).await;
+    assert!(roused.iter().filter(|roused| !**roused).count() >= groups.len() - LIMIT_AWAKE, "{roused:?}");
+    assert!(roused.contains(&true) && multi.awake().len() <= LIMIT_AWAKE);
+    for group in &groups {
+        let served = || async { group.rouse(LIMIT).await && group.leads().is_some() };
+        eventually_so("whoever comes again is served", served).await;
+        assert!(multi.awake().len() <= LIMIT_AWAKE);
+    }
 }
