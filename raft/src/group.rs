@@ -42,6 +42,8 @@ pub struct Group {
     gated: AtomicBool,
     /// The leadership is being handed over: voters may ignore our lease, so we must, too. Ends with the role.
     handing_over: AtomicBool,
+    /// Committed entries are not applied: see [`crate::progress`].
+    stuck: AtomicBool,
     /// A change of members is under way: what the metrics say of the voters may be outdated.
     changing: AtomicBool,
     pub(crate) changes: Arc<tokio::sync::Mutex<()>>,
@@ -65,6 +67,7 @@ impl Group {
             proposal_bytes: Semaphore::new(options.proposal_bytes_in_flight_max as usize),
             gated: AtomicBool::new(gated),
             handing_over: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
             changing: AtomicBool::new(false),
             changes: Arc::default(),
             appends: tokio::sync::Mutex::default(),
@@ -397,7 +400,7 @@ impl Group {
     /// one replica that is meant to lead a new group, and for one that takes over. A group at rest wakes. Not while this node's
     /// disk stalls.
     pub async fn campaign(self: &Arc<Self>) {
-        if self.is_stalled() {
+        if self.is_stalled() || self.is_stuck() {
             return;
         }
         if let Ok(core) = self.awake().await
@@ -467,14 +470,26 @@ impl Group {
         self.nursery.hub.liveness.is_stalled(self.nursery.hub.me)
     }
 
+    /// It has entries to apply, and applies none: it should not lead.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::SeqCst)
+    }
+
+    /// … from now on, or not; true if that is new.
+    pub(crate) fn set_stuck(&self, stuck: bool) -> bool {
+        self.stuck.swap(stuck, Ordering::SeqCst) != stuck
+    }
+
     /// Votes from now on.
     pub(crate) fn open_gate(&self) {
         self.gated.store(false, Ordering::SeqCst);
     }
 
-    /// Stands for election from now on, when it misses a leader.
+    /// Stands for election from now on, when it misses a leader, if it could serve.
     pub(crate) fn stand_for_election(&self) {
-        if let Some(core) = self.core() {
+        if let Some(core) = self.core()
+            && !self.is_stuck()
+        {
             core.raft.runtime_config().elect(true);
         }
     }

@@ -105,6 +105,7 @@ mod log_store;
 mod members;
 mod multi;
 mod options;
+mod progress;
 pub mod recover;
 mod removal;
 pub mod rest;

@@ -31,7 +31,7 @@ use crate::state_machine::{Position, Shared};
 use crate::transport::Hub;
 use crate::transport::server::{Endpoint, Mount, refusal};
 use crate::types::decode_log_id;
-use crate::{checkpoint, snapshot, stall};
+use crate::{checkpoint, progress, snapshot, stall};
 
 /// Where, in the store's directory, incoming snapshots are spooled to.
 const SPOOL_DIR: &str = "incoming";
@@ -120,6 +120,7 @@ impl MultiRaft {
             liveness::watch(Arc::downgrade(&multi), multi.hub.clone(), seams.clone()),
         );
         seams.spawn("raft-disk", stall::watch(Arc::downgrade(&multi), seams.clone()));
+        seams.spawn("raft-progress", progress::watch(Arc::downgrade(&multi), seams.clone()));
         seams.spawn("raft-checkpoint", checkpoint::run(Arc::downgrade(&multi), seams.clone()));
         seams.spawn("raft-rest", rest::run(Arc::downgrade(&multi), seams.clone()));
         Ok(multi)

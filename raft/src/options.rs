@@ -38,6 +38,8 @@ pub struct RaftOptions {
     pub queue_bytes_max: usize,
     /// A write to the log that takes longer says that the disk stalls: this node hands its leaderships over.
     pub disk_stall: Duration,
+    /// A replica that has committed entries and applies none for so long hands its leadership over.
+    pub apply_stall: Duration,
     /// How often the state is flushed and the log cut.
     pub checkpoint_interval: Duration,
     /// … or earlier, when so much was appended.
@@ -76,6 +78,7 @@ impl Default for RaftOptions {
             received_bytes_max: 64 << 20,
             queue_bytes_max: 128 << 20,
             disk_stall: Duration::from_millis(1_000),
+            apply_stall: Duration::from_secs(5),
             checkpoint_interval: Duration::from_secs(10),
             checkpoint_bytes: 64 << 20,
             keep_entries: 10_000,

@@ -342,7 +342,7 @@ impl Group {
         self.nursery.roll.woke(&self);
         self.rest.touch();
         // The gate may have been opened meanwhile, or the disk have come to stall, or be well again.
-        core.raft.runtime_config().elect(!self.is_gated() && !self.is_stalled());
+        core.raft.runtime_config().elect(!self.is_gated() && !self.is_stalled() && !self.is_stuck());
         metrics::counter!("flotilla_raft_wakes_total").increment(1);
         self.seams.spawn("raft-role", self.clone().watch_role(core.clone()));
         Ok(core)

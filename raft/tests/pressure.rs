@@ -72,3 +72,27 @@ async fn a_leader_that_no_majority_answers_takes_no_proposals() {
     }
     cluster.put("c", "1").await;
 }
+
+/// Its log goes on, and so does its lease: nobody else would notice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_leader_that_applies_nothing_hands_over_and_leads_again_when_it_does() {
+    let cluster = three(|options| {
+        options.apply_stall = Duration::from_millis(500);
+        options.propose_timeout = Duration::from_secs(1);
+    })
+    .await;
+    cluster.put("a", "1").await;
+    let (leader, _) = cluster.leader().await;
+    let hang = cluster.hang(leader);
+    cluster.put("b", "2").await;
+    assert_ne!(cluster.leader().await.0, leader);
+
+    drop(hang);
+    cluster.converge(&ALL).await;
+    assert!(ALL.iter().all(|node| cluster.get(*node, "b").as_deref() == Some("2")));
+    let leads_again = || async {
+        let (other, _) = cluster.leader().await;
+        other == leader || cluster.group(other).transfer_leader(ReplicaId(leader)).await.is_ok()
+    };
+    eventually_so("it may lead again", leads_again).await;
+}

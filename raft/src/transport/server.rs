@@ -288,6 +288,9 @@ async fn handle_transfer(
     if group.is_stalled() {
         return Err(refusal(wire::refusal::Reason::Starting, "the disk stalls"));
     }
+    if group.is_stuck() {
+        return Err(refusal(wire::refusal::Reason::Starting, "its state makes no progress"));
+    }
     let rpc = TransferLeaderRequest::<TypeConfig>::new(
         vote_from_wire(transfer.from).map_err(malformed)?,
         transfer.to_replica,

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,10 +30,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Strings {
     group: GroupId,
     commands: AtomicUsize,
+    hangs: Arc<AtomicBool>,
 }
 
 impl StateMachine for Strings {
     fn apply(&self, batch: &mut Batch, _at: Applied, command: &[u8]) -> Result<Bytes, Fatal> {
+        while self.hangs.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let text = std::str::from_utf8(command).map_err(Fatal::new)?;
         let (key, value) = text.split_once('=').ok_or_else(|| Fatal::new("no command"))?;
         batch.put(Cf::Group, &private_key(self.group, key.as_bytes()), value.as_bytes());
@@ -61,11 +65,21 @@ impl StateMachine for Strings {
 #[derive(Default)]
 struct Machines {
     opened: Mutex<HashMap<GroupId, Arc<Strings>>>,
+    hangs: Arc<AtomicBool>,
+}
+
+/// Until it is dropped a node applies nothing.
+pub struct Hang(Arc<AtomicBool>);
+
+impl Drop for Hang {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
 }
 
 impl StateMachineFactory for Machines {
     fn open(&self, group: GroupId, _: ReplicaId, _: Arc<Engine>) -> Result<Arc<dyn StateMachine>, Fatal> {
-        let machine = Arc::new(Strings { group, commands: AtomicUsize::new(0) });
+        let machine = Arc::new(Strings { group, commands: AtomicUsize::new(0), hangs: self.hangs.clone() });
         self.opened.lock().expect("lock").insert(group, machine.clone());
         Ok(machine)
     }
@@ -172,6 +186,13 @@ impl Cluster {
         storage::crash_image::crash_image(self.dirs[&node].path(), image.path()).expect("a copy");
         self.kill(node).await;
         self.dirs.insert(node, image);
+    }
+
+    /// A node applies nothing more, until the answer is dropped. It keeps a thread.
+    pub fn hang(&self, node: u64) -> Hang {
+        let hangs = &self.running[&node].machines.hangs;
+        hangs.store(true, Ordering::SeqCst);
+        Hang(hangs.clone())
     }
 
     /// The log's disk of a node does nothing more, until the answer is dropped.
