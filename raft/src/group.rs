@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::api::{ChangeError, GroupStatus, NotLeader, Peer, Progress, ProposeError, Role, StateMachine};
 use crate::command::Command;
 use crate::core::{Core, Nursery, is_only_voter};
+use crate::gate::Gate;
 use crate::options::RaftOptions;
 use crate::rest::{Rest, Rested};
 use crate::state_machine::Shared;
@@ -39,7 +40,7 @@ pub struct Group {
     pub(crate) proposals: Semaphore,
     proposal_bytes: Semaphore,
     /// Does not vote or stand for election yet.
-    gated: AtomicBool,
+    pub(crate) gate: Gate,
     /// The leadership is being handed over: voters may ignore our lease, so we must, too. Ends with the role.
     handing_over: AtomicBool,
     /// Committed entries are not applied: see [`crate::progress`].
@@ -65,7 +66,7 @@ impl Group {
             rest: Rest::new(rested),
             proposals: Semaphore::new(options.proposals_in_flight_max),
             proposal_bytes: Semaphore::new(options.proposal_bytes_in_flight_max as usize),
-            gated: AtomicBool::new(gated),
+            gate: Gate::new(gated),
             handing_over: AtomicBool::new(false),
             stuck: AtomicBool::new(false),
             changing: AtomicBool::new(false),
@@ -447,12 +448,7 @@ impl Group {
     }
 
     pub(crate) fn is_gated(&self) -> bool {
-        self.gated.load(Ordering::SeqCst)
-    }
-
-    /// Neither votes nor stands for election from now on.
-    pub(crate) fn close_gate(&self) {
-        self.gated.store(true, Ordering::SeqCst);
+        self.gate.is_closed()
     }
 
     /// Somebody else is about to lead.
@@ -478,11 +474,6 @@ impl Group {
     /// … from now on, or not; true if that is new.
     pub(crate) fn set_stuck(&self, stuck: bool) -> bool {
         self.stuck.swap(stuck, Ordering::SeqCst) != stuck
-    }
-
-    /// Votes from now on.
-    pub(crate) fn open_gate(&self) {
-        self.gated.store(false, Ordering::SeqCst);
     }
 
     /// Stands for election from now on, when it misses a leader, if it could serve.
@@ -541,7 +532,7 @@ impl Group {
             let role = self.observe(&core, *applied_term.borrow_and_update());
             if self.is_gated() && core.is_alone(self.replica()) {
                 // Whom should it have promised anything?
-                self.open_gate();
+                self.gate.open();
                 core.raft.runtime_config().elect(true);
                 let _ = core.raft.trigger().elect(true).await;
             }

@@ -95,6 +95,7 @@ mod core;
 mod create;
 mod crowd;
 mod fault;
+mod gate;
 mod gauges;
 mod group;
 pub mod inspect;

@@ -21,6 +21,7 @@ use crate::arrivals::Arrivals;
 use crate::core::Nursery;
 use crate::create::NewGroup;
 use crate::fault::Fault;
+use crate::gate::Closing;
 use crate::group::{Group, within};
 use crate::liveness::{self, Reach};
 use crate::log_room::LogRoom;
@@ -501,12 +502,14 @@ async fn open_gate(multi: std::sync::Weak<MultiRaft>, seams: Seams) {
     let Some(multi) = multi.upgrade() else { return };
     multi.gate_open.store(true, Ordering::SeqCst);
     for group in multi.groups() {
-        group.open_gate();
+        group.gate.outlive(Closing::START);
         let pause = spread.mul_f64(seams.random_f64());
         let clock = seams.clock.clone();
         seams.spawn("raft-ungate", async move {
             clock.sleep(pause).await;
-            group.stand_for_election();
+            if !group.is_gated() {
+                group.stand_for_election();
+            }
         });
     }
 }

@@ -519,12 +519,12 @@ impl Group {
         }
         core.close().await;
         if core.log.vote() != Some(*vote) {
-            self.close_gate();
+            let closing = self.gate.close();
             let group = self.clone();
             self.seams.spawn("raft-gate", async move {
                 group.seams.sleep(group.options.election_max).await;
-                group.open_gate();
-                if group.awake().await.is_ok() {
+                group.gate.outlive(closing);
+                if group.awake().await.is_ok() && !group.is_gated() {
                     group.stand_for_election();
                 }
             });
