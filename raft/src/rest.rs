@@ -395,25 +395,40 @@ impl Group {
 
     /// Lays the group to rest, as its leader, if nothing speaks against it. Whether it has.
     pub(crate) async fn lay_to_rest(self: &Arc<Self>) -> bool {
-        let Ok(_turn) = self.rest.turn.try_lock() else { return false };
-        let Ok(_members) = self.changes.try_lock() else { return false };
+        let Some((rest, others)) = self.go_to_rest().await else { return false };
+        // Nothing is held any more: whoever asks for the group meanwhile does not wait until all have been told. One that hears
+        // of it late has another vote by then, or rests, and is woken.
+        let tell = |other: Peer| {
+            let body = wire::request::Body::Rest(rest);
+            let link = self.nursery.hub.link(other.node);
+            link.request(self.id(), self.replica(), other.replica, TELL_BYTES, TELL_LIMIT, body)
+        };
+        // Whoever doesn't hear it wakes the others some time.
+        let _ = futures::future::join_all(others.into_iter().map(tell)).await;
+        true
+    }
+
+    /// … here. What to tell, and whom.
+    async fn go_to_rest(self: &Arc<Self>) -> Option<(wire::Rest, Vec<Peer>)> {
+        let _turn = self.rest.turn.try_lock().ok()?;
+        let _members = self.changes.try_lock().ok()?;
         // Nothing is in flight, and nothing comes.
         let all = self.options.proposals_in_flight_max as u32;
-        let Ok(_proposals) = self.proposals.try_acquire_many(all) else { return false };
-        let Some(core) = self.core() else { return false };
+        let _proposals = self.proposals.try_acquire_many(all).ok()?;
+        let core = self.core()?;
         let status = self.status_of(&core);
         let owed = match self.may_rest(&status) {
             Ok(owed) => owed,
             Err(why) => {
                 tracing::trace!(group = %self.id(), why, "not to be laid to rest");
-                return false;
+                return None;
             }
         };
         let (vote, last) = {
             let metrics = core.metrics.borrow_watched();
             let agrees = metrics.state == ServerState::Leader && metrics.current_term == status.term.0;
             if !agrees || metrics.last_applied.is_none() {
-                return false;
+                return None;
             }
             (metrics.vote, metrics.last_applied)
         };
@@ -424,18 +439,9 @@ impl Group {
             .map(|(replica, node)| Peer { replica: *replica, node: *node })
             .filter(|other| other.replica != self.replica())
             .collect();
-        if !self.close(&core, status, owed, &vote).await {
-            return false;
-        }
+        let rests = self.close(&core, status, owed, &vote).await;
         let rest = wire::Rest { vote: Some(vote_to_wire(&vote)), last: last.as_ref().map(log_id_to_wire) };
-        let tell = |other: Peer| {
-            let body = wire::request::Body::Rest(rest);
-            let link = self.nursery.hub.link(other.node);
-            link.request(self.id(), self.replica(), other.replica, TELL_BYTES, TELL_LIMIT, body)
-        };
-        // Whoever doesn't hear it wakes the others some time.
-        let _ = futures::future::join_all(others.into_iter().map(tell)).await;
-        true
+        rests.then_some((rest, others))
     }
 
     /// Whether the group has no work, as far as its leader sees: who lacks entries, for his node is away; or why it has.

@@ -214,6 +214,11 @@ impl Cluster {
         self.dirs[&node].path()
     }
 
+    /// Where a node is that the test plays itself.
+    pub fn know(&self, node: u64, address: String) {
+        self.book.0.lock().expect("lock").insert(NodeId(node), address);
+    }
+
     pub fn address(&self, node: u64) -> String {
         self.book.address(NodeId(node)).expect("started")
     }
