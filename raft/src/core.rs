@@ -1,6 +1,5 @@
 //! openraft's part of a replica: there while the group is awake, see [`crate::rest`].
 
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use storage::seam::Seams;
 use tokio::sync::watch;
 
 use crate::api::Fatal;
+use crate::log_room::LogRoom;
 use crate::log_store::LogStore;
 use crate::options::RaftOptions;
 use crate::rest::Roll;
@@ -32,8 +32,7 @@ pub(crate) struct Nursery {
     pub config: Arc<Config>,
     pub log: Arc<dyn LogEngine>,
     pub hub: Arc<Hub>,
-    /// Bytes appended to the log, ever.
-    pub appended: Arc<AtomicU64>,
+    pub log_room: Arc<LogRoom>,
     pub roll: Roll,
     pub suspects: Suspects,
 }
@@ -70,7 +69,7 @@ impl Nursery {
             replica,
             self.options.append_bytes_max,
             self.options.tail_bytes_max,
-            self.appended.clone(),
+            self.log_room.clone(),
         )
         .map_err(Fatal::new)?;
         let network = Factory { hub: self.hub.clone(), group, replica };

@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::api::{GroupStatus, NotLeader, Peer, Progress, ProposeError, Role, StateMachine};
 use crate::command::Command;
 use crate::core::{Core, Nursery};
+use crate::gate::Gate;
 use crate::options::RaftOptions;
 use crate::rest::{Rest, Rested};
 use crate::state_machine::Shared;
@@ -44,9 +45,11 @@ pub struct Group {
     pub(crate) proposals: Semaphore,
     proposal_bytes: Semaphore,
     /// Does not vote or stand for election yet.
-    gated: AtomicBool,
+    pub(crate) gate: Gate,
     /// The leadership is being handed over: voters may ignore our lease, so we must, too. Ends with the role.
     handing_over: AtomicBool,
+    /// Committed entries are not applied: see [`crate::progress`].
+    stuck: AtomicBool,
     /// A change of members is under way: what the metrics say of the voters may be outdated.
     changing: AtomicBool,
     pub(crate) changes: Arc<tokio::sync::Mutex<()>>,
@@ -70,8 +73,9 @@ impl Group {
             rest: Rest::new(rested),
             proposals: Semaphore::new(options.proposals_in_flight_max),
             proposal_bytes: Semaphore::new(options.proposal_bytes_in_flight_max as usize),
-            gated: AtomicBool::new(gated),
+            gate: Gate::new(gated),
             handing_over: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
             changing: AtomicBool::new(false),
             changes: Arc::default(),
             appends: tokio::sync::Mutex::default(),
@@ -113,9 +117,9 @@ impl Group {
 
     /// Replicates a command, as the leader of `term`, and answers what applying it answered.
     ///
-    /// It is refused if this replica does not lead in `term` at the moment the command would enter the log. A
-    /// proposal whose caller has gone is replicated all the same. An empty command is a *barrier*: the state machine never
-    /// sees it.
+    /// It is refused if this replica does not lead in `term` at the moment the command would enter the log, and while no
+    /// majority answers. A proposal whose caller has gone is replicated all the same. An empty command is a *barrier*: the
+    /// state machine never sees it.
     pub async fn propose(&self, term: Term, command: Bytes) -> Result<Bytes, ProposeError> {
         let bytes_max = self.options.command_bytes_max;
         if command.len() > bytes_max {
@@ -126,6 +130,10 @@ impl Group {
         }
         if self.handing_over.load(Ordering::SeqCst) {
             // openraft would refuse it as well, unless its core waits for a disk that stalls.
+            return Err(NotLeader { leader: None }.into());
+        }
+        if self.is_mute() {
+            // Nobody would hear of it: it would lie in the log until the next leader keeps it or drops it.
             return Err(NotLeader { leader: None }.into());
         }
         self.rest.touch();
@@ -240,7 +248,7 @@ impl Group {
     /// one replica that is meant to lead a new group, and for one that takes over. A group at rest wakes. Not while this node's
     /// disk stalls.
     pub async fn campaign(self: &Arc<Self>) {
-        if self.is_stalled() {
+        if self.is_stalled() || self.is_stuck() {
             return;
         }
         if let Ok(core) = self.awake().await
@@ -287,12 +295,7 @@ impl Group {
     }
 
     pub(crate) fn is_gated(&self) -> bool {
-        self.gated.load(Ordering::SeqCst)
-    }
-
-    /// Neither votes nor stands for election from now on.
-    pub(crate) fn close_gate(&self) {
-        self.gated.store(true, Ordering::SeqCst);
+        self.gate.is_closed()
     }
 
     /// Somebody else is about to lead.
@@ -300,19 +303,31 @@ impl Group {
         self.handing_over.load(Ordering::SeqCst)
     }
 
+    /// This replica may lead, but no majority answers it: see [`crate::liveness`].
+    fn is_mute(&self) -> bool {
+        self.nursery.hub.liveness.is_mute(self.id())
+    }
+
     /// The log's disk is too slow for this node to lead.
     pub(crate) fn is_stalled(&self) -> bool {
         self.nursery.hub.liveness.is_stalled(self.nursery.hub.me)
     }
 
-    /// Votes from now on.
-    pub(crate) fn open_gate(&self) {
-        self.gated.store(false, Ordering::SeqCst);
+    /// It has entries to apply, and applies none: it should not lead.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::SeqCst)
     }
 
-    /// Stands for election from now on, when it misses a leader.
+    /// … from now on, or not; true if that is new.
+    pub(crate) fn set_stuck(&self, stuck: bool) -> bool {
+        self.stuck.swap(stuck, Ordering::SeqCst) != stuck
+    }
+
+    /// Stands for election from now on, when it misses a leader, if it could serve.
     pub(crate) fn stand_for_election(&self) {
-        if let Some(core) = self.core() {
+        if let Some(core) = self.core()
+            && !self.is_stuck()
+        {
             core.raft.runtime_config().elect(true);
         }
     }

@@ -92,7 +92,8 @@
 //!
 //! `multi.rs` and `create.rs` for the life of a replica, `group.rs` for what is done with it, `rest.rs` for when nothing is, `state_machine.rs` for what an entry
 //! goes through, `transport/mod.rs` for the picture of the streams; `tests/cluster.rs` shows it working, `benches/commit.rs` what it
-//! costs. Steps after which a crash leaves something half done are named in `storage::fail_point`.
+//! costs. What is done when there is too much of something, or something stands still: `log_room.rs`, `crowd.rs`, `stall.rs`,
+//! `progress.rs`; `tests/pressure.rs` shows it. Steps after which a crash leaves something half done are named in `storage::fail_point`.
 
 mod api;
 mod arrivals;
@@ -101,16 +102,20 @@ mod checkpoint;
 mod command;
 mod core;
 mod create;
+mod crowd;
 mod fault;
+mod gate;
 mod gauges;
 mod group;
 pub mod inspect;
 mod keys;
 mod liveness;
+mod log_room;
 mod log_store;
 mod members;
 mod multi;
 mod options;
+mod progress;
 pub mod recover;
 mod removal;
 pub mod rest;
@@ -123,6 +128,8 @@ mod state_machine;
 #[cfg(test)]
 mod suite_test;
 mod suspects;
+#[cfg(test)]
+mod test_node;
 mod transport;
 #[cfg(test)]
 mod traps_test;

@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::{Stream, stream};
@@ -21,6 +21,7 @@ use proto::raft as wire;
 use storage::ids::{GroupId, LogIndex, ReplicaId};
 use storage::raft_log::LogEngine;
 
+use crate::log_room::{ENTRY_OVERHEAD_BYTES, LogRoom};
 use crate::types::{
     Entry, FIRST_VERSION, LogId, Malformed, TypeConfig, Vote, check_version, decode_entry, decode_log_id,
     encode_entry, encode_log_id, entry_bytes, vote_from_wire, vote_to_wire,
@@ -37,8 +38,7 @@ struct Shared {
     replica: ReplicaId,
     log: Arc<dyn LogEngine>,
     append_bytes_max: usize,
-    /// Bytes appended by all groups of the node, ever: the checkpointer's reason to get up early.
-    appended: Arc<AtomicU64>,
+    room: Arc<LogRoom>,
     state: Mutex<State>,
 }
 
@@ -168,7 +168,7 @@ impl LogStore {
         replica: ReplicaId,
         append_bytes_max: usize,
         tail_bytes_max: usize,
-        appended: Arc<AtomicU64>,
+        room: Arc<LogRoom>,
     ) -> io::Result<Self> {
         let stored = log.state(group).map_err(io::Error::other)?;
         let bad = |e| corrupt(group, e);
@@ -194,7 +194,7 @@ impl LogStore {
                 replica,
                 log,
                 append_bytes_max,
-                appended,
+                room,
                 state: Mutex::new(state),
             }),
         })
@@ -344,16 +344,23 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut encoded = Vec::new();
-        let mut bytes = 0;
+        let entries: Vec<(Entry, Bytes)> = entries
+            .into_iter()
+            .map(|entry| {
+                let data = encode_entry(&entry);
+                (entry, data)
+            })
+            .collect();
+        let bytes: usize = entries.iter().map(|(_, data)| data.len()).sum();
+        // Before anything is locked: the disk may stall.
+        let room = self.shared.room.take(bytes + entries.len() * ENTRY_OVERHEAD_BYTES).await;
+        let mut encoded = Vec::with_capacity(entries.len());
         {
             let mut state = self.shared.state.lock();
-            for entry in entries {
-                let data = encode_entry(&entry);
+            for (entry, data) in entries {
                 if state.last.is_none() {
                     state.first = entry.log_id.index;
                 }
-                bytes += data.len() as u64;
                 state.sizes.add(entry.log_id.index, data.len() as u64);
                 encoded.push((LogIndex(entry.log_id.index), data));
                 state.last = Some(entry.log_id);
@@ -363,10 +370,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             self.shared.log.append(
                 self.shared.group,
                 encoded,
-                Box::new(move |result| callback.io_completed(result.map_err(io::Error::other))),
+                Box::new(move |result| {
+                    drop(room);
+                    callback.io_completed(result.map_err(io::Error::other));
+                }),
             );
         }
-        self.shared.appended.fetch_add(bytes, Ordering::Relaxed);
+        self.shared.room.appended.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(())
     }
 

@@ -21,8 +21,10 @@ use crate::arrivals::Arrivals;
 use crate::core::Nursery;
 use crate::create::NewGroup;
 use crate::fault::Fault;
+use crate::gate::Closing;
 use crate::group::{Group, within};
 use crate::liveness::{self, Reach};
+use crate::log_room::LogRoom;
 use crate::log_store::{LogStore, decode_ballot, durably, encode_ballot};
 use crate::options::RaftOptions;
 use crate::rest::{self, Rested, Roll};
@@ -31,7 +33,7 @@ use crate::suspects::Suspects;
 use crate::transport::Hub;
 use crate::transport::server::{Endpoint, Mount, refusal};
 use crate::types::decode_log_id;
-use crate::{broken, checkpoint, snapshot, stall};
+use crate::{broken, checkpoint, progress, snapshot, stall};
 
 /// Where, in the store's directory, incoming snapshots are spooled to.
 const SPOOL_DIR: &str = "incoming";
@@ -84,13 +86,13 @@ impl MultiRaft {
         let config = Arc::new(options.openraft()?);
         let hub = Hub::new(identity.cluster_id, identity.node_id, book, seams.clone(), options.clone());
         let nursery = Nursery {
-            options,
             config,
             log: store.log(),
             hub: hub.clone(),
-            appended: Arc::default(),
+            log_room: LogRoom::new(options.log_bytes_in_flight_max),
             roll: Roll::default(),
             suspects: Suspects::default(),
+            options,
         };
         let spool_dir = store.dir().join(SPOOL_DIR);
         let arrivals = Arrivals::open(spool_dir.clone(), seams.clone()).map_err(|e| Error::Open {
@@ -128,6 +130,7 @@ impl MultiRaft {
         );
         seams.spawn("raft-disk", stall::watch(Arc::downgrade(&multi), seams.clone()));
         seams.spawn("raft-broken", broken::watch(Arc::downgrade(&multi), seams.clone()));
+        seams.spawn("raft-progress", progress::watch(Arc::downgrade(&multi), seams.clone()));
         seams.spawn("raft-checkpoint", checkpoint::run(Arc::downgrade(&multi), seams.clone()));
         seams.spawn("raft-rest", rest::run(Arc::downgrade(&multi), seams.clone()));
         Ok(multi)
@@ -386,7 +389,7 @@ impl MultiRaft {
             replica,
             self.options().append_bytes_max,
             self.options().tail_bytes_max,
-            self.nursery.appended.clone(),
+            self.nursery.log_room.clone(),
         )
         .map_err(Fatal::new)?;
         // Nothing is to be applied again, and there is somebody to ask when it is needed.
@@ -478,7 +481,7 @@ impl MultiRaft {
     }
 
     pub(crate) fn appended(&self) -> &AtomicU64 {
-        &self.nursery.appended
+        &self.nursery.log_room.appended
     }
 
     pub(crate) fn options(&self) -> &RaftOptions {
@@ -522,12 +525,14 @@ async fn open_gate(multi: std::sync::Weak<MultiRaft>, seams: Seams) {
     let Some(multi) = multi.upgrade() else { return };
     multi.gate_open.store(true, Ordering::SeqCst);
     for group in multi.groups() {
-        group.open_gate();
+        group.gate.outlive(Closing::START);
         let pause = spread.mul_f64(seams.random_f64());
         let clock = seams.clock.clone();
         seams.spawn("raft-ungate", async move {
             clock.sleep(pause).await;
-            group.stand_for_election();
+            if !group.is_gated() {
+                group.stand_for_election();
+            }
         });
     }
 }

@@ -31,10 +31,16 @@ pub struct RaftOptions {
     pub append_bytes_max: usize,
     /// Entries kept in memory per group for followers and for applying.
     pub tail_bytes_max: usize,
+    /// Entries of all groups that may be on their way to the log's disk, in bytes; more wait.
+    pub log_bytes_in_flight_max: u32,
+    /// Appends of one other node that may be in the hands of replicas here, in bytes; more are refused, to come again.
+    pub received_bytes_max: usize,
     /// Messages to one node that may queue, in bytes.
     pub queue_bytes_max: usize,
     /// A write to the log that takes longer says that the disk stalls: this node hands its leaderships over.
     pub disk_stall: Duration,
+    /// A replica that has committed entries and applies none for so long hands its leadership over.
+    pub apply_stall: Duration,
     /// How often the state is flushed and the log cut.
     pub checkpoint_interval: Duration,
     /// … while next to nothing is appended. (If this is shorter, it doesn't count.)
@@ -51,6 +57,9 @@ pub struct RaftOptions {
     pub rest_after: Duration,
     /// … or an eighth of it, if more groups than this are awake.
     pub awake_max: usize,
+    /// While so many are awake none wakes for a request: whoever asks is to try again. Of more than half as many, those that
+    /// were unused longest are laid to rest at once.
+    pub awake_limit: usize,
     /// How long a shutdown may take to hand leaderships over.
     pub shutdown_transfer_timeout: Duration,
 }
@@ -68,8 +77,11 @@ impl Default for RaftOptions {
             command_bytes_max: 64 << 20,
             append_bytes_max: 1 << 20,
             tail_bytes_max: 2 << 20,
+            log_bytes_in_flight_max: 96 << 20,
+            received_bytes_max: 64 << 20,
             queue_bytes_max: 128 << 20,
             disk_stall: Duration::from_millis(1_000),
+            apply_stall: Duration::from_secs(5),
             checkpoint_interval: Duration::from_secs(10),
             checkpoint_quiet_interval: Duration::from_secs(60),
             checkpoint_bytes: 64 << 20,
@@ -78,6 +90,7 @@ impl Default for RaftOptions {
             snapshot_bytes_per_second: 64 << 20,
             rest_after: Duration::from_secs(40),
             awake_max: 512,
+            awake_limit: 2048,
             shutdown_transfer_timeout: Duration::from_millis(1_500),
         }
     }

@@ -44,6 +44,7 @@
 //!
 //! A group rests only if its state machine agrees ([`crate::StateMachine::may_rest`]). The meta-group never does.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -59,6 +60,7 @@ use tokio::sync::oneshot;
 
 use crate::api::{GroupStatus, Peer, Role};
 use crate::core::Core;
+use crate::crowd::{Crowd, Place};
 use crate::group::Group;
 use crate::multi::MultiRaft;
 use crate::state_machine::{Position, Shared};
@@ -81,6 +83,7 @@ pub(crate) struct Roll {
     awake: Mutex<BTreeMap<GroupId, Weak<Group>>>,
     /// At rest, at home here, with members that may lack entries.
     owing: Mutex<BTreeSet<GroupId>>,
+    crowd: Crowd,
     /// Changes with who rests, and where.
     version: AtomicU64,
     /// Groups of which that has changed since somebody took them.
@@ -111,6 +114,12 @@ impl Roll {
     pub fn gone(&self, group: GroupId) {
         self.rests(group, false);
         self.owing.lock().remove(&group);
+    }
+
+    /// A place among those awake, for one that is to wake for a request.
+    fn enter(&self, limit: usize) -> Option<Place> {
+        let awake = self.awake.lock();
+        self.crowd.enter(awake.len(), limit)
     }
 
     pub fn awake(&self) -> Vec<Arc<Group>> {
@@ -235,6 +244,11 @@ impl Rest {
         rested.vote.map(|vote| (vote, members))
     }
 
+    /// It can't be laid to rest: others first.
+    fn defer(&self) {
+        self.idle.store(0, Ordering::Relaxed);
+    }
+
     /// For how many looks nobody has used it.
     fn look(&self) -> u32 {
         if self.used.swap(false, Ordering::Relaxed) {
@@ -327,7 +341,7 @@ impl Group {
         self.nursery.roll.woke(&self);
         self.rest.touch();
         // The gate may have been opened meanwhile, or the disk have come to stall, or be well again.
-        core.raft.runtime_config().elect(!self.is_gated() && !self.is_stalled());
+        core.raft.runtime_config().elect(!self.is_gated() && !self.is_stalled() && !self.is_stuck());
         metrics::counter!("flotilla_raft_wakes_total").increment(1);
         self.seams.spawn("raft-role", self.clone().watch_role(core.clone()));
         Ok(core)
@@ -336,24 +350,31 @@ impl Group {
     /// For whom has work for the group's leader. A group that rests at home here wakes, and leads when this returns, if
     /// nothing is wrong; as does one whose home is silent. Otherwise the home is to be asked, and this replica only gets ready
     /// for what may come of that. Takes `limit` at most.
-    pub async fn rouse(self: &Arc<Self>, limit: Duration) {
+    ///
+    /// False if it rests on, for too many others are awake: try again.
+    pub async fn rouse(self: &Arc<Self>, limit: Duration) -> bool {
         if !self.rests() {
-            return;
+            return true;
         }
         let home = self.rest.rested.lock().leader_elsewhere();
         let liveness = &self.nursery.hub.liveness;
+        let place = self.nursery.roll.enter(self.options.awake_limit);
         if home.is_some_and(|home| liveness.is_heard(home.node) && !liveness.is_stalled(home.node)) {
             let group = self.clone();
-            self.seams.spawn("raft-ready", async move {
-                // One that has failed has said so.
-                let _ = group.awake().await;
-            });
-            return;
+            if let Some(place) = place {
+                self.seams.spawn("raft-ready", async move {
+                    // One that has failed has said so.
+                    let _ = group.awake().await;
+                    drop(place);
+                });
+            }
+            return true;
         }
         if self.is_stalled() {
             // Another one is to lead: whoever asks there finds that this node's disk stalls.
-            return;
+            return true;
         }
+        let Some(_place) = place else { return false };
         let mut role = self.role();
         let settled = |role: &Role| match role {
             Role::Leader { .. } | Role::Stopped { .. } => true,
@@ -368,29 +389,45 @@ impl Group {
             let _ = role.wait_for(settled).await;
         };
         crate::group::within(&self.seams, limit, lead).await;
+        true
     }
 
     /// Lays the group to rest, as its leader, if nothing speaks against it. Whether it has.
     pub(crate) async fn lay_to_rest(self: &Arc<Self>) -> bool {
-        let Ok(_turn) = self.rest.turn.try_lock() else { return false };
-        let Ok(_members) = self.changes.try_lock() else { return false };
+        let Some((rest, others)) = self.go_to_rest().await else { return false };
+        // Nothing is held any more: whoever asks for the group meanwhile does not wait until all have been told. One that hears
+        // of it late has another vote by then, or rests, and is woken.
+        let tell = |other: Peer| {
+            let body = wire::request::Body::Rest(rest);
+            let link = self.nursery.hub.link(other.node);
+            link.request(self.id(), self.replica(), other.replica, TELL_BYTES, TELL_LIMIT, body)
+        };
+        // Whoever doesn't hear it wakes the others some time.
+        let _ = futures::future::join_all(others.into_iter().map(tell)).await;
+        true
+    }
+
+    /// … here. What to tell, and whom.
+    async fn go_to_rest(self: &Arc<Self>) -> Option<(wire::Rest, Vec<Peer>)> {
+        let _turn = self.rest.turn.try_lock().ok()?;
+        let _members = self.changes.try_lock().ok()?;
         // Nothing is in flight, and nothing comes.
         let all = self.options.proposals_in_flight_max as u32;
-        let Ok(_proposals) = self.proposals.try_acquire_many(all) else { return false };
-        let Some(core) = self.core() else { return false };
+        let _proposals = self.proposals.try_acquire_many(all).ok()?;
+        let core = self.core()?;
         let status = self.status_of(&core);
         let owed = match self.may_rest(&status) {
             Ok(owed) => owed,
             Err(why) => {
                 tracing::trace!(group = %self.id(), why, "not to be laid to rest");
-                return false;
+                return None;
             }
         };
         let (vote, last) = {
             let metrics = core.metrics.borrow_watched();
             let agrees = metrics.state == ServerState::Leader && metrics.current_term == status.term.0;
             if !agrees || metrics.last_applied.is_none() {
-                return false;
+                return None;
             }
             (metrics.vote, metrics.last_applied)
         };
@@ -401,18 +438,9 @@ impl Group {
             .map(|(replica, node)| Peer { replica: *replica, node: *node })
             .filter(|other| other.replica != self.replica())
             .collect();
-        if !self.close(&core, status, owed, &vote).await {
-            return false;
-        }
+        let rests = self.close(&core, status, owed, &vote).await;
         let rest = wire::Rest { vote: Some(vote_to_wire(&vote)), last: last.as_ref().map(log_id_to_wire) };
-        let tell = |other: Peer| {
-            let body = wire::request::Body::Rest(rest);
-            let link = self.nursery.hub.link(other.node);
-            link.request(self.id(), self.replica(), other.replica, TELL_BYTES, TELL_LIMIT, body)
-        };
-        // Whoever doesn't hear it wakes the others some time.
-        let _ = futures::future::join_all(others.into_iter().map(tell)).await;
-        true
+        rests.then_some((rest, others))
     }
 
     /// Whether the group has no work, as far as its leader sees: who lacks entries, for his node is away; or why it has.
@@ -496,12 +524,12 @@ impl Group {
         }
         core.close().await;
         if core.log.vote() != Some(*vote) {
-            self.close_gate();
+            let closing = self.gate.close();
             let group = self.clone();
             self.seams.spawn("raft-gate", async move {
                 group.seams.sleep(group.options.election_max).await;
-                group.open_gate();
-                if group.awake().await.is_ok() {
+                group.gate.outlive(closing);
+                if group.awake().await.is_ok() && !group.is_gated() {
                     group.stand_for_election();
                 }
             });
@@ -532,29 +560,37 @@ async fn look(multi: &Arc<MultiRaft>) {
     metrics::gauge!("flotilla_raft_groups_awake").set(awake.len() as f64);
     let patience = if awake.len() > options.awake_max { options.rest_after / 8 } else { options.rest_after };
     let patience = (patience.as_secs_f64() / LOOK_EVERY.as_secs_f64()).ceil() as u32;
-    let mut laid = 0;
-    for group in awake {
-        let idle = group.rest.look();
-        if laid < LAID_MAX && idle >= patience && group.leads().is_some() {
-            laid += 1;
-            // Beside the others: telling them takes a moment.
-            let task = group.clone();
-            group.seams.spawn("raft-rest", async move {
-                task.lay_to_rest().await;
-            });
+    let too_many = awake.len().saturating_sub(options.awake_limit / 2);
+    let mut idle: Vec<(u32, Arc<Group>)> = awake
+        .into_iter()
+        .map(|group| (group.rest.look(), group))
+        .filter(|(idle, group)| *idle > 0 && group.leads().is_some())
+        .collect();
+    idle.sort_by_key(|(idle, _)| Reverse(*idle));
+    for (n, (idle, group)) in idle.into_iter().enumerate().take(LAID_MAX) {
+        if idle < patience && n >= too_many {
+            break;
         }
+        // Beside the others: telling them takes a moment.
+        group.seams.clone().spawn("raft-rest", async move {
+            if !group.lay_to_rest().await && too_many > 0 {
+                group.rest.defer();
+            }
+        });
     }
     let owing: Vec<GroupId> = roll.owing.lock().iter().copied().collect();
     let due = owing.into_iter().filter_map(|id| multi.group(id)).filter(|group| group.is_to_settle());
     for group in due.take(WOKEN_MAX) {
-        group.campaign().await;
+        // Beside the others: one may be slow to wake.
+        group.seams.clone().spawn("raft-settle", async move { group.campaign().await });
     }
 }
 
 impl Group {
     /// It rests at home here, and somebody who lacks entries, or may, answers again.
     fn is_to_settle(&self) -> bool {
-        if self.is_gated() || self.is_stopping() {
+        let is_busy = self.rest.turn.try_lock().is_err();
+        if self.is_gated() || self.is_stopping() || is_busy {
             return false;
         }
         let rested = self.rest.rested.lock();

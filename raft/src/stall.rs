@@ -112,17 +112,18 @@ fn hand_over(multi: &MultiRaft, seams: &Seams, offered: &mut HashMap<GroupId, In
             continue;
         }
         offered.insert(group.id(), now);
-        seams.spawn("raft-hand-over", give_away(group));
+        seams.spawn("raft-hand-over", give_away(group, "the disk stalls"));
     }
 }
 
-async fn give_away(group: Arc<Group>) {
+/// Hands a leadership over, if there is somebody to take it.
+pub(crate) async fn give_away(group: Arc<Group>, why: &'static str) {
     // A sole voter, and one whose others don't answer, keeps what it has.
     let Some(to) = group.successor() else { return };
     match group.transfer_leader(to).await {
-        Ok(()) => tracing::info!(group = %group.id(), %to, "handed over, for the disk stalls"),
+        Ok(()) => tracing::info!(group = %group.id(), %to, why, "handed over"),
         Err(error) => {
-            tracing::info!(group = %group.id(), %to, %error, "not handed over, though the disk stalls")
+            tracing::info!(group = %group.id(), %to, %error, why, "not handed over")
         }
     }
 }

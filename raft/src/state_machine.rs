@@ -83,6 +83,8 @@ pub(crate) struct Shared {
     flushed: Mutex<Position>,
     /// The term of the last applied entry.
     applied_term: watch::Sender<u64>,
+    /// A snapshot is taking the state's place.
+    installing: std::sync::atomic::AtomicBool,
     /// openraft has taken in the initial state; from now on a snapshot it asks for is for a follower.
     running: std::sync::atomic::AtomicBool,
 }
@@ -110,6 +112,7 @@ impl Shared {
             flushed: Mutex::new(position.clone()),
             applied: Mutex::new(position),
             applied_term: watch::Sender::new(term),
+            installing: false.into(),
             running: false.into(),
         })
     }
@@ -140,6 +143,10 @@ impl Shared {
 
     pub fn set_running(&self, running: bool) {
         self.running.store(running, std::sync::atomic::Ordering::Release);
+    }
+
+    pub fn is_installing(&self) -> bool {
+        self.installing.load(std::sync::atomic::Ordering::Acquire)
     }
 
     fn is_running(&self) -> bool {
@@ -260,7 +267,10 @@ impl RaftStateMachine<TypeConfig> for Adapter {
             return Err(self.shared.fail("cannot install a snapshot", "it did not come from another node"));
         };
         let position = Position { last: meta.last_log_id, membership: meta.last_membership.clone() };
-        self.install(spool, position).await.map_err(|e| self.shared.fail("cannot install a snapshot", e))
+        self.shared.installing.store(true, std::sync::atomic::Ordering::Release);
+        let installed = self.install(spool, position).await;
+        self.shared.installing.store(false, std::sync::atomic::Ordering::Release);
+        installed.map_err(|e| self.shared.fail("cannot install a snapshot", e))
     }
 
     /// At start: only how far the flushed state reaches. Later: a view of the state as it is, for a follower.

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::api::{Applied, Fatal, Role, StateMachine};
 use crate::fault::Fault;
+use crate::log_room::LogRoom;
 use crate::log_store::LogStore;
 use crate::snapshot::SnapshotData;
 use crate::spool::SpoolWriter;
@@ -98,7 +99,7 @@ impl StoreBuilder<TypeConfig, LogStore, Flushing, Guard> for Builder {
         let store = Store::open(dir.path(), StoreOptions::default(), Seams::real()).expect("a store");
         store.set_identity(Identity { cluster_id: 1, node_id: NodeId(1) }).expect("identity");
         let (group, replica) = (GroupId(5), ReplicaId(0));
-        let log = LogStore::open(store.log(), group, replica, 1 << 20, 1 << 10, Arc::default());
+        let log = LogStore::open(store.log(), group, replica, 1 << 20, 1 << 10, LogRoom::new(64 << 20));
         let position = Position::load(&store.engine(), group).expect("position");
         let machine = Arc::new(Nothing);
         let shared =

@@ -20,7 +20,10 @@ const TERM: u64 = 5;
 
 /// A replica whose leader is this test.
 async fn follower() -> Cluster {
-    let mut cluster = Cluster::new();
+    follower_of(Cluster::new()).await
+}
+
+async fn follower_of(mut cluster: Cluster) -> Cluster {
     cluster.start(FOLLOWER).await;
     let members: BTreeMap<ReplicaId, NodeId> = [1, 2, 3].map(|n| (ReplicaId(n), NodeId(n))).into();
     let new = NewGroup { group: GROUP, me: ReplicaId(FOLLOWER), members, campaign: false };
@@ -97,4 +100,57 @@ async fn appends_that_wake_a_group_are_taken_in_their_order() {
         assert!(cluster.group(FOLLOWER).rests());
         all_succeed(&cluster, 2..=200, 1).await;
     }
+}
+
+/// What is refused is not lost: its sender comes again. And who waits behind it, a sign of life above all, does not wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_beyond_what_a_node_takes_are_refused_and_keep_nobody_waiting() {
+    const APPENDS: u64 = 100;
+    const PULSE: u64 = 1000;
+    let mut cluster = Cluster::new();
+    cluster.options.received_bytes_max = 1000;
+    let cluster = follower_of(cluster).await;
+    let well = cluster.stall(FOLLOWER);
+    let pulse = wire::Request {
+        id: PULSE,
+        body: Some(wire::request::Body::Pulse(wire::Pulse::default())),
+        ..wire::Request::default()
+    };
+    let message = wire::Requests {
+        cluster_id: CLUSTER.to_be_bytes().to_vec().into(),
+        from_node: LEADER,
+        to_node: FOLLOWER,
+        requests: (1..=APPENDS).map(append).chain([pulse]).collect(),
+    };
+    let endpoint = format!("http://{}", cluster.address(FOLLOWER));
+    let mut client = RaftClient::connect(endpoint).await.expect("connect");
+    let requests = futures::stream::iter([message]).chain(futures::stream::pending());
+    let mut answers = client.exchange(requests).await.expect("exchange").into_inner();
+
+    let (mut refused, mut taken, mut pulsed) = (0, 0, false);
+    let mut well = Some(well);
+    while refused + taken < APPENDS || !pulsed {
+        let batch = tokio::time::timeout(std::time::Duration::from_secs(5), answers.message()).await;
+        let batch = batch.unwrap_or_else(|_| panic!("{refused} refused, {taken} taken, pulsed: {pulsed}"));
+        for answer in batch.expect("an answer").expect("more").answers {
+            match answer.body {
+                Some(wire::answer::Body::Refusal(refusal)) => {
+                    assert_eq!(refusal.reason(), wire::refusal::Reason::Overloaded);
+                    refused += 1;
+                }
+                Some(wire::answer::Body::Pulsed(_)) => pulsed = true,
+                Some(wire::answer::Body::Appended(appended)) => {
+                    assert!(well.is_none(), "the disk stalls");
+                    assert_eq!(appended.result, Some(wire::appended::Result::Success(true)));
+                    taken += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        if pulsed && refused > 0 {
+            // Only now: neither has waited for the disk.
+            well = None;
+        }
+    }
+    assert!(taken > 0, "some fit");
 }

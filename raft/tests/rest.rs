@@ -5,11 +5,19 @@
 mod harness;
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::time::Duration;
 
+use futures::{Stream, StreamExt};
 use harness::{Cluster, GROUP, eventually, eventually_so};
+use proto::raft as wire;
+use proto::raft::raft_server::{Raft, RaftServer};
 use raft::NewGroup;
-use storage::ids::{NodeId, ReplicaId};
+use storage::ids::{GroupId, NodeId, ReplicaId};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
 
 const ALL: [u64; 3] = [1, 2, 3];
 const SOON: Duration = Duration::from_millis(500);
@@ -250,4 +258,102 @@ async fn after_a_restart_nothing_is_known_of_who_has_led() {
         cluster.start(node).await;
     }
     assert!(!cluster.group(home).is_unled().await);
+}
+
+/// However long each of them may stay awake by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_groups_are_awake_than_may_be_and_all_get_their_turn() {
+    const LIMIT_AWAKE: usize = 4;
+    let mut cluster = Cluster::new();
+    cluster.options.awake_limit = LIMIT_AWAKE;
+    cluster.start(1).await;
+    let multi = cluster.multi(1);
+    let me = ReplicaId(1);
+    let mut groups = Vec::new();
+    for id in 1..=8 {
+        let members = BTreeMap::from([(me, NodeId(1))]);
+        let new = NewGroup { group: GroupId(id), me, members, campaign: false };
+        groups.push(multi.create_group(new).await.expect("create"));
+    }
+    eventually("those that nobody uses rest", || multi.awake().len() <= LIMIT_AWAKE / 2).await;
+
+    let roused = futures::future::join_all(groups.iter().map(|group| group.rouse(LIMIT))).await;
+    assert!(roused.iter().filter(|roused| !**roused).count() >= groups.len() - LIMIT_AWAKE, "{roused:?}");
+    assert!(roused.contains(&true) && multi.awake().len() <= LIMIT_AWAKE);
+    for group in &groups {
+        let served = || async { group.rouse(LIMIT).await && group.leads().is_some() };
+        eventually_so("whoever comes again is served", served).await;
+        assert!(multi.awake().len() <= LIMIT_AWAKE);
+    }
+}
+
+/// A node that takes every request, answers none, and says which groups it is told to lay to rest.
+struct Mute {
+    told: mpsc::UnboundedSender<u64>,
+}
+
+#[tonic::async_trait]
+impl Raft for Mute {
+    type ExchangeStream = Pin<Box<dyn Stream<Item = Result<wire::Answers, Status>> + Send>>;
+
+    async fn exchange(
+        &self,
+        requests: Request<Streaming<wire::Requests>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let (told, mut requests) = (self.told.clone(), requests.into_inner());
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = requests.next().await {
+                for request in message.requests {
+                    if matches!(request.body, Some(wire::request::Body::Rest(_))) {
+                        let _ = told.send(request.group);
+                    }
+                }
+            }
+        });
+        Ok(Response::new(futures::stream::pending().boxed()))
+    }
+
+    async fn install_snapshot(
+        &self,
+        _: Request<Streaming<wire::SnapshotPiece>>,
+    ) -> Result<Response<wire::SnapshotAnswer>, Status> {
+        Err(Status::unavailable("it takes none"))
+    }
+
+    async fn resume_snapshot(
+        &self,
+        _: Request<wire::SnapshotHeader>,
+    ) -> Result<Response<wire::SnapshotAnswer>, Status> {
+        Err(Status::unavailable("it has none"))
+    }
+}
+
+/// The group is at rest, and may be asked or woken, while its members are still being told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_is_there_for_others_while_a_member_is_slow_to_hear_that_it_rests() {
+    let (told, mut telling) = mpsc::unbounded_channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("address").to_string();
+    let serve = tonic::transport::Server::builder()
+        .add_service(RaftServer::new(Mute { told }))
+        .serve_with_incoming(TcpIncoming::from(listener));
+    tokio::spawn(async {
+        let _ = serve.await;
+    });
+
+    let mut cluster = Cluster::new();
+    cluster.options.rest_after = SOON;
+    cluster.start(1).await;
+    cluster.introduce(9, address);
+    let members = BTreeMap::from([(ReplicaId(1), NodeId(1))]);
+    let new = NewGroup { group: GROUP, me: ReplicaId(1), members, campaign: false };
+    let group = cluster.multi(1).create_group(new).await.expect("create");
+    cluster.put("a", "1").await;
+    group.add_learner(ReplicaId(9), NodeId(9)).await.expect("add");
+
+    let heard = tokio::time::timeout(LIMIT * 4, telling.recv()).await;
+    assert_eq!(heard.expect("it is laid to rest"), Some(GROUP.0));
+    // The answer to that is never to come.
+    assert!(group.is_unled().await, "nobody else has it in his hands");
+    put_at(&cluster, 1, "a", "2").await;
 }

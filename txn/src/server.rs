@@ -151,7 +151,10 @@ impl ShardServer {
             group.touch();
         }
         if is_work && shard.leadership().is_none() && group.rests() {
-            group.rouse(ROUSE_MAX.min(Duration::from_millis(request.timeout_ms.into()))).await;
+            let limit = ROUSE_MAX.min(Duration::from_millis(request.timeout_ms.into()));
+            if !group.rouse(limit).await {
+                return Err(Error::Unavailable("too many shards of this node are awake".to_owned()).into());
+            }
         }
         let leadership = shard.leadership();
         let (Some(leadership), Some(descriptor)) = (leadership, shard.descriptor()) else {

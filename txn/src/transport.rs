@@ -17,12 +17,13 @@ use proto::shard::shard_client::ShardClient;
 use proto::shard::shard_server;
 use storage::ids::NodeId;
 use storage::seam::Seams;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::Directory;
-use crate::server::ShardServer;
+use crate::room::Room;
+use crate::server::{ShardServer, failure_of};
+use crate::{Directory, Error};
 
 /// Messages that wait to be sent on one stream.
 const QUEUE_MAX: usize = 4096;
@@ -32,8 +33,12 @@ const BATCH_MAX: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
 /// The largest message that is accepted. A message holds at least one request, and one request may carry a commit.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// Requests of one stream that are worked on at once; more are left in the stream.
+/// Requests of one stream that are worked on at once, or whose answers wait to be sent; more are left in the stream.
 const IN_FLIGHT_MAX: usize = 2048;
+/// Large ones are bounded in bytes, too: requests that find no room are refused, since others that they wait for may come
+/// behind them. While answers find no room, for nobody takes them, nothing more is worked on.
+const LARGE_REQUESTS_BYTES_MAX: u32 = 128 << 20;
+const LARGE_ANSWERS_BYTES_MAX: u32 = 64 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// A connection that is broken, though its node answers others, is noticed after one interval and the timeout: until then commits that
 /// were sent on it hang. (A node that sleeps or is cut off is noticed by its pulses, which are awaited with every answer: `raft::Reach`.)
@@ -185,18 +190,19 @@ impl std::fmt::Debug for Peers {
 }
 
 /// What queues while a message is under way goes into the next one together.
-fn batches<M: Message + Send + 'static, B: Send + 'static>(
-    queue: mpsc::Receiver<M>,
+fn batches<Q: Into<M> + Send + 'static, M: Message + 'static, B: Send + 'static>(
+    queue: mpsc::Receiver<Q>,
     batch: fn(Vec<M>) -> B,
 ) -> impl Stream<Item = B> + Send + 'static {
     futures::stream::unfold(queue, move |mut queue| async move {
-        let first = queue.recv().await?;
+        let first: M = queue.recv().await?.into();
         let mut bytes = first.encoded_len();
         let mut messages = vec![first];
         while messages.len() < BATCH_MAX && bytes < BATCH_BYTES {
             let Ok(next) = queue.try_recv() else {
                 break;
             };
+            let next: M = next.into();
             bytes += next.encoded_len();
             messages.push(next);
         }
@@ -233,24 +239,36 @@ impl shard_server::Shard for ShardService {
         request: Request<Streaming<pb::Requests>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let mut incoming = request.into_inner();
-        let (answers, outgoing) = mpsc::channel(QUEUE_MAX);
+        let (answers, outgoing) = mpsc::channel::<Answered>(QUEUE_MAX);
         let server = self.server.clone();
         let seams = server.seams().clone();
         let task_seams = seams.clone();
         seams.spawn("shard-requests", async move {
             let places = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+            let (asked, answered) = (Room::new(LARGE_REQUESTS_BYTES_MAX), Room::new(LARGE_ANSWERS_BYTES_MAX));
             while let Some(Ok(message)) = incoming.next().await {
                 for request in message.requests {
                     // When all places are taken, the stream is not read on: back-pressure reaches the sender.
                     let Ok(place) = places.clone().acquire_owned().await else {
                         return;
                     };
-                    let (server, answers) = (server.clone(), answers.clone());
+                    if !answered.is_free().await {
+                        return;
+                    }
+                    let Some(room) = asked.try_take(request.encoded_len()) else {
+                        let response = overloaded(request.id);
+                        if answers.send(Answered { response, _room: None, _place: place }).await.is_err() {
+                            return;
+                        }
+                        continue;
+                    };
+                    let (server, answers, answered) = (server.clone(), answers.clone(), answered.clone());
                     task_seams.spawn("shard-request", async move {
                         let response = server.handle(request).await;
+                        drop(room);
+                        let room = answered.take(response.encoded_len()).await;
                         // The sender may have gone; its request is done all the same.
-                        let _ = answers.send(response).await;
-                        drop(place);
+                        let _ = answers.send(Answered { response, _room: room, _place: place }).await;
                     });
                 }
             }
@@ -258,4 +276,23 @@ impl shard_server::Shard for ShardService {
         let outgoing = batches(outgoing, |responses| pb::Responses { responses }).map(Ok);
         Ok(Response::new(Box::pin(outgoing)))
     }
+}
+
+/// An answer that waits to be sent, with what it keeps until it is.
+struct Answered {
+    response: pb::Response,
+    _room: Option<OwnedSemaphorePermit>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl From<Answered> for pb::Response {
+    fn from(answered: Answered) -> Self {
+        answered.response
+    }
+}
+
+/// Nothing was done.
+fn overloaded(id: u64) -> pb::Response {
+    let error = Error::Unavailable("too many large requests are being worked on".to_owned());
+    pb::Response { id, body: Some(pb::response::Body::Failure(failure_of(error))) }
 }

@@ -18,7 +18,7 @@ const TRANSFER_LAG_MAX: u64 = 1000;
 impl Group {
     pub(crate) async fn change(&self, change: ChangeMembers<u64, Host>) -> Result<(), ChangeError> {
         let _turn = self.changes.lock().await;
-        if self.leads().is_none() {
+        if self.leads().is_none() || self.is_mute() {
             return Err(self.not_leader().into());
         }
         self.rest.touch();

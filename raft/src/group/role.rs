@@ -25,7 +25,7 @@ impl Group {
             let role = self.observe(&core, *applied_term.borrow_and_update());
             if self.is_gated() && core.is_alone(self.replica()) {
                 // Whom should it have promised anything?
-                self.open_gate();
+                self.gate.open();
                 core.raft.runtime_config().elect(true);
                 let _ = core.raft.trigger().elect(true).await;
             }

@@ -16,6 +16,8 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{FuturesUnordered, StreamExt};
 use storage::ids::{GroupId, NodeId};
 
 use crate::api::Role;
@@ -33,6 +35,8 @@ const GROUP_STEP: Duration = Duration::from_micros(300);
 const AGAIN: Duration = Duration::from_millis(60);
 /// After these, openraft's own timers have long run out.
 const ATTEMPTS_MAX: u32 = 12;
+/// Campaigns that are under way at a time: each of them waits until its group is awake.
+const CAMPAIGNS_MAX: usize = 64;
 /// Of the groups at rest, so many are awake at a time to get another home.
 const WOKEN_MAX: usize = 128;
 /// How often it is looked whether there is room for more of them.
@@ -60,44 +64,68 @@ pub(super) async fn succeed(multi: Weak<MultiRaft>, hub: Arc<Hub>, node: NodeId)
             }
         }
     }
+    // One whose group is slow to wake keeps nobody else waiting.
+    let mut campaigns: FuturesUnordered<BoxFuture<'static, Campaign>> = FuturesUnordered::new();
+    let mut ended: Option<Campaign> = None;
     loop {
+        let all_ended = std::iter::from_fn(|| campaigns.next().now_or_never().flatten());
+        for Campaign { id, attempt, woken: group } in ended.take().into_iter().chain(all_ended) {
+            woken.extend(group);
+            if attempt + 1 < ATTEMPTS_MAX {
+                let pause = AGAIN.mul_f64(1.0 + seams.random_f64());
+                due.push(Reverse((seams.clock.now() + pause, id, attempt + 1)));
+            }
+        }
+        if multi.upgrade().is_none_or(|multi| multi.is_stopping()) || !hub.liveness.is_silent(node) {
+            return;
+        }
         woken.retain(|group| !group.rests() && !group.is_stopping());
-        while woken.len() + due.len() < WOKEN_MAX
+        while woken.len() + due.len() + campaigns.len() < WOKEN_MAX
             && let Some((id, patience)) = resting.pop_front()
         {
             due.push(Reverse((seams.clock.now() + patience, id, 0)));
         }
-        let Some(Reverse((at, id, attempt))) = due.pop() else {
-            let over =
-                multi.upgrade().is_none_or(|multi| multi.is_stopping()) || !hub.liveness.is_silent(node);
-            if resting.is_empty() || over {
-                return;
+        let wait = match due.peek() {
+            Some(Reverse((at, ..))) if campaigns.len() < CAMPAIGNS_MAX => {
+                at.saturating_duration_since(seams.clock.now())
             }
-            seams.sleep(ROOM_LOOK_EVERY).await;
-            continue;
+            None if campaigns.is_empty() && resting.is_empty() => return,
+            _ => ROOM_LOOK_EVERY,
         };
-        let wait = at.saturating_duration_since(seams.clock.now());
         if !wait.is_zero() {
-            seams.sleep(wait).await;
+            ended = tokio::select! {
+                Some(campaign) = campaigns.next() => Some(campaign),
+                () = seams.sleep(wait) => None,
+            };
+            continue;
         }
-        let Some(multi) = multi.upgrade() else { return };
-        if multi.is_stopping() || !hub.liveness.is_silent(node) {
-            return;
-        }
-        let Some(group) = multi.group(id).filter(|group| follows(group, node)) else { continue };
-        if !group.is_gated() {
-            let rested = group.rests();
-            group.campaign().await;
-            if rested {
-                group.hurry_to_rest();
-                woken.push(group);
-            }
-        }
-        if attempt + 1 < ATTEMPTS_MAX {
-            let pause = AGAIN.mul_f64(1.0 + seams.random_f64());
-            due.push(Reverse((seams.clock.now() + pause, id, attempt + 1)));
+        let Some(Reverse((_, id, attempt))) = due.pop() else { continue };
+        let group = multi.upgrade().and_then(|multi| multi.group(id));
+        if let Some(group) = group.filter(|group| follows(group, node)) {
+            campaigns.push(campaign(group, attempt).boxed());
         }
     }
+}
+
+/// One that has ended, however.
+struct Campaign {
+    id: GroupId,
+    attempt: u32,
+    /// The group, if it was at rest before.
+    woken: Option<Arc<Group>>,
+}
+
+async fn campaign(group: Arc<Group>, attempt: u32) -> Campaign {
+    let id = group.id();
+    if group.is_gated() {
+        return Campaign { id, attempt, woken: None };
+    }
+    let rested = group.rests();
+    group.campaign().await;
+    if rested {
+        group.hurry_to_rest();
+    }
+    Campaign { id, attempt, woken: rested.then_some(group) }
 }
 
 /// Whether the replica takes its leader to be on that node.
@@ -162,5 +190,29 @@ mod tests {
             let between = patience(place + 1, 0.0) - patience(place, LATEST);
             assert!(between >= STEP / 2, "{between:?} after {place}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::RaftOptions;
+    use crate::test_node::{LEADER, TestNode};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_group_that_is_slow_to_wake_delays_no_other() {
+        let node = TestNode::start(RaftOptions::default()).await;
+        // Of the survivors of even groups this node is the first, of odd ones the second.
+        let slow = node.group_at_rest(2).await;
+        let mut others = Vec::new();
+        for id in [3, 5, 7] {
+            others.push(node.group_at_rest(id).await);
+        }
+        let turn = slow.rest.turn().await;
+        node.leaves(LEADER.node);
+        node.eventually("the others wake", || others.iter().all(|group| !group.rests())).await;
+        assert!(slow.rests());
+        drop(turn);
+        node.eventually("it wakes in the end", || !slow.rests()).await;
     }
 }

@@ -3,9 +3,10 @@
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock, Weak};
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::{FuturesUnordered, Stream, StreamExt, unfold};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
+use prost::Message;
 use proto::raft as wire;
 use proto::raft::raft_server::{Raft, RaftServer};
 use storage::ids::{GroupId, NodeId, ReplicaId};
@@ -20,7 +21,8 @@ use crate::types::{
     Malformed, TypeConfig, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
 };
 
-/// Requests of one stream that may be in the hands of replicas; more wait in the stream.
+/// Requests of one stream that may be in the hands of replicas; more wait in the stream. Entries are bounded in bytes, too
+/// (`received_bytes_max` of the options): what is more is refused, for pulses and votes come behind it.
 const RUNNING_MAX: usize = 4096;
 
 /// Where a node's consensus layer answers other nodes. The service can be mounted before the layer is started (it
@@ -76,6 +78,7 @@ impl Raft for Endpoint {
             mount: self.mount.clone(),
             requests: request.into_inner(),
             running: FuturesUnordered::new(),
+            running_bytes: 0,
         };
         Ok(Response::new(
             unfold(incoming, |mut incoming| async move {
@@ -109,7 +112,9 @@ impl Raft for Endpoint {
 struct Incoming {
     mount: Mount,
     requests: Streaming<wire::Requests>,
-    running: FuturesUnordered<BoxFuture<'static, wire::Answer>>,
+    running: FuturesUnordered<BoxFuture<'static, (wire::Answer, usize)>>,
+    /// The weights of those, which come with their answers.
+    running_bytes: usize,
 }
 
 impl Incoming {
@@ -117,9 +122,11 @@ impl Incoming {
         loop {
             tokio::select! {
                 biased;
-                Some(answer) = self.running.next(), if !self.running.is_empty() => {
+                Some((answer, bytes)) = self.running.next(), if !self.running.is_empty() => {
+                    self.running_bytes -= bytes;
                     let mut answers = vec![answer];
-                    while let Some(Some(answer)) = self.running.next().now_or_never() {
+                    while let Some(Some((answer, bytes))) = self.running.next().now_or_never() {
+                        self.running_bytes -= bytes;
                         answers.push(answer);
                     }
                     return Some(Ok(wire::Answers { answers }));
@@ -140,10 +147,30 @@ impl Incoming {
         let multi = self.mount.multi()?;
         multi.check_sender(&batch.cluster_id, batch.to_node)?;
         for request in batch.requests {
+            let bytes = weight(&request);
+            let full =
+                self.running_bytes > 0 && self.running_bytes + bytes > multi.options().received_bytes_max;
+            if bytes > 0 && full {
+                metrics::counter!("flotilla_raft_appends_refused_total").increment(1);
+                let refusal = refusal(wire::refusal::Reason::Overloaded, "too many entries are on their way");
+                let body = Some(wire::answer::Body::Refusal(refusal));
+                self.running.push(ready((wire::Answer { id: request.id, body }, 0)).boxed());
+                continue;
+            }
+            self.running_bytes += bytes;
             // First polled in this order, which is the order of their turns at their groups.
-            self.running.push(answer(multi.clone(), NodeId(batch.from_node), request).boxed());
+            let answer = answer(multi.clone(), NodeId(batch.from_node), request);
+            self.running.push(answer.map(move |answer| (answer, bytes)).boxed());
         }
         Ok(())
+    }
+}
+
+/// The bytes that a request keeps until it is answered; nothing but entries counts.
+fn weight(request: &wire::Request) -> usize {
+    match &request.body {
+        Some(wire::request::Body::Append(append)) if !append.entries.is_empty() => append.encoded_len(),
+        _ => 0,
     }
 }
 
@@ -260,6 +287,9 @@ async fn handle_transfer(
     }
     if group.is_stalled() {
         return Err(refusal(wire::refusal::Reason::Starting, "the disk stalls"));
+    }
+    if group.is_stuck() {
+        return Err(refusal(wire::refusal::Reason::Starting, "its state makes no progress"));
     }
     let rpc = TransferLeaderRequest::<TypeConfig>::new(
         vote_from_wire(transfer.from).map_err(malformed)?,

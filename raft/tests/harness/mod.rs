@@ -7,7 +7,7 @@ pub mod puppet;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -79,11 +79,15 @@ struct Strings {
     commands: AtomicUsize,
     gate: Arc<Gate>,
     claims: Arc<Claims>,
+    hangs: Arc<AtomicBool>,
 }
 
 impl StateMachine for Strings {
     fn apply(&self, batch: &mut Batch, _at: Applied, command: &[u8]) -> Result<Bytes, Fatal> {
         self.gate.pass();
+        while self.hangs.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let text = std::str::from_utf8(command).map_err(Fatal::new)?;
         let (key, value) = text.split_once('=').ok_or_else(|| Fatal::new("no command"))?;
         if key == "fail" && value.parse() == Ok(self.replica.0) {
@@ -118,6 +122,16 @@ struct Machines {
     opened: Mutex<HashMap<GroupId, Arc<Strings>>>,
     gate: Arc<Gate>,
     claims: Arc<Claims>,
+    hangs: Arc<AtomicBool>,
+}
+
+/// Until it is dropped a node applies nothing.
+pub struct Hang(Arc<AtomicBool>);
+
+impl Drop for Hang {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
 }
 
 impl StateMachineFactory for Machines {
@@ -127,8 +141,9 @@ impl StateMachineFactory for Machines {
         replica: ReplicaId,
         _: Arc<Engine>,
     ) -> Result<Arc<dyn StateMachine>, Fatal> {
-        let (gate, claims) = (self.gate.clone(), self.claims.clone());
-        let machine = Arc::new(Strings { group, replica, commands: AtomicUsize::new(0), gate, claims });
+        let (gate, claims, hangs) = (self.gate.clone(), self.claims.clone(), self.hangs.clone());
+        let commands = AtomicUsize::new(0);
+        let machine = Arc::new(Strings { group, replica, commands, gate, claims, hangs });
         self.opened.lock().expect("lock").insert(group, machine.clone());
         Ok(machine)
     }
@@ -239,6 +254,24 @@ impl Cluster {
         storage::crash_image::crash_image(self.dirs[&node].path(), image.path()).expect("a copy");
         self.kill(node).await;
         self.dirs.insert(node, image);
+    }
+
+    /// A node applies nothing more, until the answer is dropped. It keeps a thread.
+    pub fn hang(&self, node: u64) -> Hang {
+        let hangs = &self.running[&node].machines.hangs;
+        hangs.store(true, Ordering::SeqCst);
+        Hang(hangs.clone())
+    }
+
+    /// The log's disk of a node does nothing more, until the answer is dropped.
+    pub fn stall(&self, node: u64) -> std::sync::mpsc::Sender<()> {
+        let (well, stalled) = std::sync::mpsc::channel();
+        let wait = move |_: Result<(), storage::Error>| {
+            let _ = stalled.recv();
+        };
+        // Of a group that isn't there.
+        self.running[&node].store.log().remove_group(GroupId(u64::MAX - 1), Box::new(wait));
+        well
     }
 
     pub fn multi(&self, node: u64) -> Arc<MultiRaft> {

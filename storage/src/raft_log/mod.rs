@@ -46,7 +46,8 @@ pub struct LogState {
 /// A log of many groups. Entries are opaque bytes; the raft crate encodes them.
 ///
 /// The caller's obligations: the entries of one `append` and of successive ones have consecutive indexes, unless
-/// the group's log is empty; what shall be overwritten is truncated first.
+/// the group's log is empty; what shall be overwritten is truncated first. No call waits for the disk, so that callers
+/// may be tasks: they bound the entries that they have under way themselves.
 pub trait LogEngine: Send + Sync + 'static {
     /// Appends entries. They are readable when this returns, and durable when `done` is called.
     fn append(&self, group: GroupId, entries: Vec<(LogIndex, Bytes)>, done: Done);

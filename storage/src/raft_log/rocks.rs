@@ -20,9 +20,6 @@ use crate::options::{self, StoreOptions};
 use crate::seam::Seams;
 use crate::verify;
 
-/// Callers wait while this much is queued: the last resort, for consensus bounds what it has in flight itself.
-const QUEUE_BYTES_MAX: usize = 128 << 20;
-
 /// The shared log in a RocksDB of its own.
 pub(crate) struct RocksLog {
     shared: Arc<Shared>,
@@ -39,8 +36,6 @@ pub(super) struct Shared {
     pub queue: Mutex<Queue>,
     /// Something was queued, or the log was closed.
     pub arrived: Condvar,
-    /// The queue was drained.
-    pub drained: Condvar,
     /// When the write that is under way began.
     pub writing: Mutex<Option<Instant>>,
     /// The first failed write. Set once, before any caller hears of that failure.
@@ -53,7 +48,6 @@ pub(super) struct Shared {
 #[derive(Default)]
 pub(super) struct Queue {
     pub ops: VecDeque<Op>,
-    pub bytes: usize,
     /// Committed positions, newest only: written along with the next batch, for they need no sync of their own.
     pub committed: HashMap<GroupId, Bytes>,
     pub closed: bool,
@@ -69,7 +63,6 @@ impl RocksLog {
             groups: RwLock::new(groups),
             queue: Mutex::default(),
             arrived: Condvar::new(),
-            drained: Condvar::new(),
             writing: Mutex::default(),
             failed: OnceLock::new(),
             cached_bytes: Default::default(),
@@ -128,17 +121,9 @@ impl Shared {
     fn submit(
         &self,
         group: GroupId,
-        bytes: usize,
         done: Done,
         change: impl FnOnce(&Arc<Mutex<Group>>, &mut Group, Done) -> Result<Op, (Error, Done)>,
     ) {
-        // Waiting must not happen under the group's lock, which the writer needs to go on.
-        {
-            let mut queue = self.queue.lock();
-            while queue.bytes >= QUEUE_BYTES_MAX && !queue.closed && self.failed.get().is_none() {
-                self.drained.wait(&mut queue);
-            }
-        }
         if let Err(error) = self.check() {
             return done(Err(error));
         }
@@ -157,7 +142,6 @@ impl Shared {
                 if queue.closed {
                     Some((Error::Closed, op.into_done()))
                 } else {
-                    queue.bytes += bytes;
                     queue.ops.push_back(op);
                     None
                 }
@@ -195,8 +179,7 @@ impl Shared {
 
 impl LogEngine for RocksLog {
     fn append(&self, group: GroupId, entries: Vec<(LogIndex, Bytes)>, done: Done) {
-        let bytes = entries.iter().map(|(_, entry)| entry.len() + 32).sum();
-        self.shared.submit(group, bytes, done, |handle, state, done| {
+        self.shared.submit(group, done, |handle, state, done| {
             let mut next = state.next();
             for (index, _) in &entries {
                 if next.is_some_and(|next| next != *index) {
@@ -212,7 +195,7 @@ impl LogEngine for RocksLog {
     }
 
     fn save_vote(&self, group: GroupId, vote: Bytes, done: Done) {
-        self.shared.submit(group, vote.len(), done, |_, state, done| {
+        self.shared.submit(group, done, |_, state, done| {
             state.vote = Some(vote.clone());
             Ok(Op::Vote { group, vote, done })
         });
@@ -229,7 +212,7 @@ impl LogEngine for RocksLog {
     }
 
     fn truncate_after(&self, group: GroupId, last_kept: Option<LogIndex>, done: Done) {
-        self.shared.submit(group, 64, done, |handle, state, done| {
+        self.shared.submit(group, done, |handle, state, done| {
             state.truncate_after(last_kept);
             let (incarnation, handle) = (state.incarnation, handle.clone());
             Ok(Op::Truncate { group, last_kept, handle, incarnation, done })
@@ -237,7 +220,7 @@ impl LogEngine for RocksLog {
     }
 
     fn purge_to(&self, group: GroupId, upto: LogIndex, purged_log_id: Bytes, done: Done) {
-        self.shared.submit(group, 64, done, |_, state, done| {
+        self.shared.submit(group, done, |_, state, done| {
             let from = state.first;
             state.purge_to(upto, purged_log_id);
             // What the group remembers, which is newer if this purge came late.
@@ -362,7 +345,7 @@ impl LogEngine for RocksLog {
 
     fn remove_group(&self, group: GroupId, done: Done) {
         let shared = &self.shared;
-        shared.submit(group, 64, done, |_, state, done| {
+        shared.submit(group, done, |_, state, done| {
             state.removed = true;
             state.tail.clear();
             state.tail_bytes = 0;
@@ -388,7 +371,6 @@ impl LogEngine for RocksLog {
     fn close(&self) {
         self.shared.queue.lock().closed = true;
         self.shared.arrived.notify_all();
-        self.shared.drained.notify_all();
         // The last owner may be a callback that the writer itself runs: it must not wait for itself.
         if self.writer.get() != Some(&std::thread::current().id()) {
             let _ = self.writer_ended.lock().recv();

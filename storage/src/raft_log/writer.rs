@@ -97,14 +97,12 @@ pub(super) fn run(shared: Arc<Shared>) {
                 taken += op.bytes();
                 ops.push(op);
             }
-            queue.bytes = queue.bytes.saturating_sub(taken);
             // A committed position must not become durable before the entries that it speaks of, so it waits until
             // nothing is queued that may have come before it.
             let committed =
                 if queue.ops.is_empty() { std::mem::take(&mut queue.committed) } else { HashMap::new() };
             (ops, committed)
         };
-        shared.drained.notify_all();
 
         let written = shared.check().and_then(|()| {
             let mut batch = WriteBatch::default();

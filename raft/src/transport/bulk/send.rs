@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use prost::Message;
 use proto::raft as wire;
+use storage::seam::Seams;
 use storage::snapshot::Export;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,6 +25,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A receiver that was restarted reads what it has before it answers.
 const ASK_TIMEOUT: Duration = Duration::from_secs(30);
+/// A stream on which nothing leaves for so long, or is not answered when all has left, is taken for broken: a view is held for
+/// it. Installing a large snapshot takes minutes.
+const STREAM_IDLE_MAX: Duration = Duration::from_secs(15 * 60);
 /// How often the log says how far a snapshot is.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
@@ -114,8 +118,12 @@ impl Outgoing {
         let mut client = self.hub.connect(self.route.node).await?;
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
         self.hub.seams.spawn("send-snapshot", self.clone().feed(first, sender));
-        let response = client.install_snapshot(ReceiverStream::new(receiver)).await;
-        Ok(response.map_err(|status| chain(&status))?.into_inner())
+        tokio::select! {
+            response = client.install_snapshot(ReceiverStream::new(receiver)) => {
+                Ok(response.map_err(|status| chain(&status))?.into_inner())
+            }
+            () = until_idle(&self.sent, &self.hub.seams) => Err("nothing moves any more".to_owned()),
+        }
     }
 
     /// Puts chunks into a stream, at the node's pace, until it breaks or they are through.
@@ -236,6 +244,19 @@ impl Outgoing {
     }
 }
 
+/// Returns when the number has not changed for [`STREAM_IDLE_MAX`], or up to twice as long.
+async fn until_idle(sent: &AtomicU64, seams: &Seams) {
+    let mut seen = sent.load(Ordering::Relaxed);
+    loop {
+        seams.sleep(STREAM_IDLE_MAX).await;
+        let now = sent.load(Ordering::Relaxed);
+        if now == seen {
+            return;
+        }
+        seen = now;
+    }
+}
+
 /// How long a sender goes on.
 #[derive(Default)]
 struct Patience {
@@ -268,7 +289,47 @@ impl Patience {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+
+    use futures::FutureExt;
+    use storage::seam::Clock;
+
     use super::*;
+
+    /// Time passes as it is slept, and during each of the first sleeps a chunk leaves.
+    struct Moving {
+        sent: Arc<AtomicU64>,
+        chunks: u64,
+        slept: Mutex<Duration>,
+    }
+
+    impl Clock for Moving {
+        fn now(&self) -> Instant {
+            Seams::real().clock.now()
+        }
+
+        fn wall_ms(&self) -> u64 {
+            0
+        }
+
+        fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {
+            *self.slept.lock() += duration;
+            if self.sent.load(Ordering::Relaxed) < self.chunks {
+                self.sent.fetch_add(1, Ordering::Relaxed);
+            }
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    #[test]
+    fn a_stream_on_which_nothing_moves_is_given_up_and_no_other() {
+        let sent = Arc::<AtomicU64>::default();
+        let clock = Arc::new(Moving { sent: sent.clone(), chunks: 5, slept: Mutex::default() });
+        let mut seams = Seams::real();
+        seams.clock = clock.clone();
+        assert_eq!(until_idle(&sent, &seams).now_or_never(), Some(()));
+        assert_eq!(*clock.slept.lock(), STREAM_IDLE_MAX * 6, "five sleeps in which something moved, and one");
+    }
 
     #[test]
     fn patience_ends_without_progress_and_in_the_end() {

@@ -1,0 +1,36 @@
+//! How many groups may be awake: each costs up to a megabyte.
+//!
+//! At `awake_limit` of the options nothing wakes for a request: whoever asks finds no place, and is to try again. Above half
+//! of it those that nobody uses are laid to rest without delay ([`crate::rest`]), so that there will be places. (What other
+//! nodes lead wakes here, too. It has found its place there.)
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Those that are about to wake.
+#[derive(Default)]
+pub(crate) struct Crowd {
+    waking: Arc<AtomicUsize>,
+}
+
+/// A place among those awake. It counts beside the group itself until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<AtomicUsize>);
+
+impl Crowd {
+    /// A place for one more, if there is one beside those that are awake. To be called by one at a time.
+    pub fn enter(&self, awake: usize, limit: usize) -> Option<Place> {
+        if awake + self.waking.load(Ordering::SeqCst) >= limit {
+            metrics::counter!("flotilla_raft_wakes_refused_total").increment(1);
+            return None;
+        }
+        self.waking.fetch_add(1, Ordering::SeqCst);
+        Some(Place(self.waking.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,166 @@
+//! A replica whose state makes no progress: it should not lead.
+//!
+//! Entries that are committed are applied one after the other. If that hangs, because the state database has stopped
+//! writes or through a defect, nothing else shows it: the log goes on, and with it the leader's lease, while nobody gets an
+//! answer. So a replica that has committed entries to apply, and has applied none of them for
+//! [`RaftOptions::apply_stall`](crate::RaftOptions),
+//!
+//! - says so: an error in its log, `flotilla_raft_apply_stalled_total`, and the gauge `flotilla_raft_apply_stalled`;
+//! - stands for no election and takes no leadership;
+//! - hands its own over; one that was elected without being able to serve falls silent, so that the others elect;
+//! - is taken for well as soon as it has applied something.
+//!
+//! A snapshot that is being installed is progress.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
+use storage::ids::GroupId;
+use storage::seam::Seams;
+
+use crate::core::Core;
+use crate::group::Group;
+use crate::multi::MultiRaft;
+use crate::stall::give_away;
+
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// A look that comes so much too late: this process has slept, and applied nothing meanwhile.
+const SLEPT: Duration = Duration::from_millis(500);
+/// Before a leadership that nobody took is offered again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Where a replica stands that has something to apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Standing {
+    applied: Option<u64>,
+    since: Instant,
+    offered: Option<Instant>,
+}
+
+impl Standing {
+    fn at(applied: Option<u64>, now: Instant) -> Self {
+        Self { applied, since: now, offered: None }
+    }
+
+    /// For so long nothing was applied.
+    fn stands_for(&mut self, applied: Option<u64>, now: Instant) -> Duration {
+        if self.applied != applied {
+            *self = Self::at(applied, now);
+        }
+        now.saturating_duration_since(self.since)
+    }
+
+    /// Whether to offer the leadership now.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let recent = |at: Instant| now.saturating_duration_since(at) < AGAIN;
+        if self.offered.is_some_and(recent) {
+            return false;
+        }
+        self.offered = Some(now);
+        true
+    }
+}
+
+/// Looks at what the replicas apply until the node's consensus layer is gone.
+pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
+    let mut standing: HashMap<GroupId, Standing> = HashMap::new();
+    let mut looked = seams.clock.now();
+    loop {
+        seams.sleep(LOOK_EVERY).await;
+        let Some(multi) = multi.upgrade() else { return };
+        if multi.is_stopping() {
+            return;
+        }
+        let now = seams.clock.now();
+        if now.saturating_duration_since(looked) > LOOK_EVERY + SLEPT {
+            standing.values_mut().for_each(|standing| standing.since = now);
+        }
+        looked = now;
+        let mut stuck = 0_u32;
+        let mut waiting = HashMap::new();
+        for group in multi.roll().awake() {
+            let Some(core) = group.core() else { continue };
+            let applied = group.shared().applied_index();
+            if applied >= due(&core) || group.shared().is_installing() {
+                well(&group);
+                continue;
+            }
+            let mut at = standing.remove(&group.id()).unwrap_or_else(|| Standing::at(applied, now));
+            if at.stands_for(applied, now) < multi.options().apply_stall {
+                well(&group);
+            } else {
+                stuck += 1;
+                stand_back(&group, &core, &mut at, now);
+            }
+            waiting.insert(group.id(), at);
+        }
+        standing = waiting;
+        metrics::gauge!("flotilla_raft_apply_stalled").set(f64::from(stuck));
+    }
+}
+
+/// The last entry that is here, and committed.
+fn due(core: &Core) -> Option<u64> {
+    let metrics = core.metrics.borrow_watched();
+    metrics.cluster_committed.map(|id| id.index).min(metrics.last_log_index)
+}
+
+fn well(group: &Arc<Group>) {
+    if !group.set_stuck(false) {
+        return;
+    }
+    tracing::info!(group = %group.id(), "entries are applied again: this replica may lead again");
+    if !group.is_gated() && !group.is_stalled() {
+        group.stand_for_election();
+    }
+}
+
+fn stand_back(group: &Arc<Group>, core: &Core, at: &mut Standing, now: Instant) {
+    if group.set_stuck(true) {
+        metrics::counter!("flotilla_raft_apply_stalled_total").increment(1);
+        tracing::error!(
+            group = %group.id(), replica = %group.replica(), applied = ?at.applied,
+            "committed entries are not applied: this replica makes no progress, and should not lead"
+        );
+        group.keep_from_election();
+    }
+    if group.is_handing_over() || !at.is_due(now) {
+        return;
+    }
+    let leads = core.metrics.borrow_watched().state == ServerState::Leader;
+    match group.leads() {
+        Some(_) => {
+            group.seams.spawn("raft-hand-over", give_away(group.clone(), "its state makes no progress"))
+        }
+        // Until its role changes.
+        None if leads => core.raft.runtime_config().heartbeat(false),
+        None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_applied_is_progress_however_slow() {
+        let start = Seams::real().clock.now();
+        let after = |ms| start + Duration::from_millis(ms);
+        let mut at = Standing::at(Some(4), start);
+        assert_eq!(at.stands_for(Some(4), after(900)), Duration::from_millis(900));
+        assert_eq!(at.stands_for(Some(5), after(1000)), Duration::ZERO);
+        assert_eq!(at.stands_for(Some(5), after(1500)), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn a_leadership_is_offered_once_in_a_while() {
+        let start = Seams::real().clock.now();
+        let mut at = Standing::at(None, start);
+        assert!(at.is_due(start));
+        assert!(!at.is_due(start + AGAIN / 2));
+        assert!(at.is_due(start + AGAIN));
+    }
+}

@@ -1,0 +1,138 @@
+//! A node for tests of what is not to be seen from outside: of each of its groups it has the second of three members, and
+//! the other two nodes are the test.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::EntryPayload;
+use openraft::entry::RaftEntry;
+use openraft::raft::AppendEntriesRequest;
+use openraft::vote::{RaftLeaderId, RaftVote};
+use storage::ids::{GroupId, KeyRange, LogIndex, NodeId, ReplicaId};
+use storage::seam::Seams;
+use storage::{Batch, Cf, Engine, Identity, Store, StoreOptions};
+use tempfile::TempDir;
+
+use crate::api::{AddressBook, Applied, Expected, Fatal, Peer, Role, StateMachine, StateMachineFactory};
+use crate::create::NewGroup;
+use crate::group::Group;
+use crate::multi::MultiRaft;
+use crate::options::RaftOptions;
+use crate::types::{Entry, LeaderId, TypeConfig, Vote, log_id};
+
+const ME: u64 = 2;
+const TERM: u64 = 1;
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The leader of all its groups.
+pub(crate) const LEADER: Peer = Peer { replica: ReplicaId(1), node: NodeId(1) };
+
+struct Nothing;
+
+impl StateMachine for Nothing {
+    fn apply(&self, _: &mut Batch, _: Applied, _: &[u8]) -> Result<Bytes, Fatal> {
+        Ok(Bytes::new())
+    }
+    fn applied(&self, _: Applied) {}
+    fn spans(&self) -> Vec<(Cf, KeyRange)> {
+        Vec::new()
+    }
+    fn restored(&self) -> Result<(), Fatal> {
+        Ok(())
+    }
+    fn may_rest(&self) -> bool {
+        true
+    }
+    fn role_changed(&self, _: &Role) {}
+}
+
+struct Nothings;
+
+impl StateMachineFactory for Nothings {
+    fn open(&self, _: GroupId, _: ReplicaId, _: Arc<Engine>) -> Result<Arc<dyn StateMachine>, Fatal> {
+        Ok(Arc::new(Nothing))
+    }
+
+    fn expected(&self, _: &Arc<Engine>) -> Result<Vec<Expected>, Fatal> {
+        Ok(Vec::new())
+    }
+}
+
+impl AddressBook for Nothings {
+    fn address(&self, _: NodeId) -> Option<String> {
+        None
+    }
+}
+
+pub(crate) struct TestNode {
+    pub multi: Arc<MultiRaft>,
+    seams: Seams,
+    _store: Arc<Store>,
+    _dir: TempDir,
+}
+
+impl TestNode {
+    /// One that stands for election only when it is made to.
+    pub async fn start(options: RaftOptions) -> Self {
+        let seconds = Duration::from_secs;
+        let options = RaftOptions { election_min: seconds(20), election_max: seconds(30), ..options };
+        let dir = TempDir::new().expect("a directory");
+        let seams = Seams::real();
+        let store = Store::open(dir.path(), StoreOptions::default(), seams.clone()).expect("a store");
+        store.set_identity(Identity { cluster_id: 1, node_id: NodeId(ME) }).expect("identity");
+        let multi =
+            MultiRaft::start(options, store.clone(), Arc::new(Nothings), Arc::new(Nothings), seams.clone());
+        Self { multi: multi.await.expect("start"), seams, _store: store, _dir: dir }
+    }
+
+    /// A group that follows [`LEADER`].
+    pub async fn group(&self, id: u64) -> Arc<Group> {
+        let members: BTreeMap<ReplicaId, NodeId> = [1, 2, 3].map(|n| (ReplicaId(n), NodeId(n))).into();
+        let new = NewGroup { group: GroupId(id), me: ReplicaId(ME), members, campaign: false };
+        let group = self.multi.create_group(new).await.expect("create");
+        let core = group.awake().await.expect("awake");
+        let append = AppendEntriesRequest::<TypeConfig> {
+            vote: leaders_vote(),
+            prev_log_id: Some(log_id(0, 0)),
+            entries: vec![Entry::new(log_id(TERM, 1), EntryPayload::Blank)],
+            leader_commit: Some(log_id(TERM, 1)),
+        };
+        core.raft.append_entries(append).await.expect("append");
+        group
+    }
+
+    /// … and rests.
+    pub async fn group_at_rest(&self, id: u64) -> Arc<Group> {
+        let group = self.group(id).await;
+        self.eventually("it is applied", || group.status().applied == Some(LogIndex(1))).await;
+        for _ in 0..1000 {
+            if group.follow_to_rest(LEADER, leaders_vote(), 1).await {
+                assert!(group.rests());
+                return group;
+            }
+            // The metrics come later.
+            self.seams.sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{group:?} does not rest: {:?}", group.status());
+    }
+
+    /// A node says that it stops.
+    pub fn leaves(&self, node: NodeId) {
+        let liveness = &self.multi.hub().liveness;
+        liveness.heard(node, true, self.seams.clock.now());
+        liveness.left(node);
+    }
+
+    pub async fn eventually(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let deadline = self.seams.clock.now() + PATIENCE;
+        while !condition() {
+            assert!(self.seams.clock.now() < deadline, "it never happened: {what}");
+            self.seams.sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn leaders_vote() -> Vote {
+    Vote::from_leader_id(LeaderId::new(TERM, LEADER.replica.0), true)
+}
