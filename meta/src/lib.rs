@@ -52,6 +52,7 @@
 //! Start reading at [`server::MetaServer`].
 
 pub mod absorbed;
+mod cancel;
 pub mod client;
 pub mod command;
 pub mod consistency;
@@ -70,11 +71,13 @@ pub mod placement;
 pub mod reconcile;
 pub mod reporter;
 mod reports;
+mod room;
 mod rpc;
 pub mod safe_point;
 pub mod server;
 pub mod settings;
 pub mod shard_map;
+mod sizes;
 pub mod state;
 
 pub use client::MetaClient;

@@ -21,7 +21,8 @@ struct Measured {
     /// Requests so far, and when they were counted.
     counted: (u64, u64),
     counted_at: Instant,
-    sized_at: Option<Instant>,
+    /// When its size was measured, and at which epoch: a shard that has changed its range has another one.
+    sized: Option<(Instant, u64)>,
     load: pb::GroupLoad,
 }
 
@@ -39,7 +40,7 @@ impl Meter {
         for report in groups.iter_mut() {
             let id = GroupId(report.group);
             let counted = local.requests(id);
-            let fresh = Measured { counted, counted_at: now, sized_at: None, load: pb::GroupLoad::default() };
+            let fresh = Measured { counted, counted_at: now, sized: None, load: pb::GroupLoad::default() };
             let mut measured = known.get(&id).copied().unwrap_or(fresh);
             let elapsed = now - measured.counted_at;
             if elapsed >= RATE_EVERY {
@@ -51,10 +52,14 @@ impl Meter {
                 measured.load.writes_per_second = rate(counted.1, measured.counted.1);
                 (measured.counted, measured.counted_at) = (counted, now);
             }
-            if measured.sized_at.is_none_or(|at| now - at >= SIZE_EVERY) && sizes < SIZES_MAX {
+            let epoch = report.descriptor.as_ref().map_or(0, |descriptor| descriptor.epoch);
+            if measured.sized.is_some_and(|(_, of)| of != epoch) {
+                (measured.load.bytes, measured.sized) = (None, None);
+            }
+            if measured.sized.is_none_or(|(at, _)| now - at >= SIZE_EVERY) && sizes < SIZES_MAX {
                 sizes += 1;
                 measured.load.bytes = local.bytes(id);
-                measured.sized_at = Some(now);
+                measured.sized = Some((now, epoch));
             }
             report.load = Some(measured.load);
             self.groups.insert(id, measured);
@@ -100,8 +105,9 @@ mod tests {
         }
     }
 
-    fn reports() -> Vec<pb::GroupReport> {
-        vec![pb::GroupReport { group: 7, ..Default::default() }]
+    fn reports(epoch: u64) -> Vec<pb::GroupReport> {
+        let descriptor = Some(proto::common::ShardDescriptor { epoch, ..Default::default() });
+        vec![pb::GroupReport { group: 7, descriptor, ..Default::default() }]
     }
 
     #[test]
@@ -110,7 +116,7 @@ mod tests {
         let begin = storage::seam::Seams::real().clock.now();
         let mut at = |seconds: u64, requests: u64| {
             shards.requests.store(requests, Ordering::Relaxed);
-            let mut groups = reports();
+            let mut groups = reports(1);
             meter.measure(&shards, begin + Duration::from_secs(seconds), &mut groups);
             let load = groups[0].load.expect("measured");
             (load.reads_per_second, load.writes_per_second, load.bytes)
@@ -122,5 +128,24 @@ mod tests {
         assert_eq!(at(10, 1_010_000), (1_000, 100, Some(7_000)));
         assert_eq!(at(20, 1_010_000), (0, 0, Some(7_000)));
         assert_eq!(shards.sized.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_size_is_of_one_range() {
+        let (shards, mut meter) = (Shards::default(), Meter::default());
+        let begin = storage::seam::Seams::real().clock.now();
+        let mut sized = |epoch: u64, others: u64| {
+            let other = |group| pb::GroupReport { group, ..Default::default() };
+            let mut groups: Vec<_> = (100..100 + others).map(other).chain(reports(epoch)).collect();
+            meter.measure(&shards, begin, &mut groups);
+            (shards.sized.swap(0, Ordering::Relaxed), groups.last().and_then(|report| report.load?.bytes))
+        };
+        assert_eq!(sized(1, 0), (1, Some(7_000)));
+        assert_eq!(sized(1, 0), (0, Some(7_000)));
+        assert_eq!(sized(2, 0), (1, Some(7_000)), "it was cut");
+        // When it cannot be measured at once, nothing is said rather than what was.
+        let max = SIZES_MAX as u64;
+        assert_eq!(sized(3, max), (max, None));
+        assert_eq!(sized(3, max), (1, Some(7_000)));
     }
 }

@@ -9,10 +9,24 @@ use crate::{Error, MetaClient};
 
 /// A transfer waits for its group to be free, and for the new leader.
 const TRANSFER_LIMIT: Duration = Duration::from_secs(12);
-/// A split waits for its group to be free, looks for a key, and waits for what is in flight.
+/// A split waits for its group to be free, and for what is in flight.
 const RESHAPE_LIMIT: Duration = Duration::from_secs(14);
 
 impl MetaClient {
+    /// Everything that an operator may want to see, or what of it is cheap.
+    pub async fn describe_as(&self, request: pb::DescribeRequest) -> Result<pb::DescribeResponse, Error> {
+        self.call(CALL_LIMIT, move |target| {
+            async move {
+                match target {
+                    Target::Local(server) => server.describe(request),
+                    Target::Remote(mut rpc) => Ok(rpc.describe(request).await?.into_inner()),
+                }
+            }
+            .boxed()
+        })
+        .await
+    }
+
     /// Changes what is wanted of a node.
     pub async fn change_duty(&self, request: pb::ChangeDutyRequest) -> Result<pb::ChangeDutyResponse, Error> {
         self.call(CALL_LIMIT, move |target| {

@@ -3,6 +3,7 @@
 //! All of it is answered by the meta-group's leader. Duties and moves are replicated and survive it; a transfer is done at
 //! once or not at all; that a node is not awaited any longer is known to this leader alone, and said again if it matters.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,11 +13,13 @@ use proto::meta::{self as pb, NodeDuty};
 use storage::ids::{GroupId, META_GROUP, NodeId, ReplicaId};
 
 use crate::Error;
+use crate::cancel::{self, Named};
 use crate::placement::{Operation, Plan};
 use crate::reconcile::moves::Next;
 use crate::reconcile::{self, Phase};
+use crate::room::{self, Shortage};
 use crate::server::{MetaServer, Soft};
-use crate::settings::Settings;
+use crate::state::State;
 
 /// How often, and how soon, a transfer is tried again that a leader refused who is none any more.
 const TRANSFER_TRIES: usize = 3;
@@ -24,14 +27,13 @@ const TRANSFER_PAUSE: Duration = Duration::from_millis(400);
 
 impl MetaServer {
     /// Everything an operator may want to see.
-    pub fn describe(&self) -> Result<pb::DescribeResponse, Error> {
+    pub fn describe(&self, request: pb::DescribeRequest) -> Result<pb::DescribeResponse, Error> {
         self.lead()?;
-        self.with_soft(|soft, now| {
-            let plan = reconcile::plan(self, soft, now);
-            let planned = plan.steps.iter().map(ToString::to_string).collect();
+        let (cluster, mut response) = self.with_soft(|soft, now| {
+            let cluster = reconcile::description(self, soft, now);
             let operations = self.operations(soft, now);
-            let wanted = reconcile::wanted_replicas(self, soft, now);
-            self.replica.read(|state| {
+            let wanted = reconcile::wanted_replicas(&cluster);
+            let response = self.replica.read(|state| {
                 let mut groups = Vec::new();
                 let shards = state.shards().iter();
                 let shards = shards.map(|(id, shard)| (*id, shard.descriptor.clone(), shard.automatic));
@@ -43,20 +45,20 @@ impl MetaServer {
                         leader_node: reported.filter(|r| soft.alive(r.by, now)).map_or(0, |r| r.by.0),
                         term: reported.map_or(0, |r| r.report.term),
                         replicas: reported.map(|r| r.report.replicas.clone()).unwrap_or_default(),
-                        load: reported.and_then(|r| Some(soft.loads.of(id, r.report.load?, r.since, now))),
+                        load: soft.load_of(id, now),
                         joint: reported.is_some_and(|r| r.report.joint),
                         wanted: wanted.get(&id).copied().unwrap_or(0) as u32,
                         automatic,
                     });
                 }
+                let held = held(state, soft, now);
                 let node = |(id, node): (&NodeId, &pb::Node)| pb::NodeStatus {
                     id: id.0,
                     addresses: node.addresses.clone(),
                     alive: soft.alive(*id, now),
                     silent_ms: soft.last_seen.get(id).map(|seen| (now - *seen).as_millis() as u64),
-                    replicas: groups.iter().filter(|g| g.replicas.iter().any(|r| r.node == id.0)).count()
-                        as u64,
-                    leaders: groups.iter().filter(|g| g.leader_node == id.0).count() as u64,
+                    replicas: held.replicas(*id),
+                    leaders: held.leaders(*id),
                     facts: soft.facts.get(id).cloned(),
                     duty: node.duty,
                 };
@@ -65,18 +67,26 @@ impl MetaServer {
                     settings: Some(state.settings()),
                     nodes: state.nodes().iter().map(node).collect(),
                     groups,
-                    planned,
                     operations,
-                    plan: Some(plan_to_pb(&plan)),
+                    ..Default::default()
                 }
-            })
-        })
+            });
+            (cluster, response)
+        })?;
+        if !request.without_plan {
+            // Nobody's report waits for it.
+            let plan = reconcile::plan(self, &cluster, "operator");
+            response.planned = plan.steps.iter().map(ToString::to_string).collect();
+            response.plan = Some(plan_to_pb(&plan));
+        }
+        Ok(response)
     }
 
     /// What is under way: what operators have begun, and the steps of placement.
     fn operations(&self, soft: &Soft, now: Instant) -> Vec<pb::Operation> {
         let mut list = Vec::new();
-        for (wanted, next) in reconcile::wanted_moves(self, soft, now) {
+        let (moves, merges) = reconcile::wanted(self, soft, now);
+        for (wanted, next) in moves {
             let state = match next {
                 Next::Step(step) => step.to_string(),
                 Next::Wait(what) => what.to_owned(),
@@ -88,9 +98,10 @@ impl MetaServer {
                 kind: "move".into(),
                 subject: format!("g{} from n{} to n{}", wanted.group, wanted.from, wanted.to),
                 state,
+                moving: Some(wanted),
             });
         }
-        for (wanted, next) in reconcile::wanted_merges(self, soft, now) {
+        for (wanted, next) in merges {
             let underway = [wanted.left, wanted.right].map(|group| soft.operations.get(&GroupId(group)));
             let running = underway.into_iter().flatten().find(|u| matches!(u.state, Phase::Running));
             let state = match (running, next) {
@@ -106,27 +117,27 @@ impl MetaServer {
                 kind: "merge".into(),
                 subject,
                 state,
+                moving: None,
             });
         }
-        let held = |node: NodeId| {
-            let groups = soft.groups.values();
-            let replicas =
-                groups.clone().filter(|g| g.report.replicas.iter().any(|r| r.node == node.0)).count();
-            (replicas, groups.filter(|g| g.by == node).count())
-        };
         self.replica.read(|state| {
+            let held = held(state, soft, now);
+            let unled = match held.unled {
+                0 => String::new(),
+                groups => format!("; {groups} shards have no leader to say what it has of them"),
+            };
             for (id, node) in state.nodes() {
-                let (replicas, leaders) = held(*id);
-                let (kind, prefix, state) = match node.duty() {
-                    NodeDuty::NodeDraining if leaders == 0 => ("drain", "drain", "leads nothing".to_owned()),
-                    NodeDuty::NodeDraining => ("drain", "drain", format!("{leaders} leaders to go")),
+                let (replicas, leaders) = (held.replicas(*id), held.leaders(*id));
+                let (kind, state) = match node.duty() {
+                    NodeDuty::NodeDraining if leaders == 0 => ("drain", "leads nothing".to_owned()),
+                    NodeDuty::NodeDraining => ("drain", format!("{leaders} leaders to go")),
                     NodeDuty::NodeDecommissioning => {
-                        ("decommission", "decommission", format!("{replicas} replicas to go"))
+                        ("decommission", format!("{replicas} replicas to go{unled}"))
                     }
                     NodeDuty::NodeActive | NodeDuty::NodeDecommissioned => continue,
                 };
-                let (id, kind, subject) = (format!("{prefix}-{}", id.0), kind.into(), id.to_string());
-                list.push(pb::Operation { id, kind, subject, state });
+                let (id, kind, subject) = (format!("{kind}-{}", id.0), kind.into(), id.to_string());
+                list.push(pb::Operation { id, kind, subject, state, moving: None });
             }
         });
         let mut steps: Vec<_> = soft.operations.iter().collect();
@@ -140,6 +151,7 @@ impl MetaServer {
                 Phase::Ended(_) => format!("{}: done", underway.what),
                 Phase::Failed(_, why) => format!("{}: {why}", underway.what),
             },
+            moving: None,
         }));
         list
     }
@@ -163,29 +175,30 @@ impl MetaServer {
 
     /// Whether the other nodes can hold as many replicas as are wanted.
     fn must_do_without(&self, node: NodeId) -> Result<(), Error> {
-        let (rest, wanted, known) = self.with_soft(|soft, now| {
-            self.replica.read(|state| {
-                let stays = |(id, other): &(&NodeId, &pb::Node)| {
-                    **id != node
-                        && matches!(other.duty(), NodeDuty::NodeActive | NodeDuty::NodeDraining)
-                        && soft.alive(**id, now)
-                };
-                let rest = state.nodes().iter().filter(stays).count();
-                let most =
-                    soft.groups.values().map(|g| g.report.replicas.iter().filter(|r| !r.learner).count());
-                let wanted =
-                    Settings::new(state.settings()).replication_factor().min(most.max().unwrap_or(1));
-                (rest, wanted, state.nodes().get(&node).map(|known| known.duty()))
-            })
-        })?;
-        let done = matches!(known, Some(NodeDuty::NodeDecommissioning | NodeDuty::NodeDecommissioned));
-        if rest >= wanted || done || known.is_none() {
+        let known = self.replica.read(|state| state.nodes().get(&node).map(|known| known.duty()));
+        if matches!(known, None | Some(NodeDuty::NodeDecommissioning | NodeDuty::NodeDecommissioned)) {
             return Ok(());
         }
+        let (cluster, unheard) = self.with_soft(|soft, now| {
+            let unheard = |id: &NodeId| soft.alive(*id, now) && !soft.facts.contains_key(id);
+            let unheard = self.replica.read(|state| state.nodes().keys().copied().find(unheard));
+            (reconcile::description(self, soft, now), unheard)
+        })?;
+        if let Some(unheard) = unheard {
+            return Err(Error::Unavailable(format!("{unheard} has not said yet where it stands")));
+        }
+        let Some(Shortage { group, wanted, room, own_rule }) = room::without(&cluster, node) else {
+            return Ok(());
+        };
+        let lower = match own_rule {
+            true => format!("lower its table's (`ALTER TABLE … SET (replication_factor = {room})`)"),
+            false => format!(
+                "lower the replication factor (`flotilla admin settings set replication_factor {room}`)"
+            ),
+        };
         Err(Error::Rejected(format!(
-            "{node} can't be emptied: shards have {wanted} replicas, and only {rest} other nodes live. Start another node first, \
-             lower the replication factor (`flotilla admin settings set replication_factor {rest}`), or say --force to have \
-             {node} keep its replicas until there is room for them"
+            "{node} can't be emptied: {group} has {wanted} replicas, and only {room} other nodes can have one. \
+             Start another node first, {lower}, or say --force to have {node} keep its replicas until there is room for them"
         )))
     }
 
@@ -231,29 +244,22 @@ impl MetaServer {
         Ok(pb::MoveResponse { operation: format!("move-{}", result.r#move) })
     }
 
-    /// Ends what an operator has begun.
+    /// Ends what an operator has begun, if it is under way.
     pub async fn cancel(&self, request: pb::CancelRequest) -> Result<pb::CancelResponse, Error> {
-        let unknown = || {
-            Error::Rejected(format!(
+        // What another node knows may be of before.
+        self.lead()?;
+        match self.replica.read(|state| cancel::named(state, &request.operation)) {
+            Named::Underway(end) => {
+                self.propose(*end).await?;
+                self.nudge.notify_one();
+                Ok(pb::CancelResponse { over: false })
+            }
+            Named::Over => Ok(pb::CancelResponse { over: true }),
+            Named::Unknown => Err(Error::Rejected(format!(
                 "{:?} is no operation that can be cancelled; `flotilla admin operations` lists what is under way",
                 request.operation
-            ))
-        };
-        let (kind, number) = request.operation.rsplit_once('-').ok_or_else(unknown)?;
-        let id: u64 = number.parse().map_err(|_| unknown())?;
-        let command = match kind {
-            "move" => Command::EndMove(pb::EndMove { id }),
-            // (Should it be under way this very moment, it may end as it was meant to.)
-            "merge" => Command::EndMerge(pb::EndMerge { id }),
-            "drain" => Command::ChangeDuty(pb::ChangeDuty { node: id, change: Change::Undrain.into() }),
-            "decommission" => {
-                Command::ChangeDuty(pb::ChangeDuty { node: id, change: Change::Recommission.into() })
-            }
-            _ => return Err(unknown()),
-        };
-        self.propose(command).await?;
-        self.nudge.notify_one();
-        Ok(pb::CancelResponse {})
+            ))),
+        }
     }
 
     /// Another node shall lead a group. (Who leads is known from reports, which are of a moment ago: what is refused for that is
@@ -332,6 +338,45 @@ impl MetaServer {
         self.nudge.notify_one();
         Ok(pb::RepairResponse { nodes: nodes.iter().map(|node| node.0).collect() })
     }
+}
+
+/// What nodes have.
+#[derive(Default)]
+struct Held {
+    replicas: HashMap<NodeId, u64>,
+    leaders: HashMap<NodeId, u64>,
+    /// Groups that nobody is known to lead: what nodes have of them is as of their descriptors.
+    unled: usize,
+}
+
+impl Held {
+    fn replicas(&self, node: NodeId) -> u64 {
+        self.replicas.get(&node).copied().unwrap_or(0)
+    }
+
+    fn leaders(&self, node: NodeId) -> u64 {
+        self.leaders.get(&node).copied().unwrap_or(0)
+    }
+}
+
+/// Of each group its leader tells, or its descriptor, if it has none.
+fn held(state: &State, soft: &Soft, now: Instant) -> Held {
+    let mut held = Held::default();
+    for known in soft.groups.values() {
+        for replica in &known.report.replicas {
+            *held.replicas.entry(NodeId(replica.node)).or_default() += 1;
+        }
+        if soft.alive(known.by, now) {
+            *held.leaders.entry(known.by).or_default() += 1;
+        }
+    }
+    for (_, shard) in state.shards().iter().filter(|(id, _)| !soft.groups.contains_key(id)) {
+        held.unled += 1;
+        for replica in shard.descriptor.iter().flat_map(|descriptor| &descriptor.replicas) {
+            *held.replicas.entry(NodeId(replica.node)).or_default() += 1;
+        }
+    }
+    held
 }
 
 /// What is wanted of a node, in a word.

@@ -8,36 +8,51 @@ use proto::meta::command::Command;
 use storage::ids::{GroupId, META_GROUP};
 
 use crate::Error;
+use crate::reconcile;
 use crate::reconcile::reshape::{self, Cut};
 use crate::rpc::Channels;
 use crate::server::MetaServer;
 
 impl MetaServer {
-    /// Cuts a shard in two. A shard that begins at the key already is left as it is.
+    /// Cuts a shard in two at a key, or says where its middle is. A shard that begins at the key already is left as it is.
     pub async fn split(self: &Arc<Self>, request: pb::SplitRequest) -> Result<pb::SplitResponse, Error> {
         let group = GroupId(request.group);
         let shard = self.shard(group)?;
-        if let Some(key) = &request.key {
-            let beginning = self.replica.read(|state| {
-                let begins = |shard: &&pb::Shard| shard.descriptor.as_ref().is_some_and(|d| d.start == *key);
-                state
-                    .shards()
-                    .values()
-                    .find(begins)
-                    .and_then(|shard| shard.descriptor.as_ref().map(|d| d.group))
-            });
-            if let Some(group) = beginning {
-                return Ok(pb::SplitResponse { group, key: key.clone() });
-            }
-            if shard.start[..] > key[..] || (!shard.end.is_empty() && shard.end[..] <= key[..]) {
-                return Err(Error::Rejected(format!("{group} does not hold that key")));
-            }
+        let own = self.clone();
+        if request.only_choose {
+            let key = reshape::choose(&own, &Channels::new(&own.seams), group, Cut::Bytes).await?;
+            return Ok(pb::SplitResponse { group: group.0, key });
         }
-        let cut = request.key.map_or(Cut::Bytes, Cut::At);
-        let channels = Channels::new(&self.seams);
-        let (born, key) = reshape::split(self, &channels, group, cut, false).await?;
+        let Some(key) = request.key else {
+            return Err(Error::Rejected(format!("at which key is {group} to be cut? Ask for one first")));
+        };
+        if let Some(beginning) = self.beginning_at(&key) {
+            return Ok(pb::SplitResponse { group: beginning.0, key });
+        }
+        if shard.start[..] > key[..] || (!shard.end.is_empty() && shard.end[..] <= key[..]) {
+            return Err(Error::Rejected(format!("{group} does not hold that key")));
+        }
+        let at = key.clone();
+        let work = async move {
+            // Whoever asked before, and did not wait for the answer, may have had it cut while this waited for its turn.
+            match own.beginning_at(&at) {
+                Some(beginning) => Ok(beginning),
+                None => reshape::split(&own, &Channels::new(&own.seams), group, at, false).await,
+            }
+        };
+        let born = reconcile::alone(self, group, format!("{group}: split"), work).await?;
         self.nudge.notify_one();
         Ok(pb::SplitResponse { group: born.0, key })
+    }
+
+    /// The shard whose first key that is.
+    fn beginning_at(&self, key: &[u8]) -> Option<GroupId> {
+        self.replica.read(|state| {
+            let begins = |(_, shard): &(&GroupId, &pb::Shard)| {
+                shard.descriptor.as_ref().is_some_and(|descriptor| descriptor.start[..] == *key)
+            };
+            state.shards().iter().find(begins).map(|(group, _)| *group)
+        })
     }
 
     /// Has a shard absorb its right neighbour.

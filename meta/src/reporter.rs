@@ -101,6 +101,7 @@ impl Reporter {
                     with_resting,
                     resting_since,
                     resting_gone,
+                    suspects: self.multi.suspects().into_iter().map(|group| group.0).collect(),
                     // The client fills in what it knows itself.
                     ..Default::default()
                 };

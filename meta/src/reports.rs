@@ -80,6 +80,7 @@ impl Soft {
             let earlier = |r: &ReplicaId| known.and_then(|k| k.silent_since.get(r)).copied();
             let silent_since = silent.map(|r| (r, earlier(&r).unwrap_or(now))).collect();
             self.loads.note(id, report.load, since, now);
+            self.sizes.note(&report);
             self.groups.insert(id, Reported { by: node, since, at: now, report, silent_since });
         }
         // What rests is not told of each time. If it has changed, the next report tells of it.

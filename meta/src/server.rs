@@ -1,120 +1,37 @@
 //! The leader's side: answers the gRPC service `Meta`.
 //!
 //! Every node runs one; where its replica does not lead the meta-group (or where there is none), it redirects to where
-//! the leader is believed to be. The soft state (who lives, who leads what, which replicas lag) belongs to one term
+//! the leader is believed to be. The soft state (`soft.rs`: who lives, who leads what, which replicas lag) belongs to one term
 //! of leadership and is forgotten with it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+mod service;
+mod soft;
 
-use async_trait::async_trait;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Instant;
+
 use parking_lot::Mutex;
 use prost::Message;
 use proto::common::ShardDescriptor;
 use proto::meta::command::Command;
 use proto::meta::{self as pb, CommandResult, Redirect};
 use raft::{Group, MultiRaft, ProposeError};
-use storage::ids::{GroupId, META_GROUP, NodeId, ReplicaId, Term, Timestamp, TxnId};
+use storage::ids::{GroupId, META_GROUP, NodeId, Term, Timestamp, TxnId};
 use storage::sabotage::{self, Sabotage};
 use storage::seam::Seams;
 use tokio::sync::Notify;
-use tonic::{Request, Response, Status};
 use txn::Edge;
 
-use crate::deadlock::Waits;
-use crate::loads::Loads;
+pub use self::service::MetaService;
+pub use self::soft::DEAD_AFTER;
+pub(crate) use self::soft::{Reported, Soft};
 use crate::machine::MetaReplica;
 use crate::oracle::{Draw, Window};
 use crate::reports::{Resting, leaders_version};
-use crate::safe_point::SafePoint;
 use crate::settings::{self, Settings};
 use crate::state::State;
 use crate::{Error, MetaClient};
-
-/// A node that has been silent for so long counts as dead.
-pub const DEAD_AFTER: Duration = Duration::from_millis(2_500);
-
-/// What the leader of a term knows without having replicated it.
-pub(crate) struct Soft {
-    pub(crate) term: Term,
-    /// When this node began to lead: until [`DEAD_AFTER`] later, everybody counts as alive.
-    pub(crate) since: Instant,
-    pub(crate) last_seen: HashMap<NodeId, Instant>,
-    /// What nodes last said of themselves.
-    pub(crate) facts: HashMap<NodeId, pb::NodeFacts>,
-    pub(crate) groups: BTreeMap<GroupId, Reported>,
-    /// What the reports of the groups at rest on a node come to that are in `groups`.
-    pub(crate) resting: HashMap<NodeId, u64>,
-    /// When a node last said that what rests there is what is in `groups`.
-    pub(crate) confirmed: HashMap<NodeId, Instant>,
-    /// The groups that a node led by its last report, but for those at rest.
-    pub(crate) awake: HashMap<NodeId, Vec<GroupId>>,
-    /// Changes with who leads what. Not with the term: a group at rest that wakes where it has its home is led where it was.
-    pub(crate) leaders_version: u64,
-    /// Groups whose leader stopped leading, and whose next one has not reported yet: since when.
-    pub(crate) between_leaders: HashMap<GroupId, Instant>,
-    /// Operations under way, or done and not yet seen in a report.
-    pub(crate) operations: HashMap<GroupId, crate::reconcile::Underway>,
-    /// Shards whose range has changed, or could not be changed, and since when: what is known of their bytes and load is not of what
-    /// they are now.
-    pub(crate) reshaped: HashMap<GroupId, Instant>,
-    /// What shards are asked.
-    pub(crate) loads: Loads,
-    /// Which replica of a group the learner that was added last is to replace.
-    pub(crate) replacing: HashMap<GroupId, ReplicaId>,
-    /// The ends of what has ended are being replicated.
-    pub(crate) ending: bool,
-    /// Nodes that are down and that an operator does not want awaited.
-    pub(crate) given_up: HashSet<NodeId>,
-    /// Who waits for row locks.
-    waits: Waits,
-    safe_point: SafePoint,
-}
-
-/// A group's last report.
-pub(crate) struct Reported {
-    pub(crate) by: NodeId,
-    /// Since when it leads in this term, as far as was reported.
-    pub(crate) since: Instant,
-    /// When this report came. See [`Reported::said_at`].
-    pub(crate) at: Instant,
-    pub(crate) report: pb::GroupReport,
-    /// Since when its leader has not heard of these replicas.
-    pub(crate) silent_since: HashMap<ReplicaId, Instant>,
-}
-
-impl Soft {
-    pub(crate) fn new(term: Term, since: Instant, leaders_version: u64) -> Self {
-        let (resting, confirmed, awake) = Default::default();
-        let (last_seen, facts, groups, between_leaders, operations) = Default::default();
-        let (reshaped, loads, replacing, ending, given_up, waits, safe_point) = Default::default();
-        Self {
-            term,
-            since,
-            resting,
-            confirmed,
-            awake,
-            leaders_version,
-            last_seen,
-            facts,
-            groups,
-            between_leaders,
-            operations,
-            reshaped,
-            loads,
-            replacing,
-            ending,
-            given_up,
-            waits,
-            safe_point,
-        }
-    }
-
-    pub(crate) fn alive(&self, node: NodeId, now: Instant) -> bool {
-        self.last_seen.get(&node).map_or(now - self.since, |seen| now - *seen) < DEAD_AFTER
-    }
-}
 
 /// The service's state on one node.
 pub struct MetaServer {
@@ -303,10 +220,12 @@ impl MetaServer {
         }
         self.publish(changed).await?;
         let resting = Resting::of(&mut request);
+        let suspects = std::mem::take(&mut request.suspects);
         let facts = request.facts.unwrap_or_default();
         let news = self.with_soft(|soft, now| {
             // Who was not heard of before is only now known well enough to be given anything.
             let new = soft.facts.insert(node, facts).is_none();
+            soft.suspects.name(&suspects, now);
             soft.take_report(node, now, request.groups, resting) || new
         })?;
         if let Some(members) = self.changed_members() {
@@ -465,122 +384,5 @@ fn edge_from_pb(wait: pb::Wait) -> Result<Edge, Error> {
     match (txn(&wait.waiter), txn(&wait.holder)) {
         (Ok(waiter), Ok(holder)) => Ok(Edge { waiter, started: Timestamp(wait.started), holder }),
         _ => Err(Error::Rejected("a transaction id of the wrong length".into())),
-    }
-}
-
-/// The gRPC face of [`MetaServer`].
-pub struct MetaService {
-    server: Arc<MetaServer>,
-}
-
-#[async_trait]
-impl pb::meta_server::Meta for MetaService {
-    async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {
-        Ok(Response::new(self.server.join(request.into_inner()).await?))
-    }
-
-    async fn report(
-        &self,
-        request: Request<pb::ReportRequest>,
-    ) -> Result<Response<pb::ReportResponse>, Status> {
-        Ok(Response::new(self.server.report(request.into_inner()).await?))
-    }
-
-    async fn timestamps(
-        &self,
-        request: Request<pb::TimestampsRequest>,
-    ) -> Result<Response<pb::TimestampsResponse>, Status> {
-        let count = request.into_inner().count.clamp(1, crate::oracle::DRAW_MAX);
-        let first = self.server.timestamps(count).await?;
-        Ok(Response::new(pb::TimestampsResponse { first: first.0, count }))
-    }
-
-    async fn allocate(
-        &self,
-        request: Request<pb::AllocateRequest>,
-    ) -> Result<Response<pb::AllocateResponse>, Status> {
-        let request = request.into_inner();
-        Ok(Response::new(self.server.allocate(request.groups, request.replicas).await?))
-    }
-
-    async fn publish(
-        &self,
-        request: Request<pb::PublishRequest>,
-    ) -> Result<Response<pb::PublishResponse>, Status> {
-        self.server.publish(request.into_inner().shards).await?;
-        Ok(Response::new(pb::PublishResponse {}))
-    }
-
-    async fn map(&self, request: Request<pb::MapRequest>) -> Result<Response<pb::MapResponse>, Status> {
-        let request = request.into_inner();
-        let map = self.server.map(request.since, request.leaders_version)?;
-        Ok(Response::new(pb::MapResponse { map: Some(map) }))
-    }
-
-    async fn waits(&self, request: Request<pb::WaitsRequest>) -> Result<Response<pb::WaitsResponse>, Status> {
-        Ok(Response::new(self.server.waits(request.into_inner())?))
-    }
-
-    async fn change_settings(
-        &self,
-        request: Request<pb::ChangeSettingsRequest>,
-    ) -> Result<Response<pb::ChangeSettingsResponse>, Status> {
-        self.server.change_setting(request.into_inner()).await?;
-        Ok(Response::new(pb::ChangeSettingsResponse {}))
-    }
-
-    async fn describe(
-        &self,
-        _: Request<pb::DescribeRequest>,
-    ) -> Result<Response<pb::DescribeResponse>, Status> {
-        Ok(Response::new(self.server.describe()?))
-    }
-
-    async fn change_duty(
-        &self,
-        request: Request<pb::ChangeDutyRequest>,
-    ) -> Result<Response<pb::ChangeDutyResponse>, Status> {
-        Ok(Response::new(self.server.change_duty(request.into_inner()).await?))
-    }
-
-    async fn r#move(&self, request: Request<pb::MoveRequest>) -> Result<Response<pb::MoveResponse>, Status> {
-        Ok(Response::new(self.server.begin_move(request.into_inner()).await?))
-    }
-
-    async fn cancel(
-        &self,
-        request: Request<pb::CancelRequest>,
-    ) -> Result<Response<pb::CancelResponse>, Status> {
-        Ok(Response::new(self.server.cancel(request.into_inner()).await?))
-    }
-
-    async fn transfer(
-        &self,
-        request: Request<pb::TransferRequest>,
-    ) -> Result<Response<pb::TransferResponse>, Status> {
-        Ok(Response::new(self.server.transfer(request.into_inner()).await?))
-    }
-
-    async fn split(&self, request: Request<pb::SplitRequest>) -> Result<Response<pb::SplitResponse>, Status> {
-        Ok(Response::new(self.server.split(request.into_inner()).await?))
-    }
-
-    async fn merge(&self, request: Request<pb::MergeRequest>) -> Result<Response<pb::MergeResponse>, Status> {
-        Ok(Response::new(self.server.merge(request.into_inner()).await?))
-    }
-
-    async fn set_rule(
-        &self,
-        request: Request<pb::TableRule>,
-    ) -> Result<Response<pb::SetRuleResponse>, Status> {
-        self.server.set_rule(request.into_inner()).await?;
-        Ok(Response::new(pb::SetRuleResponse {}))
-    }
-
-    async fn repair(
-        &self,
-        request: Request<pb::RepairRequest>,
-    ) -> Result<Response<pb::RepairResponse>, Status> {
-        Ok(Response::new(self.server.repair(request.into_inner())?))
     }
 }

@@ -246,6 +246,11 @@ impl StateMachineFactory for Factory {
     fn expected(&self, engine: &Arc<Engine>) -> Result<Vec<Expected>, Fatal> {
         self.shards.expected(engine)
     }
+
+    /// Its state is read as that of a cluster that has yet to be founded where there is none.
+    fn is_vital(&self, group: GroupId) -> bool {
+        group == META_GROUP
+    }
 }
 
 /// What is reported to the meta-group.

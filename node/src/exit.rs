@@ -41,6 +41,9 @@ pub enum Failure {
     /// Status 8: replicas of one group hold different rows, or rows do not keep their tables' constraints.
     #[error("{0}")]
     Differs(String),
+    /// Status 9: the log or the state of a node that ran can't be written any more, so it has left its groups to the others.
+    #[error("the store has failed: {}", chain(.0))]
+    Broken(raft::Fatal),
     /// Status 1.
     #[error("{0}")]
     Other(String),
@@ -63,6 +66,7 @@ impl Failure {
             Failure::Refused(_) => 6,
             Failure::Unreachable(_) => 7,
             Failure::Differs(_) => 8,
+            Failure::Broken(_) => 9,
         })
     }
 }

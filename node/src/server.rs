@@ -34,12 +34,18 @@ const GAUGES_EVERY: Duration = Duration::from_secs(5);
 const WISHES_MAX: usize = 16;
 /// How long a shutdown may take in all; what it does beyond keeping acknowledged data safe is courtesy.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+/// How long a node whose store has failed may take to hand over what it still leads; and then to close what it can.
+const LEAVE_LIMIT: Duration = Duration::from_secs(3);
 /// How long transactions may go on after a stop was asked for. (Who wants to give them longer drains the node first.)
 const STOP_GRACE: Duration = Duration::from_secs(2);
+/// What becomes of a node whose store has failed, for its log.
+const LEAVES: &str = "THIS NODE STOPS, and leaves what it held to the others: it could acknowledge nothing. What it has acknowledged \
+    is safe. Make room on its disk, or mend it, and start the node again; if the store is damaged, or the disk is lost, start it \
+    with an empty one (docs/operations.md, \"When a node's disk fails\")";
 /// Between two attempts to read the catalog at start.
 const CATALOG_PAUSE: Duration = Duration::from_millis(50);
 
-/// Runs a node until `stop` is cancelled.
+/// Runs a node until `stop` is cancelled, or its store fails.
 pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) -> Result<(), Failure> {
     // 1. The ports.
     let http_port = listen("HTTP", &options.listen_http).await?;
@@ -162,20 +168,41 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
         tokio::join!(probing, obeying);
     });
 
-    // 7. Until told to stop; then in the opposite order.
-    stop.cancelled().await;
+    // 7. Until told to stop, or until nothing can be written any more; then in the opposite order.
+    let broken = tokio::select! {
+        () = stop.cancelled() => None,
+        reason = multi.broken() => Some(Failure::Broken(reason)),
+    };
+    if let Some(failure) = &broken {
+        error!("{failure}. {LEAVES}");
+        // What waits for the end of the node.
+        stop.cancel();
+    }
     readiness.not_ready("the node is shutting down");
+    // A session of a node that can't write has nothing to wait for.
+    let (grace, limit) = match broken {
+        Some(_) => (Duration::ZERO, LEAVE_LIMIT),
+        None => (STOP_GRACE, SHUTDOWN_LIMIT),
+    };
     let down = async {
-        sql.stop(STOP_GRACE).await;
+        sql.stop(grace).await;
         multi.shutdown().await;
         closing.cancel();
     };
     tokio::select! {
         () = down => {}
-        () = seams.sleep(SHUTDOWN_LIMIT) => warn!("leaving before everything was handed over; what is acknowledged is safe"),
+        () = seams.sleep(limit) => warn!("leaving before everything was handed over; what is acknowledged is safe"),
     }
-    let closed = tokio::task::spawn_blocking(move || store.close()).await.map_err(Failure::other)?;
-    closed.map_err(Failure::Store)?;
+    let closed = tokio::task::spawn_blocking(move || store.close());
+    if let Some(failure) = broken {
+        // How that ends says nothing new, and it may not end at all.
+        tokio::select! {
+            _ = closed => {}
+            () = seams.sleep(LEAVE_LIMIT) => {}
+        }
+        return Err(failure);
+    }
+    closed.await.map_err(Failure::other)?.map_err(Failure::Store)?;
     info!("stopped");
     Ok(())
 }

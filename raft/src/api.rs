@@ -82,6 +82,11 @@ pub trait StateMachineFactory: Send + Sync + 'static {
     /// Groups that the engine's state says this node is a member of: children of a split, whose start a crash may
     /// have prevented. Asked at start; those that have no log yet are created.
     fn expected(&self, engine: &Arc<Engine>) -> Result<Vec<Expected>, Fatal>;
+
+    /// Whether a node whose replica of that group cannot be opened had better not start.
+    fn is_vital(&self, _group: GroupId) -> bool {
+        false
+    }
 }
 
 /// A replica that should exist on this node.

@@ -18,11 +18,16 @@ use crate::options::RaftOptions;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Less than this is next to nothing: a few barriers and elections.
 const QUIET_BYTES: u64 = 4 << 10;
+/// After one that has failed: whoever makes room on the disk at once is not left waiting …
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// … and after so many in a row the store is broken. The log grows with each of them.
+const FAILURES_MAX: u32 = 3;
 
 /// Runs until the node's consensus layer is gone.
 pub(crate) async fn run(multi: Weak<MultiRaft>, seams: storage::seam::Seams) {
     let mut last = seams.clock.now();
     let mut appended = 0;
+    let mut failures = 0;
     loop {
         seams.beat(LOOK_EVERY).await;
         let Some(multi) = multi.upgrade() else { return };
@@ -32,11 +37,19 @@ pub(crate) async fn run(multi: Weak<MultiRaft>, seams: storage::seam::Seams) {
         multi.arrivals().sweep().await;
         let now = seams.clock.now();
         let total = multi.appended().load(Ordering::Relaxed);
-        if is_due(multi.options(), now.saturating_duration_since(last), total - appended) {
-            if let Err(error) = checkpoint(&multi).await {
-                // The disk with the state is broken; the log still grows, and somebody should look.
-                tracing::error!(%error, "cannot flush the state");
-                metrics::counter!("flotilla_raft_checkpoint_failures_total").increment(1);
+        let since = now.saturating_duration_since(last);
+        let again = failures > 0 && since >= AGAIN_AFTER.min(multi.options().checkpoint_interval);
+        if again || is_due(multi.options(), since, total - appended) {
+            match checkpoint(&multi).await {
+                Ok(()) => failures = 0,
+                Err(error) => {
+                    failures += 1;
+                    tracing::error!(%error, failures, "cannot flush the state");
+                    metrics::counter!("flotilla_raft_checkpoint_failures_total").increment(1);
+                    if failures >= FAILURES_MAX {
+                        multi.breaks(error);
+                    }
+                }
             }
             (last, appended) = (now, total);
         }

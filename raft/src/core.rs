@@ -19,6 +19,7 @@ use crate::log_store::LogStore;
 use crate::options::RaftOptions;
 use crate::rest::Roll;
 use crate::state_machine::{Adapter, Shared};
+use crate::suspects::Suspects;
 use crate::transport::Hub;
 use crate::transport::network::Factory;
 use crate::types::{StoredMembership, TypeConfig};
@@ -34,6 +35,7 @@ pub(crate) struct Nursery {
     /// Bytes appended to the log, ever.
     pub appended: Arc<AtomicU64>,
     pub roll: Roll,
+    pub suspects: Suspects,
 }
 
 /// openraft's instance of a group.

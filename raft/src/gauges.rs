@@ -7,17 +7,17 @@ impl MultiRaft {
     /// Publishes how many replicas there are in each role, and how far the farthest of them lag behind. Cheap: reads what each
     /// group has published itself.
     pub fn record_metrics(&self) {
-        let (mut leading, mut following, mut without_leader, mut stopped) = (0_u32, 0_u32, 0_u32, 0_u32);
+        let (mut leading, mut following, mut without_leader) = (0_u32, 0_u32, 0_u32);
         let (mut uncommitted, mut unapplied, mut unflushed) = (0, 0, 0);
-        let awake = self.awake();
-        let resting = self.count().saturating_sub(awake.len()) as u32;
-        for group in awake {
+        let stopped = self.doubts().count() as u32;
+        for group in self.awake() {
             let status = group.status();
             match status.role {
                 Role::Leader { .. } => leading += 1,
                 Role::Follower { leader: Some(_) } => following += 1,
                 Role::Follower { leader: None } => without_leader += 1,
-                Role::Stopped { .. } => stopped += 1,
+                // Counted where those are that could not even be opened.
+                Role::Stopped { .. } => {}
             }
             let index = |index: Option<storage::ids::LogIndex>| index.map_or(0, |index| index.0);
             let (last, committed) = (index(status.last), index(status.committed));
@@ -26,6 +26,7 @@ impl MultiRaft {
             unapplied = committed.saturating_sub(applied).max(unapplied);
             unflushed = applied.saturating_sub(flushed).max(unflushed);
         }
+        let resting = (self.count() as u32).saturating_sub(leading + following + without_leader + stopped);
         let roles = [
             ("leader", leading),
             ("follower", following),

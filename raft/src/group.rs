@@ -1,4 +1,9 @@
-//! One replica of one group: proposals, leases, membership, and the watch over its role.
+//! One replica of one group: proposals here; leases, changes of members and leaders, and the watch over its role in rooms of
+//! their own.
+
+mod change;
+mod lease;
+mod role;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,24 +11,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ChangeMembershipError, ClientWriteError, ForwardToLeader, RaftError};
+use openraft::errors::{ClientWriteError, ForwardToLeader};
 use openraft::impls::ProgressResponder;
-use openraft::{ChangeMembers, Instant as _, ReadPolicy, ServerState};
 use storage::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
 use storage::seam::Seams;
 use tokio::sync::{Semaphore, watch};
 
-use crate::api::{ChangeError, GroupStatus, NotLeader, Peer, Progress, ProposeError, Role, StateMachine};
+use crate::api::{GroupStatus, NotLeader, Peer, Progress, ProposeError, Role, StateMachine};
 use crate::command::Command;
-use crate::core::{Core, Nursery, is_only_voter};
+use crate::core::{Core, Nursery};
 use crate::options::RaftOptions;
 use crate::rest::{Rest, Rested};
 use crate::state_machine::Shared;
-use crate::types::{self, Host, StoredMembership, TypeConfig};
+use crate::types::{self, StoredMembership, TypeConfig};
 
-/// How many entries the next leader may lack when a transfer begins. Writes wait until it has them.
-const TRANSFER_LAG_MAX: u64 = 1000;
 /// Barriers that are proposed together: they share an append.
 const BARRIERS_AT_ONCE: u64 = 64;
 
@@ -158,61 +161,6 @@ impl Group {
         }
     }
 
-    /// Whether this replica leads in `term` and holds a lease: nobody else has led between the moment that the
-    /// caller took its snapshot and now. Call it *after* taking the snapshot.
-    ///
-    /// A quorum has answered a message that was sent less than a lease ago, and each of those replicas elects nobody
-    /// for longer than that.
-    pub fn lease(&self, term: Term) -> Result<(), NotLeader> {
-        if self.reads_by_quorum() {
-            return Err(NotLeader { leader: None });
-        }
-        let core = self.core().ok_or_else(|| self.not_leader())?;
-        // The term and the acknowledgement of one moment: an acknowledgement of a later term would vouch for a
-        // snapshot that was taken while somebody else led.
-        let valid = {
-            let metrics = core.metrics.borrow_watched();
-            let leads = metrics.state == ServerState::Leader && metrics.current_term == term.0;
-            let acked = metrics.last_quorum_acked.is_some_and(|at| at.elapsed() < self.options.lease());
-            let sole = || {
-                // Set before openraft hears of a change, so that a change is never overlooked.
-                !self.changing.load(Ordering::SeqCst)
-                    && is_only_voter(self.replica(), &metrics.membership_config)
-                    && is_only_voter(self.replica(), &metrics.committed_membership_config)
-            };
-            leads && (acked || sole())
-        };
-        // Last: a lease is given up, for a transfer or for rest, before any voter hears that it may forget it. This
-        // thread may have slept between two lines.
-        if self.leads() != Some(term) || self.handing_over.load(Ordering::SeqCst) {
-            return Err(self.not_leader());
-        }
-        if valid { Ok(()) } else { Err(NotLeader { leader: None }) }
-    }
-
-    /// Whether no lease is to be relied upon, so that [`Group::lease`] always refuses.
-    pub fn reads_by_quorum(&self) -> bool {
-        self.nursery.hub.quorum_reads.load(Ordering::SeqCst)
-    }
-
-    /// Asks a quorum whether this replica leads in `term`: as [`Group::lease`], without relying on clocks.
-    pub async fn confirm_quorum(&self, term: Term) -> Result<(), NotLeader> {
-        let leaves = self.handing_over.load(Ordering::SeqCst) && self.is_stalled();
-        if self.leads() != Some(term) || leaves {
-            return Err(self.not_leader());
-        }
-        self.rest.touch();
-        let core = self.core().ok_or_else(|| self.not_leader())?;
-        let confirmed = tokio::select! {
-            confirmed = core.raft.get_read_linearizer(ReadPolicy::ReadIndex) => confirmed,
-            () = self.seams.sleep(self.options.request_timeout) => return Err(NotLeader { leader: None }),
-        };
-        match confirmed {
-            Ok(read) if read.read_log_id().committed_leader_id().term == term.0 => Ok(()),
-            _ => Err(self.not_leader()),
-        }
-    }
-
     /// Brings the log, as the leader, at least up to `index`, by barriers if nobody else writes, and waits until that is
     /// applied here.
     pub async fn advance(&self, index: LogIndex) -> Result<(), ProposeError> {
@@ -269,112 +217,6 @@ impl Group {
             rests: false,
             progress: progress.filter(|(replica, _)| *replica != self.replica()).collect(),
         }
-    }
-
-    pub(crate) async fn change(&self, change: ChangeMembers<u64, Host>) -> Result<(), ChangeError> {
-        let _turn = self.changes.lock().await;
-        if self.leads().is_none() {
-            return Err(self.not_leader().into());
-        }
-        self.rest.touch();
-        let core = self.core().ok_or_else(|| self.not_leader())?;
-        if self.shared.machine.keeps_members() {
-            return Err(ChangeError::Refused(
-                "the group's members are to stay as they are for now".to_owned(),
-            ));
-        }
-        self.changing.store(true, Ordering::SeqCst);
-        let result = tokio::select! {
-            result = core.raft.change_membership(change, false) => result,
-            () = self.seams.sleep(self.options.propose_timeout) => {
-                // The flag stays: who votes is unclear until the role changes or the next change succeeds.
-                return Err(ChangeError::Ambiguous("no quorum has answered in time".to_owned()));
-            }
-        };
-        if let Ok(response) = &result {
-            await_membership(&core, response.log_id.index).await;
-        }
-        let ambiguous = matches!(&result, Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))));
-        if !ambiguous {
-            self.changing.store(false, Ordering::SeqCst);
-        }
-        match result {
-            Ok(_) => Ok(()),
-            Err(RaftError::Fatal(fatal)) => Err(ChangeError::Stopped(self.stop_reason(&fatal))),
-            Err(RaftError::APIError(error)) => Err(match error {
-                ClientWriteError::ForwardToLeader(to) => not_leader(&to).into(),
-                ClientWriteError::LogEntryDiscarded(_) => ChangeError::Ambiguous(error.to_string()),
-                ClientWriteError::ChangeMembershipError(
-                    ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
-                )
-                | ClientWriteError::PreconditionFailed(_) => ChangeError::InProgress(error.to_string()),
-                ClientWriteError::ChangeMembershipError(_) => ChangeError::Refused(error.to_string()),
-            }),
-        }
-    }
-
-    /// No change of members begins here while this is held. What another leader has begun before is in the log already, and
-    /// to be seen in [`Group::status`].
-    pub async fn hold_members(&self) -> tokio::sync::OwnedMutexGuard<()> {
-        self.changes.clone().lock_owned().await
-    }
-
-    /// Hands the leadership to another voter. `Ok` says that this replica leads no more; usually, but not certainly,
-    /// `to` does. If that fails in time, an election is forced, so that the group can write again.
-    pub async fn transfer_leader(&self, to: ReplicaId) -> Result<(), ChangeError> {
-        let Some(term) = self.leads() else { return Err(self.not_leader().into()) };
-        if to == self.replica() {
-            return Ok(());
-        }
-        self.rest.touch();
-        let core = self.core().ok_or_else(|| self.not_leader())?;
-        let is_voter = core.server.borrow_watched().membership_config.voter_ids().any(|id| id == to.0);
-        if !is_voter {
-            return Err(ChangeError::Refused(format!("{to} has no vote")));
-        }
-        // To one that does not answer, or is far behind, it would cost an outage.
-        let progress = self.status().progress.get(&to).copied();
-        let answers = |p: &Progress| p.silent_for.is_some_and(|silence| silence < self.options.election_min);
-        if !progress.is_some_and(|p| answers(&p) && p.lag <= TRANSFER_LAG_MAX) {
-            return Err(ChangeError::Refused(format!("{to} does not answer or is behind")));
-        }
-        if self.voters().iter().any(|(id, node)| *id == to && self.nursery.hub.liveness.is_stalled(*node)) {
-            return Err(ChangeError::Refused(format!("the disk of {to} stalls")));
-        }
-        let mut role = self.role();
-        // Before the first voter hears of it.
-        self.handing_over.store(true, Ordering::SeqCst);
-        if self.leads() != Some(term) {
-            self.handing_over.store(false, Ordering::SeqCst);
-            return Err(self.not_leader().into());
-        }
-        if let Err(fatal) = core.raft.trigger().transfer_leader(to.0).await {
-            return Err(ChangeError::Stopped(self.stop_reason(&fatal)));
-        }
-        let deposed = |role: &Role| role.leads() != Some(term);
-        let patience = self.options.election_max * 2;
-        tokio::select! {
-            changed = role.wait_for(deposed) => {
-                return changed.map(|_| ()).map_err(|_| ChangeError::TimedOut("the replica has stopped".to_owned()));
-            }
-            () = self.seams.sleep(patience) => {}
-        }
-        // openraft would refuse all writes from now on, for as long as this replica leads. Falling silent makes the
-        // others elect; with the role the heartbeats come back.
-        tracing::warn!(group = %self.id(), %to, "a leader transfer has failed; forcing an election");
-        core.raft.runtime_config().heartbeat(false);
-        let _ = tokio::select! {
-            changed = role.wait_for(deposed) => changed.is_ok(),
-            () = self.seams.sleep(patience * 2) => false,
-        };
-        Err(ChangeError::TimedOut(format!("{to} did not take over")))
-    }
-
-    /// Waits until a leader of a later term serves: until then it may need this replica to commit its first entry.
-    pub(crate) async fn succeeded(&self, term: Term) -> Result<(), ChangeError> {
-        let mut applied = self.shared.applied_term();
-        let served = applied.wait_for(|applied| *applied > term.0).await;
-        served.map(|_| ()).map_err(|_| ChangeError::TimedOut("the replica has stopped".to_owned()))
     }
 
     /// A leader has written to this replica.
@@ -501,97 +343,6 @@ impl Group {
         match &*self.role.borrow() {
             Role::Follower { leader } => NotLeader { leader: *leader },
             _ => NotLeader { leader: None },
-        }
-    }
-
-    /// Publishes role changes, until the replica stops or is laid to rest.
-    pub(crate) async fn watch_role(self: Arc<Self>, core: Arc<Core>) {
-        let mut server = core.raft.server_metrics();
-        let mut applied_term = self.shared.applied_term();
-        let mut fault = self.shared.fault.watch();
-        let mut closing = core.closing();
-        loop {
-            if *closing.borrow() {
-                return;
-            }
-            let role = self.observe(&core, *applied_term.borrow_and_update());
-            if self.is_gated() && core.is_alone(self.replica()) {
-                // Whom should it have promised anything?
-                self.open_gate();
-                core.raft.runtime_config().elect(true);
-                let _ = core.raft.trigger().elect(true).await;
-            }
-            let stopped = matches!(role, Role::Stopped { .. });
-            self.publish_of(&core, role);
-            if stopped {
-                return;
-            }
-            tokio::select! {
-                _ = closing.changed() => return,
-                changed = server.changed() => if changed.is_err() && !*closing.borrow() {
-                    self.shared.fault.set("the consensus core has ended");
-                },
-                _ = applied_term.changed() => {}
-                _ = fault.changed() => {}
-            }
-        }
-    }
-
-    fn observe(&self, core: &Core, applied_term: u64) -> Role {
-        if let Some(reason) = self.shared.fault.get() {
-            return Role::Stopped { reason };
-        }
-        let server = core.server.borrow_watched().clone();
-        if server.state == ServerState::Leader {
-            return match core.leads(applied_term) {
-                Some(term) => Role::Leader { term: Term(term) },
-                None => Role::Follower { leader: None },
-            };
-        }
-        let leader = server.current_leader.filter(|&id| id != self.replica().0);
-        Role::Follower { leader: leader.and_then(|id| peer(&server.membership_config, id)) }
-    }
-
-    pub(crate) fn publish(&self, role: Role) {
-        if *self.role.borrow() == role {
-            return;
-        }
-        let group = self.id();
-        if let Role::Leader { .. } | Role::Follower { leader: Some(_) } = role {
-            metrics::counter!("flotilla_raft_leader_changes_total").increment(1);
-        }
-        match &role {
-            Role::Leader { term } => tracing::info!(%group, replica = %self.replica(), %term, "leading"),
-            Role::Follower { leader: Some(leader) } => {
-                tracing::info!(%group, replica = %self.replica(), leader = %leader.node, "following");
-            }
-            Role::Follower { leader: None } => tracing::debug!(%group, "without a leader"),
-            Role::Stopped { reason } if self.stopping.load(Ordering::SeqCst) => {
-                tracing::info!(%group, %reason, "stopped");
-            }
-            Role::Stopped { reason } => {
-                metrics::counter!("flotilla_raft_replicas_failed_total").increment(1);
-                tracing::error!(%group, replica = %self.replica(), %reason, "THIS REPLICA HAS FAILED AND TAKES PART NO MORE");
-            }
-        }
-        self.shared.machine.role_changed(&role);
-        // Whatever was under way was of the role that ends here.
-        self.handing_over.store(false, Ordering::SeqCst);
-        self.changing.store(false, Ordering::SeqCst);
-        if let Some(core) = self.core() {
-            core.raft.runtime_config().heartbeat(true);
-        }
-        self.role.send_replace(role);
-    }
-}
-
-/// Waits until the metrics tell of the membership that came with an entry.
-async fn await_membership(core: &Core, index: u64) {
-    let mut server = core.raft.server_metrics();
-    loop {
-        let known = server.borrow_watched().membership_config.log_id().is_some_and(|id| id.index >= index);
-        if known || server.changed().await.is_err() {
-            return;
         }
     }
 }

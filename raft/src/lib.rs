@@ -79,8 +79,9 @@
 //!
 //! # Caveats
 //!
-//! Snapshots are not resumed when their stream breaks. A replica that fails stops alone and says so ([`Role::Stopped`],
-//! an error in the log, a counter); it is not restarted by itself.
+//! A replica that fails stops alone and says so ([`Role::Stopped`], an error in the log, a counter); it is not restarted by itself,
+//! but replaced, by whoever is told of it (`suspects.rs`).
+//! When the log or the state database fails, all of them do: `broken.rs`.
 //!
 //! # Where to start
 //!
@@ -90,6 +91,7 @@
 
 mod api;
 mod arrivals;
+mod broken;
 mod checkpoint;
 mod command;
 mod core;
@@ -115,8 +117,10 @@ mod stall;
 mod state_machine;
 #[cfg(test)]
 mod suite_test;
+mod suspects;
 mod transport;
 mod types;
+mod unopened;
 mod view;
 mod vouch;
 

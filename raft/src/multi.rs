@@ -13,7 +13,7 @@ use storage::ids::{GroupId, KeyRange, NodeId, ReplicaId};
 use storage::raft_log::LogEngine;
 use storage::seam::Seams;
 use storage::{Cf, Engine, Store};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
 use crate::api::{AddressBook, Error, Fatal, Peer, StateMachineFactory, UnknownReplica};
@@ -27,10 +27,11 @@ use crate::log_store::{LogStore, decode_ballot, durably, encode_ballot};
 use crate::options::RaftOptions;
 use crate::rest::{self, Rested, Roll};
 use crate::state_machine::{Position, Shared};
+use crate::suspects::Suspects;
 use crate::transport::Hub;
 use crate::transport::server::{Endpoint, Mount, refusal};
 use crate::types::decode_log_id;
-use crate::{checkpoint, snapshot, stall};
+use crate::{broken, checkpoint, snapshot, stall};
 
 /// Where, in the store's directory, incoming snapshots are spooled to.
 const SPOOL_DIR: &str = "incoming";
@@ -42,7 +43,7 @@ type UnknownHook = Box<dyn Fn(UnknownReplica) + Send + Sync>;
 
 /// The groups of a node, and all they share.
 pub struct MultiRaft {
-    nursery: Arc<Nursery>,
+    pub(crate) nursery: Arc<Nursery>,
     engine: Arc<Engine>,
     pub(crate) log: Arc<dyn LogEngine>,
     pub(crate) factory: Arc<dyn StateMachineFactory>,
@@ -60,6 +61,8 @@ pub struct MultiRaft {
     unknown_hook: RwLock<Option<UnknownHook>>,
     unknown_reported: Mutex<HashMap<GroupId, Instant>>,
     stopping: AtomicBool,
+    /// Why the store can't be used any more: see [`crate::broken`].
+    pub(crate) broken: watch::Sender<Option<Fatal>>,
     /// No promise given before this process started can still be relied on.
     pub(crate) gate_open: AtomicBool,
     mount: Mount,
@@ -87,6 +90,7 @@ impl MultiRaft {
             hub: hub.clone(),
             appended: Arc::default(),
             roll: Roll::default(),
+            suspects: Suspects::default(),
         };
         let spool_dir = store.dir().join(SPOOL_DIR);
         let arrivals = Arrivals::open(spool_dir.clone(), seams.clone()).map_err(|e| Error::Open {
@@ -109,6 +113,7 @@ impl MultiRaft {
             unknown_hook: RwLock::default(),
             unknown_reported: Mutex::default(),
             stopping: AtomicBool::new(false),
+            broken: watch::Sender::new(None),
             gate_open: AtomicBool::new(false),
             mount: Mount::new(),
             seams: seams.clone(),
@@ -122,6 +127,7 @@ impl MultiRaft {
             liveness::watch(Arc::downgrade(&multi), multi.hub.clone(), seams.clone()),
         );
         seams.spawn("raft-disk", stall::watch(Arc::downgrade(&multi), seams.clone()));
+        seams.spawn("raft-broken", broken::watch(Arc::downgrade(&multi), seams.clone()));
         seams.spawn("raft-checkpoint", checkpoint::run(Arc::downgrade(&multi), seams.clone()));
         seams.spawn("raft-rest", rest::run(Arc::downgrade(&multi), seams.clone()));
         Ok(multi)
@@ -265,7 +271,7 @@ impl MultiRaft {
             let ballot = |group| multi.ballot(group).map_err(Fatal::new);
             snapshot::resume_installs(&multi.engine, &multi.spool_dir, ballot)
         };
-        self.blocking("resume-installs", resume).await?.map_err(broken)?;
+        let mut torn = self.blocking("resume-installs", resume).await?.map_err(broken)?;
         {
             let _turn = self.lifecycle.lock().await;
             // No snapshot brings anybody the keys of what is being removed.
@@ -276,11 +282,10 @@ impl MultiRaft {
                     let source = Fatal::new("its log has lost the replica's id");
                     return Err(Error::Open { group, replica: ReplicaId(0), source });
                 };
+                let torn = torn.remove(&group);
                 match removed {
                     true => leaving.push((group, replica)),
-                    false => {
-                        self.open_at(group, replica, true, true).await?;
-                    }
+                    false => self.reopen_one(group, replica, torn).await?,
                 }
             }
             // When it is known who holds which keys: a removal may have failed long ago.
@@ -290,6 +295,10 @@ impl MultiRaft {
                     finished => finished?,
                 }
             }
+        }
+        // Of a group that the log does not know: then nobody can say whose it is.
+        if let Some((group, source)) = torn.pop_first() {
+            return Err(Error::Open { group, replica: ReplicaId(0), source });
         }
         for expected in self.factory.expected(&self.engine).map_err(broken)? {
             if self.group(expected.group).is_none() {
@@ -303,8 +312,8 @@ impl MultiRaft {
 
     /// The replica's id in the log, and whether it is being removed.
     pub(crate) fn ballot(&self, group: GroupId) -> Result<Option<(ReplicaId, bool)>, Error> {
-        let state = self.log.state(group).map_err(storage_error("read the state of a log"))?;
-        let Some(ballot) = state.vote else { return Ok(None) };
+        let ballot = self.log.vote(group).map_err(storage_error("read a vote"))?;
+        let Some(ballot) = ballot else { return Ok(None) };
         let (replica, _, removed) = decode_ballot(&ballot).map_err(|e| Error::Open {
             group,
             replica: ReplicaId(0),
@@ -333,27 +342,21 @@ impl MultiRaft {
         replica: ReplicaId,
         gated: bool,
     ) -> Result<Arc<Group>, Error> {
-        self.open_at(group, replica, gated, false).await
+        let opened = self.try_open(group, replica, gated, false).await;
+        self.admit(opened.map_err(|source| Error::Open { group, replica, source })?).await
     }
 
-    /// `at_start` of the process, one that has no work is left at rest.
-    async fn open_at(
-        &self,
-        group: GroupId,
-        replica: ReplicaId,
-        gated: bool,
-        at_start: bool,
-    ) -> Result<Arc<Group>, Error> {
-        let opened = self.try_open(group, replica, gated, at_start).await;
-        let opened = opened.map_err(|source| Error::Open { group, replica, source })?;
-        self.groups.write().insert(group, opened.clone());
-        if self.is_quarantined(group, replica)? {
-            opened.stop(crate::removal::QUARANTINED).await;
+    /// It is one of this node's from now on. In quarantine it does not run.
+    pub(crate) async fn admit(&self, opened: Arc<Group>) -> Result<Arc<Group>, Error> {
+        self.groups.write().insert(opened.id(), opened.clone());
+        if self.is_quarantined(opened.id(), opened.replica())? {
+            self.shut_away(&opened).await;
         }
         Ok(opened)
     }
 
-    async fn try_open(
+    /// `at_start` of the process, one that has no work is left at rest.
+    pub(crate) async fn try_open(
         &self,
         group: GroupId,
         replica: ReplicaId,
@@ -390,7 +393,7 @@ impl MultiRaft {
         let complete = position.last.is_some() && log.last() == position.last;
         let led = log.vote().is_some_and(|vote| vote.is_committed());
         let rests = at_start && complete && led && shared.machine.may_rest();
-        let rested = Rested::opened(&shared, &position, &log);
+        let rested = Rested::opened(&shared, &position, log.vote());
         self.nursery.roll.rests(group, rests && rested.owes());
         let opened = Group::new(shared, self.nursery.clone(), gated, rested);
         if rests {
@@ -484,6 +487,10 @@ impl MultiRaft {
 
     pub(crate) fn roll(&self) -> &Roll {
         &self.nursery.roll
+    }
+
+    pub(crate) fn doubts(&self) -> &Suspects {
+        &self.nursery.suspects
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {

@@ -26,6 +26,7 @@ use storage::ids::{GroupId, KeyRange, ReplicaId};
 use storage::{Cf, Engine};
 
 use crate::api::{Error, Fatal, Role, StateMachine};
+use crate::group::Group;
 use crate::keys;
 use crate::log_store::durably;
 use crate::multi::{MultiRaft, storage_error};
@@ -61,6 +62,7 @@ impl MultiRaft {
         let _alone = self.territory.lock().await;
         self.groups.write().remove(&id);
         group.stop(REMOVED).await;
+        self.doubts().gone(id);
         self.arrivals().forget(id).await;
         // From here on a crash does not bring it back.
         self.write_ballot(id, replica, true).await?;
@@ -110,8 +112,7 @@ impl MultiRaft {
 
     /// The state machine of a replica that does not run, if nobody else holds any of its keys; `territory` is held.
     fn remains(&self, group: GroupId, replica: ReplicaId) -> Result<Arc<dyn StateMachine>, Error> {
-        let machine = self.factory.open(group, replica, self.engine().clone());
-        let machine = machine.map_err(|source| Error::Open { group, replica, source })?;
+        let machine = self.machine(group, replica);
         match machine.spans().iter().find_map(|(cf, range)| self.holder(group, *cf, range)) {
             None => Ok(machine),
             Some(by) => {
@@ -145,8 +146,9 @@ impl MultiRaft {
     async fn confine(&self, id: GroupId, replica: ReplicaId, why: &str) -> Result<(), Error> {
         let _turn = self.turn().await?;
         let group = self.group(id).filter(|group| group.replica() == replica).ok_or(Error::NoGroup(id))?;
-        if self.is_quarantined(id, replica)? {
-            group.stop(QUARANTINED).await;
+        // (One that has failed of what it can't read may not be able to read this, either.)
+        if matches!(self.is_quarantined(id, replica), Ok(true)) {
+            self.shut_away(&group).await;
             return Ok(());
         }
         tracing::error!(group = %id, %replica, %why, "THIS REPLICA GOES INTO QUARANTINE");
@@ -161,8 +163,14 @@ impl MultiRaft {
         {
             tracing::info!(group = %id, %error, "the leadership is not handed over: the others elect");
         }
-        group.stop(QUARANTINED).await;
+        self.shut_away(&group).await;
         Ok(())
+    }
+
+    /// Stops a replica that is in quarantine, and has the meta-group told as long as it is here.
+    pub(crate) async fn shut_away(&self, group: &Group) {
+        group.stop(QUARANTINED).await;
+        self.doubts().stopped(group.id());
     }
 
     /// Whether a replica of this node is in quarantine.
@@ -250,13 +258,28 @@ impl MultiRaft {
         others.into_iter().find(|other| holds(&other.machine().spans())).map(|other| other.id())
     }
 
+    /// Another group that has begun to import some of these keys, and failed: they are not its own by the state's word, and yet they will go with
+    /// its replica.
+    fn importer(&self, group: GroupId, cf: Cf, range: &KeyRange) -> Option<GroupId> {
+        let begun = self.engine().interrupted_imports().unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot read which imports were begun");
+            Vec::new()
+        });
+        let holds =
+            |spans: &[(Cf, KeyRange)]| spans.iter().any(|(of, held)| *of == cf && held.overlaps(range));
+        begun.into_iter().find(|(other, spans)| *other != group && holds(spans)).map(|(other, _)| other)
+    }
+
     /// Refuses a snapshot that would write over what another replica of this node holds.
     pub(crate) fn refuse_overlap(
         &self,
         group: GroupId,
         spans: &[(Cf, KeyRange)],
     ) -> Result<(), wire::Refusal> {
-        match spans.iter().find_map(|(cf, range)| self.holder(group, *cf, range)) {
+        let holder = |(cf, range): &(Cf, KeyRange)| {
+            self.holder(group, *cf, range).or_else(|| self.importer(group, *cf, range))
+        };
+        match spans.iter().find_map(holder) {
             None => Ok(()),
             Some(other) => {
                 let detail = format!("{other} still holds keys of {group} on this node");

@@ -60,7 +60,6 @@ use tokio::sync::oneshot;
 use crate::api::{GroupStatus, Peer, Role};
 use crate::core::Core;
 use crate::group::Group;
-use crate::log_store::LogStore;
 use crate::multi::MultiRaft;
 use crate::state_machine::{Position, Shared};
 use crate::types::{Vote, log_id_to_wire, vote_to_wire};
@@ -139,8 +138,7 @@ pub(crate) struct Rested {
 
 impl Rested {
     /// A replica that this process has not woken yet.
-    pub fn opened(shared: &Shared, position: &Position, log: &LogStore) -> Self {
-        let vote = log.vote();
+    pub fn opened(shared: &Shared, position: &Position, vote: Option<Vote>) -> Self {
         let stored = position.membership.membership();
         let voters: BTreeSet<u64> = stored.voter_ids().collect();
         let node = |(replica, host): (&u64, &crate::types::Host)| (ReplicaId(*replica), NodeId(host.0));

@@ -3,9 +3,11 @@
 //! The receiver spools a snapshot to a file first ([`crate::spool`]; what breaks off is kept by [`crate::arrivals`]), and
 //! imports it when it is complete and openraft has agreed to it. From then until the import is durable the file is called
 //! `.install`; a crash in between leaves it, and the next start imports it again. So a replica never forgets entries that it
-//! has acknowledged: it holds the old state and the log, or the new state. With the replica the file goes, too, and a start
+//! has acknowledged: it holds the old state and the log, or the new state. If the new state cannot be had, it has failed: what is
+//! left of it takes part in nothing, also after a restart. With the replica the file goes, too, and a start
 //! asks the replica's ballot before it believes a file: that of an import that is done is removed without a sync.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -52,38 +54,58 @@ pub(crate) fn install(
 
 /// Finishes the installs that a crash has interrupted. Before any group is opened; `ballot` says which replica of a group this
 /// node has, and whether it is being removed. What was accepted by one that is gone, or going, is nobody's any more: where a
-/// power cut has brought such a file back, others may hold its keys by now.
+/// power cut has brought such a file back, others may hold its keys by now. Answers those that could not be finished, and why: what
+/// the engine holds of such a group may be neither its old state nor its new one.
 pub(crate) fn resume_installs(
     engine: &Arc<Engine>,
     dir: &Path,
     ballot: impl Fn(GroupId) -> Result<Option<(ReplicaId, bool)>, Fatal>,
-) -> Result<(), Fatal> {
+) -> Result<BTreeMap<GroupId, Fatal>, Fatal> {
+    let mut failed = BTreeMap::new();
     for path in accepted(dir).map_err(Fatal::new)? {
-        let header = SpoolReader::open(&path).map_err(Fatal::new)?.header()?;
-        let group = GroupId(header.group);
-        if ballot(group)? != Some((ReplicaId(header.to_replica), false)) {
-            tracing::info!(%group, "a snapshot for a replica that is not here any more goes");
-            fs::remove_file(&path).map_err(Fatal::new)?;
-            continue;
-        }
-        let meta = meta_from_wire(header.meta).map_err(Fatal::new)?;
-        let position = Position { last: meta.last_log_id, membership: meta.last_membership };
-        let interrupted = engine.interrupted_imports()?.iter().any(|(g, _)| *g == group);
-        if !interrupted && Position::load(engine, group)?.last >= position.last {
-            // It was installed; only the file's removal did not reach the disk.
-            fs::remove_file(&path).map_err(Fatal::new)?;
-        } else {
-            tracing::info!(%group, "resuming the install of a snapshot");
-            import(engine, group, &path, &position)?;
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+        let group = stem
+            .map(GroupId)
+            .ok_or_else(|| Fatal::new(format!("{} is no name of an accepted snapshot", path.display())))?;
+        if let Err(reason) = resume(engine, group, &path, ballot(group)?) {
+            failed.insert(group, Fatal::new(format!("cannot install {}: {reason}", path.display())));
         }
     }
     for (group, _) in engine.interrupted_imports()? {
         // (Of one that is being removed it goes with the rest.)
         if !ballot(group)?.is_some_and(|(_, removed)| removed) {
-            return Err(Fatal::new(format!("the snapshot that was being imported into {group} is gone")));
+            failed.entry(group).or_insert_with(|| {
+                Fatal::new(format!("the snapshot that was being imported into {group} is gone"))
+            });
         }
     }
-    Ok(())
+    Ok(failed)
+}
+
+/// One of them.
+fn resume(
+    engine: &Arc<Engine>,
+    group: GroupId,
+    path: &Path,
+    ballot: Option<(ReplicaId, bool)>,
+) -> Result<(), Fatal> {
+    let header = SpoolReader::open(path).map_err(Fatal::new)?.header()?;
+    if header.group != group.0 {
+        return Err(Fatal::new(format!("it is one of {}", GroupId(header.group))));
+    }
+    if ballot != Some((ReplicaId(header.to_replica), false)) {
+        tracing::info!(%group, "a snapshot for a replica that is not here any more goes");
+        return fs::remove_file(path).map_err(Fatal::new);
+    }
+    let meta = meta_from_wire(header.meta).map_err(Fatal::new)?;
+    let position = Position { last: meta.last_log_id, membership: meta.last_membership };
+    let interrupted = engine.interrupted_imports()?.iter().any(|(g, _)| *g == group);
+    if !interrupted && Position::load(engine, group)?.last >= position.last {
+        // It was installed; only the file's removal did not reach the disk.
+        return fs::remove_file(path).map_err(Fatal::new);
+    }
+    tracing::info!(%group, "resuming the install of a snapshot");
+    import(engine, group, path, &position)
 }
 
 /// The snapshots in a directory that were accepted and, as far as the directory knows, not imported.

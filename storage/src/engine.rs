@@ -55,6 +55,8 @@ impl Cf {
 /// The state database. All methods may be called from any thread; all may block on the disk.
 pub struct Engine {
     db: Arc<DB>,
+    /// The first write that was refused. Set before whoever wrote hears of it.
+    failed: OnceLock<Error>,
     /// For tables that are made outside of the database: made when they are first asked for.
     table_options: OnceLock<[Options; 3]>,
 }
@@ -68,7 +70,7 @@ impl Engine {
 
     /// Over a database that is open already, perhaps for reading only.
     pub(crate) fn over(db: DB) -> Self {
-        Self { db: Arc::new(db), table_options: OnceLock::new() }
+        Self { db: Arc::new(db), failed: OnceLock::new(), table_options: OnceLock::new() }
     }
 
     pub(crate) fn database(&self) -> &DB {
@@ -89,7 +91,22 @@ impl Engine {
     pub fn write(&self, batch: Batch) -> Result<(), Error> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.db.write_opt(batch.inner, &options).map_err(|e| Error::rocks("write a batch", self.db.path(), e))
+        let written = self.db.write_opt(batch.inner, &options);
+        written.map_err(|e| {
+            // A batch that makes no sense is its writer's fault.
+            let is_misuse = e.kind() == rocksdb::ErrorKind::InvalidArgument;
+            let error = Error::rocks("write a batch", self.db.path(), e);
+            if !is_misuse {
+                let _ = self.failed.set(error.clone());
+            }
+            error
+        })
+    }
+
+    /// The first write that was refused, if one was. Batches go to memory, so RocksDB refuses one only when it has met something in the
+    /// background that it can't go on with (a flush that fails, a damaged table in a compaction); then it refuses all of them.
+    pub fn failure(&self) -> Option<Error> {
+        self.failed.get().cloned()
     }
 
     /// The state as it is now, for as long as the snapshot lives.

@@ -37,7 +37,8 @@ pub enum Error {
         /// The newest format that this build reads.
         supported: u32,
     },
-    /// Bytes on disk are not the bytes that were written. Nothing is served from this store.
+    /// Bytes on disk are not the bytes that were written. Where that is found when the store is opened, nothing is served from it; later, and in
+    /// what one replica alone has written, that replica stops.
     #[error(
         "{} is corrupt: {detail}; this store must not be used: wipe it and let the node join again",
         file.display()

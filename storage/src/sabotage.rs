@@ -16,18 +16,21 @@ pub enum Sabotage {
     OracleGoesBack,
     /// Replicas that follow leave out a row now and then.
     LoseRow,
+    /// A replica can't apply a row that says `THIS FAILS`.
+    FailToApply,
     /// A shard is absorbed before all nodes have its last writes, and nobody looks whether they have.
     AbsorbUnseen,
 }
 
 impl Sabotage {
     /// All of them, by the names that `FLOTILLA_SABOTAGE` knows.
-    pub const ALL: [(&'static str, Sabotage); 6] = [
+    pub const ALL: [(&'static str, Sabotage); 7] = [
         ("skip-read-validation", Sabotage::SkipReadValidation),
         ("answer-before-fsync", Sabotage::AnswerBeforeFsync),
         ("trust-lease", Sabotage::TrustLease),
         ("oracle-goes-back", Sabotage::OracleGoesBack),
         ("lose-row", Sabotage::LoseRow),
+        ("fail-to-apply", Sabotage::FailToApply),
         ("absorb-unseen", Sabotage::AbsorbUnseen),
     ];
 }

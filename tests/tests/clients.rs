@@ -74,6 +74,26 @@ fn admin_shards(cluster: &Cluster, more: &[&str]) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_node_has_just_made_exists() -> Result<()> {
+    let cluster = Cluster::start(3)?;
+    let (maker, second, third) =
+        (cluster.connect(1).await?, cluster.connect(2).await?, cluster.connect(3).await?);
+    maker.batch_execute("CREATE TABLE kept (id int PRIMARY KEY, n int)").await?;
+    // The other nodes have read the catalog, and have no reason to read it again.
+    second.batch_execute("SELECT * FROM kept").await?;
+    third.batch_execute("SELECT * FROM kept").await?;
+    maker.batch_execute("CREATE TABLE late (id int)").await?;
+    maker.batch_execute("CREATE UNIQUE INDEX by_n ON kept (n)").await?;
+    second.batch_execute("BEGIN; DROP TABLE IF EXISTS late; COMMIT").await?;
+    third.batch_execute("DROP INDEX IF EXISTS by_n").await?;
+    let left = "SELECT count(*) FROM pg_class WHERE relname IN ('late', 'by_n')";
+    for node in 1..=3 {
+        ensure!(cluster.value(node, left).await? == "0", "seen at node {node}\n{}", cluster.logs());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pgbench_keeps_its_balances() -> Result<()> {
     let cluster = Cluster::start(3)?;
     cluster.pgbench(1, &["-i", "-s", "1", "-q"])?;

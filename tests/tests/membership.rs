@@ -67,6 +67,11 @@ async fn leader_of_everything_is_decommissioned_under_load() -> Result<()> {
     .await?;
     let duty = format!("SELECT duty FROM flotilla.nodes WHERE node_id = {}", id(&name));
     ensure!(cluster.value(other, &duty).await? == "decommissioned");
+    // What is done is not cancelled.
+    let operation = format!("decommission-{}", id(&name));
+    let answer = cluster.admin(other, &["operations", "cancel", &operation])?;
+    ensure!(answer.contains("not under way any more"), "{answer}");
+    ensure!(cluster.value(other, &duty).await? == "decommissioned");
     // It can go, and nobody misses it.
     cluster.script(&["stop", &leader.to_string()])?;
     cluster.admin(other, &["status", "--wait", "30"])?;
@@ -151,14 +156,19 @@ async fn operators_are_told_what_to_do() -> Result<()> {
     refused(&["move", "g3", "--from", "n1", "--to", "n2"], "has a replica of g3 already")?;
     refused(&["transfer-leader", "g77", "n1"], "flotilla admin shards")?;
     refused(&["repair", "n2"], "is not down")?;
-    refused(&["operations", "cancel", "move-1x"], "flotilla admin operations")?;
+    for nothing in ["move-1x", "move-99", "decommission-9"] {
+        refused(&["operations", "cancel", nothing], "flotilla admin operations")?;
+    }
     for _ in 0..2 {
         cluster.admin(1, &["drain", "n2"])?;
     }
     ensure!(placement(&cluster, 1)?.iter().all(|(_, leader, _)| *leader != 2), "a drained node leads");
     let listed = cluster.value(1, "SELECT kind || ' ' || subject FROM flotilla.operations LIMIT 1").await?;
     ensure!(listed == "drain n2", "{listed}");
-    cluster.admin(1, &["operations", "cancel", "drain-2"])?;
+    for said in ["is cancelled", "is not under way any more"] {
+        let answer = cluster.admin(1, &["operations", "cancel", "drain-2"])?;
+        ensure!(answer.contains(said), "{answer}");
+    }
     let create = "CREATE TABLE spread (a int PRIMARY KEY) WITH (sharding = 'hash', shards = 2)";
     cluster.connect(1).await?.batch_execute(create).await?;
     let shards = cluster.admin_json(1, &["shards", "spread"])?;

@@ -204,6 +204,15 @@ pub trait Transaction: Send + Sync + 'static {
         self.lock(keys, how, fences).await
     }
 
+    /// Has others wait who want to write under `fence.prefix`, or to change the fence, until this transaction ends, and waits for
+    /// those whose intents lie there: for a change of schema that reads all rows, and would be refused for each one that comes
+    /// meanwhile. Readers go on. Like any lock it promises nothing; the commit checks everything all the same. To be
+    /// called before anything is read. A no-op if the transaction has set the fence itself.
+    async fn lock_table(&self, fence: &Fence, wait: LockWait) -> Result<(), Error> {
+        let _ = (fence, wait);
+        Ok(())
+    }
+
     /// Asks whether rows stand under keys, in the order of `keys`, and demands that those which do are there when the transaction
     /// commits (a row, not this one: it may be changed meanwhile). Otherwise the commit fails with [`Error::Conflict`]. What the
     /// transaction itself makes of them afterwards is its own affair.

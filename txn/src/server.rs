@@ -96,11 +96,16 @@ impl ShardServer {
 
     /// Answers a request.
     pub async fn handle(&self, request: pb::Request) -> pb::Response {
-        let id = request.id;
+        let (id, group) = (request.id, GroupId(request.group));
         // Boxed: the futures of all commands together are large, and this one is held by every caller.
         let body = match Box::pin(self.evaluate(request)).await {
             Ok(answer) => answer,
-            Err(refusal) => self.refuse(refusal),
+            Err(refusal) => {
+                if matches!(refusal, Refusal::Failed(Error::Corruption(_))) {
+                    self.multi.suspect(group);
+                }
+                self.refuse(refusal)
+            }
         };
         pb::Response { id, body: Some(body) }
     }

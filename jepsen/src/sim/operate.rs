@@ -188,7 +188,9 @@ impl Operator {
             Wish::Small => self.have_split(&cluster).await,
             Wish::Large => self.have_merged(&cluster).await,
             Wish::Split => match uncut(&cluster, self.rows, dice) {
-                Some((group, key)) => self.meta.split(SplitRequest { group, key: Some(key) }).await.into(),
+                Some((group, key)) => {
+                    self.meta.split(SplitRequest { group, key: Some(key), only_choose: false }).await.into()
+                }
                 None => refused("every row begins a shard, or nobody knows its shard"),
             },
             Wish::Transfer => match heir(&cluster, dice) {

@@ -10,7 +10,7 @@ use proto::consistency as pb;
 use proto::consistency::consistency_client::ConsistencyClient;
 use proto::consistency::digest_answer::Step;
 use proto::consistency::replica_digest::State;
-use proto::meta::DescribeResponse;
+use proto::meta::{DescribeRequest, DescribeResponse};
 use storage::ids::{GroupId, META_GROUP, NodeId};
 use storage::seam::Seams;
 use tokio::sync::mpsc;
@@ -19,7 +19,7 @@ use tonic::{Code, Status, Streaming};
 use txn::Directory;
 
 use super::judge::judge;
-use super::{QUARANTINED, rate};
+use super::{FAILED, QUARANTINED, rate};
 use crate::rpc::{Channels, within};
 use crate::{Error, MetaClient};
 
@@ -69,7 +69,7 @@ impl Conductor {
         request: pb::CompareRequest,
         answers: mpsc::Sender<Result<pb::GroupComparison, Status>>,
     ) {
-        let groups = match self.client.describe().await {
+        let groups = match self.client.describe_as(DescribeRequest { without_plan: true }).await {
             Ok(cluster) => chosen(&cluster, &request.groups),
             Err(error) => Err(error.into()),
         };
@@ -216,6 +216,7 @@ impl Conductor {
                 let state = match status.code() {
                     Code::DataLoss => State::Differs,
                     Code::FailedPrecondition if status.message() == QUARANTINED => State::Quarantined,
+                    Code::FailedPrecondition if status.message().starts_with(FAILED) => State::Failed,
                     _ => State::Unknown,
                 };
                 (found.state, found.detail) = (state as i32, status.message().to_owned());

@@ -36,15 +36,19 @@ pub fn judge(replicas: &mut [ReplicaDigest]) {
     }
 }
 
-/// The replicas that are to go, after [`judge`]: those that differ, if a majority of all voters is equal.
+/// The replicas that are to go, after [`judge`]: those that differ or have failed, if a majority of all voters is equal.
 pub fn outcasts(replicas: &[ReplicaDigest]) -> Vec<u64> {
     let voters = replicas.iter().filter(|replica| !replica.learner);
     let equal = voters.clone().filter(|replica| replica.state() == State::Equal).count();
     if 2 * equal <= voters.count() {
         return Vec::new();
     }
-    let goes = |replica: &&ReplicaDigest| matches!(replica.state(), State::Differs | State::Quarantined);
-    replicas.iter().filter(goes).map(|replica| replica.replica).collect()
+    replicas.iter().filter(|replica| is_bad(replica)).map(|replica| replica.replica).collect()
+}
+
+/// It is known not to be as it should.
+pub fn is_bad(replica: &ReplicaDigest) -> bool {
+    matches!(replica.state(), State::Differs | State::Quarantined | State::Failed)
 }
 
 fn differences(these: &[FamilyDigest], right: &[FamilyDigest]) -> String {
@@ -107,10 +111,16 @@ mod tests {
         let none = ReplicaDigest::default();
         let unreadable = ReplicaDigest { state: State::Differs as i32, ..none.clone() };
         let quarantined = ReplicaDigest { state: State::Quarantined as i32, ..none.clone() };
+        let failed = ReplicaDigest { state: State::Failed as i32, ..none.clone() };
         let learner = |hash| ReplicaDigest { learner: true, ..replica(5, hash) };
         assert_eq!(cast_out(vec![replica(5, 1), replica(5, 2), replica(5, 1)]), [2]);
         assert_eq!(cast_out(vec![replica(5, 1), unreadable, replica(5, 1)]), [2]);
         assert_eq!(cast_out(vec![quarantined, replica(5, 1), replica(5, 1)]), [1]);
+        assert_eq!(cast_out(vec![replica(5, 1), replica(5, 1), failed.clone()]), [3]);
+        // A majority has failed: what there is left of the group must not be made less.
+        assert_eq!(cast_out(vec![replica(5, 1), failed.clone(), failed.clone()]), []);
+        // … or has perhaps, for nobody knows of one.
+        assert_eq!(cast_out(vec![replica(5, 1), failed, none.clone()]), []);
         assert_eq!(cast_out(vec![replica(5, 1), replica(5, 1), replica(5, 1), learner(2)]), [4]);
         // Two of five are as they are, and nobody knows of the others.
         assert_eq!(cast_out(vec![replica(5, 1), replica(5, 1), replica(5, 2), none.clone(), none]), []);

@@ -12,7 +12,7 @@
 //!
 //! All replicas are thus looked at after the same entry of the log, while clients work, and none of them waits for another: each
 //! takes a view when it gets there ([`raft::Group::view_at`]) and reads it in steps, at a bounded rate. A replica that is away,
-//! behind for long or being moved is *unknown*, which is neither. It reads everything, so it also meets what a disk has altered
+//! behind for long or being moved is *unknown*, which is neither; one that has stopped by itself has *failed*. It reads everything, so it also meets what a disk has altered
 //! since it was written.
 //!
 //! Operators ask for it, and [`periodic`] does it by itself, and replaces what differs.
@@ -30,6 +30,7 @@ mod conduct;
 mod digest;
 mod judge;
 mod periodic;
+pub(crate) mod suspects;
 
 pub use periodic::Periodic;
 
@@ -56,6 +57,8 @@ pub const BYTES_PER_SECOND: u64 = 64 << 20;
 const DIGESTS_MAX: usize = 4;
 /// What a replica says that was found to differ.
 const QUARANTINED: &str = "it is in quarantine";
+/// How a replica begins to say why it has failed.
+const FAILED: &str = "the replica has failed: ";
 /// Answers that wait for a slow reader.
 const ANSWERS_AHEAD: usize = 4;
 
@@ -176,6 +179,10 @@ impl service::Consistency for Consistency {
         if group.replica().0 != request.replica {
             let text = format!("this node has {} of {}", group.replica(), group.id());
             return Err(Status::not_found(text));
+        }
+        // First: it may not be able to read the other.
+        if let Some(reason) = group.failed() {
+            return Err(Status::failed_precondition(format!("{FAILED}{reason}")));
         }
         let quarantined = self.multi.is_quarantined(group.id(), group.replica());
         if quarantined.map_err(|error| Status::unavailable(error.to_string()))? {

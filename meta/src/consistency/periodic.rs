@@ -4,7 +4,9 @@
 //! faster than `consistency_check_mib_per_second`. When a leader begins, it spreads the groups over the interval by chance: what
 //! another one has compared lately, it does not know.
 //!
-//! What it does about a replica that differs, twice, at two entries of the log:
+//! A group of which a node says that its replica has failed, or has met damage in its rows, is compared at once ([`super::suspects`]).
+//!
+//! What it does about a replica that differs or has failed, twice, at two entries of the log:
 //!
 //! ```text
 //!   a majority of all voters is equal ──▶ 1. Quarantine to the replica's node: it stops, and does not come back after a restart
@@ -13,9 +15,11 @@
 //!   otherwise ──▶ nobody knows who is right: it is only reported
 //! ```
 //!
+//! A majority that has failed is a group that stands still; removing any of them could only make it worse. So that is reported, too.
+//!
 //! Neither way is silent: an error in the log of the meta-group's leader and of the replica's node, `flotilla_consistency_differences_total`,
-//! `flotilla_raft_replicas_quarantined_total`. Should the leader fail in between, the replica stays stopped, and the next one's comparison
-//! does not find it: it is *unknown*. So a replica that says that it is in quarantine is removed, too, whenever it is met.
+//! `flotilla_raft_replicas_quarantined_total`. Should the leader fail in between, the replica stays stopped, and its node says so to
+//! the next one. So a replica that says that it is in quarantine is removed, too, whenever it is met.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -29,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::conduct::{Conductor, Nodes};
-use super::judge::outcasts;
+use super::judge::{is_bad, outcasts};
 use crate::placement::Operation;
 use crate::reconcile::carry_out;
 use crate::rpc::{Channels, within};
@@ -119,7 +123,7 @@ impl Periodic {
                 due = Due::default();
                 continue;
             }
-            let Some(group) = self.next(&mut due) else { continue };
+            let Some(group) = self.suspect().or_else(|| self.next(&mut due)) else { continue };
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.check(group) => {}
@@ -129,6 +133,14 @@ impl Periodic {
 
     fn settings(&self) -> Settings {
         self.server.replica.read(|state| Settings::new(state.settings()))
+    }
+
+    /// A group that a node wants compared at once.
+    fn suspect(&self) -> Option<GroupId> {
+        // (Who has ceased to lead meanwhile compares nothing.)
+        let suspect = self.server.with_soft(|soft, now| soft.suspects.next(now)).ok().flatten()?;
+        let known = self.server.replica.read(|state| state.shards().contains_key(&suspect));
+        (known || suspect == META_GROUP).then_some(suspect)
     }
 
     /// A group that is due; from then on it is due an interval later.
@@ -161,8 +173,13 @@ impl Periodic {
         };
         let bad: Vec<&ReplicaDigest> = again.replicas.iter().filter(twice).collect();
         for replica in &bad {
-            metrics::counter!("flotilla_consistency_differences_total").increment(1);
             let (id, node) = (ReplicaId(replica.replica), NodeId(replica.node));
+            if replica.state() == State::Failed {
+                // Its own node counts it.
+                error!("{group}: {id} on {node} HAS FAILED: {}", replica.detail);
+                continue;
+            }
+            metrics::counter!("flotilla_consistency_differences_total").increment(1);
             error!(
                 "{group}: {id} on {node} IS NOT AS THE OTHERS at entry {}: {}",
                 again.index, replica.detail
@@ -178,7 +195,9 @@ impl Periodic {
                 }
                 (true, _) => self.replace(&again, replica).await,
                 (false, _) => {
-                    error!("{group}: no majority of its voters is equal, so nobody knows who is right")
+                    error!(
+                        "{group}: no majority of its voters is equal, so nobody knows who is right, and all of them stay"
+                    )
                 }
             }
         }
@@ -209,19 +228,19 @@ impl Periodic {
         self.conductor.client.refresh().await?;
         let nodes = Nodes::known(&self.conductor.client, &self.conductor.channels);
         let mut there = nodes.get(NodeId(replica.node)).map_err(Error::Unavailable)?;
+        let why = match replica.state() {
+            State::Failed => replica.detail.clone(),
+            _ => format!("it is not as the others at entry {}: {}", compared.index, replica.detail),
+        };
         let request = QuarantineRequest {
             cluster_id: bytes::Bytes::copy_from_slice(&self.conductor.cluster_id.to_be_bytes()),
             group: compared.group,
             replica: replica.replica,
-            why: format!("it is not as the others at entry {}: {}", compared.index, replica.detail),
+            why,
         };
         within(&self.seams, QUARANTINE_LIMIT, there.quarantine(request)).await?;
         Ok(())
     }
-}
-
-fn is_bad(replica: &ReplicaDigest) -> bool {
-    matches!(replica.state(), State::Differs | State::Quarantined)
 }
 
 #[cfg(test)]

@@ -159,7 +159,7 @@ pub(super) fn describe_group(
     group.restless = reported.report.term > YOUNG_TERM && now - reported.since < REST;
     group.busy |= reported.report.frozen_into != 0;
     let load = soft.loads.of(id, reported.report.load.unwrap_or_default(), reported.since, now);
-    group.bytes = load.bytes;
+    group.bytes = soft.sizes.of(id, Some(&reported.report));
     group.load = placement::Load { reads: load.reads_per_second, writes: load.writes_per_second };
     group
 }

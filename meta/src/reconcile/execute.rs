@@ -53,13 +53,14 @@ pub(super) async fn execute(
 
 /// By itself: if it is not too large, it is too hot.
 async fn split(server: &Arc<MetaServer>, channels: &Channels, group: GroupId) -> Result<(), Error> {
-    let bytes = server.with_soft(|soft, _| {
-        let reported = soft.groups.get(&group).and_then(|known| known.report.load);
-        reported.and_then(|load| load.bytes).unwrap_or(0)
-    })?;
+    let load = server.with_soft(|soft, now| soft.load_of(group, now))?;
+    let bytes = load.and_then(|load| load.bytes).unwrap_or(0);
     let max = server.replica.read(|state| Settings::new(state.settings()).shard_bytes());
     let cut = if bytes > max { Cut::Bytes } else { Cut::Load };
-    let outcome = reshape::split(server, channels, group, cut, true).await;
+    let outcome = match reshape::choose(server, channels, group, cut).await {
+        Ok(key) => reshape::split(server, channels, group, key, true).await,
+        Err(error) => Err(error),
+    };
     // One that can't be split is left alone for a while, too.
     server.with_soft(|soft, now| soft.reshaped.insert(group, now))?;
     outcome.map(|_| ())

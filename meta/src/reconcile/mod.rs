@@ -27,6 +27,8 @@
 //! - whoever crashes in between leaves a state that the next plan starts from: a learner too many is promoted or removed
 //!   (2, 3), a joint configuration is ended (5), a replica that is no member any more is found by its own node (1, 6).
 
+mod asked;
+mod building;
 mod describe;
 mod execute;
 pub(crate) mod merges;
@@ -44,10 +46,12 @@ use storage::ids::{GroupId, META_GROUP, NodeId};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+pub(crate) use self::asked::{alone, carry_out};
+use self::building::Building;
 pub(crate) use self::execute::OPERATION_LIMIT;
 use self::moves::Next;
 use crate::Error;
-use crate::placement::{self, Operation, Plan};
+use crate::placement::{self, Description, Operation, Plan};
 use crate::rpc::Channels;
 use crate::server::{MetaServer, Soft};
 use crate::settings::Settings;
@@ -75,6 +79,8 @@ pub(crate) struct Underway {
     /// In words.
     pub(crate) what: String,
     pub(crate) state: Phase,
+    /// The node that gets a replica by it.
+    pub(crate) builds: Option<NodeId>,
 }
 
 /// How far an operation is.
@@ -114,7 +120,7 @@ pub async fn run(server: Arc<MetaServer>, stop: CancellationToken) {
 fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
     let planned = server.with_soft(|soft, now| {
         soft.forget_settled(now);
-        let plan = plan(server, soft, now);
+        let plan = plan(server, &description(server, soft, now), "round");
         // Merges take time, and survive this leader: they are noted first.
         let (merges, mut operations): (Vec<Operation>, Vec<Operation>) =
             plan.operations().cloned().partition(|operation| matches!(operation, Operation::Merge { .. }));
@@ -127,7 +133,8 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
         for (shard, left, _) in &frozen {
             let what = format!("g{}: call its merge with {left} off", shard.group);
             for group in [GroupId(shard.group), *left] {
-                soft.operations.insert(group, Underway { what: what.clone(), state: Phase::Running });
+                let underway = Underway { what: what.clone(), state: Phase::Running, builds: None };
+                soft.operations.insert(group, underway);
             }
         }
         for operation in &operations {
@@ -146,7 +153,8 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
             let state = phase(&server, &outcome);
             let _ = server.with_soft(|soft, _| {
                 for group in groups {
-                    soft.operations.insert(group, Underway { what: what.clone(), state: state.clone() });
+                    let underway = Underway { what: what.clone(), state: state.clone(), builds: None };
+                    soft.operations.insert(group, underway);
                 }
             });
             server.nudge.notify_one();
@@ -192,10 +200,10 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
     busy
 }
 
-fn phase(server: &MetaServer, outcome: &Result<(), Error>) -> Phase {
+fn phase<T>(server: &MetaServer, outcome: &Result<T, Error>) -> Phase {
     let now = server.seams.clock.now();
     match outcome {
-        Ok(()) => Phase::Ended(now),
+        Ok(_) => Phase::Ended(now),
         Err(error) => Phase::Failed(now, error.to_string()),
     }
 }
@@ -220,7 +228,8 @@ fn go_on(
     operations: &mut Vec<Operation>,
 ) -> Vec<Command> {
     let mut ended = Vec::new();
-    for (wanted, next) in wanted_moves(server, soft, now) {
+    let (moves, merges) = wanted(server, soft, now);
+    for (wanted, next) in moves {
         let pb::Move { id, group, from, to } = wanted;
         match next {
             Next::Step(operation) if !soft.operations.contains_key(&operation.group()) => {
@@ -234,7 +243,7 @@ fn go_on(
         }
         ended.push(Command::EndMove(pb::EndMove { id }));
     }
-    for (wanted, next) in wanted_merges(server, soft, now) {
+    for (wanted, next) in merges {
         let pb::Merge { id, left, right, .. } = wanted;
         let free = |group: &u64| !soft.operations.contains_key(&GroupId(*group));
         match next {
@@ -265,33 +274,60 @@ fn go_on(
     ended
 }
 
-/// What would be done now.
-pub(crate) fn plan(server: &MetaServer, soft: &Soft, now: Instant) -> Plan {
+/// What would be done with a cluster like that. `asked_by` is for the measurement.
+pub(crate) fn plan(server: &MetaServer, cluster: &Description, asked_by: &'static str) -> Plan {
+    let began = server.seams.clock.now();
     let settings = server.replica.read(|state| Settings::new(state.settings()));
-    placement::plan(&describe::describe_cluster(server, soft, now), &describe::policy(&settings))
+    let plan = placement::plan(cluster, &describe::policy(&settings));
+    let took = server.seams.clock.now().saturating_duration_since(began);
+    metrics::histogram!("flotilla_placement_plan_seconds", "asked_by" => asked_by).record(took.as_secs_f64());
+    plan
+}
+
+/// The cluster as placement sees it now.
+pub(crate) fn description(server: &MetaServer, soft: &Soft, now: Instant) -> Description {
+    describe::describe_cluster(server, soft, now)
 }
 
 /// How many voters are wanted of each group, nodes permitting.
-pub(crate) fn wanted_replicas(server: &MetaServer, soft: &Soft, now: Instant) -> HashMap<GroupId, usize> {
-    let cluster = describe::describe_cluster(server, soft, now);
+pub(crate) fn wanted_replicas(cluster: &Description) -> HashMap<GroupId, usize> {
     let wanted =
         |group: &placement::Group| cluster.rules.get(usize::from(group.rule)).map(|rule| rule.replicas);
     cluster.groups.iter().filter_map(|group| Some((group.id, wanted(group)?))).collect()
 }
 
-/// The moves that operators want, each with what is to be done about it.
-pub(crate) fn wanted_moves(server: &MetaServer, soft: &Soft, now: Instant) -> Vec<(pb::Move, Next)> {
+/// What is wanted, each with what is to be done about it.
+type Wanted<T> = Vec<(T, Next)>;
+
+/// The moves and the merges that are wanted.
+pub(crate) fn wanted(
+    server: &MetaServer,
+    soft: &Soft,
+    now: Instant,
+) -> (Wanted<pb::Move>, Wanted<pb::Merge>) {
+    let settings = server.replica.read(|state| Settings::new(state.settings()));
+    let mut building = Building::new(soft, settings.moves_per_node());
+    let moves = wanted_moves(server, soft, now, settings.replace_after()).into_iter();
+    let moves = moves.map(|(wanted, next)| (wanted, building.limit(next, soft))).collect();
+    let merges = wanted_merges(server, soft, now).into_iter();
+    let merges = merges.map(|(wanted, next)| (wanted, building.limit(next, soft))).collect();
+    (moves, merges)
+}
+
+/// The moves that operators want. `patience` is how long a node may be down before placement replaces what it has.
+fn wanted_moves(server: &MetaServer, soft: &Soft, now: Instant, patience: Duration) -> Wanted<pb::Move> {
     let wanted = server.replica.read(|state| state.cluster().moves.clone());
     let next = |wanted: pb::Move| {
         let group = describe::describe_group(GroupId(wanted.group), None, soft, now);
-        let next = moves::next(&wanted, &group, |node| soft.alive(node, now));
+        let awaited = |node| soft.awaits(node, patience, now);
+        let next = moves::next(&wanted, &group, |node| soft.alive(node, now), awaited);
         (wanted, next)
     };
     wanted.into_iter().map(next).collect()
 }
 
-/// The merges that are wanted, each with what is to be done about it.
-pub(crate) fn wanted_merges(server: &MetaServer, soft: &Soft, now: Instant) -> Vec<(pb::Merge, Next)> {
+/// The merges that are wanted.
+fn wanted_merges(server: &MetaServer, soft: &Soft, now: Instant) -> Wanted<pb::Merge> {
     let wanted = server.replica.read(|state| {
         let of = |group: u64| state.shards().get(&GroupId(group)).and_then(|shard| shard.descriptor.as_ref());
         let merges = state.cluster().merges.iter().map(|wanted| {
@@ -304,8 +340,7 @@ pub(crate) fn wanted_merges(server: &MetaServer, soft: &Soft, now: Instant) -> V
     let next = |(wanted, neighbours): (pb::Merge, Option<bool>)| {
         let group = |id: u64| describe::describe_group(GroupId(id), None, soft, now);
         let (left, right) = (group(wanted.left), group(wanted.right));
-        let silent = |node: NodeId| now - soft.last_seen.get(&node).copied().unwrap_or(soft.since);
-        let awaited = |node| silent(node) < MERGE_AWAITS && !soft.given_up.contains(&node);
+        let awaited = |node| soft.awaits(node, MERGE_AWAITS, now);
         let next = merges::next(&wanted, &left, &right, neighbours, |node| soft.alive(node, now), awaited);
         (wanted, next)
     };
@@ -334,44 +369,25 @@ fn emptied(server: &MetaServer, soft: &Soft) -> Vec<NodeId> {
     })
 }
 
-/// Waits until a group has no operation under way, then carries this one out.
-pub(crate) async fn carry_out(server: &Arc<MetaServer>, operation: Operation) -> Result<(), Error> {
-    let group = operation.group();
-    let deadline = server.seams.clock.now() + OPERATION_LIMIT;
-    loop {
-        let free = server.with_soft(|soft, now| {
-            soft.forget_settled(now);
-            let running =
-                soft.operations.get(&group).is_some_and(|underway| matches!(underway.state, Phase::Running));
-            if !running {
-                soft.note(&operation, Phase::Running);
-            }
-            !running
-        })?;
-        if free {
-            break;
-        }
-        if server.seams.clock.now() >= deadline {
-            return Err(Error::Unavailable(format!("{group} is busy with something else; try again")));
-        }
-        server.seams.sleep(BUSY_TICK).await;
-    }
-    let channels = Channels::new(&server.seams);
-    let outcome = execute::execute(server, &channels, &operation).await;
-    let state = phase(server, &outcome);
-    let _ = server.with_soft(|soft, _| soft.note(&operation, state));
-    server.nudge.notify_one();
-    outcome
-}
-
 impl Soft {
+    /// Whether a node that is silent is waited for: not for longer than `patience`, and not if an operator has given it up.
+    fn awaits(&self, node: NodeId, patience: Duration, now: Instant) -> bool {
+        let silent = now - self.last_seen.get(&node).copied().unwrap_or(self.since);
+        silent < patience && !self.given_up.contains(&node)
+    }
+
     /// How far an operation is, for all groups that it is about.
     fn note(&mut self, operation: &Operation, state: Phase) {
         let what = operation.to_string();
+        let builds = match operation {
+            Operation::AddLearner { node, .. } => Some(*node),
+            _ => None,
+        };
+        let underway = Underway { what, state, builds };
         if let Operation::Merge { right, .. } = operation {
-            self.operations.insert(*right, Underway { what: what.clone(), state: state.clone() });
+            self.operations.insert(*right, underway.clone());
         }
-        self.operations.insert(operation.group(), Underway { what, state });
+        self.operations.insert(operation.group(), underway);
     }
 
     /// Who is to go when a learner gets its vote. (Without it, placement chooses again, and may choose the learner.)

@@ -20,12 +20,24 @@ pub(crate) enum Next {
     Impossible(String),
 }
 
-/// Decides. `group` is what its leader last said; `live` whether a node is heard of.
-pub(crate) fn next(wanted: &Move, group: &Group, live: impl Fn(NodeId) -> bool) -> Next {
+/// Decides. `group` is what its leader last said; `live` whether a node is heard of, `awaited` whether one that isn't may come back
+/// before placement replaces what it has. Placement leaves the group alone for as long as it is to be moved: so a move must wait for
+/// nothing that never comes, and must not keep a lost voter from being replaced.
+pub(crate) fn next(
+    wanted: &Move,
+    group: &Group,
+    live: impl Fn(NodeId) -> bool,
+    awaited: impl Fn(NodeId) -> bool,
+) -> Next {
     let (id, from, to) = (GroupId(wanted.group), NodeId(wanted.from), NodeId(wanted.to));
     let Some(leader) = group.leader.filter(|leader| live(*leader)) else {
         return Next::Wait("nobody is known to lead it");
     };
+    // (One that is lost with the node that gives its replica away is replaced by the move.)
+    let lost = |r: &&Replica| r.voter && r.node != from && !live(r.node) && !awaited(r.node);
+    if let (Some(_), Some(lost)) = (group.on(from), group.replicas.iter().find(lost)) {
+        return Next::Impossible(format!("{} is lost with {}, and is replaced first", lost.id, lost.node));
+    }
     match (group.on(from), group.on(to)) {
         (_, taker) if taker.is_none_or(|t| !t.voter) && !live(to) => {
             Next::Impossible(format!("{to} is down"))
@@ -37,6 +49,10 @@ pub(crate) fn next(wanted: &Move, group: &Group, live: impl Fn(NodeId) -> bool) 
             true => Next::Step(Operation::AddLearner { group: id, node: to, replaces: Some(giver.id) }),
             false => Next::Impossible(format!("the replica on {from} has no vote; placement looks after it")),
         },
+        // It isn't there, or can't be made whole: another one is made.
+        (Some(_), Some(taker)) if taker.lost => {
+            Next::Step(Operation::RemoveReplica { group: id, replica: taker.id, node: to })
+        }
         (Some(_), Some(taker)) if !taker.caught_up => Next::Wait("the new replica is catching up"),
         (Some(giver), Some(_)) if !giver.voter => {
             Next::Step(Operation::RemoveReplica { group: id, replica: giver.id, node: from })
@@ -85,7 +101,7 @@ mod tests {
         let wanted = Move { id: 1, group: 7, from, to };
         let mut steps = Vec::new();
         for _ in 0..10 {
-            match next(&wanted, &group, |_| true) {
+            match next(&wanted, &group, |_| true, |_| true) {
                 Next::Done => return steps,
                 Next::Impossible(why) => panic!("{why} after {steps:?}"),
                 Next::Wait(_) => group.replicas.iter_mut().for_each(|r| r.caught_up = true),
@@ -153,10 +169,41 @@ mod tests {
     #[test]
     fn impossible_moves_say_why() {
         let wanted = Move { id: 1, group: 7, from: 5, to: 4 };
-        let Next::Impossible(why) = next(&wanted, &group(1, THREE), |_| true) else { panic!("possible") };
+        let Next::Impossible(why) = next(&wanted, &group(1, THREE), |_| true, |_| true) else {
+            panic!("possible")
+        };
         assert_eq!(why, "n5 has no replica of it");
         let wanted = Move { id: 1, group: 7, from: 3, to: 4 };
-        let Next::Impossible(why) = next(&wanted, &group(1, THREE), |n| n.0 != 4) else { panic!("possible") };
-        assert_eq!(why, "n4 is down");
+        let without_four = next(&wanted, &group(1, THREE), |n| n.0 != 4, |_| true);
+        assert_eq!(without_four, Next::Impossible("n4 is down".to_owned()));
+    }
+
+    /// A new replica is on its way.
+    const LEARNING: &[(u64, u64, bool, bool)] =
+        &[(1, 1, true, true), (2, 2, true, true), (3, 3, true, true), (9, 4, false, false)];
+
+    #[test]
+    fn learner_that_is_lost_is_made_again() {
+        let wanted = Move { id: 1, group: 7, from: 3, to: 4 };
+        let mut group = group(1, LEARNING);
+        let said = |group: &Group| next(&wanted, group, |_| true, |_| true);
+        assert_eq!(said(&group), Next::Wait("the new replica is catching up"));
+        group.replicas[3].lost = true;
+        let remove = Operation::RemoveReplica { group: GroupId(7), replica: ReplicaId(9), node: NodeId(4) };
+        assert_eq!(said(&group), Next::Step(remove));
+        group.replicas.pop();
+        assert!(matches!(said(&group), Next::Step(Operation::AddLearner { .. })));
+    }
+
+    #[test]
+    fn lost_voter_is_not_kept_from_being_replaced() {
+        let group = group(1, LEARNING);
+        let said =
+            |from, awaited| next(&Move { id: 1, group: 7, from, to: 4 }, &group, |n| n.0 != 2, |_| awaited);
+        assert_eq!(said(3, true), Next::Wait("the new replica is catching up"));
+        let why = "r2 is lost with n2, and is replaced first".to_owned();
+        assert_eq!(said(3, false), Next::Impossible(why));
+        // The move is what replaces it.
+        assert_eq!(said(2, false), Next::Wait("the new replica is catching up"));
     }
 }

@@ -30,8 +30,6 @@ const FROZEN_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where a shard is to be cut.
 pub(crate) enum Cut {
-    /// There.
-    At(Bytes),
     /// Where half of its bytes lie before.
     Bytes,
     /// Where half of the requests to it lie before.
@@ -68,41 +66,45 @@ impl Executor<'_> {
     }
 }
 
-/// Cuts a shard; which one begins there, and where.
-pub(crate) async fn split(
+/// The key at which a shard is best cut.
+pub(crate) async fn choose(
     server: &Arc<MetaServer>,
     channels: &Channels,
     group: GroupId,
     cut: Cut,
+) -> Result<Bytes, Error> {
+    let by_load = matches!(cut, Cut::Load);
+    match Executor::of(server, channels, group)?.ask(Ask::Halve(pb::Halve { by_load })).await? {
+        Answer::Middle(pb::Middle { key: Some(key) }) => Ok(key),
+        _ if by_load => Err(Error::Rejected(format!("no key halves the requests to {group}"))),
+        _ => Err(Error::Rejected(format!("{group} has no two rows to be cut apart"))),
+    }
+}
+
+/// Cuts a shard at a key; which one begins there. Repeated, it finds it so.
+pub(crate) async fn split(
+    server: &Arc<MetaServer>,
+    channels: &Channels,
+    group: GroupId,
+    key: Bytes,
     automatic: bool,
-) -> Result<(GroupId, Bytes), Error> {
+) -> Result<GroupId, Error> {
     let executor = Executor::of(server, channels, group)?;
-    let key = match cut {
-        Cut::At(key) => key,
-        Cut::Bytes | Cut::Load => {
-            let by_load = matches!(cut, Cut::Load);
-            match executor.ask(Ask::Halve(pb::Halve { by_load })).await? {
-                Answer::Middle(pb::Middle { key: Some(key) }) => key,
-                _ if by_load => {
-                    return Err(Error::Rejected(format!("no key halves the requests to {group}")));
-                }
-                _ => return Err(Error::Rejected(format!("{group} has no two rows to be cut apart"))),
-            }
-        }
-    };
     let born = server.allocate(1, 0).await?.first_group;
     let points = vec![pb::SplitPoint { key: key.clone(), group: born }];
     let shards = executor.ask_descriptors(Ask::Split(pb::Split { points })).await?;
     let there = shards.iter().find(|shard| shard.start == key).map_or(group, |shard| GroupId(shard.group));
     let by_placement = (automatic && there.0 == born).then_some(there);
     let begun = server.seams.clock.now();
-    server.with_soft(|soft, _| {
+    server.with_soft(|soft, now| {
+        let whole = soft.load_of(group, now).and_then(|load| load.bytes);
+        soft.sizes.cut(whole, &shards, now);
         for shard in &shards {
             soft.reshaped.insert(GroupId(shard.group), begun);
         }
     })?;
     server.publish_split(shards, by_placement).await?;
-    Ok((there, key))
+    Ok(there)
 }
 
 /// Has `left` absorb `right`, which begins where it ends and lies on the same nodes.

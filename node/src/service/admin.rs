@@ -155,8 +155,12 @@ impl service::Admin for Admin {
         Ok(Response::new(self.meta()?.merge(request.into_inner()).await?))
     }
 
-    async fn cluster(&self, _: Request<pb::ClusterRequest>) -> Result<Response<pb::ClusterResponse>, Status> {
-        let cluster = self.meta()?.describe().await?;
+    async fn cluster(
+        &self,
+        request: Request<pb::ClusterRequest>,
+    ) -> Result<Response<pb::ClusterResponse>, Status> {
+        let without_plan = request.into_inner().without_plan;
+        let cluster = self.meta()?.describe_as(meta_pb::DescribeRequest { without_plan }).await?;
         Ok(Response::new(pb::ClusterResponse { cluster: Some(cluster) }))
     }
 }

@@ -69,9 +69,10 @@ impl Drop for Held {
 /// What state machines of some groups hold, beside their own keys.
 type Claims = Mutex<HashMap<GroupId, KeyRange>>;
 
-/// Commands are `key=value`; the state lies in the group's private keys.
+/// Commands are `key=value`; the state lies in the group's private keys. `fail=3` is what replica 3 cannot apply.
 struct Strings {
     group: GroupId,
+    replica: ReplicaId,
     commands: AtomicUsize,
     gate: Arc<Gate>,
     claims: Arc<Claims>,
@@ -82,6 +83,9 @@ impl StateMachine for Strings {
         self.gate.pass();
         let text = std::str::from_utf8(command).map_err(Fatal::new)?;
         let (key, value) = text.split_once('=').ok_or_else(|| Fatal::new("no command"))?;
+        if key == "fail" && value.parse() == Ok(self.replica.0) {
+            return Err(Fatal::new("it is told to fail"));
+        }
         batch.put(Cf::Group, &private_key(self.group, key.as_bytes()), value.as_bytes());
         self.commands.fetch_add(1, Ordering::SeqCst);
         Ok(Bytes::copy_from_slice(key.as_bytes()))
@@ -114,9 +118,14 @@ struct Machines {
 }
 
 impl StateMachineFactory for Machines {
-    fn open(&self, group: GroupId, _: ReplicaId, _: Arc<Engine>) -> Result<Arc<dyn StateMachine>, Fatal> {
+    fn open(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        _: Arc<Engine>,
+    ) -> Result<Arc<dyn StateMachine>, Fatal> {
         let (gate, claims) = (self.gate.clone(), self.claims.clone());
-        let machine = Arc::new(Strings { group, commands: AtomicUsize::new(0), gate, claims });
+        let machine = Arc::new(Strings { group, replica, commands: AtomicUsize::new(0), gate, claims });
         self.opened.lock().expect("lock").insert(group, machine.clone());
         Ok(machine)
     }

@@ -3,11 +3,12 @@
 mod alter_table;
 mod constraint;
 mod create_table;
+mod drop;
 mod reference;
 
 use std::sync::Arc;
 
-use sqlparser::ast::{self, ObjectType};
+use sqlparser::ast;
 
 pub(super) use constraint::fresh;
 
@@ -15,7 +16,7 @@ use super::scope::table_name;
 use super::{Binder, refuse};
 use crate::catalog::TableDescriptor;
 use crate::error::{Result, SqlError, SqlState};
-use crate::ir::{Cascade, Ddl, Dependent, Statement};
+use crate::ir::{Ddl, Dependent, Statement};
 
 impl Binder<'_> {
     pub(super) fn ddl(&mut self, statement: &ast::Statement) -> Result<Statement> {
@@ -110,93 +111,6 @@ impl Binder<'_> {
             .detail("System catalog modifications are currently disallowed."));
         }
         Ok((schema, table))
-    }
-
-    fn drop(
-        &mut self,
-        object_type: ObjectType,
-        if_exists: bool,
-        names: &[ast::ObjectName],
-        cascade: bool,
-    ) -> Result<Statement> {
-        let one = || -> Result<String> {
-            match names {
-                [name] => table_name(name).map(|(_, name)| name),
-                _ => Err(SqlError::unsupported("DROP of several at once")),
-            }
-        };
-        match object_type {
-            ObjectType::Table => {
-                let mut tables: Vec<Arc<TableDescriptor>> = Vec::with_capacity(names.len());
-                let mut notice = None;
-                for name in names {
-                    let (schema, table) = table_name(name)?;
-                    match self.catalog.table(schema.as_deref(), &table) {
-                        Some(found) if tables.iter().any(|t| t.id == found.id) => {}
-                        Some(found) => tables.push(found),
-                        None if self.catalog.virtual_table(schema.as_deref(), &table).is_some() => {
-                            return Err(SqlError::new(
-                                SqlState::INSUFFICIENT_PRIVILEGE,
-                                format!("permission denied: \"{table}\" is a system catalog"),
-                            ));
-                        }
-                        None if if_exists => {
-                            notice = Some(format!("table \"{table}\" does not exist, skipping"));
-                        }
-                        None => {
-                            return Err(SqlError::new(
-                                SqlState::UNDEFINED_TABLE,
-                                format!("table \"{table}\" does not exist"),
-                            ));
-                        }
-                    }
-                }
-                if tables.is_empty() {
-                    return Ok(Statement::Ddl(Ddl::Nothing { tag: "DROP TABLE", notice }));
-                }
-                let of = |table: &Arc<TableDescriptor>| {
-                    let dependents = self.dependents(table, &tables, |_| true);
-                    let on = format!("table {}", table.name);
-                    dependents.into_iter().map(move |dependent| (dependent, on.clone())).collect::<Vec<_>>()
-                };
-                let dependents: Vec<(Dependent, String)> = tables.iter().flat_map(of).collect();
-                let what = match tables.as_slice() {
-                    [one] => format!("table {}", one.name),
-                    _ => "desired object(s)".to_owned(),
-                };
-                let mut refused = reference::dropping(&what, &dependents, cascade);
-                if let (Err(error), true) = (&mut refused, tables.len() > 1) {
-                    error.message =
-                        "cannot drop desired object(s) because other objects depend on them".into();
-                }
-                let mut notices = refused?;
-                notices.extend(notice);
-                let keys = dependents.into_iter().map(|(dependent, _)| dependent).collect();
-                Ok(Statement::Ddl(Ddl::DropTable { tables, cascade: Cascade { keys, notices } }))
-            }
-            ObjectType::Database => {
-                refuse(cascade, "CASCADE in DROP DATABASE")?;
-                Ok(Statement::Ddl(Ddl::DropDatabase { name: one()?, if_exists }))
-            }
-            ObjectType::Schema => {
-                refuse(cascade, "CASCADE in DROP SCHEMA")?;
-                Ok(Statement::Ddl(Ddl::DropSchema { name: one()?, if_exists }))
-            }
-            // What cannot be created cannot be there.
-            ObjectType::View | ObjectType::Index | ObjectType::Sequence | ObjectType::MaterializedView
-                if if_exists =>
-            {
-                let (word, tag) = match object_type {
-                    ObjectType::View => ("view", "DROP VIEW"),
-                    ObjectType::Index => ("index", "DROP INDEX"),
-                    ObjectType::Sequence => ("sequence", "DROP SEQUENCE"),
-                    _ => ("materialized view", "DROP MATERIALIZED VIEW"),
-                };
-                let notice = Some(format!("{word} \"{}\" does not exist, skipping", one()?));
-                Ok(Statement::Ddl(Ddl::Nothing { tag, notice }))
-            }
-            other => Err(SqlError::unsupported(format!("DROP {other}"))),
-        }
     }
 
     pub(super) fn truncate(&mut self, names: &[ast::ObjectName], cascade: bool) -> Result<Statement> {

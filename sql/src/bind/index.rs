@@ -1,7 +1,7 @@
 //! CREATE UNIQUE INDEX, and UNIQUE constraints that are added to a table.
 //!
-//! Both make the same thing, a constraint with an index of its own. Other indexes are not there yet, nor are indexes over
-//! expressions, parts of a table (WHERE), or descending ones.
+//! Both keep rows apart in the same way, by an index of the constraint's own; an index without a constraint goes by DROP INDEX. Other
+//! indexes are not there yet, nor are indexes over expressions, parts of a table (WHERE), or descending ones.
 
 use std::sync::Arc;
 
@@ -50,13 +50,6 @@ impl Binder<'_> {
             }
             None => None,
         };
-        if *if_not_exists
-            && let Some(name) = &name
-            && taken(&table).contains(name)
-        {
-            let notice = Some(format!("relation \"{name}\" already exists, skipping"));
-            return Ok(Statement::Ddl(Ddl::Nothing { tag: "CREATE INDEX", notice }));
-        }
         let mut places = Vec::with_capacity(columns.len());
         for ast::IndexColumn { column, operator_class } in columns {
             let ast::OrderByExpr { expr, options, with_fill } = column;
@@ -72,7 +65,24 @@ impl Binder<'_> {
             })?;
             places.push(place);
         }
-        add_unique(table, places, name, "idx", "CREATE INDEX").map(Statement::Ddl)
+        if let Some(name) = &name
+            && self.is_taken(&table, name)
+        {
+            if !*if_not_exists {
+                return Err(duplicate_table(name));
+            }
+            let notice = Some(format!("relation \"{name}\" already exists, skipping"));
+            return Ok(Statement::Ddl(Ddl::Nothing { tag: "CREATE INDEX", notice }));
+        }
+        add_unique(table, places, name, true).map(Statement::Ddl)
+    }
+
+    /// Whether an index of `table` cannot have this name.
+    fn is_taken(&self, table: &TableDescriptor, name: &str) -> bool {
+        let schema = Some(table.schema.as_str());
+        let is_relation =
+            self.catalog.table(schema, name).is_some() || !self.catalog.indexed_by(schema, name).is_empty();
+        is_relation || taken(table).iter().any(|taken| taken == name)
     }
 }
 
@@ -84,13 +94,12 @@ pub(super) fn taken(table: &TableDescriptor) -> Vec<String> {
     keys.chain(unique).chain(table.checks.iter().map(|check| &check.name)).chain(foreign).cloned().collect()
 }
 
-/// A UNIQUE constraint for a table that is there; an unnamed one is called `<table>_<columns>_<suffix>`.
+/// A UNIQUE constraint for a table that is there, or a unique index; an unnamed one is called `<table>_<columns>_key` or `…_idx`.
 pub(super) fn add_unique(
     table: Arc<TableDescriptor>,
     columns: Vec<usize>,
     name: Option<String>,
-    suffix: &str,
-    tag: &'static str,
+    index_only: bool,
 ) -> Result<Ddl> {
     let taken = taken(&table);
     let name = match name {
@@ -99,9 +108,9 @@ pub(super) fn add_unique(
         None => {
             let mut parts = vec![table.name.as_str()];
             parts.extend(columns.iter().map(|&i| table.columns[i].name.as_str()));
-            parts.push(suffix);
+            parts.push(if index_only { "idx" } else { "key" });
             fresh(&taken, &parts)
         }
     };
-    Ok(Ddl::AddUnique { table, columns, name, tag })
+    Ok(Ddl::AddUnique { table, columns, name, index_only })
 }

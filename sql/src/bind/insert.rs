@@ -255,11 +255,10 @@ impl Binder<'_> {
 
     /// The constraints that the target of ON CONFLICT names; without one, all.
     fn arbiters(&self, table: &TableDescriptor, target: Option<&ast::ConflictTarget>) -> Result<Vec<usize>> {
-        let primary = table.primary_key.iter().map(|key| (0, &key.name, &key.columns));
-        let unique = table.unique.iter().zip(1..).map(|(unique, at)| (at, &unique.name, &unique.columns));
-        let constraints = primary.chain(unique);
+        // (A key's place is that of its UNIQUE constraint or index, from 1 on.)
+        let mut keys = table.keys().map(|key| (key.unique.map_or(0, |at| at + 1), key));
         match target {
-            None => Ok(constraints.map(|(at, ..)| at).collect()),
+            None => Ok(keys.map(|(at, _)| at).collect()),
             Some(ast::ConflictTarget::Columns(names)) => {
                 let mut columns = Vec::with_capacity(names.len());
                 for name in names {
@@ -274,7 +273,7 @@ impl Binder<'_> {
                     of
                 };
                 let found: Vec<usize> =
-                    constraints.filter(|(_, _, of)| sorted(of) == columns).map(|(at, ..)| at).collect();
+                    keys.filter(|(_, key)| sorted(key.columns) == columns).map(|(at, _)| at).collect();
                 if found.is_empty() {
                     return Err(SqlError::new(
                         SqlState::INVALID_COLUMN_REFERENCE,
@@ -285,9 +284,8 @@ impl Binder<'_> {
             }
             Some(ast::ConflictTarget::OnConstraint(name)) => {
                 let (_, name) = super::scope::table_name(name)?;
-                let mut named = constraints.filter(|(_, constraint, _)| **constraint == name);
-                match named.next() {
-                    Some((at, ..)) => Ok(vec![at]),
+                match keys.find(|(_, key)| key.name == name && !key.index_only) {
+                    Some((at, _)) => Ok(vec![at]),
                     None => Err(SqlError::new(
                         SqlState::UNDEFINED_OBJECT,
                         format!("constraint \"{name}\" for table \"{}\" does not exist", table.name),

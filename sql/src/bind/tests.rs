@@ -44,6 +44,7 @@ fn table(
                 ty: *ty,
                 not_null: *not_null,
                 default: default.map(Into::into),
+                missing: None,
             })
             .collect(),
         storage_id: id,
@@ -106,6 +107,12 @@ impl Tables {
 impl CatalogReader for Tables {
     fn table(&self, schema: Option<&str>, name: &str) -> Option<Arc<TableDescriptor>> {
         self.tables.get(name).filter(|_| schema.is_none_or(|s| s == "public")).cloned()
+    }
+
+    fn indexed_by(&self, schema: Option<&str>, name: &str) -> Vec<Arc<TableDescriptor>> {
+        let here = schema.is_none_or(|s| s == "public");
+        let tables = self.tables.values().filter(|t| here && t.keys().any(|key| key.name == name));
+        tables.cloned().collect()
     }
 
     fn has_schema(&self, name: &str) -> bool {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::ir::Sharding;
-use crate::types::ColumnType;
+use crate::types::{ColumnType, Datum, row};
 
 /// A column.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +18,18 @@ pub struct ColumnDescriptor {
     pub not_null: bool,
     /// DEFAULT as SQL text; bound when a statement needs it.
     pub default: Option<String>,
+    /// What the rows have in it that came before it; `None`: NULL. Rows that came later say what they have, NULL included.
+    pub missing: Option<Missing>,
+}
+
+/// A column's value in rows that lack it.
+#[derive(Clone, Debug)]
+pub struct Missing(pub Datum);
+
+impl PartialEq for Missing {
+    fn eq(&self, other: &Self) -> bool {
+        row::encode([(0, &self.0, true)]) == row::encode([(0, &other.0, true)])
+    }
 }
 
 /// The primary key.
@@ -29,8 +41,9 @@ pub struct PrimaryKey {
     pub columns: Vec<usize>,
 }
 
-/// A UNIQUE constraint beside the primary key. Each row without a NULL in these columns has an entry in an index of its own:
-/// under their values stands the row's key. (Of two NULLs neither is the other's duplicate, so such rows need no entry.)
+/// A UNIQUE constraint beside the primary key, or a unique index without a constraint. Each row without a NULL in these columns has
+/// an entry in an index of its own: under their values stands the row's key. (Of two NULLs neither is the other's duplicate, so such
+/// rows need no entry.)
 #[derive(Clone, Debug, PartialEq)]
 pub struct UniqueConstraint {
     /// The constraint's name.
@@ -39,6 +52,8 @@ pub struct UniqueConstraint {
     pub columns: Vec<usize>,
     /// Where the entries are: the index's OID, in keys at the place of the table's storage id. Changed by TRUNCATE.
     pub index_id: u32,
+    /// Made by CREATE UNIQUE INDEX: it keeps rows apart like a constraint, but is none by name, and goes with DROP INDEX.
+    pub index_only: bool,
 }
 
 /// A CHECK constraint.
@@ -124,7 +139,7 @@ pub struct TableDescriptor {
     pub storage_id: u32,
     /// The primary key; `None`: rows are kept under a hidden row id.
     pub primary_key: Option<PrimaryKey>,
-    /// UNIQUE constraints beside the primary key.
+    /// UNIQUE constraints beside the primary key, and unique indexes.
     pub unique: Vec<UniqueConstraint>,
     /// CHECK constraints.
     pub checks: Vec<CheckConstraint>,
@@ -138,29 +153,33 @@ pub struct TableDescriptor {
     pub next_column_id: u32,
 }
 
-/// A key of a table: its primary key or a UNIQUE constraint.
+/// A key of a table: its primary key, a UNIQUE constraint or a unique index.
 #[derive(Clone, Copy, Debug)]
 pub struct TableKey<'a> {
-    /// The constraint's name.
+    /// The constraint's name, which is its index's, too.
     pub name: &'a str,
     /// Indexes into the table's columns.
     pub columns: &'a [usize],
     /// Its place in the table's list; `None`: the primary key.
     pub unique: Option<usize>,
+    /// It is an index, and no constraint.
+    pub index_only: bool,
 }
 
 impl TableDescriptor {
-    /// The primary key and the UNIQUE constraints.
+    /// The primary key, the UNIQUE constraints and the unique indexes.
     pub fn keys(&self) -> impl Iterator<Item = TableKey<'_>> {
         let primary = self.primary_key.iter().map(|key| TableKey {
             name: &key.name,
             columns: &key.columns,
             unique: None,
+            index_only: false,
         });
         let unique = self.unique.iter().enumerate().map(|(at, unique)| TableKey {
             name: &unique.name,
             columns: &unique.columns,
             unique: Some(at),
+            index_only: unique.index_only,
         });
         primary.chain(unique)
     }
@@ -184,6 +203,11 @@ impl TableDescriptor {
 pub trait CatalogReader: Send + Sync {
     /// The table `name` in `schema`, or on the search path.
     fn table(&self, schema: Option<&str>, name: &str) -> Option<Arc<TableDescriptor>>;
+    /// The tables with an index of this name, in `schema` or in the first schema on the search path that has one.
+    fn indexed_by(&self, schema: Option<&str>, name: &str) -> Vec<Arc<TableDescriptor>> {
+        let _ = (schema, name);
+        Vec::new()
+    }
     /// The foreign keys that refer to a table: whose they are, and their places there.
     fn referring(&self, table: u32) -> Vec<(Arc<TableDescriptor>, usize)> {
         let _ = table;

@@ -105,6 +105,12 @@ impl CatalogImage {
         self.by_name.values().flat_map(BTreeMap::values)
     }
 
+    /// The tables of a schema with an index of this name. More than one only if they were made at the same time.
+    pub fn indexed_by(&self, schema: &str, name: &str) -> Vec<Arc<TableDescriptor>> {
+        let tables = self.by_name.get(schema).into_iter().flat_map(BTreeMap::values);
+        tables.filter(|table| table.keys().any(|key| key.name == name)).cloned().collect()
+    }
+
     /// The foreign keys that refer to a table: whose they are, and their places there.
     pub fn referring(&self, table: u32) -> Vec<(Arc<TableDescriptor>, usize)> {
         let mut found = Vec::new();

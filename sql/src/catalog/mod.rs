@@ -33,8 +33,8 @@ pub use cache::Catalog;
 pub use changes::Changes;
 pub(crate) use changes::duplicate_table;
 pub use descriptor::{
-    CatalogReader, CheckConstraint, ColumnDescriptor, ForeignKey, Placement, PrimaryKey, ReferentialAction,
-    TableDescriptor, TableKey, UniqueConstraint,
+    CatalogReader, CheckConstraint, ColumnDescriptor, ForeignKey, Missing, Placement, PrimaryKey,
+    ReferentialAction, TableDescriptor, TableKey, UniqueConstraint,
 };
 pub use image::{CatalogImage, PUBLIC_OID};
 pub use stored::{DatabaseDescriptor, SchemaDescriptor};

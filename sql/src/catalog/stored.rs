@@ -7,15 +7,18 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckConstraint, ColumnDescriptor, ForeignKey, Placement, PrimaryKey, ReferentialAction, TableDescriptor,
-    UniqueConstraint,
+    CheckConstraint, ColumnDescriptor, ForeignKey, Missing, Placement, PrimaryKey, ReferentialAction,
+    TableDescriptor, UniqueConstraint,
 };
 use crate::error::{Result, SqlError, SqlState};
 use crate::ir::Sharding;
-use crate::types::{ColumnType, Type};
+use crate::types::{ColumnType, Type, row};
 
-/// The version of the format that this code writes, and the newest that it reads.
+/// The version of the format that this code writes …
 const FORMAT: u8 = 1;
+/// … and the newest that it reads: of tables of which some rows lack a column that is not NULL there. A program that doesn't know
+/// of that must not read them.
+const FORMAT_MISSING: u8 = 2;
 
 /// A database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +58,9 @@ struct StoredColumn {
     not_null: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     default: Option<String>,
+    /// The column alone as a row, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    missing: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -68,6 +74,8 @@ struct StoredUnique {
     name: String,
     columns: Vec<usize>,
     index_id: u32,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    index_only: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -161,7 +169,11 @@ fn corrupt(what: &str, why: impl std::fmt::Display) -> SqlError {
 
 /// Writes a catalog row.
 pub(super) fn encode<T: Serialize>(what: &str, value: &T) -> Result<bytes::Bytes> {
-    let mut out = vec![FORMAT];
+    encode_as(FORMAT, what, value)
+}
+
+fn encode_as<T: Serialize>(format: u8, what: &str, value: &T) -> Result<bytes::Bytes> {
+    let mut out = vec![format];
     serde_json::to_writer(&mut out, value).map_err(|e| corrupt(what, e))?;
     Ok(out.into())
 }
@@ -169,7 +181,9 @@ pub(super) fn encode<T: Serialize>(what: &str, value: &T) -> Result<bytes::Bytes
 /// Reads a catalog row.
 pub(super) fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
     match bytes.split_first() {
-        Some((&FORMAT, rest)) => serde_json::from_slice(rest).map_err(|e| corrupt(what, e)),
+        Some((&(FORMAT | FORMAT_MISSING), rest)) => {
+            serde_json::from_slice(rest).map_err(|e| corrupt(what, e))
+        }
         Some((version, _)) => Err(corrupt(what, format_args!("format {version} is newer than this program"))),
         None => Err(corrupt(what, "it is empty")),
     }
@@ -193,6 +207,7 @@ pub(super) fn encode_table(table: &TableDescriptor) -> Result<bytes::Bytes> {
                 typmod: c.ty.typmod,
                 not_null: c.not_null,
                 default: c.default.clone(),
+                missing: c.missing.as_ref().map(|m| hex::encode(row::encode([(c.id, &m.0, true)]))),
             })
             .collect(),
         storage_id: table.storage_id,
@@ -203,7 +218,12 @@ pub(super) fn encode_table(table: &TableDescriptor) -> Result<bytes::Bytes> {
         unique: table
             .unique
             .iter()
-            .map(|u| StoredUnique { name: u.name.clone(), columns: u.columns.clone(), index_id: u.index_id })
+            .map(|u| StoredUnique {
+                name: u.name.clone(),
+                columns: u.columns.clone(),
+                index_id: u.index_id,
+                index_only: u.index_only,
+            })
             .collect(),
         checks: table
             .checks
@@ -233,7 +253,17 @@ pub(super) fn encode_table(table: &TableDescriptor) -> Result<bytes::Bytes> {
         placement: Some(table.placement.places.clone()).filter(|places| !places.is_empty()),
         next_column_id: table.next_column_id,
     };
-    encode("table", &stored)
+    let format = match table.columns.iter().any(|c| c.missing.is_some()) {
+        true => FORMAT_MISSING,
+        false => FORMAT,
+    };
+    encode_as(format, "table", &stored)
+}
+
+fn missing(column: u32, text: &str) -> Result<Missing> {
+    let row = hex::decode(text).map_err(|e| corrupt("table", e))?;
+    let value = row::decode(&row, &[column])?.pop();
+    value.map(Missing).ok_or_else(|| corrupt("table", "a column's value in old rows is not there"))
 }
 
 /// Reads a table's row, and asserts what the rest of the code relies on.
@@ -257,6 +287,7 @@ pub(super) fn decode_table(bytes: &[u8]) -> Result<TableDescriptor> {
                 ty: ColumnType { ty, typmod: c.typmod },
                 not_null: c.not_null,
                 default: c.default,
+                missing: c.missing.map(|text| missing(c.id, &text)).transpose()?,
             })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -272,7 +303,12 @@ pub(super) fn decode_table(bytes: &[u8]) -> Result<TableDescriptor> {
         unique: stored
             .unique
             .into_iter()
-            .map(|u| UniqueConstraint { name: u.name, columns: u.columns, index_id: u.index_id })
+            .map(|u| UniqueConstraint {
+                name: u.name,
+                columns: u.columns,
+                index_id: u.index_id,
+                index_only: u.index_only,
+            })
             .collect(),
         checks: stored.checks.into_iter().map(|c| CheckConstraint { name: c.name, expr: c.expr }).collect(),
         foreign_keys: stored

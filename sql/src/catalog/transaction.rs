@@ -165,6 +165,17 @@ impl CatalogReader for CatalogView {
         }
     }
 
+    fn indexed_by(&self, schema: Option<&str>, name: &str) -> Vec<Arc<TableDescriptor>> {
+        let in_schema = |schema: &str| self.image.indexed_by(schema, name);
+        match schema {
+            Some(schema) => in_schema(schema),
+            None => {
+                let mut found = self.search_path.iter().map(|schema| in_schema(schema));
+                found.find(|tables| !tables.is_empty()).unwrap_or_default()
+            }
+        }
+    }
+
     fn referring(&self, table: u32) -> Vec<(Arc<TableDescriptor>, usize)> {
         self.image.referring(table)
     }

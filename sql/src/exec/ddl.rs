@@ -4,6 +4,7 @@
 //! rows were rewritten (`exec::rewrite`). Splits are made before, outside the transaction: if it is rolled back, some
 //! empty shards stay, which is harmless.
 
+mod columns;
 mod place;
 
 use std::sync::Arc;
@@ -11,17 +12,17 @@ use std::sync::Arc;
 use txn::api::Key;
 use txn::ids::prefix_end;
 
+use self::columns::{add_column, checks_still_bind, drop_column, duplicate_column};
 use super::constraint::Constraints;
 use super::write::RowWriter;
 use super::{Outcome, StatementContext, query, references, rewrite};
-use crate::bind;
 use crate::catalog::{
     Changes, CheckConstraint, ColumnDescriptor, ForeignKey, Placement, PrimaryKey, TableDescriptor,
     UniqueConstraint,
 };
 use crate::error::{Result, SqlError, SqlState};
 use crate::eval::{self, Env};
-use crate::ir::{Cascade, Ddl, Expr, NewColumn, NewForeignKey, Sharding};
+use crate::ir::{Cascade, Ddl, Expr, NewForeignKey, Sharding};
 use crate::types::key;
 
 /// Shards of one table, at most, as asked for in CREATE TABLE.
@@ -75,17 +76,17 @@ pub async fn run(change: &Ddl, ctx: Arc<StatementContext>) -> Result<Outcome> {
             rewrite::add_primary_key(table, columns, name.as_deref(), &changes, &ctx).await?;
             done("ALTER TABLE")
         }
-        Ddl::AddUnique { table, columns, name, tag } => {
-            rewrite::add_unique(table, columns, name, &changes, &ctx).await?;
-            done(*tag)
+        Ddl::AddUnique { table, columns, name, index_only } => {
+            rewrite::add_unique(table, columns, name, *index_only, &changes, &ctx).await?;
+            done(change.command())
         }
-        Ddl::DropUnique { table, at, cascade } => {
+        Ddl::DropUnique { table, at, tag, cascade } => {
             drop_dependents(cascade, &changes, &ctx).await?;
             let table = &now(table, &ctx);
             let mut new = TableDescriptor::clone(table);
             new.unique.remove(*at);
             changes.replace_table(table, new).await?;
-            Ok(Outcome::Done { tag: "ALTER TABLE".into(), notices: cascade.notices.clone() })
+            Ok(Outcome::Done { tag: (*tag).into(), notices: cascade.notices.clone() })
         }
         Ddl::AddForeignKey { table, key } => {
             let key = foreign_key(key, table, &changes).await?;
@@ -259,6 +260,7 @@ async fn create_table(change: &Ddl, changes: &Changes<'_>, ctx: &Arc<StatementCo
         ty: column.ty,
         not_null: column.not_null || in_key(i),
         default: column.default.as_ref().map(|(text, _)| text.clone()),
+        missing: None,
     });
     let columns: Vec<ColumnDescriptor> = described.collect();
     let mut table = TableDescriptor {
@@ -285,7 +287,12 @@ async fn create_table(change: &Ddl, changes: &Changes<'_>, ctx: &Arc<StatementCo
     // After the storage's id: of several violated constraints the first by key is reported, as PostgreSQL does the primary key.
     for (columns, name) in unique {
         let index_id = changes.allocate_id().await?;
-        table.unique.push(UniqueConstraint { name: name.clone(), columns: columns.clone(), index_id });
+        table.unique.push(UniqueConstraint {
+            name: name.clone(),
+            columns: columns.clone(),
+            index_id,
+            index_only: false,
+        });
     }
     for key in foreign_keys {
         let key = foreign_key(key, &table, changes).await?;
@@ -392,94 +399,4 @@ async fn split_at(
     keys.dedup();
     ctx.database.split(&keys, true).await?;
     done("ALTER TABLE")
-}
-
-fn duplicate_column(table: &TableDescriptor, name: &str) -> SqlError {
-    SqlError::new(
-        SqlState::DUPLICATE_COLUMN,
-        format!("column \"{name}\" of relation \"{}\" already exists", table.name),
-    )
-}
-
-async fn add_column(
-    table: &Arc<TableDescriptor>,
-    column: &NewColumn,
-    if_not_exists: bool,
-    changes: &Changes<'_>,
-    ctx: &Arc<StatementContext>,
-) -> Result<Outcome> {
-    if table.columns.iter().any(|c| c.name == column.name) {
-        let error = duplicate_column(table, &column.name);
-        if if_not_exists {
-            return skipped("ALTER TABLE", format!("{}, skipping", error.message));
-        }
-        return Err(error);
-    }
-    let mut new = TableDescriptor::clone(table);
-    new.columns.push(ColumnDescriptor {
-        id: new.next_column_id,
-        name: column.name.clone(),
-        ty: column.ty,
-        not_null: column.not_null,
-        default: column.default.as_ref().map(|(text, _)| text.clone()),
-    });
-    new.next_column_id += 1;
-    // A row without the column reads as NULL; anything else has to be written.
-    let default = column.default.as_ref().map(|(_, expr)| expr);
-    if default.is_some() || column.not_null {
-        rewrite::fill_column(table, &new, default, ctx).await?;
-    }
-    changes.replace_table(table, new).await?;
-    done("ALTER TABLE")
-}
-
-async fn drop_column(
-    table: &Arc<TableDescriptor>,
-    column: usize,
-    cascade: &Cascade,
-    changes: &Changes<'_>,
-    ctx: &StatementContext,
-) -> Result<Outcome> {
-    let gone = table.foreign_keys.iter().filter(|key| key.columns.contains(&column));
-    let gone: Vec<_> = gone.map(|key| (Arc::clone(table), key.name.clone())).collect();
-    references::drop_constraints(&gone, changes, ctx).await?;
-    drop_dependents(cascade, changes, ctx).await?;
-    let table = &now(table, ctx);
-    if table.primary_key.as_ref().is_some_and(|k| k.columns.contains(&column)) {
-        return Err(SqlError::unsupported("dropping a column of the primary key"));
-    }
-    let mut new = TableDescriptor::clone(table);
-    let mut kept = Vec::new();
-    for check in &table.checks {
-        // A constraint goes with a column that it is about.
-        let expr = bind::bind_check(&check.expr, table, &*ctx.catalog, &ctx.eval)?;
-        if !expr.any(&mut |e| matches!(e, Expr::Column(i, _) if *i == column)) {
-            kept.push(check.clone());
-        }
-    }
-    new.checks = kept;
-    new.columns.remove(column);
-    new.unique.retain(|unique| !unique.columns.contains(&column));
-    let keys = new.primary_key.iter_mut().map(|k| &mut k.columns);
-    let keys = keys.chain(new.unique.iter_mut().map(|u| &mut u.columns));
-    for place in keys.chain(new.foreign_keys.iter_mut().map(|key| &mut key.columns)).flatten() {
-        if *place > column {
-            *place -= 1;
-        }
-    }
-    changes.replace_table(table, new).await?;
-    Ok(Outcome::Done { tag: "ALTER TABLE".into(), notices: cascade.notices.clone() })
-}
-
-/// Constraints are kept as text, which names columns: a rename that one of them would notice is refused.
-fn checks_still_bind(table: &TableDescriptor, ctx: &StatementContext) -> Result<()> {
-    for check in &table.checks {
-        if bind::bind_check(&check.expr, table, &*ctx.catalog, &ctx.eval).is_err() {
-            return Err(SqlError::unsupported(format_args!(
-                "renaming what the check constraint \"{}\" refers to",
-                check.name
-            )));
-        }
-    }
-    Ok(())
 }

@@ -10,7 +10,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use txn::api::{Isolation, Key, LockedRow};
 
 use super::scan::Projection;
@@ -86,8 +85,9 @@ impl<'a> Recheck<'a> {
     }
 
     fn same(&self, a: &[Datum], b: &[Datum]) -> bool {
-        let encode =
-            |row: &[Datum]| -> Bytes { row::encode(self.table.columns.iter().map(|c| c.id).zip(row)).into() };
+        let encode = |row: &[Datum]| {
+            row::encode(self.table.columns.iter().zip(row).map(|(c, datum)| (c.id, datum, false)))
+        };
         encode(a) == encode(b)
     }
 }

@@ -1,11 +1,15 @@
 //! Schema changes that touch every row: page by page, in bounded memory, in the statement's own transaction.
 //!
 //! Rows are written while the table's old version is still in force, and the descriptor is changed last. A rival's write to
-//! the table meanwhile is a conflict, since the whole table was read.
+//! the table meanwhile is a conflict, since the whole table was read; so rivals are kept waiting, as PostgreSQL does
+//! ([`lock_out_writers`]). Readers are not: until the change commits they see the table as it was.
 
 use std::sync::Arc;
 
+use txn::api::LockWait;
+
 use super::constraint::{Constraints, contains_nulls};
+use super::key::explain;
 use super::scan::TableReader;
 use super::spans::Spans;
 use super::write::RowWriter;
@@ -15,6 +19,20 @@ use crate::error::{Result, SqlError, SqlState};
 use crate::eval::{self, Env};
 use crate::ir::{Expr, Sharding};
 use crate::types::Datum;
+
+/// Has those who would write to a table of which all rows are to be read wait until the transaction ends. To be called before
+/// anything is read.
+pub async fn lock_out_writers(table: &TableDescriptor, ctx: &StatementContext) -> Result<()> {
+    if ctx.catalog.transaction().has_changed(table.id) {
+        // Its shards don't know the version that it has here; and who made it has it alone.
+        return Ok(());
+    }
+    let explained = |error| explain(error, ctx.catalog.image());
+    let wait = LockWait::For(ctx.lock_timeout);
+    ctx.transaction.lock_table(&table.fence(), wait).await.map_err(explained)?;
+    // A snapshot that was drawn before would miss what came since. (If it cannot be moved, the commit will tell.)
+    ctx.transaction.refresh().await.map(|_| ()).map_err(explained)
+}
 
 /// ALTER TABLE … ADD PRIMARY KEY: copies the rows into a new storage, under their new keys.
 pub async fn add_primary_key(
@@ -30,6 +48,7 @@ pub async fn add_primary_key(
             format!("multiple primary keys for table \"{}\" are not allowed", table.name),
         ));
     }
+    lock_out_writers(table, ctx).await?;
     changes.check_current(table).await?;
     let mut new = TableDescriptor::clone(table);
     new.storage_id = changes.allocate_id().await?;
@@ -73,13 +92,16 @@ pub async fn add_unique(
     table: &Arc<TableDescriptor>,
     columns: &[usize],
     name: &str,
+    index_only: bool,
     changes: &Changes<'_>,
     ctx: &Arc<StatementContext>,
 ) -> Result<()> {
+    lock_out_writers(table, ctx).await?;
     changes.check_current(table).await?;
     let mut new = TableDescriptor::clone(table);
     let index_id = changes.allocate_id().await?;
-    new.unique.push(UniqueConstraint { name: name.to_owned(), columns: columns.to_vec(), index_id });
+    let (name, columns) = (name.to_owned(), columns.to_vec());
+    new.unique.push(UniqueConstraint { name, columns, index_id, index_only });
     let new = Arc::new(new);
     let width = table.columns.len();
     let all: Vec<usize> = (0..=width).collect();
@@ -110,13 +132,14 @@ fn not_unique(mut error: SqlError) -> SqlError {
     error
 }
 
-/// ALTER TABLE … ADD COLUMN with a default, or NOT NULL: writes the column into every row.
+/// ALTER TABLE … ADD COLUMN with a default that is another one for each row, or NOT NULL without one: writes the column into every row.
 pub async fn fill_column(
     old: &Arc<TableDescriptor>,
     new: &TableDescriptor,
     default: Option<&Expr>,
     ctx: &Arc<StatementContext>,
 ) -> Result<()> {
+    lock_out_writers(old, ctx).await?;
     let width = old.columns.len();
     let env = Env { ctx: &ctx.eval, params: &ctx.params, outer: &[] };
     let new = Arc::new(new.clone());

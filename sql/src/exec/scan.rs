@@ -39,6 +39,8 @@ pub type Page = Vec<(Key, Value)>;
 pub struct Projection {
     /// Ids of the stored columns that are wanted, in order.
     ids: Vec<u32>,
+    /// What rows have that lack them.
+    absent: Row,
     /// Where the row's key goes.
     key_at: Option<usize>,
 }
@@ -46,8 +48,10 @@ pub struct Projection {
 impl Projection {
     /// The columns with these indexes, in this order; the index `table.columns.len()` is the row's key, once at most.
     pub fn new(table: &TableDescriptor, columns: &[usize]) -> Self {
-        let ids = columns.iter().filter_map(|&i| table.columns.get(i)).map(|c| c.id).collect();
-        Self { ids, key_at: columns.iter().position(|&i| i == table.columns.len()) }
+        let wanted = columns.iter().filter_map(|&i| table.columns.get(i));
+        let (ids, absent) =
+            wanted.map(|c| (c.id, c.missing.as_ref().map_or(Datum::Null, |m| m.0.clone()))).unzip();
+        Self { ids, absent, key_at: columns.iter().position(|&i| i == table.columns.len()) }
     }
 
     /// All columns, and the key if asked for.
@@ -59,7 +63,8 @@ impl Projection {
 
     /// Decodes a stored row.
     pub fn decode(&self, key: &Key, value: &[u8]) -> Result<Row> {
-        let mut out = row::decode(value, &self.ids)?;
+        let mut out = self.absent.clone();
+        row::decode_into(value, &self.ids, &mut out)?;
         if let Some(at) = self.key_at {
             out.insert(at, Datum::Bytea(key.clone()));
         }

@@ -141,7 +141,8 @@ impl RowWriter {
 
     /// A row as it is stored.
     pub fn encode(&self, row: &[Datum]) -> Bytes {
-        row::encode(self.table.columns.iter().map(|c| c.id).zip(row)).into()
+        let columns = self.table.columns.iter().zip(row);
+        row::encode(columns.map(|(column, datum)| (column.id, datum, column.missing.is_some()))).into()
     }
 
     /// A new row: its constraints are checked, its key must not exist.

@@ -196,10 +196,11 @@ impl Text {
                     self.plan(source, depth + 1);
                 }
             }
-            Ddl::AddUnique { table, columns, name, tag: _ } => {
-                self.line(depth, &format!("AddUnique {} {name} {columns:?}", table.name));
+            Ddl::AddUnique { table, columns, name, index_only } => {
+                let what = if *index_only { "AddUniqueIndex" } else { "AddUnique" };
+                self.line(depth, &format!("{what} {} {name} {columns:?}", table.name));
             }
-            Ddl::DropUnique { table, at, cascade: _ } => {
+            Ddl::DropUnique { table, at, tag: _, cascade: _ } => {
                 self.line(depth, &format!("DropUnique {} {}", table.name, table.unique[*at].name));
             }
             Ddl::SplitAt { table, points } => {

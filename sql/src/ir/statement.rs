@@ -301,17 +301,18 @@ pub enum Ddl {
         columns: Vec<usize>,
         name: Option<String>,
     },
-    /// ALTER TABLE … ADD UNIQUE and CREATE UNIQUE INDEX; the command tag.
+    /// ALTER TABLE … ADD UNIQUE; `index_only`: CREATE UNIQUE INDEX.
     AddUnique {
         table: Arc<TableDescriptor>,
         columns: Vec<usize>,
         name: String,
-        tag: &'static str,
+        index_only: bool,
     },
-    /// ALTER TABLE … DROP CONSTRAINT: the constraint's place in the table's list.
+    /// ALTER TABLE … DROP CONSTRAINT and DROP INDEX: the place in the table's list; the command tag.
     DropUnique {
         table: Arc<TableDescriptor>,
         at: usize,
+        tag: &'static str,
         cascade: Cascade,
     },
     /// Split points: each a prefix of the primary key's values.
@@ -373,11 +374,12 @@ impl Ddl {
             Ddl::CreateTable { source: Some(_), .. } => "CREATE TABLE AS",
             Ddl::DropTable { .. } => "DROP TABLE",
             Ddl::Truncate { .. } => "TRUNCATE TABLE",
-            Ddl::AddUnique { tag, .. } => tag,
+            Ddl::AddUnique { index_only: true, .. } => "CREATE INDEX",
+            Ddl::DropUnique { tag, .. } => tag,
             Ddl::AddPrimaryKey { .. }
+            | Ddl::AddUnique { .. }
             | Ddl::AddForeignKey { .. }
             | Ddl::DropForeignKey(_)
-            | Ddl::DropUnique { .. }
             | Ddl::SplitAt { .. }
             | Ddl::SetPlacement { .. }
             | Ddl::AddColumn { .. }

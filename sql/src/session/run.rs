@@ -346,8 +346,13 @@ impl Session {
         alone: bool,
         cancel: &CancellationToken,
     ) -> Result<Response> {
-        let view = catalog.view(self.settings.search_path().into());
-        let bound = self.bound(runnable, &view)?;
+        let mut view = catalog.view(self.settings.search_path().into());
+        let mut bound = self.bound(runnable, &view)?;
+        if is_moot(&bound.statement) && self.is_outdated(runnable).await? {
+            catalog.reload(&*statement_of(transaction, false)).await?;
+            view = catalog.view(self.settings.search_path().into());
+            bound = self.bound(runnable, &view)?;
+        }
         let past = runnable.statement.as_of().is_some();
         if (self.read_only() || past)
             && let Some(verb) = changes(&bound.statement)
@@ -432,6 +437,17 @@ impl Session {
                 Some(LastBound { image: view.image().clone(), path, bound: bound.clone() });
         }
         Ok(bound)
+    }
+
+    /// Whether a statement has something to do by the newest image of the catalog, that had nothing to do by the one that it was
+    /// bound against: what it is about may have been made by another node since.
+    async fn is_outdated(&mut self, runnable: &Runnable<'_>) -> Result<bool> {
+        let newest = self.shared.catalog.refresh(&self.database).await?;
+        let view = self.shared.catalog.over(newest).view(self.settings.search_path().into());
+        let zone = self.settings.time_zone().clone();
+        let types = ParamTypes::Fixed(runnable.types);
+        let bound = bind::bind(runnable.statement, &*view, types, &self.eval_context(&zone));
+        Ok(!bound.is_ok_and(|bound| is_moot(&bound.statement)))
     }
 
     /// Finds out the parameters and columns of a statement.
@@ -588,8 +604,16 @@ fn is_conflict(error: &SqlError) -> bool {
 fn is_unknown_name(error: &SqlError) -> bool {
     matches!(
         error.state,
-        SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN | SqlState::INVALID_SCHEMA_NAME
+        SqlState::UNDEFINED_TABLE
+            | SqlState::UNDEFINED_COLUMN
+            | SqlState::UNDEFINED_OBJECT
+            | SqlState::INVALID_SCHEMA_NAME
     )
+}
+
+/// Whether there is nothing to do, because of what is there or isn't: IF EXISTS, IF NOT EXISTS.
+fn is_moot(statement: &Statement) -> bool {
+    matches!(statement, Statement::Ddl(Ddl::Nothing { notice: Some(_), .. }))
 }
 
 /// What a statement changes things by; `None` if it only reads.

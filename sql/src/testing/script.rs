@@ -263,6 +263,7 @@ scripts! {
     insert_update_delete
     constraints
     foreign_keys
+    indexes
     schema_changes
     sharded_tables
     access_paths

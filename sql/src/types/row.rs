@@ -7,8 +7,8 @@
 //!            numeric length, scale (varint), two's complement big-endian digits
 //! ```
 //!
-//! A column that a row doesn't have is NULL: NULLs are not stored, and a column added later is NULL in old rows (the
-//! catalog gives such a column no other default without rewriting the rows). Columns that nobody asks for are skipped.
+//! A column that a row doesn't have is NULL, and so NULLs are not stored; unless the catalog says that rows which came before
+//! the column have another value in it. Of such a column NULLs are stored. Columns that nobody asks for are skipped.
 
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use crate::error::{Result, SqlError, SqlState};
 
 const VERSION: u8 = 1;
 
+const NULL: u8 = 0;
 const FALSE: u8 = 1;
 const TRUE: u8 = 2;
 const INT2: u8 = 3;
@@ -42,11 +43,11 @@ const INTERVAL: u8 = 18;
 const UUID: u8 = 19;
 const OID: u8 = 20;
 
-/// Encodes a row's values with their columns' ids. NULLs are left out.
-pub fn encode<'a>(columns: impl IntoIterator<Item = (u32, &'a Datum)>) -> Vec<u8> {
+/// Encodes a row's values with their columns' ids. NULLs are left out, except where it says that they must not be.
+pub fn encode<'a>(columns: impl IntoIterator<Item = (u32, &'a Datum, bool)>) -> Vec<u8> {
     let mut out = vec![VERSION];
-    for (id, datum) in columns {
-        if !datum.is_null() {
+    for (id, datum, keeps_null) in columns {
+        if keeps_null || !datum.is_null() {
             varint(u64::from(id), &mut out);
             put(datum, &mut out);
         }
@@ -77,7 +78,7 @@ fn put(datum: &Datum, out: &mut Vec<u8>) {
         zigzag(value, out);
     };
     match datum {
-        Datum::Null => {}
+        Datum::Null => out.push(NULL),
         Datum::Int2(v) => int(INT2, i64::from(*v)),
         Datum::Int4(v) => int(INT4, i64::from(*v)),
         Datum::Int8(v) => int(INT8, *v),
@@ -174,7 +175,7 @@ impl<'a> Reader<'a> {
     /// Passes over a value without making it.
     fn skip(&mut self) -> Result<()> {
         match self.array()? {
-            [FALSE | TRUE | NUMERIC_NEG_INF | NUMERIC_POS_INF | NUMERIC_NAN] => {}
+            [NULL | FALSE | TRUE | NUMERIC_NEG_INF | NUMERIC_POS_INF | NUMERIC_NAN] => {}
             [INT2 | INT4 | INT8 | DATE | TIME | TIMESTAMP | TIMESTAMPTZ | OID] => {
                 self.varint()?;
             }
@@ -206,6 +207,7 @@ impl<'a> Reader<'a> {
 
     fn value(&mut self) -> Result<Datum> {
         Ok(match self.array()? {
+            [NULL] => Datum::Null,
             [FALSE] => Datum::Bool(false),
             [TRUE] => Datum::Bool(true),
             [INT2] => Datum::Int2(self.int()?),
@@ -248,7 +250,7 @@ pub fn decode(bytes: &[u8], columns: &[u32]) -> Result<Vec<Datum>> {
     Ok(out)
 }
 
-/// As [`decode`], into places that hold NULLs (or the values that absent columns have).
+/// As [`decode`], into places that hold the values that absent columns have.
 pub fn decode_into(bytes: &[u8], columns: &[u32], out: &mut [Datum]) -> Result<()> {
     let mut reader = Reader(bytes);
     match reader.array()? {

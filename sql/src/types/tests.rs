@@ -117,9 +117,14 @@ proptest! {
 
     #[test]
     fn rows_come_back((_, a, b, c) in pair()) {
-        let bytes = row::encode([(7, &a), (300, &b), (2, &c)]);
+        let bytes = row::encode([(7, &a, false), (300, &b, true), (2, &c, false)]);
         let back = row::decode(&bytes, &[300, 9, 7]).expect("a row");
         prop_assert!(identical(&back[0], &b) && back[1].is_null() && identical(&back[2], &a));
+        // What the row has counts, NULLs that were kept included; what it lacks is as it was.
+        let mut back = [Datum::Bool(true), Datum::Bool(false), Datum::Int4(5)];
+        row::decode_into(&bytes, &[300, 9, 7], &mut back).expect("a row");
+        let last = if a.is_null() { Datum::Int4(5) } else { a };
+        prop_assert!(identical(&back[0], &b) && identical(&back[1], &Datum::Bool(false)) && identical(&back[2], &last));
     }
 
     #[test]

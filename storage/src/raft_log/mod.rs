@@ -77,6 +77,11 @@ pub trait LogEngine: Send + Sync + 'static {
     /// What the log knows of a group; the default for one that it does not know.
     fn state(&self, group: GroupId) -> Result<LogState, Error>;
 
+    /// The vote alone: it can be read where the last entry can't.
+    fn vote(&self, group: GroupId) -> Result<Option<Bytes>, Error> {
+        Ok(self.state(group)?.vote)
+    }
+
     /// All groups with anything in the log.
     fn groups(&self) -> Result<Vec<GroupId>, Error>;
 

@@ -348,6 +348,11 @@ impl LogEngine for RocksLog {
         })
     }
 
+    fn vote(&self, group: GroupId) -> Result<Option<Bytes>, Error> {
+        self.shared.check()?;
+        Ok(self.shared.existing(group).and_then(|handle| handle.lock().vote.clone()))
+    }
+
     fn groups(&self) -> Result<Vec<GroupId>, Error> {
         self.shared.check()?;
         let mut groups: Vec<GroupId> = self.shared.groups.read().keys().copied().collect();

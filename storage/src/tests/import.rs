@@ -10,7 +10,38 @@ use super::{crash_image, open};
 use crate::engine::{Cf, Engine};
 use crate::fail_point::{FailPoint, observed};
 use crate::ids::Timestamp;
-use crate::{Error, mvcc};
+use crate::{Error, Store, mvcc};
+
+/// A store to be exported from, and one to import into.
+struct Stores {
+    from: Arc<Store>,
+    to: Arc<Store>,
+    /// Where they are, and what else a test makes. (Dropped last.)
+    dir: tempfile::TempDir,
+}
+
+impl Stores {
+    fn empty() -> Self {
+        let dir = tempfile::tempdir().expect("dir");
+        Self { from: open(&dir.path().join("from")), to: open(&dir.path().join("to")), dir }
+    }
+
+    /// Of so many rows of "new" to be exported.
+    fn with(rows: usize) -> Self {
+        let stores = Self::empty();
+        fill(&stores.from.engine(), "new", rows);
+        stores
+    }
+
+    /// What is exported.
+    fn chunks(&self) -> Vec<SnapshotChunk> {
+        chunks(&self.from.engine())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
 
 fn import(engine: &Arc<Engine>, chunks: &[SnapshotChunk]) {
     let mut import = engine.import(GROUP, &spans()).expect("import");
@@ -38,11 +69,8 @@ fn assert_new(engine: &Engine, a17: &str) {
 
 #[test]
 fn crash_at_any_step_leaves_the_old_state_or_the_new_or_a_marker() {
-    let dir = tempfile::tempdir().expect("dir");
-    let (from, to) = (open(&dir.path().join("from")), open(&dir.path().join("to")));
-    fill(&from.engine(), "new", 6000);
-    let chunks = chunks(&from.engine());
-    let engine = to.engine();
+    let stores = Stores::with(6000);
+    let (chunks, engine) = (stores.chunks(), stores.to.engine());
     fill(&engine, "old", 7000);
     engine.flush().expect("flush");
     // (This row only in memory: what was written before the import and what came with it survive in that order.)
@@ -50,8 +78,8 @@ fn crash_at_any_step_leaves_the_old_state_or_the_new_or_a_marker() {
     mvcc::put_version(&mut batch, b"a17", Timestamp(8), Some(b"later 1"));
     engine.write(batch).expect("write");
 
-    let image = |point: FailPoint| dir.path().join(point.name());
-    let (source, root) = (dir.path().join("to"), dir.path().to_owned());
+    let image = |point: FailPoint| stores.path(point.name());
+    let (source, root) = (stores.path("to"), stores.dir.path().to_owned());
     let observer = move |point: FailPoint| crash_image(&source, &root.join(point.name()));
     observed::observe(observer, || import(&engine, &chunks));
     assert_new(&engine, "later");
@@ -86,7 +114,7 @@ fn crash_at_any_step_leaves_the_old_state_or_the_new_or_a_marker() {
         }
         import(&engine, &chunks);
         assert_new(&engine, "later");
-        let again = dir.path().join("again");
+        let again = stores.path("again");
         crash_image(&image(point), &again);
         assert_new(&open(&again).engine(), "later");
     }
@@ -94,18 +122,16 @@ fn crash_at_any_step_leaves_the_old_state_or_the_new_or_a_marker() {
 
 #[test]
 fn interrupted_import_can_be_given_up() {
-    let dir = tempfile::tempdir().expect("dir");
-    let (from, to) = (open(&dir.path().join("from")), open(&dir.path().join("to")));
-    fill(&from.engine(), "new", 10);
-    fill(&to.engine(), "old", 10);
-    let (source, target) = (dir.path().join("to"), dir.path().join("crashed"));
+    let stores = Stores::with(10);
+    fill(&stores.to.engine(), "old", 10);
+    let (source, target) = (stores.path("to"), stores.path("crashed"));
     let image = target.clone();
     let observer = move |point: FailPoint| {
         if point == FailPoint::ImportFilled {
             crash_image(&source, &image);
         }
     };
-    observed::observe(observer, || import(&to.engine(), &chunks(&from.engine())));
+    observed::observe(observer, || import(&stores.to.engine(), &stores.chunks()));
     let crashed = open(&target);
     let engine = crashed.engine();
     assert_eq!(engine.interrupted_imports().expect("imports").len(), 1);
@@ -117,11 +143,8 @@ fn interrupted_import_can_be_given_up() {
 
 #[test]
 fn import_hides_old_rows_and_tombstones_wherever_they_are() {
-    let dir = tempfile::tempdir().expect("dir");
-    let (from, to) = (open(&dir.path().join("from")), open(&dir.path().join("to")));
-    fill(&from.engine(), "new", 6000);
-    let chunks = chunks(&from.engine());
-    let engine = to.engine();
+    let stores = Stores::with(6000);
+    let (chunks, engine) = (stores.chunks(), stores.to.engine());
     // In the last level, above it, and in memory: rows of the same versions, of newer ones, and deletions of either.
     fill(&engine, "old", 7000);
     engine.flush().expect("flush");
@@ -149,8 +172,8 @@ fn import_hides_old_rows_and_tombstones_wherever_they_are() {
     assert_eq!(seen("c5100"), None);
     assert!(seen("c6500").is_some_and(|value| value.starts_with(b"old")));
     drop(before);
-    crash_image(&dir.path().join("to"), &dir.path().join("crashed"));
-    assert_new(&open(&dir.path().join("crashed")).engine(), "old");
+    crash_image(&stores.path("to"), &stores.path("crashed"));
+    assert_new(&open(&stores.path("crashed")).engine(), "old");
     // And again over what was imported.
     import(&engine, &chunks);
     assert_new(&engine, "old");
@@ -160,35 +183,32 @@ fn import_hides_old_rows_and_tombstones_wherever_they_are() {
 
 #[test]
 fn rows_that_are_large_and_families_that_are_empty_arrive() {
-    let dir = tempfile::tempdir().expect("dir");
-    let (from, to) = (open(&dir.path().join("from")), open(&dir.path().join("to")));
+    let stores = Stores::empty();
     let large = vec![b'l'; 3 << 20];
-    let mut batch = from.engine().batch();
+    let mut batch = stores.from.engine().batch();
     for key in ["c1", "c2", "c3"] {
         mvcc::put_version(&mut batch, key.as_bytes(), Timestamp(7), Some(&large));
     }
-    from.engine().write(batch).expect("write");
-    let engine = to.engine();
-    import(&engine, &chunks(&from.engine()));
+    stores.from.engine().write(batch).expect("write");
+    let engine = stores.to.engine();
+    import(&engine, &stores.chunks());
     for key in ["c1", "c2", "c3"] {
         let version = mvcc::newest(&engine.snapshot(), key.as_bytes()).expect("read").expect("a row");
         assert_eq!(version.value.map(|value| value.len()), Some(large.len()));
     }
     // Nothing at all is a state, too.
-    let nothing = open(&dir.path().join("nothing"));
+    let nothing = open(&stores.path("nothing"));
     import(&engine, &chunks(&nothing.engine()));
     assert_eq!(row(&engine, "c1"), None);
 }
 
 #[test]
 fn tables_are_bounded_and_lie_in_the_last_level_where_nothing_was() {
-    let dir = tempfile::tempdir().expect("dir");
-    let (from, to) = (open(&dir.path().join("from")), open(&dir.path().join("to")));
-    fill(&from.engine(), "new", 6000);
-    let engine = to.engine();
+    let stores = Stores::with(6000);
+    let engine = stores.to.engine();
     let mut import = engine.import(GROUP, &spans()).expect("import");
     import.tables().set_bytes_max(4_000);
-    for chunk in chunks(&from.engine()) {
+    for chunk in stores.chunks() {
         import.put(&chunk).expect("chunk");
     }
     import.tables().end().expect("end");
@@ -207,12 +227,9 @@ fn tables_are_bounded_and_lie_in_the_last_level_where_nothing_was() {
 
 #[test]
 fn damaged_table_is_refused_and_the_import_begun_again() {
-    let dir = tempfile::tempdir().expect("dir");
-    let (from, to) = (open(&dir.path().join("from")), open(&dir.path().join("to")));
-    fill(&from.engine(), "new", 6000);
-    fill(&to.engine(), "old", 10);
-    let engine = to.engine();
-    let chunks = chunks(&from.engine());
+    let stores = Stores::with(6000);
+    let (chunks, engine) = (stores.chunks(), stores.to.engine());
+    fill(&engine, "old", 10);
     let mut damaged = engine.import(GROUP, &spans()).expect("import");
     chunks.iter().for_each(|chunk| damaged.put(chunk).expect("chunk"));
     damaged.tables().end().expect("end");

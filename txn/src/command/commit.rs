@@ -53,6 +53,9 @@ pub async fn commit(cx: &Context<'_>, request: pb::Commit) -> Outcome {
     let guard = cx.latch(spans).await;
 
     let view = cx.view()?;
+    if let Some(waiting) = shut_out(cx, txn, &request.writes, &fences) {
+        return Ok(waiting);
+    }
     if !reads.is_empty() {
         cx.must_reach(Timestamp(request.read_at))?;
     }
@@ -85,6 +88,24 @@ pub fn claimed(cx: &Context<'_>, txn: TxnId, writes: &[pb::Write]) -> Option<Ans
     let locks = &cx.leadership.locks;
     let claimed = writes.iter().find(|write| write.absent && locks.is_claimed(txn, &write.key));
     claimed.map(|write| Answer::Waiting(pb::Waiting { key: write.key.clone(), ..pb::Waiting::default() }))
+}
+
+/// Whoever writes into a table waits for the transaction that has locked it for a change of schema, and so does whoever changes its
+/// fence. To be called under the latches on the fences: who has the lock waits for those who hold them (`lock.rs`), so nobody is
+/// between this look and the log when the table is read.
+pub fn shut_out(
+    cx: &Context<'_>,
+    txn: TxnId,
+    writes: &[pb::Write],
+    fences: &[(bytes::Bytes, &pb::Fence)],
+) -> Option<Answer> {
+    let locks = &cx.leadership.locks;
+    let locked = fences.iter().find(|(key, fence)| {
+        locks.is_claimed(txn, key) && writes.iter().any(|write| write.key.starts_with(&fence.prefix))
+    });
+    let set = || writes.iter().find(|write| !write.fence_of.is_empty() && locks.is_claimed(txn, &write.key));
+    let key = locked.map(|(key, _)| key).or_else(|| set().map(|write| &write.key))?;
+    Some(Answer::Waiting(pb::Waiting { key: key.clone(), ..pb::Waiting::default() }))
 }
 
 /// Whether rows stand under all of `keys`. Of others' intents there nobody can say yet what they will be.

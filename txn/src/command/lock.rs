@@ -7,16 +7,22 @@
 //!
 //! An intent in the way belongs to someone who writes without a lock, or has lost it. Its fate must be decided before the
 //! row is worth reading for a change; the gateway sees to that.
+//!
+//! **A table is locked** by locking the key under which the shard keeps its fence, with that fence among the request's: for a change of
+//! schema that reads all rows. Commits and prewrites that write there are sent away to wait (`commit.rs`: `shut_out`). Those that came
+//! before are waited for here: by the latches that they hold on the fence, and where they have laid intents until they are
+//! decided. So a snapshot that is drawn afterwards has all there is, and nothing is added to it as long as the lock lasts.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proto::shard as pb;
 use proto::shard::response::Body as Answer;
-use storage::ids::{Timestamp, TxnId};
+use storage::ids::{KeyRange, Timestamp, TxnId};
 use storage::{Snapshot, mvcc};
 
 use super::read::evaluate;
+use super::rules::others_intents;
 use super::{Context, Fates, Outcome, Refusal};
 use crate::Error;
 use crate::latch::{Mode, Span};
@@ -60,11 +66,22 @@ pub async fn lock_rows(cx: &Context<'_>, request: pb::LockRows) -> Outcome {
         at => Timestamp(at),
     };
     let fences = cx.fences(&request.fences);
+    let locked = fences.iter().filter(|(key, _)| mode == LockMode::Update && request.keys.contains(key));
+    let tables: Vec<KeyRange> = locked.map(|(_, fence)| KeyRange::prefix(&fence.prefix)).collect();
+    // Whoever writes into a table has a shared latch on its fence.
+    let latched = if tables.is_empty() { Mode::Shared } else { Mode::Exclusive };
     let keys = request.keys.iter().chain(fences.iter().map(|(key, _)| key));
-    let spans: Vec<_> = keys.map(|key| (Span::Key(key.clone()), Mode::Shared)).collect();
+    let spans: Vec<_> = keys.map(|key| (Span::Key(key.clone()), latched)).collect();
     cx.leadership.latches.wait(&spans).await;
     let view = cx.view()?;
     cx.must_reach(at)?;
+    for here in tables.iter().filter_map(|table| table.intersection(&cx.descriptor.range)) {
+        let intents = others_intents(&view.snapshot, txn, &here, false)?;
+        if !intents.is_empty() {
+            cx.confirm().await?;
+            return Err(Refusal::Blocked { intents, in_reads: false });
+        }
+    }
     let held = request.keys.iter().enumerate().filter(|(index, _)| !skipped.contains(&(*index as u32)));
     let changed = match request.at {
         0 => None,

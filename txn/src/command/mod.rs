@@ -304,7 +304,7 @@ impl Context<'_> {
             let Some(range) = KeyRange::prefix(&write.fence_of).intersection(&self.descriptor.range) else {
                 continue;
             };
-            let intents = rules::async_intents(&view.snapshot, own, &range)?;
+            let intents = rules::others_intents(&view.snapshot, own, &range, true)?;
             if !intents.is_empty() {
                 return Err(Refusal::Blocked { intents, in_reads: false });
             }

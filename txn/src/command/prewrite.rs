@@ -13,7 +13,7 @@ use proto::shard::response::Body as Answer;
 use storage::ids::Timestamp;
 use storage::intents;
 
-use super::commit::claimed;
+use super::commit::{claimed, shut_out};
 use super::decide::{ended, load_record};
 use super::intents::context;
 use super::rules::{self, WriteCheck};
@@ -52,6 +52,9 @@ pub async fn prewrite(cx: &Context<'_>, request: pb::Prewrite) -> Outcome {
             Some(record) => return Ok(Answer::Done(record.at)),
             None => cx.leadership.heard(txn, cx.server.seams().clock.now()),
         }
+    }
+    if let Some(waiting) = shut_out(cx, txn, &request.writes, &fences) {
+        return Ok(waiting);
     }
     let checked = check(&view.snapshot, txn, &request, &fences);
     let checked = checked.and_then(|found| {

@@ -179,19 +179,20 @@ pub fn check_writes(
     })
 }
 
-/// Intents of others' asynchronous commits under `range`. Such a transaction commits without looking at fences again, so
-/// whoever changes one waits until it is decided; and whoever comes later meets the fence.
-pub fn async_intents(
+/// Others' intents under `range`; `asynchronous`: only those of asynchronous commits. Such a transaction commits without looking
+/// at fences again, so whoever changes one waits until it is decided; and whoever comes later meets the fence.
+pub fn others_intents(
     snapshot: &Snapshot,
     own: TxnId,
     range: &KeyRange,
+    asynchronous: bool,
 ) -> Result<Vec<pb::MetIntent>, Refusal> {
     let mut found = Vec::new();
     let mut left = Some(range.clone());
     while let Some(range) = left.take() {
         let page = intents_in(snapshot, &range, false, 1024, 1 << 20)?;
         for (key, intent) in page.intents {
-            if intent.txn != own && context(&intent)?.at_least > 0 {
+            if intent.txn != own && (!asynchronous || context(&intent)?.at_least > 0) {
                 found.push(met(&key, &intent));
                 if found.len() >= MET_MAX {
                     return Ok(found);

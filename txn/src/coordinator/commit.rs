@@ -183,7 +183,8 @@ impl Txn {
                     clear.await?;
                 }
                 Ok(Answer::Waiting(waiting)) => {
-                    self.claim(waiting.key).await?;
+                    let is_row = plan.writes.contains_key(&waiting.key);
+                    self.claim(waiting.key, is_row).await?;
                     // The waiting has had time of its own.
                     deadline = self.core.deadline();
                 }
@@ -197,9 +198,11 @@ impl Txn {
         }
     }
 
-    /// Somebody has locked a key to insert a row there: waits for him, as if the key had been locked before.
-    async fn claim(&self, key: Key) -> Result<(), Error> {
-        let how = Locking { mode: LockMode::Update, wait: LockWait::For(None) };
+    /// Somebody has locked a key to insert a row there, or, if it is no row's, a table to change its schema: waits for him, as if
+    /// the key had been locked before. (Those who write into a table get along with each other.)
+    async fn claim(&self, key: Key, is_row: bool) -> Result<(), Error> {
+        let mode = if is_row { LockMode::Update } else { LockMode::KeyShare };
+        let how = Locking { mode, wait: LockWait::For(None) };
         // Not a read: that nothing stands under the key is for the commit to find out.
         self.lock_sorted(&self.reading, &[key], how, &[], true).await.map(|_| ())
     }
@@ -348,7 +351,8 @@ impl Txn {
                     todo.push(chunk);
                 }
                 Ok(Answer::Waiting(waiting)) => {
-                    self.claim(waiting.key).await?;
+                    let is_row = chunk.writes.iter().any(|write| write.key == waiting.key);
+                    self.claim(waiting.key, is_row).await?;
                     deadline = self.core.deadline();
                     todo.push(chunk);
                 }
@@ -391,10 +395,11 @@ impl Txn {
     /// Lays the intents that set a fence: one in each shard that overlaps the prefix, as those are at that moment. A
     /// shard that was cut meanwhile refuses (its epoch is another), and one that has the intent is not cut.
     async fn lay_fence(&self, plan: &Plan, prefix: &Key, version: Option<u64>) -> Result<(), Error> {
+        let mut deadline = plan.deadline;
         let mut pause = Duration::from_millis(2);
         let waiting_since = self.core.seams.clock.now();
         'again: loop {
-            for shard in self.core.router.route_all(&KeyRange::prefix(prefix), plan.deadline).await? {
+            for shard in self.core.router.route_all(&KeyRange::prefix(prefix), deadline).await? {
                 let write = fence_write(&shard, prefix, version, plan.planned_at);
                 let primary = self.choose_primary(&write.key);
                 self.state.lock().sent.add_key(&write.key);
@@ -402,16 +407,18 @@ impl Txn {
                 let failed = AtomicBool::default();
                 let laying = Laying { plan, primary, started, round, failed, commit: None };
                 let chunk = Chunk { shard, writes: vec![write] };
-                match self.prewrite(&laying, &chunk, true, plan.deadline).await {
+                match self.prewrite(&laying, &chunk, true, deadline).await {
                     Ok(Answer::Done(_)) => continue,
                     Ok(Answer::Blocked(blocked)) => {
                         let own = (laying.started, self.id);
                         let met = blocked.intents;
-                        self.core.clear_the_way(own, met, waiting_since, &mut pause, plan.deadline).await?;
+                        self.core.clear_the_way(own, met, waiting_since, &mut pause, deadline).await?;
                     }
-                    Err(RouteError::Moved) => {
-                        self.core.router.pause_before(&mut pause, plan.deadline).await?
+                    Ok(Answer::Waiting(waiting)) => {
+                        self.claim(waiting.key, false).await?;
+                        deadline = self.core.deadline();
                     }
+                    Err(RouteError::Moved) => self.core.router.pause_before(&mut pause, deadline).await?,
                     Err(RouteError::Failed(error)) => return Err(error),
                     Ok(_) | Err(RouteError::Pushed) => return Err(unexpected()),
                 }

@@ -70,7 +70,7 @@ impl Held {
 }
 
 /// What a round of asking came to.
-enum Round {
+pub(super) enum Round {
     Rows(Timestamp, Vec<LockedRow>),
     /// A row is newer than the snapshot; who has changed it, if that is remembered, and whether it is gone.
     Changed(Key, Option<TxnId>, bool),
@@ -221,7 +221,7 @@ impl Txn {
     }
 
     /// `None`: the shard has moved.
-    async fn lock_in_shard(
+    pub(super) async fn lock_in_shard(
         &self,
         shard: &Arc<ShardDescriptor>,
         keys: &[Key],

@@ -32,6 +32,7 @@ mod past;
 mod reading;
 mod strays;
 mod sweep;
+mod table_lock;
 mod txn;
 
 use std::sync::Arc;

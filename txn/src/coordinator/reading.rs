@@ -20,7 +20,7 @@ use storage::ids::{KeyRange, Timestamp, TxnId};
 use super::txn::Txn;
 use crate::Error;
 use crate::api::{
-    Fence, Isolation, Key, LockedRow, Locking, ScanPage, ScanRequest, Transaction, Value, Write,
+    Fence, Isolation, Key, LockWait, LockedRow, Locking, ScanPage, ScanRequest, Transaction, Value, Write,
 };
 use crate::spans::SpanSet;
 
@@ -208,6 +208,10 @@ impl Transaction for Statement {
         fences: &[Fence],
     ) -> Result<Vec<LockedRow>, Error> {
         self.txn.lock_at(&self.reading, keys, how, fences, true).await
+    }
+
+    async fn lock_table(&self, fence: &Fence, wait: LockWait) -> Result<(), Error> {
+        self.txn.lock_table_at(fence, wait).await
     }
 
     async fn demand(&self, keys: &[Key], how: Locking, fences: &[Fence]) -> Result<Vec<bool>, Error> {

@@ -23,7 +23,8 @@ use super::core::{Core, PAGE_BYTES};
 use super::reading::{Move, Reading, Statement};
 use super::strays::Strays;
 use crate::api::{
-    BeginOptions, Fence, Isolation, Key, LockedRow, Locking, ScanPage, ScanRequest, Transaction, Value, Write,
+    BeginOptions, Fence, Isolation, Key, LockWait, LockedRow, Locking, ScanPage, ScanRequest, Transaction,
+    Value, Write,
 };
 use crate::router::{Repeat, RouteError};
 use crate::spans::SpanSet;
@@ -560,6 +561,10 @@ impl Transaction for Txn {
         fences: &[Fence],
     ) -> Result<Vec<LockedRow>, Error> {
         self.lock_at(&self.reading, keys, how, fences, !self.is_serializable()).await
+    }
+
+    async fn lock_table(&self, fence: &Fence, wait: LockWait) -> Result<(), Error> {
+        self.lock_table_at(fence, wait).await
     }
 
     fn begin_statement(&self) {

@@ -63,6 +63,9 @@ pub(super) fn apply(shard: &Shard, batch: &mut Batch, command: &[u8]) -> Result<
                 if sabotage::is(Sabotage::LoseRow) && is_to_be_lost(shard, &write.key) {
                     continue;
                 }
+                if sabotage::is(Sabotage::FailToApply) && is_to_fail(write.value.as_deref()) {
+                    return Err(Fatal::new("it says that it is to fail"));
+                }
                 mvcc::put_version(batch, &write.key, at, write.value.as_deref());
             }
             // Memory only, and nothing that is applied depends on it.
@@ -168,6 +171,12 @@ fn collect(shard: &Shard, batch: &mut Batch, command: pb::Collect) -> Result<pb:
 /// Of every eighth key or so, by its last byte, on replicas that follow.
 fn is_to_be_lost(shard: &Shard, key: &[u8]) -> bool {
     shard.leadership().is_none() && key.last().is_some_and(|last| last % 8 == 3)
+}
+
+/// A row that says so.
+fn is_to_fail(value: Option<&[u8]>) -> bool {
+    const SAYS: &[u8] = b"THIS FAILS";
+    value.is_some_and(|value| value.windows(SAYS.len()).any(|part| part == SAYS))
 }
 
 /// Nothing was closed there. (Draws come after what was closed existed, unless the oracle is made to lie.)

@@ -434,10 +434,17 @@ impl StateMachineFactory for ShardFactory {
                 return Ok(expected);
             };
             if let Some(stored) = snapshot.get(Cf::Group, &keys::descriptor(GroupId(group)))? {
-                let descriptor = decode_descriptor(&stored)?;
-                if let Some(replica) = descriptor.replica_on(self.registry.me) {
-                    let members: BTreeMap<_, _> = descriptor.replicas;
-                    expected.push(Expected { group: GroupId(group), replica, members });
+                match decode_descriptor(&stored) {
+                    Ok(descriptor) => {
+                        if let Some(replica) = descriptor.replica_on(self.registry.me) {
+                            let members: BTreeMap<_, _> = descriptor.replicas;
+                            expected.push(Expected { group: GroupId(group), replica, members });
+                        }
+                    }
+                    // A replica of it has failed, and says so; one that has yet to be made is made by whoever finds it missing.
+                    Err(error) => {
+                        tracing::error!(group, %error, "the descriptor of a shard does not decode");
+                    }
                 }
             }
             from = next.to_be_bytes().to_vec();

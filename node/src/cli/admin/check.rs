@@ -14,6 +14,7 @@ use serde_json::json;
 use storage::seam::Seams;
 
 use self::map::Map;
+use super::progress::{Left, Meter};
 use crate::exit::Failure;
 
 /// Between two groups. (Large ones take their time: nodes are told how fast they may read.)
@@ -164,7 +165,7 @@ impl Compared {
     }
 }
 
-/// `all` is how many answers there will be.
+/// Has these groups compared; none: all there are. `all` is how many answers there will be.
 async fn compare(
     groups: Vec<u64>,
     all: usize,
@@ -174,21 +175,23 @@ async fn compare(
     let channel = super::channel_over(&Seams::real(), host).await?;
     let mut client = ConsistencyClient::new(channel);
     let seams = Seams::real();
+    let total = if groups.is_empty() { all } else { groups.len() };
     let request = pb::CompareRequest { groups, bytes_per_second };
     let failed = |status| super::describe(host, &status);
     let mut answers = client.compare(request).await.map_err(failed)?.into_inner();
     let mut groups: Vec<pb::GroupComparison> = Vec::new();
-    let mut progress = tables::Progress::new();
+    let mut meter = Meter::new();
     loop {
+        let count = total.saturating_sub(groups.len()) as u64;
+        meter.show("replicas are compared", Some(Left { count, unit: "groups", bytes: 0 }));
         let next = tokio::select! {
             next = answers.message() => next.map_err(failed)?,
             () = seams.sleep(GROUP_LIMIT) => return Err(Failure::Unreachable(format!("{host} has fallen silent"))),
         };
         let Some(group) = next else { break };
         groups.push(group);
-        progress.show(&format!("{} of {all} groups compared", groups.len()));
     }
-    progress.clear();
+    meter.clear();
     Ok(groups)
 }
 
@@ -197,6 +200,7 @@ fn state(replica: &pb::ReplicaDigest) -> &'static str {
         State::Equal => "equal",
         State::Differs => "differs",
         State::Quarantined => "quarantined",
+        State::Failed => "failed",
         State::Unknown | State::Unspecified => "unknown",
     }
 }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use clap::Args;
 use proto::meta::change_duty::Change;
-use proto::meta::{ChangeDutyRequest, DescribeResponse, NodeDuty, NodeFacts, NodeStatus};
+use proto::meta::{ChangeDutyRequest, DescribeResponse, GroupStatus, NodeDuty, NodeFacts, NodeStatus};
 use serde_json::json;
 
-use super::wait::{self, Progress};
+use super::progress::Left;
+use super::wait::{self, Look, Progress};
 use super::{describe, names};
 use crate::exit::Failure;
 
@@ -64,9 +65,14 @@ async fn apply(
     let request = ChangeDutyRequest { node, change: change.into(), force };
     admin.change_duty(request).await.map_err(|status| describe(host, &status))?;
     let text = match wait {
-        Some(seconds) => wait::until(host, Duration::from_secs(seconds), |c| progress(c, node)).await?,
-        None => match progress(&super::cluster(host).await?, node)? {
-            Progress::Going(text) | Progress::Ended(text) => text,
+        Some(seconds) => {
+            // Only what a node is emptied of may have to wait for room.
+            let kind = if change == Change::Decommission { Look::Planned } else { Look::Plain };
+            let limit = Duration::from_secs(seconds);
+            wait::until(host, kind, limit, |c| progress(c, node)).await?
+        }
+        None => match progress(&super::planned(host).await?, node)? {
+            Progress::Going(text) | Progress::Counted(text, _) | Progress::Ended(text) => text,
         },
     };
     if !as_json {
@@ -96,11 +102,16 @@ fn progress(cluster: &DescribeResponse, node: u64) -> Result<Progress, Failure> 
         NodeDuty::NodeDraining => draining(known, &facts),
         NodeDuty::NodeDecommissioning => {
             let waiting = cluster.plan.as_ref().map_or(0, |plan| plan.waiting);
-            let stuck = match waiting {
+            let mut stuck = match waiting {
                 0 => String::new(),
                 _ => format!("; {waiting} wait for room on another node"),
             };
-            Progress::Going(format!("n{node} has {} replicas to give away{stuck}", known.replicas))
+            let unled = cluster.groups.iter().filter(|group| group.leader_node == 0).count();
+            if unled > 0 {
+                stuck += &format!("; {unled} shards have no leader to say what it has of them");
+            }
+            let left = Left { count: known.replicas, unit: "replicas", bytes: bytes_on(cluster, node) };
+            Progress::Counted(format!("n{node} has {} replicas to give away{stuck}", known.replicas), left)
         }
         NodeDuty::NodeDecommissioned => {
             Progress::Ended(format!("n{node} is decommissioned: it is empty and can be stopped for good"))
@@ -126,11 +137,22 @@ fn draining(known: &NodeStatus, facts: &NodeFacts) -> Progress {
              afterwards)"
         ));
     }
-    Progress::Going(format!("n{node} has {}", left.join(", ")))
+    let count = match known.leaders {
+        0 => Left { count: facts.sessions, unit: "sessions", bytes: 0 },
+        leaders => Left { count: leaders, unit: "leaders", bytes: 0 },
+    };
+    Progress::Counted(format!("n{node} has {}", left.join(", ")), count)
 }
 
 fn counted(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+/// About how much the node's replicas take.
+fn bytes_on(cluster: &DescribeResponse, node: u64) -> u64 {
+    let holds = |group: &&GroupStatus| group.replicas.iter().any(|replica| replica.node == node);
+    let sizes = cluster.groups.iter().filter(holds).filter_map(|group| group.load?.bytes);
+    sizes.fold(0, u64::saturating_add)
 }
 
 /// What is wanted of the node, in a word.

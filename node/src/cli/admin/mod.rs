@@ -10,6 +10,7 @@ mod movement;
 pub(super) mod names;
 mod nodes;
 mod operations;
+mod progress;
 mod rebalance;
 mod reshape;
 mod settings;
@@ -146,10 +147,20 @@ pub(crate) fn describe(host: &str, status: &Status) -> Failure {
     }
 }
 
-/// What the meta-group's leader says of the cluster.
+/// What the meta-group's leader says of the cluster, but for what placement would do.
 async fn cluster(host: &str) -> Result<DescribeResponse, Failure> {
+    ask(host, true).await
+}
+
+/// The same with what placement would do.
+async fn planned(host: &str) -> Result<DescribeResponse, Failure> {
+    ask(host, false).await
+}
+
+async fn ask(host: &str, without_plan: bool) -> Result<DescribeResponse, Failure> {
     let mut admin = connect(host).await?;
-    let response = admin.cluster(pb::ClusterRequest {}).await.map_err(|status| describe(host, &status))?;
+    let request = pb::ClusterRequest { without_plan };
+    let response = admin.cluster(request).await.map_err(|status| describe(host, &status))?;
     response.into_inner().cluster.ok_or_else(|| Failure::Other("the node sent an empty answer".into()))
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 use proto::meta::{MoveRequest, TransferRequest};
 use serde_json::json;
 
-use super::wait::{self, Progress};
+use super::wait::{self, Look, Progress};
 use super::{describe, names};
 use crate::exit::Failure;
 
@@ -89,7 +89,7 @@ async fn carry_out(
                 ))),
             }
         };
-        text = wait::until(host, Duration::from_secs(timeout), look).await?;
+        text = wait::until(host, Look::Plain, Duration::from_secs(timeout), look).await?;
     }
     Ok(match as_json {
         true => super::pretty(

@@ -6,7 +6,8 @@ use clap::Args;
 use proto::meta::{DescribeResponse, PlannedStep, RepairRequest};
 use serde_json::json;
 
-use super::wait::{self, Progress};
+use super::progress::Left;
+use super::wait::{self, Look, Progress};
 use super::{describe, names, status};
 use crate::exit::Failure;
 
@@ -30,21 +31,25 @@ pub struct RepairArgs {
 
 /// Prints the plan, or waits until there is nothing left to do.
 pub async fn run(args: &RebalanceArgs, host: &str, as_json: bool) -> Result<String, Failure> {
-    let cluster = super::cluster(host).await?;
+    let cluster = super::planned(host).await?;
     if args.dry_run {
         return Ok(print(&cluster, as_json));
     }
     let look = |cluster: &DescribeResponse| {
         let plan = cluster.plan.clone().unwrap_or_default();
         let steps = cluster.operations.iter().filter(|o| o.kind != "drain").count();
+        let stuck = status::stuck(cluster);
         Ok(match (plan.steps.len(), steps) {
-            (0, 0) => Progress::Ended(plan.before),
+            (0, 0) if stuck.is_empty() => Progress::Ended(plan.before),
+            (0, 0) => Progress::Going(format!("nothing can be done now: {}", stuck.join("; "))),
             (planned, going) => {
-                Progress::Going(format!("{going} steps under way, {planned} to be taken next"))
+                let bytes = plan.steps.iter().map(|step| step.bytes).sum();
+                let left = Left { count: (planned + going) as u64, unit: "steps", bytes };
+                Progress::Counted(format!("{going} steps under way, {planned} to be taken next"), left)
             }
         })
     };
-    let evenness = wait::until(host, Duration::from_secs(args.timeout), look).await?;
+    let evenness = wait::until(host, Look::Planned, Duration::from_secs(args.timeout), look).await?;
     let off = !meta::settings::Settings::new(cluster.settings.unwrap_or_default()).rebalance();
     if as_json {
         return Ok(super::pretty(&json!({ "evenness": evenness, "rebalance": !off })));

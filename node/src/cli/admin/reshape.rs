@@ -6,7 +6,7 @@ use clap::Args;
 use proto::meta::{DescribeResponse, MergeRequest, SplitRequest};
 use serde_json::json;
 
-use super::wait::{self, Progress};
+use super::wait::{self, Look, Progress};
 use super::{describe, names, shards};
 use crate::exit::Failure;
 
@@ -51,14 +51,35 @@ pub async fn split(args: &SplitArgs, host: &str, as_json: bool) -> Result<String
         }
     };
     let mut admin = super::connect(host).await?;
-    let request = SplitRequest { group, key: key.map(Into::into) };
-    let response = admin.split(request).await.map_err(|status| describe(host, &status))?.into_inner();
+    let failed = |status: tonic::Status| describe(host, &status);
+    let key: bytes::Bytes = match key {
+        Some(key) => key.into(),
+        // First of all, so that it is the same however often the cut is tried.
+        None => {
+            let request = SplitRequest { group, key: None, only_choose: true };
+            admin.split(request).await.map_err(failed)?.into_inner().key
+        }
+    };
+    let request = SplitRequest { group, key: Some(key.clone()), only_choose: false };
+    let response = admin.split(request).await.map_err(|status| interrupted(failed(status), group, &key))?;
+    let response = response.into_inner();
     Ok(match as_json {
         true => super::pretty(
             &json!({ "group": group, "right": response.group, "key": hex::encode(&response.key) }),
         ),
         false => format!("g{} begins at {}\n", response.group, shards::key(&response.key, "")),
     })
+}
+
+/// The shard may have been cut all the same: how to see to it without cutting it once more.
+fn interrupted(failure: Failure, group: u64, key: &[u8]) -> Failure {
+    match failure {
+        Failure::Unreachable(why) => Failure::Unreachable(format!(
+            "{why}. The shard may be cut, or not: `flotilla admin split g{group} --at {}` makes sure of it",
+            hex::encode(key)
+        )),
+        other => other,
+    }
 }
 
 fn is_shard(name: &str) -> bool {
@@ -100,7 +121,7 @@ pub async fn merge(args: &MergeArgs, host: &str, as_json: bool) -> Result<String
                 ))),
             }
         };
-        text = wait::until(host, Duration::from_secs(args.timeout), look).await?;
+        text = wait::until(host, Look::Plain, Duration::from_secs(args.timeout), look).await?;
     }
     Ok(match as_json {
         true => {

@@ -9,6 +9,9 @@ use storage::seam::{Clock, SystemClock};
 
 use crate::exit::Failure;
 
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// Arguments of `flotilla admin status`.
 #[derive(Args)]
 pub struct StatusArgs {
@@ -47,9 +50,15 @@ impl Summary {
         }
     }
 
-    fn settled(&self, cluster: &DescribeResponse) -> bool {
+    /// Whether nothing is missing, and nothing under way.
+    fn is_calm(&self, cluster: &DescribeResponse) -> bool {
         let healthy = self.dead == 0 && self.leaderless == 0 && self.short == 0;
-        healthy && cluster.planned.is_empty() && !cluster.operations.iter().any(is_underway)
+        healthy && !cluster.operations.iter().any(is_underway)
+    }
+
+    /// Whether nothing is to be done either, which only a plan can tell.
+    fn settled(&self, cluster: &DescribeResponse) -> bool {
+        self.is_calm(cluster) && cluster.plan.is_some() && cluster.planned.is_empty()
     }
 }
 
@@ -67,8 +76,8 @@ pub async fn run(args: &StatusArgs, host: &str, as_json: bool) -> Result<String,
     let clock = SystemClock;
     let deadline = clock.now() + Duration::from_secs(args.wait.unwrap_or(0));
     loop {
-        let answer = super::cluster(host).await;
         let late = clock.now() >= deadline;
+        let answer = look(host, args.wait.is_none() || late).await;
         match answer {
             Ok(cluster) => {
                 let summary = Summary::of(&cluster);
@@ -83,8 +92,19 @@ pub async fn run(args: &StatusArgs, host: &str, as_json: bool) -> Result<String,
             Err(failure) if late => return Err(failure),
             Err(_) => {}
         }
-        clock.sleep(Duration::from_millis(50)).await;
+        clock.sleep(LOOK_EVERY).await;
     }
+}
+
+/// A plan is asked for at once, or when nothing else is left to wait for: at many shards it takes the leader a moment.
+async fn look(host: &str, at_once: bool) -> Result<DescribeResponse, Failure> {
+    if !at_once {
+        let cluster = super::cluster(host).await?;
+        if !Summary::of(&cluster).is_calm(&cluster) {
+            return Ok(cluster);
+        }
+    }
+    super::planned(host).await
 }
 
 fn print(cluster: &DescribeResponse, summary: &Summary, as_json: bool) -> String {

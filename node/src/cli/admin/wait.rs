@@ -1,20 +1,33 @@
-//! Waiting for what takes its time, with its progress on standard error if that is a terminal.
+//! Waiting for what takes its time, with its progress on standard error.
 
-use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use proto::meta::DescribeResponse;
 use storage::seam::{Clock, SystemClock};
 
+use super::progress::{Left, Meter};
 use crate::exit::Failure;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
+/// … if a plan is asked for, too: at many shards it takes the leader a moment.
+const PAUSE_PLANNED: Duration = Duration::from_millis(500);
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// What is.
+    Plain,
+    /// And what placement would do.
+    Planned,
+}
 
 /// How an operation stands.
 pub enum Progress {
     /// It goes on; so it stands.
     Going(String),
+    /// The same, and so much is left.
+    Counted(String, Left),
     /// It has ended, as told.
     Ended(String),
 }
@@ -22,29 +35,40 @@ pub enum Progress {
 /// Looks again and again until `look` says that it has ended. Interrupting it interrupts the waiting, not the operation.
 pub async fn until(
     host: &str,
+    kind: Look,
     limit: Duration,
     look: impl Fn(&DescribeResponse) -> Result<Progress, Failure>,
 ) -> Result<String, Failure> {
+    let mut meter = Meter::new();
+    let ended = looked_until(host, kind, limit, look, &mut meter).await;
+    meter.clear();
+    ended
+}
+
+async fn looked_until(
+    host: &str,
+    kind: Look,
+    limit: Duration,
+    look: impl Fn(&DescribeResponse) -> Result<Progress, Failure>,
+    meter: &mut Meter,
+) -> Result<String, Failure> {
     let clock = SystemClock;
     let deadline = clock.now() + limit;
-    let mut stderr = std::io::stderr();
-    let interactive = stderr.is_terminal();
-    let mut shown = String::new();
     loop {
+        let looked = match kind {
+            Look::Plain => super::cluster(host).await,
+            Look::Planned => super::planned(host).await,
+        };
         // While the meta-group elects, nobody answers.
-        let outcome = match super::cluster(host).await {
+        let outcome = match looked {
             Ok(cluster) => look(&cluster)?,
             Err(failure) if clock.now() >= deadline => return Err(failure),
             Err(failure) => Progress::Going(failure.to_string()),
         };
-        let going = match outcome {
-            Progress::Ended(text) => {
-                if interactive && !shown.is_empty() {
-                    let _ = write!(stderr, "\r\x1b[K");
-                }
-                return Ok(text);
-            }
-            Progress::Going(text) => text,
+        let (going, left) = match outcome {
+            Progress::Ended(text) => return Ok(text),
+            Progress::Going(text) => (text, None),
+            Progress::Counted(text, left) => (text, Some(left)),
         };
         if clock.now() >= deadline {
             return Err(Failure::Unreachable(format!(
@@ -52,11 +76,7 @@ pub async fn until(
                 limit.as_secs()
             )));
         }
-        if interactive && going != shown {
-            let _ = write!(stderr, "\r\x1b[K{going}");
-            let _ = stderr.flush();
-            shown = going;
-        }
-        clock.sleep(PAUSE).await;
+        meter.show(&going, left);
+        clock.sleep(if kind == Look::Planned { PAUSE_PLANNED } else { PAUSE }).await;
     }
 }

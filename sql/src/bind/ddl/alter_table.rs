@@ -52,7 +52,7 @@ impl Binder<'_> {
                     }
                     TableConstraint::Unique(unique) => {
                         let (columns, name) = self.unique_parts(unique, find)?;
-                        crate::bind::index::add_unique(table, columns, name, "key", "ALTER TABLE")?
+                        crate::bind::index::add_unique(table, columns, name, false)?
                     }
                     TableConstraint::ForeignKey(key) => {
                         let taken = crate::bind::index::taken(&table);
@@ -126,7 +126,8 @@ impl Binder<'_> {
             AlterTableOperation::DropConstraint { if_exists, name, drop_behavior } => {
                 let name = fold(name);
                 let is_foreign = table.foreign_keys.iter().any(|key| key.name == name);
-                match table.unique.iter().position(|unique| unique.name == name) {
+                let is_index = table.unique.iter().any(|unique| unique.index_only && unique.name == name);
+                match table.unique.iter().position(|unique| unique.name == name && !unique.index_only) {
                     _ if is_foreign => Ddl::DropForeignKey(Dependent { table, name }),
                     Some(at) => {
                         let rests = |columns: &[usize]| {
@@ -137,9 +138,9 @@ impl Binder<'_> {
                         let dependents = dependents.map(|dependent| (dependent, on.clone())).collect();
                         let what = format!("constraint {name} on table {}", table.name);
                         let cascade = cascade(&what, dependents, drop_behavior.as_ref())?;
-                        Ddl::DropUnique { table, at, cascade }
+                        Ddl::DropUnique { table, at, tag: "ALTER TABLE", cascade }
                     }
-                    None if crate::bind::index::taken(&table).contains(&name) => {
+                    None if !is_index && crate::bind::index::taken(&table).contains(&name) => {
                         return Err(SqlError::unsupported("DROP of a constraint that is not UNIQUE"));
                     }
                     None => {

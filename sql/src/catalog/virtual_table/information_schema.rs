@@ -227,7 +227,7 @@ fn table_constraints(source: &Source<'_>) -> Vec<Row> {
         if let Some(key) = &table.primary_key {
             push(&key.name, "PRIMARY KEY");
         }
-        for unique in &table.unique {
+        for unique in table.unique.iter().filter(|unique| !unique.index_only) {
             push(&unique.name, "UNIQUE");
         }
         for check in &table.checks {
@@ -258,7 +258,7 @@ fn key_column_usage(source: &Source<'_>) -> Vec<Row> {
                 or_null(referred, place),
             ]);
         };
-        for key in table.keys() {
+        for key in table.keys().filter(|key| !key.index_only) {
             key.columns.iter().enumerate().for_each(|(i, &column)| push(key.name, column, i, None));
         }
         for key in &table.foreign_keys {

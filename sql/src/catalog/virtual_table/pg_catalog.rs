@@ -231,27 +231,30 @@ fn schema_oid(source: &Source<'_>, name: &str) -> u32 {
     source.image.schema(name).map_or(PUBLIC_OID, |s| s.id)
 }
 
-/// The index that a constraint rests on.
+/// The index that a constraint rests on, or one without a constraint.
 struct Index<'a> {
     oid: u32,
     name: &'a str,
     columns: &'a [usize],
     primary: bool,
+    is_constraint: bool,
 }
 
-/// The indexes of a table: of its primary key and of its UNIQUE constraints.
+/// The indexes of a table: of its primary key, of its UNIQUE constraints, and others.
 fn indexes(table: &TableDescriptor) -> impl Iterator<Item = Index<'_>> {
     let primary = table.primary_key.iter().map(|key| Index {
         oid: table.id | INDEX_BIT,
         name: &key.name,
         columns: &key.columns,
         primary: true,
+        is_constraint: true,
     });
     let unique = table.unique.iter().map(|unique| Index {
         oid: unique.index_id,
         name: &unique.name,
         columns: &unique.columns,
         primary: false,
+        is_constraint: !unique.index_only,
     });
     primary.chain(unique)
 }
@@ -469,7 +472,7 @@ fn pg_constraint(source: &Source<'_>) -> Vec<Row> {
             row.extend(references::referred(key));
             rows.push(row);
         };
-        for index in indexes(table) {
+        for index in indexes(table).filter(|index| index.is_constraint) {
             push(index.name, if index.primary { "p" } else { "u" }, index.oid, index.oid, None);
         }
         for check in &table.checks {

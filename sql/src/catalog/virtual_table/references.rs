@@ -60,7 +60,10 @@ fn referential_constraints(source: &Source<'_>) -> Vec<Row> {
                 text(&key.name),
                 catalog.clone(),
                 text(&parent.schema),
-                parent.key_over(&columns).map_or(Datum::Null, |key| text(key.name)),
+                match parent.key_over(&columns) {
+                    Some(key) if !key.index_only => text(key.name),
+                    _ => Datum::Null,
+                },
                 text(if key.full { "FULL" } else { "NONE" }),
                 text(rule(key.on_update)),
                 text(rule(key.on_delete)),

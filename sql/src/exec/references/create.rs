@@ -14,6 +14,7 @@ use crate::error::{Result, SqlError};
 use crate::exec::StatementContext;
 use crate::exec::constraint::Constraints;
 use crate::exec::key::explain;
+use crate::exec::rewrite::lock_out_writers;
 use crate::exec::scan::TableReader;
 use crate::exec::spans::Spans;
 use crate::exec::write::RowWriter;
@@ -26,6 +27,7 @@ pub async fn add_constraint(
     changes: &Changes<'_>,
     ctx: &Arc<StatementContext>,
 ) -> Result<()> {
+    lock_out_writers(table, ctx).await?;
     changes.check_current(table).await?;
     let mut new = TableDescriptor::clone(table);
     let at = new.foreign_keys.len();

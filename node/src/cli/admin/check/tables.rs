@@ -1,6 +1,5 @@
 //! The tables' side of `flotilla admin check`: constraints, indexes, foreign keys.
 
-use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use proto::consistency as pb;
@@ -12,6 +11,7 @@ use storage::ids::Timestamp;
 use storage::seam::Seams;
 use tonic::{Code, Status};
 
+use crate::cli::admin::progress::{Left, Meter};
 use crate::cli::admin::{channel_over, describe, rendered, table};
 use crate::exit::Failure;
 
@@ -67,7 +67,7 @@ pub async fn inspect(tables: &[String], bytes_per_second: u64, host: &str) -> Re
     let request = pb::InspectRequest { bytes_per_second, tables: tables.to_vec() };
     let mut answers = client.inspect(request).await.map_err(failed)?.into_inner();
     let mut inspected = Inspected { at: Timestamp::ZERO, tables: Vec::new() };
-    let (mut progress, mut all) = (Progress::new(), 0);
+    let (mut meter, mut all) = (Meter::new(), 0);
     loop {
         let next = tokio::select! {
             next = answers.message() => next.map_err(failed)?,
@@ -78,44 +78,15 @@ pub async fn inspect(tables: &[String], bytes_per_second: u64, host: &str) -> Re
             Some(Step::Begun(begun)) => (inspected.at, all) = (Timestamp(begun.at), begun.tables),
             Some(Step::Reading(reading)) => {
                 let done = inspected.tables.iter().filter(|table| !table.schema.is_empty()).count();
-                progress.show(&format!(
-                    "{done} of {all} tables; {}: {} rows and entries",
-                    reading.table, reading.read
-                ));
+                let left = Left { count: u64::saturating_sub(all, done as u64), unit: "tables", bytes: 0 };
+                meter.show(&format!("{}: {} rows and entries", reading.table, reading.read), Some(left));
             }
             Some(Step::Table(table)) => inspected.tables.push(table),
             None => {}
         }
     }
-    progress.clear();
+    meter.clear();
     Ok(inspected)
-}
-
-/// A line on standard error that is written over, if that is a terminal.
-pub struct Progress {
-    interactive: bool,
-    shown: bool,
-}
-
-impl Progress {
-    pub fn new() -> Self {
-        Self { interactive: std::io::stderr().is_terminal(), shown: false }
-    }
-
-    pub fn show(&mut self, text: &str) {
-        if self.interactive {
-            let mut stderr = std::io::stderr();
-            let _ = write!(stderr, "\r\x1b[K{text}");
-            let _ = stderr.flush();
-            self.shown = true;
-        }
-    }
-
-    pub fn clear(&mut self) {
-        if std::mem::take(&mut self.shown) {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
-        }
-    }
 }
 
 fn name(table: &pb::TableReport) -> String {

@@ -1,0 +1,135 @@
+//! Changes of members, and of the leader.
+
+use std::sync::atomic::Ordering;
+
+use openraft::ChangeMembers;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use storage::ids::{ReplicaId, Term};
+
+use super::{Group, not_leader};
+use crate::api::{ChangeError, Progress, Role};
+use crate::core::Core;
+use crate::types::Host;
+
+/// How many entries the next leader may lack when a transfer begins. Writes wait until it has them.
+const TRANSFER_LAG_MAX: u64 = 1000;
+
+impl Group {
+    pub(crate) async fn change(&self, change: ChangeMembers<u64, Host>) -> Result<(), ChangeError> {
+        let _turn = self.changes.lock().await;
+        if self.leads().is_none() {
+            return Err(self.not_leader().into());
+        }
+        self.rest.touch();
+        let core = self.core().ok_or_else(|| self.not_leader())?;
+        if self.shared.machine.keeps_members() {
+            return Err(ChangeError::Refused(
+                "the group's members are to stay as they are for now".to_owned(),
+            ));
+        }
+        self.changing.store(true, Ordering::SeqCst);
+        let result = tokio::select! {
+            result = core.raft.change_membership(change, false) => result,
+            () = self.seams.sleep(self.options.propose_timeout) => {
+                // The flag stays: who votes is unclear until the role changes or the next change succeeds.
+                return Err(ChangeError::Ambiguous("no quorum has answered in time".to_owned()));
+            }
+        };
+        if let Ok(response) = &result {
+            await_membership(&core, response.log_id.index).await;
+        }
+        let ambiguous = matches!(&result, Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))));
+        if !ambiguous {
+            self.changing.store(false, Ordering::SeqCst);
+        }
+        match result {
+            Ok(_) => Ok(()),
+            Err(RaftError::Fatal(fatal)) => Err(ChangeError::Stopped(self.stop_reason(&fatal))),
+            Err(RaftError::APIError(error)) => Err(match error {
+                ClientWriteError::ForwardToLeader(to) => not_leader(&to).into(),
+                ClientWriteError::LogEntryDiscarded(_) => ChangeError::Ambiguous(error.to_string()),
+                ClientWriteError::ChangeMembershipError(
+                    ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
+                )
+                | ClientWriteError::PreconditionFailed(_) => ChangeError::InProgress(error.to_string()),
+                ClientWriteError::ChangeMembershipError(_) => ChangeError::Refused(error.to_string()),
+            }),
+        }
+    }
+
+    /// No change of members begins here while this is held. What another leader has begun before is in the log already, and
+    /// to be seen in [`Group::status`].
+    pub async fn hold_members(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        self.changes.clone().lock_owned().await
+    }
+
+    /// Hands the leadership to another voter. `Ok` says that this replica leads no more; usually, but not certainly,
+    /// `to` does. If that fails in time, an election is forced, so that the group can write again.
+    pub async fn transfer_leader(&self, to: ReplicaId) -> Result<(), ChangeError> {
+        let Some(term) = self.leads() else { return Err(self.not_leader().into()) };
+        if to == self.replica() {
+            return Ok(());
+        }
+        self.rest.touch();
+        let core = self.core().ok_or_else(|| self.not_leader())?;
+        let is_voter = core.server.borrow_watched().membership_config.voter_ids().any(|id| id == to.0);
+        if !is_voter {
+            return Err(ChangeError::Refused(format!("{to} has no vote")));
+        }
+        // To one that does not answer, or is far behind, it would cost an outage.
+        let progress = self.status().progress.get(&to).copied();
+        let answers = |p: &Progress| p.silent_for.is_some_and(|silence| silence < self.options.election_min);
+        if !progress.is_some_and(|p| answers(&p) && p.lag <= TRANSFER_LAG_MAX) {
+            return Err(ChangeError::Refused(format!("{to} does not answer or is behind")));
+        }
+        if self.voters().iter().any(|(id, node)| *id == to && self.nursery.hub.liveness.is_stalled(*node)) {
+            return Err(ChangeError::Refused(format!("the disk of {to} stalls")));
+        }
+        let mut role = self.role();
+        // Before the first voter hears of it.
+        self.handing_over.store(true, Ordering::SeqCst);
+        if self.leads() != Some(term) {
+            self.handing_over.store(false, Ordering::SeqCst);
+            return Err(self.not_leader().into());
+        }
+        if let Err(fatal) = core.raft.trigger().transfer_leader(to.0).await {
+            return Err(ChangeError::Stopped(self.stop_reason(&fatal)));
+        }
+        let deposed = |role: &Role| role.leads() != Some(term);
+        let patience = self.options.election_max * 2;
+        tokio::select! {
+            changed = role.wait_for(deposed) => {
+                return changed.map(|_| ()).map_err(|_| ChangeError::TimedOut("the replica has stopped".to_owned()));
+            }
+            () = self.seams.sleep(patience) => {}
+        }
+        // openraft would refuse all writes from now on, for as long as this replica leads. Falling silent makes the
+        // others elect; with the role the heartbeats come back.
+        tracing::warn!(group = %self.id(), %to, "a leader transfer has failed; forcing an election");
+        core.raft.runtime_config().heartbeat(false);
+        let _ = tokio::select! {
+            changed = role.wait_for(deposed) => changed.is_ok(),
+            () = self.seams.sleep(patience * 2) => false,
+        };
+        Err(ChangeError::TimedOut(format!("{to} did not take over")))
+    }
+
+    /// Waits until a leader of a later term serves: until then it may need this replica to commit its first entry.
+    pub(crate) async fn succeeded(&self, term: Term) -> Result<(), ChangeError> {
+        let mut applied = self.shared.applied_term();
+        let served = applied.wait_for(|applied| *applied > term.0).await;
+        served.map(|_| ()).map_err(|_| ChangeError::TimedOut("the replica has stopped".to_owned()))
+    }
+}
+
+/// Waits until the metrics tell of the membership that came with an entry.
+async fn await_membership(core: &Core, index: u64) {
+    let mut server = core.raft.server_metrics();
+    loop {
+        let known = server.borrow_watched().membership_config.log_id().is_some_and(|id| id.index >= index);
+        if known || server.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Replicas that a start cannot open: their position, their descriptor or the end of their log does not decode or cannot be read, there is a hole
+//! between state and log, or a snapshot that they have accepted cannot be installed.
+//!
+//! One of them is no reason to refuse the whole node, which may hold ten thousand that are well. It is there, and has failed ([`Role::Stopped`]): it
+//! answers nobody, takes the place of its keys, and goes the way of one that fails later (`suspects.rs`). It is no
+//! reason only as long as it is about that replica: a node whose log or state refuses everything does not start, nor one that lacks a group
+//! which it can't do without ([`crate::StateMachineFactory::is_vital`]).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use storage::ids::{GroupId, KeyRange, ReplicaId};
+use storage::{Batch, Cf};
+
+use crate::api::{Applied, Error, Fatal, Role, StateMachine};
+use crate::fault::Fault;
+use crate::group::Group;
+use crate::multi::MultiRaft;
+use crate::rest::Rested;
+use crate::state_machine::{Position, Shared};
+
+impl MultiRaft {
+    /// Opens a replica at the start of the process. `torn`: why the snapshot that it has accepted could not be installed.
+    pub(crate) async fn reopen_one(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        torn: Option<Fatal>,
+    ) -> Result<(), Error> {
+        let opened = match torn {
+            Some(reason) => Err(reason),
+            None => self.try_open(group, replica, true, true).await,
+        };
+        let source = match opened {
+            Ok(opened) => return self.admit(opened).await.map(|_| ()),
+            Err(source) => source,
+        };
+        let all_fail = self.log.failure().is_some() || self.engine().failure().is_some();
+        if all_fail || self.factory.is_vital(group) {
+            return Err(Error::Open { group, replica, source });
+        }
+        let failed = self.failed(group, replica, &source);
+        self.groups.write().insert(group, failed);
+        Ok(())
+    }
+
+    fn failed(&self, group: GroupId, replica: ReplicaId, why: &Fatal) -> Arc<Group> {
+        let (machine, position) = (self.machine(group, replica), Position::default());
+        let (engine, seams) = (self.engine().clone(), self.seams().clone());
+        let shared = Shared::new(group, replica, engine, machine, seams, Fault::new(), position.clone());
+        let rested = Rested::opened(&shared, &position, None);
+        let reason: Arc<str> = format!("it cannot be opened: {why}").into();
+        shared.fault.set(reason.clone());
+        let failed = Group::new(shared, self.nursery.clone(), true, rested);
+        failed.publish(Role::Stopped { reason });
+        failed
+    }
+
+    /// The state machine of a replica that does not run. If that cannot be opened, nobody knows which rows are its own: one that
+    /// holds nothing takes its place, and the rows stay. They are in nobody's way: whoever gets their keys gets a snapshot, which replaces
+    /// what lies there (`storage::import`).
+    pub(crate) fn machine(&self, group: GroupId, replica: ReplicaId) -> Arc<dyn StateMachine> {
+        self.factory.open(group, replica, self.engine().clone()).unwrap_or_else(|error| {
+            tracing::error!(%group, %replica, %error, "which rows are this replica's is not known");
+            Arc::new(Unopened)
+        })
+    }
+}
+
+/// What stands for a state machine that could not be opened. Nothing is ever applied to it.
+struct Unopened;
+
+impl StateMachine for Unopened {
+    fn apply(&self, _: &mut Batch, _: Applied, _: &[u8]) -> Result<Bytes, Fatal> {
+        Err(Fatal::new("the state machine could not be opened"))
+    }
+
+    fn applied(&self, _: Applied) {}
+
+    fn spans(&self) -> Vec<(Cf, KeyRange)> {
+        Vec::new()
+    }
+
+    fn restored(&self) -> Result<(), Fatal> {
+        Err(Fatal::new("the state machine could not be opened"))
+    }
+
+    fn keeps_members(&self) -> bool {
+        true
+    }
+
+    fn is_retired(&self) -> bool {
+        true
+    }
+
+    fn role_changed(&self, _: &Role) {}
+}
