@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use parking_lot::{Mutex, RwLock};
 use proto::meta as pb;
-use storage::ids::Timestamp;
+use storage::ids::{NodeId, Timestamp};
 use storage::seam::Seams;
 use tokio::sync::mpsc;
 
