@@ -362,3 +362,6 @@ impl std::fmt::Debug for Server {
         f.debug_struct("Server").field("sessions", &self.sessions()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;
