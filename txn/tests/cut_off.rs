@@ -20,7 +20,7 @@ use proto::shard::response::Body as Answer;
 use raft::{ChangeError, Group, RaftOptions};
 use storage::ids::{GroupId, Term};
 use storage::seam::Seams;
-use txn::api::{BeginOptions, Database, Expect, Write};
+use txn::api::{BeginOptions, Expect, Write};
 use txn::shard::Leadership;
 use txn::{CoordinatorOptions, ShardServer};
 
