@@ -7,6 +7,7 @@ mod cache;
 mod calls;
 mod directory;
 mod join;
+mod observed;
 mod oracle;
 mod settings;
 

@@ -129,8 +129,18 @@ impl MetaServer {
             for (id, node) in state.nodes() {
                 let (replicas, leaders) = (held.replicas(*id), held.leaders(*id));
                 let (kind, state) = match node.duty() {
-                    NodeDuty::NodeDraining if leaders == 0 => ("drain", "leads nothing".to_owned()),
-                    NodeDuty::NodeDraining => ("drain", format!("{leaders} leaders to go")),
+                    NodeDuty::NodeDraining => {
+                        // Those of a dead node are gone.
+                        let facts = soft.facts.get(id).filter(|_| soft.alive(*id, now));
+                        let sessions = facts.map_or(0, |facts| facts.sessions);
+                        let state = match (leaders, sessions) {
+                            (0, 0) => "leads nothing".to_owned(),
+                            (0, _) => format!("leads nothing; {sessions} sessions to go"),
+                            (_, 0) => format!("{leaders} leaders to go"),
+                            _ => format!("{leaders} leaders and {sessions} sessions to go"),
+                        };
+                        ("drain", state)
+                    }
                     NodeDuty::NodeDecommissioning => {
                         ("decommission", format!("{replicas} replicas to go{unled}"))
                     }

@@ -4,11 +4,12 @@
 //! says so instead of refusing connections. They are served in this order of usefulness: HTTP (`/health` at once), RPC
 //! (`init` and joins have to arrive), SQL (57P03 until everything below it works).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use proto::meta as pb;
 use raft::RaftOptions;
+use sql::server::Phase;
 use storage::seam::Seams;
 use storage::{Store, StoreOptions};
 use tokio::net::TcpListener;
@@ -22,6 +23,7 @@ use crate::config::ServerOptions;
 use crate::disk;
 use crate::exit::Failure;
 use crate::local::LocalFiles;
+use crate::service::drain::Obedient;
 use crate::service::inspection::Inspection;
 use crate::service::readiness::{self, Readiness};
 use crate::service::{http, starting};
@@ -34,8 +36,8 @@ const WISHES_MAX: usize = 16;
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
 /// How long a node whose store has failed may take to hand over what it still leads; and then to close what it can.
 const LEAVE_LIMIT: Duration = Duration::from_secs(3);
-/// How long sessions may go on after a stop was asked for.
-const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+/// How long transactions may go on after a stop was asked for. (Who wants to give them longer drains the node first.)
+const STOP_GRACE: Duration = Duration::from_secs(2);
 /// What becomes of a node whose store has failed, for its log.
 const LEAVES: &str = "THIS NODE STOPS, and leaves what it held to the others: it could acknowledge nothing. What it has acknowledged \
     is safe. Make room on its disk, or mend it, and start the node again; if the store is damaged, or the disk is lost, start it \
@@ -104,9 +106,18 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
 
     // 5. raft, the meta-group, transactions.
     let (locality, store_dir) = (options.locality.to_string(), files.dir());
+    let clients: Arc<OnceLock<sql::server::Server>> = Arc::default();
+    let (known, node) = (clients.clone(), place.identity.node_id);
     let facts = move || {
         let (capacity_bytes, used_bytes) = disk::usage(&store_dir).unwrap_or_default();
-        pb::NodeFacts { locality: locality.clone(), capacity_bytes, used_bytes }
+        let sql = known.get();
+        pb::NodeFacts {
+            locality: locality.clone(),
+            capacity_bytes,
+            used_bytes,
+            sessions: sql.map_or(0, |sql| sql.sessions() as u64),
+            closed: sql.is_none_or(|sql| sql.phase() != Phase::Serving),
+        }
     };
     let inspection = services.inspection.clone();
     let parts = Parts {
@@ -135,8 +146,18 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
     let sql_options =
         sql::server::ServerOptions { connections_max: options.max_connections, ..Default::default() };
     let sql = sql::server::Server::new(database.clone(), sql_options, seams.clone());
+    // Nobody else sets it.
+    let _ = clients.set(sql.clone());
     inspection.set(Inspection::service(sql.clone(), seams.clone()));
     let serving = serve_sql(sql.clone(), readiness.clone(), sql_starts, sql_port_back, seams.clone());
+    let obedient = Obedient {
+        node,
+        meta: meta.clone(),
+        sql: sql.clone(),
+        readiness: readiness.clone(),
+        seams: seams.clone(),
+    };
+    let obeying = obedient.run(stop.clone());
     let probing = readiness::watch(readiness.clone(), meta, database, seams.clone(), stop.clone());
     let sql_stop = stop.clone();
     seams.spawn("sql", async move {
@@ -144,7 +165,7 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
             () = sql_stop.cancelled() => return,
             () = serving => {}
         }
-        probing.await;
+        tokio::join!(probing, obeying);
     });
 
     // 7. Until told to stop, or until nothing can be written any more; then in the opposite order.
@@ -159,12 +180,12 @@ pub async fn run(options: ServerOptions, seams: Seams, stop: CancellationToken) 
     }
     readiness.not_ready("the node is shutting down");
     // A session of a node that can't write has nothing to wait for.
-    let (drain, limit) = match broken {
+    let (grace, limit) = match broken {
         Some(_) => (Duration::ZERO, LEAVE_LIMIT),
-        None => (DRAIN_LIMIT, SHUTDOWN_LIMIT),
+        None => (STOP_GRACE, SHUTDOWN_LIMIT),
     };
     let down = async {
-        sql.stop(drain).await;
+        sql.stop(grace).await;
         multi.shutdown().await;
         closing.cancel();
     };
@@ -201,7 +222,7 @@ async fn serve_sql(
     starts.cancel();
     // The other end is dropped only with the whole runtime.
     let Ok(port) = port.await else { return };
-    sql.set_ready(true);
+    sql.open();
     seams.spawn("sql server", async move { sql.serve(port).await });
 }
 

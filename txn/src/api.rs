@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use storage::ids::{Epoch, GroupId, KeyRange, NodeId, Timestamp, TxnId};
 
+use crate::order::{Observed, Order};
 use crate::{Error, LockMode, SessionId};
 
 /// A key in the cluster's one keyspace.
@@ -405,6 +406,16 @@ pub trait Database: Send + Sync + 'static {
     /// What can be set for the whole cluster, and is.
     async fn settings(&self) -> Result<Vec<SettingInfo>, Error> {
         Ok(Vec::new())
+    }
+
+    /// Has the cluster do what an operator wants; answers what was begun, or done. [`Error::Invalid`] says why it is refused.
+    async fn order(&self, _order: Order) -> Result<String, Error> {
+        Err(Error::Unsupported("there is no cluster to be operated".to_owned()))
+    }
+
+    /// What the cluster has told of itself lately.
+    async fn observed(&self) -> Result<Observed, Error> {
+        Ok(Observed::default())
     }
 
     /// A name for a session of this node.

@@ -11,6 +11,7 @@ use crate::Error;
 use crate::api::{NodeInfo, OperationInfo, SettingInfo};
 use crate::descriptor::ShardDescriptor;
 use crate::lock::Edge;
+use crate::order::{Observed, Order};
 
 /// Hands out timestamps.
 ///
@@ -95,6 +96,16 @@ pub trait Directory: Send + Sync + 'static {
     /// What is under way in the cluster.
     async fn operations(&self) -> Result<Vec<OperationInfo>, Error> {
         Ok(Vec::new())
+    }
+
+    /// Has the cluster do what an operator wants; answers what was begun, or done. [`Error::Invalid`] says why it is refused.
+    async fn order(&self, _order: Order) -> Result<String, Error> {
+        Err(Error::Unsupported("there is no cluster to be operated".to_owned()))
+    }
+
+    /// What the cluster has told of itself lately.
+    async fn observed(&self) -> Result<Observed, Error> {
+        Ok(Observed::default())
     }
 
     /// What can be set for the whole cluster, and is.

@@ -98,6 +98,7 @@ mod error;
 mod keys;
 mod latch;
 mod lock;
+pub mod order;
 mod room;
 mod router;
 pub mod server;

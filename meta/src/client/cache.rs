@@ -96,6 +96,11 @@ impl MetaClient {
         living.filter_map(|(id, node)| Some((*id, node.addresses.as_ref()?.rpc.clone()))).collect()
     }
 
+    /// What is wanted of a node, as far as is known here.
+    pub fn duty(&self, node: NodeId) -> Option<pb::NodeDuty> {
+        self.cache.read().nodes.get(&node).map(pb::MapNode::duty)
+    }
+
     /// The group and the epoch of the shard that holds `key`, as far as is known here.
     pub(crate) fn holder(&self, key: &[u8]) -> Option<(GroupId, Epoch)> {
         self.cache.read().shards.lookup(key).map(|shard| (shard.group, shard.epoch))

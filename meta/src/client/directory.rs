@@ -8,6 +8,7 @@ use futures::FutureExt;
 use proto::meta as pb;
 use storage::ids::{GroupId, KeyRange, NodeId, Timestamp, TxnId};
 use txn::api::{NodeInfo, OperationInfo, SettingInfo};
+use txn::order::{Observed, Order};
 use txn::{Directory, Edge, ShardDescriptor};
 
 use super::MetaClient;
@@ -92,10 +93,15 @@ impl Directory for MetaClient {
         let family = prefix.first_chunk().map(|prefix| u64::from_be_bytes(*prefix));
         let family = family.ok_or_else(|| txn::Error::Internal("a table's prefix is too short".into()))?;
         let outcome = self.set_rule(pb::TableRule { family, replicas, placement: places.to_owned() }).await;
-        outcome.map(|answer| answer.unmet).map_err(|error| match error {
-            Error::Rejected(why) => txn::Error::Invalid(why),
-            other => other.into(),
-        })
+        outcome.map(|answer| answer.unmet).map_err(refused)
+    }
+
+    async fn order(&self, order: Order) -> Result<String, txn::Error> {
+        self.carry_out(order).await.map_err(refused)
+    }
+
+    async fn observed(&self) -> Result<Observed, txn::Error> {
+        Ok(self.observe().await?)
     }
 
     /// Nothing has to be noted: placement spreads the leaders of a table's shards anyway.
@@ -173,6 +179,14 @@ impl Directory for MetaClient {
             }
         };
         Ok(cache.nodes.iter().map(info).collect())
+    }
+}
+
+/// What the meta-group refuses is the fault of what it was told.
+fn refused(error: Error) -> txn::Error {
+    match error {
+        Error::Rejected(why) => txn::Error::Invalid(why),
+        other => other.into(),
     }
 }
 

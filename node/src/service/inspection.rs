@@ -11,6 +11,7 @@ use proto::consistency::finding::Kind as Said;
 use proto::consistency::inspect_answer::{Begun, Reading, Step as Told};
 use proto::consistency::inspection_server as service;
 use sql::exec::inspect::{Finding, Kind, Options, Report, Step, inspect};
+use sql::server::Phase;
 use storage::seam::Seams;
 use tokio::sync::{Semaphore, mpsc};
 use tonic::{Code, Request, Response, Status, async_trait};
@@ -43,8 +44,8 @@ impl service::Inspection for Inspection {
         request: Request<pb::InspectRequest>,
     ) -> Result<Response<Self::InspectStream>, Status> {
         let request = request.into_inner();
-        if !self.sql.is_ready() {
-            return Err(Status::unavailable("the node does not serve SQL at the moment; ask another one"));
+        if self.sql.phase() == Phase::Starting {
+            return Err(Status::unavailable("the node does not serve SQL yet; ask another one"));
         }
         if request.tables.len() > TABLES_MAX {
             return Err(Status::invalid_argument(format!("more than {TABLES_MAX} tables are named")));

@@ -4,6 +4,7 @@
 //! rest on all nodes, and a shard that nobody asks for is no less ready.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,26 +23,38 @@ const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// The meta-group must have answered within this time.
 const META_SILENT_MAX: Duration = Duration::from_secs(4);
 
+/// Why a node is not ready that could serve. (`cluster-scripts/cluster` knows the words.)
+const DRAINED: &str = "the node is drained";
+
 /// Keys that nothing stands under: the last ones of the system's databases and of the first one's.
 const PROBES: [(&str, [u8; 8]); 2] = [
     ("the system shard", [0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff]),
     ("the default database's shard", [0, 0, 0, 2, 0xff, 0xff, 0xff, 0xff]),
 ];
 
-/// The answer, kept up to date by [`watch`].
+/// The answer, kept up to date by [`watch`], and by [`super::drain`].
 pub struct Readiness {
     reason: Mutex<Option<String>>,
+    drained: AtomicBool,
 }
 
 impl Readiness {
     /// Not ready: the node is starting.
     pub fn starting() -> Arc<Self> {
-        Arc::new(Self { reason: Mutex::new(Some("the node is starting".into())) })
+        let reason = Mutex::new(Some("the node is starting".into()));
+        Arc::new(Self { reason, drained: AtomicBool::new(false) })
     }
 
     /// Why the node is not ready; `None` if it is.
     pub fn reason(&self) -> Option<String> {
-        self.reason.lock().clone()
+        let reason = self.reason.lock().clone();
+        // What keeps it from serving at all comes first.
+        reason.or_else(|| self.drained.load(Ordering::Acquire).then(|| DRAINED.to_owned()))
+    }
+
+    /// It could serve SQL, and shall not; or no longer so.
+    pub fn set_drained(&self, drained: bool) {
+        self.drained.store(drained, Ordering::Release);
     }
 
     /// It is not, because.

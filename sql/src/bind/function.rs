@@ -45,7 +45,11 @@ impl Binder<'_> {
         refuse_at(null_treatment.is_some(), "IGNORE NULLS").map_err(at)?;
         refuse_at(!within_group.is_empty(), "WITHIN GROUP").map_err(at)?;
         let (schema, name) = scope::table_name(name).map_err(at)?;
-        if let Some(schema) = schema.filter(|s| s != "pg_catalog") {
+        let schema = schema.filter(|schema| schema != "pg_catalog");
+        let qualified = schema.as_ref().map(|schema| format!("{schema}.{name}"));
+        let is_operators = schema.as_deref() == Some(function::OPERATOR_SCHEMA)
+            && qualified.as_deref().is_some_and(|name| !function::functions(name).is_empty());
+        if let Some(schema) = schema.filter(|_| !is_operators) {
             let message = match self.catalog.has_schema(&schema) {
                 true => SqlError::new(
                     SqlState::UNDEFINED_FUNCTION,
@@ -59,7 +63,7 @@ impl Binder<'_> {
             return Err(message.at(position));
         }
         let mut call = Call {
-            name,
+            name: qualified.unwrap_or(name),
             position,
             args: Vec::new(),
             names: Vec::new(),

@@ -21,6 +21,7 @@ static FUNCTIONS: &[&[Function]] = &[
     super::to_char_number::FUNCTIONS,
     super::system::FUNCTIONS,
     super::advisory::FUNCTIONS,
+    super::operate::FUNCTIONS,
 ];
 
 /// The families' operators.

@@ -1,4 +1,4 @@
-//! Functions with an effect: advisory locks, and sleeping. They have to wait, and a kernel can't.
+//! Functions with an effect: advisory locks, sleeping, and what operators want. They have to wait, and a kernel can't.
 //!
 //! Such a kernel calls [`call`]. Where an expression is evaluated by an operator that can wait (`exec::effect`), the evaluation is
 //! *suspended*: it fails, the operator carries the effect out, and evaluates the expression of that row again, with the result at
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::runtime::{Handle, RuntimeFlavor};
+use txn::order::Order;
 
 use super::EvalContext;
 use crate::error::{Result, SqlError, SqlState};
@@ -54,6 +55,8 @@ pub enum Effect {
     UnlockAll,
     /// Wait for a while.
     Sleep(Duration),
+    /// Have the cluster do something: what was begun, in words.
+    Order(Order),
 }
 
 /// Who carries effects out: the session.

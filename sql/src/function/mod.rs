@@ -16,6 +16,7 @@ pub mod effect;
 mod extract;
 mod interval;
 mod math;
+mod operate;
 mod pattern;
 pub mod resolve;
 mod statistics;
@@ -30,6 +31,7 @@ pub use catalogue::{
     cast, functions, operators, window_function,
 };
 
+pub use operate::SCHEMA as OPERATOR_SCHEMA;
 pub use string::{quote_ident, quote_literal};
 
 use crate::error::Result;

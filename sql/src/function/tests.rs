@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use txn::order::Order;
+
+use super::effect::{Effect, Memo, Step};
 use super::{EvalContext, all_functions, all_operators};
 use crate::bind::{self, ParsedStatement};
 use crate::catalog::{CatalogReader, TableDescriptor};
-use crate::error::Result;
+use crate::error::{Result, SqlState};
 use crate::eval::{Env, eval};
 use crate::ir::{Expr, Plan, Statement};
 use crate::types::{ColumnType, TimeZone, by_name, io};
@@ -120,6 +123,53 @@ fn aggregate_answer(question: &str, ctx: &EvalContext) -> Result<String> {
 fn aggregates_answer_as_postgresql() {
     let ctx = context();
     compare(include_str!("../../testdata/aggregates.txt"), |text| aggregate_answer(text, &ctx));
+}
+
+/// What a call of one of the operators' functions wants done.
+fn order(text: &str) -> Order {
+    let ctx = context();
+    let mut statements = bind::parse(&format!("SELECT {text}")).expect("a statement");
+    let ParsedStatement::Bindable(statement) = statements.remove(0) else { panic!("not a query") };
+    let bound = bind::bind(&statement, &Empty, bind::ParamTypes::Fixed(&[]), &ctx).expect(text);
+    let Statement::Query(plan) = bound.statement else { panic!("not a query") };
+    let expr = expression(plan);
+    match Memo::default().step(|| eval(&expr, &[], &Env { ctx: &ctx, params: &[], outer: &[] })) {
+        Step::Wants(Effect::Order(order)) => order,
+        _ => panic!("{text} wants nothing done"),
+    }
+}
+
+#[test]
+fn operators_functions_take_names_and_numbers() {
+    let shard = || "3".to_owned();
+    let moved = Order::Move { shard: "g3".into(), from: "n1".into(), to: "127.0.0.1:7402".into() };
+    assert_eq!(order("flotilla.move('g3', 'n1', '127.0.0.1:7402')"), moved);
+    let moved = Order::Move { shard: shard(), from: "1".into(), to: "2".into() };
+    assert_eq!(order("flotilla.move(3, 1, 2)"), moved);
+    let key = Some(bytes::Bytes::from_static(b"\x00\x02"));
+    assert_eq!(order("flotilla.split(3)"), Order::Split { shard: shard(), key: None });
+    assert_eq!(order("flotilla.split('3', '\\x0002')"), Order::Split { shard: shard(), key: key.clone() });
+    assert_eq!(order("flotilla.split(3, '\\x0002'::bytea)"), Order::Split { shard: shard(), key });
+    let kept = Order::Decommission { node: "n4".into(), force: false };
+    assert_eq!(order("flotilla.decommission('n4')"), kept);
+    assert_eq!(
+        order("flotilla.decommission(4, true)"),
+        Order::Decommission { node: "4".into(), force: true }
+    );
+    assert_eq!(order("flotilla.repair()"), Order::Repair { node: None });
+    assert_eq!(order("flotilla.repair(2)"), Order::Repair { node: Some("2".into()) });
+    let to = Some("n5".to_owned());
+    assert_eq!(order("flotilla.meta_remove('n1', 'n5')"), Order::MetaRemove { node: "n1".into(), to });
+    let reset = Order::Set { name: "rebalance".into(), value: None };
+    assert_eq!(order("flotilla.reset_setting('rebalance')"), reset);
+}
+
+#[test]
+fn operators_functions_are_found_in_their_schema_only() {
+    let ctx = context();
+    for text in ["drain('n1')", "pg_catalog.drain('n1')"] {
+        assert_eq!(answer(text, &ctx).expect_err(text).state, SqlState::UNDEFINED_FUNCTION, "{text}");
+    }
 }
 
 /// Two functions of one name with the same arguments would make a call ambiguous for ever.

@@ -24,6 +24,9 @@ use crate::session::{Notice, Response, Rows, Session};
 /// How long a client may take over the handshake (PostgreSQL's `authentication_timeout`).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a client may take to read why its session has ended, and to hang up.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
+
 /// Why the connection ends.
 #[derive(Debug)]
 pub(super) enum End {
@@ -46,6 +49,8 @@ pub(super) struct Connection<R, W> {
     pub(super) session: Session,
     /// An error in the extended protocol: everything up to the next Sync is skipped.
     pub(super) skip_to_sync: bool,
+    /// All that the client has sent has been answered, up to ReadyForQuery.
+    waits: bool,
     /// An error that ends the session.
     fatal: Option<SqlError>,
 }
@@ -61,6 +66,7 @@ where
     let handshake = startup::open(&mut reader, &mut output);
     let opening = tokio::select! {
         opening = handshake => opening,
+        _ = shared.leaving(false), if matches!(admission, Admission::Admitted(_)) => return,
         () = shared.seams.sleep(HANDSHAKE_TIMEOUT) => return,
     };
     let parameters = match opening {
@@ -76,7 +82,11 @@ where
     };
     let session = match admission {
         Admission::Refused(error) => Err(error),
-        Admission::Admitted(ticket) => Session::open(shared.clone(), ticket, &parameters).await,
+        // The handshake took its time.
+        Admission::Admitted(ticket) => match shared.refusal() {
+            Some(error) => Err(error),
+            None => Session::open(shared.clone(), ticket, &parameters).await,
+        },
     };
     let session = match session {
         Ok(session) => session,
@@ -86,12 +96,26 @@ where
             return;
         }
     };
-    let mut connection = Connection { reader, output, session, skip_to_sync: false, fatal: None };
+    let mut connection =
+        Connection { reader, output, session, skip_to_sync: false, waits: false, fatal: None };
     let end = connection.run().await;
     connection.session.close().await;
     if let End::Fatal(error) = end {
-        connection.output.error(&error, true);
-        let _ = connection.output.flush().await;
+        let Connection { mut reader, mut output, session, .. } = connection;
+        output.error(&error, true);
+        let farewell = async {
+            let told = output.finish().await;
+            // Its place is free as soon as the client has been told.
+            drop(session);
+            // A socket that is closed with something unread takes back what was said last.
+            if told.is_ok() {
+                reader.ignore_the_rest().await;
+            }
+        };
+        tokio::select! {
+            () = farewell => {}
+            () = shared.seams.sleep(FAREWELL_LIMIT) => {}
+        }
     }
 }
 
@@ -124,22 +148,24 @@ where
             self.output.parameter(name, &value);
         }
         self.output.ready(self.session.status());
+        self.waits = true;
         Ok(self.output.flush().await?)
     }
 
     async fn serve_messages(&mut self) -> Result<(), End> {
         loop {
             let idle_limit = self.session.idle_limit();
-            let stopping = self.session.stopping();
+            let leaving = self.session.leaving(self.waits);
             let doomed = self.session.doomed();
             let message = tokio::select! {
                 biased;
                 error = doomed => return Err(End::Fatal(error)),
+                // Before the next message: a client that always has one ready would stay for ever.
+                error = leaving => return Err(End::Fatal(error)),
                 message = self.reader.message() => message,
-                () = stopping => return Err(End::Fatal(SqlError::new(
-                    SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command"))),
                 error = idle_limit => return Err(End::Fatal(error)),
             };
+            self.waits = false;
             match message {
                 Ok(Message::Terminate(_)) => return Ok(()),
                 Ok(message) => self.message(message).await?,

@@ -159,6 +159,16 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         std::future::pending().await
     }
 
+    /// Takes in whatever the client still sends, until it hangs up.
+    pub async fn ignore_the_rest(&mut self) {
+        loop {
+            self.buffer.clear();
+            if self.read_some().await.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn discard(&mut self, mut bytes: usize) -> Result<(), ReadError> {
         loop {
             let here = bytes.min(self.buffer.len());

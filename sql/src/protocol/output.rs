@@ -82,6 +82,12 @@ impl<W: AsyncWrite + Unpin> Output<W> {
         self.socket.flush().await
     }
 
+    /// Writes what has gathered; nothing comes after it.
+    pub async fn finish(&mut self) -> std::io::Result<()> {
+        self.flush().await?;
+        self.socket.shutdown().await
+    }
+
     /// Writes what has gathered, if it is much.
     pub async fn flush_if_full(&mut self) -> std::io::Result<()> {
         if self.buffer.len() >= FLUSH_BYTES { self.flush().await } else { Ok(()) }

@@ -1,14 +1,16 @@
-//! The SQL server of a node: accepts connections, bounds their number, and lets them be cancelled.
+//! The SQL server of a node: accepts connections, bounds their number, lets them be cancelled, and has them end ([`Phase`]).
 
 mod activity;
+mod phase;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use txn::api::Database;
 use txn::seam::Seams;
@@ -18,11 +20,18 @@ use crate::error::{Result, SqlError, SqlState};
 use crate::protocol::connection;
 
 pub use activity::SessionActivity;
+pub use phase::Phase;
+pub(crate) use phase::leave;
 
 /// Beyond this many connections over the limit, further ones are closed without a word: even refusing costs memory.
 const REFUSALS_MAX: usize = 1024;
 /// The pause after an accept that failed (out of file descriptors, most often).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Between two looks at the sessions that are to end.
+const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long a server that stops waits for sessions that have been told to end at once.
+const ENDING_LIMIT: Duration = Duration::from_secs(1);
 
 /// How a node serves SQL.
 #[derive(Clone, Debug)]
@@ -55,12 +64,12 @@ pub struct Shared {
     pub options: ServerOptions,
     /// Clock, randomness, tasks.
     pub seams: Seams,
-    /// Ends all sessions.
+    /// The server stops for good.
     pub stopping: CancellationToken,
+    phase: watch::Sender<Phase>,
     sessions: Mutex<HashMap<i32, SessionEntry>>,
     next_pid: AtomicU32,
     open: AtomicUsize,
-    ready: AtomicBool,
 }
 
 struct SessionEntry {
@@ -78,7 +87,7 @@ pub enum CancelReason {
     Timeout,
     /// `transaction_timeout`, which ends the session.
     TransactionTimeout,
-    /// The node is shutting down.
+    /// The server is drained, or stops.
     Shutdown,
 }
 
@@ -163,12 +172,34 @@ impl Shared {
         }
     }
 
+    /// Completes when the phase is such that a session has to end: one `between` two transactions earlier than the others.
+    pub fn leaving(&self, between: bool) -> impl Future<Output = SqlError> + Send + use<> {
+        let mut phase = self.phase.subscribe();
+        async move {
+            let ends = move |phase: &Phase| *phase == Phase::Ending || (between && *phase == Phase::Draining);
+            // The other end lives as long as any session does; without it there is nothing to serve with.
+            let _ = phase.wait_for(ends).await.map(|_| ());
+            leave()
+        }
+    }
+
+    /// Why nobody is let in, if that is so.
+    pub fn refusal(&self) -> Option<SqlError> {
+        self.phase.borrow().refusal()
+    }
+
+    /// Goes on to a later phase.
+    fn advance(&self, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let later = *phase < to;
+            *phase = (*phase).max(to);
+            later
+        });
+    }
+
     fn admit(self: &Arc<Self>) -> Admission {
-        if !self.ready.load(Ordering::Acquire) {
-            return Admission::Refused(SqlError::new(
-                SqlState::CANNOT_CONNECT_NOW,
-                "the node is not ready to serve SQL yet",
-            ).hint("Initialise a new cluster with `flotilla init`, or wait until the node has joined; GET /ready says what is missing."));
+        if let Some(error) = self.refusal() {
+            return Admission::Refused(error);
         }
         let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
         if open > self.options.connections_max {
@@ -202,7 +233,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server over a cluster. It refuses sessions with `57P03` until [`Server::set_ready`].
+    /// A server over a cluster. It refuses sessions with `57P03` until [`Server::open`].
     pub fn new(database: Arc<dyn Database>, options: ServerOptions, seams: Seams) -> Self {
         let catalog = Catalog::new(database.clone(), seams.clone());
         let shared = Shared {
@@ -211,10 +242,10 @@ impl Server {
             options,
             seams,
             stopping: CancellationToken::new(),
+            phase: watch::Sender::new(Phase::Starting),
             sessions: Mutex::default(),
             next_pid: AtomicU32::new(1),
             open: AtomicUsize::new(0),
-            ready: AtomicBool::new(false),
         };
         let shared = Arc::new(shared);
         shared.database.set_witness(Arc::new(activity::Sessions(Arc::downgrade(&shared))));
@@ -234,14 +265,21 @@ impl Server {
         &self.shared.catalog
     }
 
-    /// Whether sessions are let in, as far as the node is concerned.
-    pub fn is_ready(&self) -> bool {
-        self.shared.ready.load(Ordering::Acquire)
+    /// Where the server is in its life.
+    pub fn phase(&self) -> Phase {
+        *self.shared.phase.borrow()
     }
 
-    /// Whether sessions are let in.
-    pub fn set_ready(&self, ready: bool) {
-        self.shared.ready.store(ready, Ordering::Release);
+    /// Lets sessions in, for the first time or again, unless the server stops.
+    pub fn open(&self) {
+        let stopping = &self.shared.stopping;
+        self.shared.phase.send_if_modified(|phase| {
+            let opens = *phase != Phase::Serving && !stopping.is_cancelled();
+            if opens {
+                *phase = Phase::Serving;
+            }
+            opens
+        });
     }
 
     /// How many sessions there are.
@@ -291,21 +329,30 @@ impl Server {
         }
     }
 
-    /// Ends all sessions: running statements are cancelled, idle sessions are told `57P01`. Waits at most `patience`.
-    pub async fn stop(&self, patience: Duration) {
-        self.set_ready(false);
-        self.shared.stopping.cancel();
-        let half = self.shared.seams.clock.now() + patience / 2;
-        let end = self.shared.seams.clock.now() + patience;
-        let mut cancelled = false;
-        while self.sessions() > 0 && self.shared.seams.clock.now() < end {
-            if !cancelled && self.shared.seams.clock.now() >= half {
+    /// Lets nobody in (`57P03`), and has the sessions end (`57P01`): each between two of its transactions, and those that are in one
+    /// for longer than `grace` in its midst. Completes when none is left. Undone by [`Server::open`].
+    pub async fn drain(&self, grace: Duration) {
+        let end = self.shared.seams.clock.now() + grace;
+        self.shared.advance(Phase::Draining);
+        while self.sessions() > 0 {
+            if self.shared.seams.clock.now() >= end {
+                self.shared.advance(Phase::Ending);
+                // Each time: a statement may have begun just now.
                 for entry in self.shared.sessions.lock().values() {
                     entry.cancel.cancel(CancelReason::Shutdown);
                 }
-                cancelled = true;
             }
-            self.shared.seams.sleep(Duration::from_millis(10)).await;
+            self.shared.seams.sleep(DRAIN_LOOK_EVERY).await;
+        }
+    }
+
+    /// Drains for good, and accepts no more connections. Who has not ended soon after `grace` is left behind.
+    pub async fn stop(&self, grace: Duration) {
+        // Before the phase changes: from now on nobody can open the server again.
+        self.shared.stopping.cancel();
+        tokio::select! {
+            () = self.drain(grace) => {}
+            () = self.shared.seams.sleep(grace + ENDING_LIMIT) => {}
         }
     }
 }
@@ -315,3 +362,6 @@ impl std::fmt::Debug for Server {
         f.debug_struct("Server").field("sessions", &self.sessions()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use txn::api::{Database, Key, LockWait, SessionLocks};
+use txn::order::Order;
 use txn::seam::Seams;
 use txn::{LockMode, SessionId};
 
@@ -94,7 +95,8 @@ impl Advisory {
         self.inner.lock().id
     }
 
-    /// How often the session's own locks were taken or given back: a statement that has done that is not run again by itself.
+    /// How often the session's own locks were taken or given back, or the cluster was told to do something: a statement that has done
+    /// that is not run again by itself.
     pub(super) fn effects(&self) -> u64 {
         self.inner.lock().effects
     }
@@ -243,6 +245,17 @@ impl Advisory {
         .await;
     }
 
+    /// Has the cluster do what an operator wants.
+    async fn order(&self, order: Order) -> Result<Datum> {
+        // Before it is known whether it was done.
+        self.inner.lock().effects += 1;
+        let said = self.database.order(order).await.map_err(|error| match error {
+            txn::Error::Invalid(why) => SqlError::new(SqlState::INVALID_PARAMETER_VALUE, why),
+            other => other.into(),
+        })?;
+        Ok(Datum::text(said))
+    }
+
     /// How many locks the transaction has taken, to roll back to.
     pub(super) fn mark(&self) -> usize {
         self.inner.lock().transaction.len()
@@ -327,6 +340,7 @@ impl Performing {
                 self.seams.sleep(length).await;
                 Datum::Null
             }
+            Effect::Order(order) => advisory.order(order).await?,
         })
     }
 }

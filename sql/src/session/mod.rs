@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bind::{self, ParsedStatement};
 use crate::error::{Result, SqlError, SqlState};
 use crate::function::EvalContext;
-use crate::server::{CancelReason, Shared, Ticket};
+use crate::server::{self, CancelReason, Shared, Ticket};
 use crate::types::TimeZone;
 
 use advisory::Advisory;
@@ -152,17 +152,10 @@ impl Session {
         bind::parse(text)
     }
 
-    /// Completes when the node stops and the session is outside a transaction block.
-    pub fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
-        let stopping = self.shared.stopping.clone();
-        let busy = matches!(self.state, State::Open(_));
-        let (seams, grace) = (self.shared.seams.clone(), Duration::from_secs(2));
-        async move {
-            stopping.cancelled().await;
-            if busy {
-                seams.sleep(grace).await;
-            }
-        }
+    /// Completes when the server has the session end. `waits`: the client's last batch of messages has been answered, so that
+    /// the session is between two transactions if it is in none.
+    pub fn leaving(&self, waits: bool) -> impl Future<Output = SqlError> + Send + use<> {
+        self.shared.leaving(waits && matches!(self.state, State::Idle))
     }
 
     /// How long a statement goes on for a client that sends nothing more.
@@ -235,9 +228,7 @@ impl Session {
                 SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to statement timeout")
             }
             CancelReason::TransactionTimeout => transaction_timeout(),
-            CancelReason::Shutdown => {
-                SqlError::new(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
-            }
+            CancelReason::Shutdown => server::leave(),
         }
     }
 

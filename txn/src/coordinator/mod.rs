@@ -46,6 +46,7 @@ use crate::api::{
     Activity, BeginOptions, Database, Fence, Key, LockInfo, NodeInfo, OperationInfo, SessionLocks,
     SettingInfo, ShardInfo, Transaction, Value, Witness,
 };
+use crate::order::{Observed, Order};
 use crate::router::Router;
 use crate::server::ShardServer;
 use crate::{Directory, Error, Oracle, SessionId};
@@ -177,6 +178,14 @@ impl Database for Cluster {
 
     async fn settings(&self) -> Result<Vec<SettingInfo>, Error> {
         self.core.directory.settings().await
+    }
+
+    async fn order(&self, order: Order) -> Result<String, Error> {
+        self.core.directory.order(order).await
+    }
+
+    async fn observed(&self) -> Result<Observed, Error> {
+        self.core.directory.observed().await
     }
 
     fn session(&self, pid: i32) -> SessionId {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use proto::meta::change_duty::Change;
-use proto::meta::{ChangeDutyRequest, DescribeResponse, GroupStatus, NodeDuty, NodeStatus};
+use proto::meta::{ChangeDutyRequest, DescribeResponse, GroupStatus, NodeDuty, NodeFacts, NodeStatus};
 use serde_json::json;
 
 use super::progress::Left;
@@ -82,6 +82,7 @@ async fn apply(
     let known = find(&cluster, node)?;
     Ok(super::pretty(&json!({
         "node": node, "duty": duty(known), "replicas": known.replicas, "leaders": known.leaders,
+        "sessions": known.facts.as_ref().map_or(0, |facts| facts.sessions),
     })))
 }
 
@@ -92,15 +93,13 @@ fn find(cluster: &DescribeResponse, node: u64) -> Result<&NodeStatus, Failure> {
 
 fn progress(cluster: &DescribeResponse, node: u64) -> Result<Progress, Failure> {
     let known = find(cluster, node)?;
+    let facts = known.facts.clone().unwrap_or_default();
     Ok(match known.duty() {
-        NodeDuty::NodeActive => Progress::Ended(format!("n{node} serves")),
-        NodeDuty::NodeDraining if known.leaders == 0 => Progress::Ended(format!(
-            "n{node} is drained: it leads nothing and can be stopped for a while (`flotilla admin undrain n{node}` afterwards)"
-        )),
-        NodeDuty::NodeDraining => {
-            let left = Left { count: known.leaders, unit: "leaders", bytes: 0 };
-            Progress::Counted(format!("n{node} has {} leaders to hand over", known.leaders), left)
+        NodeDuty::NodeActive if known.alive && facts.closed => {
+            Progress::Going(format!("n{node} does not let sessions in yet"))
         }
+        NodeDuty::NodeActive => Progress::Ended(format!("n{node} serves")),
+        NodeDuty::NodeDraining => draining(known, &facts),
         NodeDuty::NodeDecommissioning => {
             let waiting = cluster.plan.as_ref().map_or(0, |plan| plan.waiting);
             let mut stuck = match waiting {
@@ -118,6 +117,35 @@ fn progress(cluster: &DescribeResponse, node: u64) -> Result<Progress, Failure> 
             Progress::Ended(format!("n{node} is decommissioned: it is empty and can be stopped for good"))
         }
     })
+}
+
+fn draining(known: &NodeStatus, facts: &NodeFacts) -> Progress {
+    let node = known.id;
+    let mut left = Vec::new();
+    if known.leaders > 0 {
+        left.push(format!("{} to hand over", counted(known.leaders, "leader")));
+    }
+    // The sessions of a dead node are gone, too.
+    match (known.alive, facts.closed, facts.sessions) {
+        (false, ..) | (true, true, 0) => {}
+        (true, false, _) => left.push("sessions that are still let in".to_owned()),
+        (true, true, sessions) => left.push(format!("{} left", counted(sessions, "session"))),
+    }
+    if left.is_empty() {
+        return Progress::Ended(format!(
+            "n{node} is drained: it leads nothing, has no session, and can be stopped for a while (`flotilla admin undrain n{node}` \
+             afterwards)"
+        ));
+    }
+    let count = match known.leaders {
+        0 => Left { count: facts.sessions, unit: "sessions", bytes: 0 },
+        leaders => Left { count: leaders, unit: "leaders", bytes: 0 },
+    };
+    Progress::Counted(format!("n{node} has {}", left.join(", ")), count)
+}
+
+fn counted(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// About how much the node's replicas take.

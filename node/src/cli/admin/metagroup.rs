@@ -2,14 +2,12 @@
 //! themselves; these commands are for whoever wants it otherwise.
 
 use clap::{Args, Subcommand};
-use proto::meta::{DescribeResponse, Move, NodeDuty, NodeStatus, ReplicaProgress};
+use meta::membership::{self, Choice};
+use proto::meta::DescribeResponse;
 use serde_json::json;
 
 use super::{movement, names};
 use crate::exit::Failure;
-
-/// The meta-group's number.
-const META_GROUP: u64 = 1;
 
 /// Arguments of `meta`.
 #[derive(Args)]
@@ -46,69 +44,29 @@ enum Action {
     },
 }
 
-/// What is to be done.
-#[derive(Debug, PartialEq, Eq)]
-enum Choice {
-    /// The replica on the first node moves to the second one.
-    Move(u64, u64),
-    /// Nothing: the node is what it shall be.
-    Already(u64, &'static str),
-}
-
 /// Prints, or moves a replica of the meta-group.
 pub async fn run(args: &MetaArgs, host: &str, as_json: bool) -> Result<String, Failure> {
     let cluster = super::cluster(host).await?;
     let (choice, no_wait) = match &args.action {
         None | Some(Action::Status) => return Ok(print(&cluster, as_json)),
         Some(Action::Add { node, replacing, no_wait }) => {
-            (add(&cluster, node, replacing.as_deref())?, *no_wait)
+            let (node, replacing) = (names::node(&cluster, node)?, named(&cluster, replacing.as_deref())?);
+            (membership::add(&cluster, node, replacing), *no_wait)
         }
-        Some(Action::Remove { node, to, no_wait }) => (remove(&cluster, node, to.as_deref())?, *no_wait),
+        Some(Action::Remove { node, to, no_wait }) => {
+            let (node, to) = (names::node(&cluster, node)?, named(&cluster, to.as_deref())?);
+            (membership::remove(&cluster, node, to), *no_wait)
+        }
     };
+    let choice = choice.map_err(|error| Failure::Refused(error.to_string()))?;
     match choice {
         Choice::Move(from, to) => movement::go("meta", from, to, no_wait, host, as_json).await,
         Choice::Already(node, what) => Ok(already(node, what, as_json)),
     }
 }
 
-fn members(cluster: &DescribeResponse) -> impl Iterator<Item = &ReplicaProgress> {
-    let group = cluster.groups.iter().find(|group| group.group == META_GROUP);
-    group.into_iter().flat_map(|group| &group.replicas)
-}
-
-fn is_member(cluster: &DescribeResponse, node: u64) -> bool {
-    members(cluster).any(|member| member.node == node && !member.learner)
-}
-
-/// The move of the meta-group that is under way. A command that is repeated meanwhile means that one: what would be chosen now may
-/// be another node.
-fn under_way(cluster: &DescribeResponse) -> Option<&Move> {
-    let mut moves = cluster.operations.iter().filter_map(|operation| operation.moving.as_ref());
-    moves.find(|moving| moving.group == META_GROUP)
-}
-
-fn add(cluster: &DescribeResponse, node: &str, replacing: Option<&str>) -> Result<Choice, Failure> {
-    let to = names::node(cluster, node)?;
-    let begun = under_way(cluster).filter(|moving| moving.to == to);
-    Ok(match (replacing, begun) {
-        (None, Some(moving)) => Choice::Move(moving.from, to),
-        (_, None) if is_member(cluster, to) => Choice::Already(to, "is a member already"),
-        (Some(name), _) => Choice::Move(names::node(cluster, name)?, to),
-        (None, None) => Choice::Move(dispensable(cluster, members(cluster).map(|member| member.node))?, to),
-    })
-}
-
-fn remove(cluster: &DescribeResponse, node: &str, to: Option<&str>) -> Result<Choice, Failure> {
-    let from = names::node(cluster, node)?;
-    let begun = under_way(cluster).filter(|moving| moving.from == from);
-    Ok(match (to, begun) {
-        (None, Some(moving)) => Choice::Move(from, moving.to),
-        (_, None) if !members(cluster).any(|member| member.node == from) => {
-            Choice::Already(from, "is no member")
-        }
-        (Some(name), _) => Choice::Move(from, names::node(cluster, name)?),
-        (None, None) => Choice::Move(from, idle(cluster)?),
-    })
+fn named(cluster: &DescribeResponse, name: Option<&str>) -> Result<Option<u64>, Failure> {
+    name.map(|name| names::node(cluster, name)).transpose()
 }
 
 fn already(node: u64, what: &str, as_json: bool) -> String {
@@ -116,28 +74,6 @@ fn already(node: u64, what: &str, as_json: bool) -> String {
         true => super::pretty(&json!({ "node": node, "done": true })),
         false => format!("n{node} {what} of the meta-group\n"),
     }
-}
-
-/// The member that is missed least.
-fn dispensable(cluster: &DescribeResponse, members: impl Iterator<Item = u64>) -> Result<u64, Failure> {
-    let members: Vec<u64> = members.collect();
-    let leader = cluster.groups.iter().find(|group| group.group == META_GROUP).map(|group| group.leader_node);
-    let candidates = cluster.nodes.iter().filter(|n| members.contains(&n.id) && Some(n.id) != leader);
-    let least = candidates.min_by_key(|node| (node.alive, std::cmp::Reverse(node.replicas), node.id));
-    least.map(|node| node.id).ok_or_else(|| {
-        Failure::Refused(
-            "the meta-group has one member only; it grows by itself when there are more nodes".into(),
-        )
-    })
-}
-
-/// The node that can best become a member.
-fn idle(cluster: &DescribeResponse) -> Result<u64, Failure> {
-    let able = |n: &&NodeStatus| n.alive && n.duty() == NodeDuty::NodeActive && !is_member(cluster, n.id);
-    let least = cluster.nodes.iter().filter(able).min_by_key(|node| (node.replicas, node.id));
-    least.map(|node| node.id).ok_or_else(|| {
-        Failure::Refused("no other node lives that could take its place; start another one first".into())
-    })
 }
 
 fn print(cluster: &DescribeResponse, as_json: bool) -> String {
@@ -170,58 +106,4 @@ fn print(cluster: &DescribeResponse, as_json: bool) -> String {
         ]);
     }
     super::rendered(table)
-}
-
-#[cfg(test)]
-mod tests {
-    use proto::meta::{GroupStatus, Operation};
-
-    use super::*;
-
-    /// Five nodes, of which the first three, and those beside, are members; the first leads.
-    fn cluster(also: &[u64], moving: Option<(u64, u64)>) -> DescribeResponse {
-        let node = |id| NodeStatus { id, alive: true, replicas: 10 - id, ..Default::default() };
-        let member = |node: &u64| ReplicaProgress { replica: *node, node: *node, ..Default::default() };
-        let replicas = [1, 2, 3].iter().chain(also).map(member).collect();
-        let group = GroupStatus { group: META_GROUP, leader_node: 1, replicas, ..Default::default() };
-        let operation = |(from, to): (u64, u64)| Operation {
-            moving: Some(Move { id: 1, group: META_GROUP, from, to }),
-            ..Default::default()
-        };
-        DescribeResponse {
-            nodes: (1..=5).map(node).collect(),
-            groups: vec![group],
-            operations: moving.map(operation).into_iter().collect(),
-            ..Default::default()
-        }
-    }
-
-    fn said(choice: Result<Choice, Failure>) -> Choice {
-        choice.expect("there is something to do")
-    }
-
-    #[test]
-    fn node_that_has_most_to_do_makes_room_and_the_idlest_comes() {
-        let cluster = cluster(&[], None);
-        assert_eq!(said(add(&cluster, "n4", None)), Choice::Move(2, 4));
-        assert_eq!(said(add(&cluster, "n4", Some("n3"))), Choice::Move(3, 4));
-        assert_eq!(said(remove(&cluster, "n2", None)), Choice::Move(2, 5));
-        assert_eq!(said(add(&cluster, "n3", None)), Choice::Already(3, "is a member already"));
-        assert_eq!(said(remove(&cluster, "n4", None)), Choice::Already(4, "is no member"));
-    }
-
-    #[test]
-    fn command_that_is_repeated_goes_on_with_the_partner_it_had() {
-        let cluster = cluster(&[], Some((3, 4)));
-        assert_eq!(said(add(&cluster, "n4", None)), Choice::Move(3, 4));
-        assert_eq!(said(remove(&cluster, "n3", None)), Choice::Move(3, 4));
-        // Another one is another command, and refused by the cluster.
-        assert_eq!(said(add(&cluster, "n5", None)), Choice::Move(2, 5));
-    }
-
-    #[test]
-    fn member_that_has_not_replaced_the_other_yet_is_waited_for() {
-        let cluster = cluster(&[4], Some((3, 4)));
-        assert_eq!(said(add(&cluster, "n4", None)), Choice::Move(3, 4));
-    }
 }

@@ -73,7 +73,7 @@ enum Admin {
     Merge(reshape::MergeArgs),
     /// Have another node lead a shard
     TransferLeader(movement::TransferArgs),
-    /// Have a node lead nothing and take no replicas, so that it can be stopped for a while
+    /// Have a node lead nothing, take no replicas and have no sessions, so that it can be stopped for a while
     Drain(duty::DutyArgs),
     /// Have a drained node serve again
     Undrain(duty::DutyArgs),

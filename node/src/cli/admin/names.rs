@@ -1,40 +1,20 @@
-//! How operators name nodes and shards.
+//! How operators name nodes and shards, with what the command line says to a name that means nothing.
 
 use proto::meta::DescribeResponse;
 
 use crate::exit::Failure;
 
+pub use meta::names::group_number;
+
 /// The meta-group's number.
-pub const META_GROUP: u64 = 1;
+pub const META_GROUP: u64 = storage::ids::META_GROUP.0;
 
-/// A node: `n2`, `2`, or one of its addresses.
+/// See [`meta::names::node`].
 pub fn node(cluster: &DescribeResponse, name: &str) -> Result<u64, Failure> {
-    let number = name.strip_prefix('n').unwrap_or(name).parse::<u64>().ok();
-    let is = |node: &&proto::meta::NodeStatus| {
-        let addresses = node.addresses.as_ref();
-        Some(node.id) == number
-            || addresses.is_some_and(|a| [&a.rpc, &a.sql, &a.http].iter().any(|a| *a == name))
-    };
-    cluster.nodes.iter().find(is).map(|node| node.id).ok_or_else(|| {
-        let known: Vec<String> = cluster.nodes.iter().map(|node| format!("n{}", node.id)).collect();
-        Failure::Usage(format!("there is no node {name:?}; there are {}", known.join(", ")))
-    })
+    meta::names::node(cluster, name).map_err(|error| Failure::Usage(error.to_string()))
 }
 
-/// A shard: `g3`, `3`, or `meta`.
+/// See [`meta::names::group`].
 pub fn group(cluster: &DescribeResponse, name: &str) -> Result<u64, Failure> {
-    let known = group_number(name).filter(|number| cluster.groups.iter().any(|group| group.group == *number));
-    known.ok_or_else(|| {
-        Failure::Usage(format!(
-            "there is no shard {name:?}: g3 is meant, or meta; `flotilla admin shards` lists them"
-        ))
-    })
-}
-
-/// The number in a shard's name.
-pub fn group_number(name: &str) -> Option<u64> {
-    match name {
-        "meta" => Some(META_GROUP),
-        _ => name.strip_prefix('g').unwrap_or(name).parse().ok(),
-    }
+    meta::names::group(cluster, name).map_err(|error| Failure::Usage(error.to_string()))
 }

@@ -14,7 +14,7 @@ pub fn print(cluster: &DescribeResponse, as_json: bool) -> String {
             json!({
                 "id": node.id, "alive": node.alive, "duty": duty(node), "silent_ms": node.silent_ms, "sql": addresses.sql,
                 "rpc": addresses.rpc, "http": addresses.http, "replicas": node.replicas, "leaders": node.leaders,
-                "locality": facts.locality, "disk_bytes": facts.capacity_bytes, "disk_used_bytes": facts.used_bytes,
+                "sessions": facts.sessions, "locality": facts.locality, "disk_bytes": facts.capacity_bytes, "disk_used_bytes": facts.used_bytes,
             })
         });
         return super::pretty(&nodes.collect());

@@ -1,6 +1,7 @@
 //! The schema `flotilla`: the cluster.
 
 use txn::api::{OperationInfo, SettingInfo};
+use txn::ids::NodeId;
 
 use super::{Source, VirtualTable, or_null, text};
 use crate::catalog::layout;
@@ -22,6 +23,10 @@ pub(super) const TABLES: &[VirtualTable] = &[
             ("leaders", Type::Int8),
             ("replicas", Type::Int8),
             ("duty", Type::Text),
+            ("sessions", Type::Int8),
+            ("locality", Type::Text),
+            ("disk_bytes", Type::Int8),
+            ("disk_used_bytes", Type::Int8),
         ],
         rows: nodes,
     },
@@ -38,6 +43,12 @@ pub(super) const TABLES: &[VirtualTable] = &[
             ("replicas", Type::Text),
             ("leader", Type::Int8),
             ("closed", Type::Text),
+            ("bytes", Type::Int8),
+            ("reads_per_second", Type::Int8),
+            ("writes_per_second", Type::Int8),
+            ("voters", Type::Text),
+            ("lag", Type::Int8),
+            ("unreachable", Type::Text),
         ],
         rows: shards,
     },
@@ -76,6 +87,11 @@ fn int8(n: u64) -> Datum {
     Datum::Int8(i64::try_from(n).unwrap_or(i64::MAX))
 }
 
+fn list(nodes: &[NodeId]) -> Datum {
+    let names: Vec<String> = nodes.iter().map(|node| node.to_string()).collect();
+    text(names.join(","))
+}
+
 fn nodes(source: &Source<'_>) -> Vec<Row> {
     source
         .nodes
@@ -83,6 +99,7 @@ fn nodes(source: &Source<'_>) -> Vec<Row> {
         .map(|node| {
             let leaders = source.shards.iter().filter(|s| s.leader == Some(node.id)).count();
             let replicas = source.shards.iter().filter(|s| s.replicas.contains(&node.id)).count();
+            let facts = source.observed.nodes.get(&node.id);
             vec![
                 int8(node.id.0),
                 text(&node.sql_address),
@@ -91,6 +108,10 @@ fn nodes(source: &Source<'_>) -> Vec<Row> {
                 int8(leaders as u64),
                 int8(replicas as u64),
                 text(node.duty),
+                or_null(facts, |facts| int8(facts.sessions)),
+                or_null(facts, |facts| text(&facts.locality)),
+                or_null(facts.and_then(|facts| facts.disk_bytes), int8),
+                or_null(facts.and_then(|facts| facts.disk_used_bytes), int8),
             ]
         })
         .collect()
@@ -111,7 +132,8 @@ fn settings(source: &Source<'_>) -> Vec<Row> {
 }
 
 /// `table_name` is the table that the shard's first key lies in, if that is one of this database. `closed` is up to where this node's replica answers
-/// reads of the past itself, as AS OF SYSTEM TIME takes it.
+/// reads of the past itself, as AS OF SYSTEM TIME takes it. What comes after is the leader's word, of a second ago; `lag` is that of the replica which is
+/// furthest behind.
 fn shards(source: &Source<'_>) -> Vec<Row> {
     source
         .shards
@@ -126,7 +148,7 @@ fn shards(source: &Source<'_>) -> Vec<Row> {
             let table = layout::parse_table_key(start)
                 .filter(|&(database, _)| database == source.image.database().id)
                 .and_then(|(_, table)| source.image.table_by_id(table));
-            let replicas: Vec<String> = shard.replicas.iter().map(|n| n.to_string()).collect();
+            let facts = source.observed.groups.get(&shard.group);
             vec![
                 int8(shard.group.0),
                 or_null(database, |d| text(&d.name)),
@@ -134,9 +156,15 @@ fn shards(source: &Source<'_>) -> Vec<Row> {
                 Datum::Bytea(shard.range.start.clone()),
                 Datum::Bytea(shard.range.end.clone()),
                 int8(shard.epoch.0),
-                text(replicas.join(",")),
+                list(&shard.replicas),
                 or_null(shard.leader, |n| int8(n.0)),
                 or_null(shard.closed, |at| text(at.to_string())),
+                or_null(facts.and_then(|facts| facts.bytes), int8),
+                or_null(facts.and_then(|facts| facts.reads_per_second), |n| int8(n.into())),
+                or_null(facts.and_then(|facts| facts.writes_per_second), |n| int8(n.into())),
+                or_null(facts, |facts| list(&facts.voters)),
+                or_null(facts.and_then(|facts| facts.lag), int8),
+                or_null(facts, |facts| list(&facts.unreachable)),
             ]
         })
         .collect()

@@ -13,6 +13,7 @@ mod references;
 
 use txn::api::{NodeInfo, OperationInfo, SettingInfo, ShardInfo};
 use txn::ids::KeyRange;
+use txn::order::Observed;
 
 use super::{CatalogImage, CatalogReader};
 use crate::error::{Result, SqlError, SqlState};
@@ -41,6 +42,7 @@ struct Source<'a> {
     locks: locks::Locks,
     operations: Vec<OperationInfo>,
     settings: Vec<SettingInfo>,
+    observed: Observed,
 }
 
 impl VirtualTable {
@@ -78,6 +80,7 @@ pub async fn rows(schema: &str, name: &str, ctx: &StatementContext) -> Result<Ve
         locks: locks::Locks::default(),
         operations: Vec::new(),
         settings: Vec::new(),
+        observed: Observed::default(),
     };
     if matches!(table.name, "locks" | "pg_locks") {
         source.locks = locks::Locks::load(ctx).await?;
@@ -85,6 +88,8 @@ pub async fn rows(schema: &str, name: &str, ctx: &StatementContext) -> Result<Ve
     if matches!((table.schema, table.name), (cluster::SCHEMA, "nodes" | "shards")) {
         source.shards = ctx.database.shards(&KeyRange::all()).await?;
         source.nodes = ctx.database.nodes().await?;
+        // What nobody can tell now is null.
+        source.observed = ctx.database.observed().await.unwrap_or_default();
     }
     match (table.schema, table.name) {
         (cluster::SCHEMA, "operations") => source.operations = ctx.database.operations().await?,
