@@ -43,10 +43,12 @@ pub(crate) fn without(cluster: &Description, node: NodeId) -> Option<Shortage> {
     short.max_by_key(|shortage| (shortage.wanted - shortage.room, std::cmp::Reverse(shortage.group)))
 }
 
+/// One of which nobody knows where it stands is counted on for nothing that depends on it.
 fn allows(rule: &Rule, node: &Node) -> bool {
+    let stands = |inside: bool, place| node.locality.as_ref().is_some_and(|at| at.lies_in(place) == inside);
     rule.constraints.iter().all(|constraint| match constraint {
-        Constraint::Within(place) => node.locality.lies_in(place),
-        Constraint::Outside(place) => !node.locality.lies_in(place),
+        Constraint::Within(place) => stands(true, place),
+        Constraint::Outside(place) => stands(false, place),
         Constraint::AtLeast(..) => true,
     })
 }
@@ -62,7 +64,7 @@ mod tests {
     /// Nodes 1, 2, … in these regions; a group of three on the first ones, and one of the second rule with a voter on each node.
     fn cluster(regions: &[&str], second: &str) -> Description {
         let node = |(place, region): (usize, &&str)| Node {
-            locality: format!("region={region}").parse().expect("a locality"),
+            locality: Some(format!("region={region}").parse().expect("a locality")),
             ..Node::live(NodeId(place as u64 + 1))
         };
         let nodes: Vec<Node> = regions.iter().enumerate().map(node).collect();
