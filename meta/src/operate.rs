@@ -3,6 +3,7 @@
 use futures::FutureExt;
 use proto::meta as pb;
 use std::time::Duration;
+use storage::ids::KeyRange;
 
 use crate::client::{CALL_LIMIT, Target};
 use crate::{Error, MetaClient};
@@ -121,6 +122,25 @@ impl MetaClient {
                 match target {
                     Target::Local(server) => server.set_rule(rule).await,
                     Target::Remote(mut rpc) => Ok(rpc.set_rule(rule).await?.into_inner()),
+                }
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// Says that no key in a range is ever used again.
+    pub(crate) async fn give_up(&self, range: &KeyRange) -> Result<(), Error> {
+        let request = pb::VacateRequest { start: range.start.clone(), end: range.end.clone() };
+        self.call(CALL_LIMIT, move |target| {
+            let request = request.clone();
+            async move {
+                match target {
+                    Target::Local(server) => server.vacate(request).await.map(|_| ()),
+                    Target::Remote(mut rpc) => {
+                        rpc.vacate(request).await?;
+                        Ok(())
+                    }
                 }
             }
             .boxed()

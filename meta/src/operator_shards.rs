@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::common::ShardDescriptor;
 use proto::meta::command::Command;
 use proto::meta::{self as pb, NodeDuty};
-use storage::ids::{GroupId, META_GROUP};
+use storage::ids::{GroupId, KeyRange, META_GROUP};
 
 use crate::Error;
 use crate::placement::{Locality, Rule};
@@ -103,6 +103,18 @@ impl MetaServer {
         Ok(pb::SetRuleResponse { unmet: self.replica.read(|state| unmet(state, &rule)) })
     }
 
+    /// No key in a range is ever used again: nothing is wanted of the tables in it.
+    pub async fn vacate(&self, request: pb::VacateRequest) -> Result<pb::VacateResponse, Error> {
+        self.lead()?;
+        let range = KeyRange::new(request.start, request.end);
+        for family in self.replica.read(|state| families(&state.cluster().rules, &range)) {
+            let nothing = pb::TableRule { family, ..pb::TableRule::default() };
+            self.propose(Command::SetRule(nothing)).await?;
+        }
+        self.nudge.notify_one();
+        Ok(pb::VacateResponse {})
+    }
+
     fn shard(&self, group: GroupId) -> Result<ShardDescriptor, Error> {
         if group == META_GROUP {
             return Err(Error::Rejected("the meta-group is no shard: it is neither split nor merged".into()));
@@ -130,4 +142,28 @@ fn unmet(state: &State, rule: &pb::TableRule) -> Vec<String> {
         replicas => replicas as usize,
     };
     Rule { replicas, ..wanted }.unmet(&places)
+}
+
+/// The tables all of whose keys lie in a range, of those with rules of their own.
+fn families(rules: &[pb::TableRule], range: &KeyRange) -> Vec<u64> {
+    let inside = |family: &u64| range.contains_range(&KeyRange::prefix(&family.to_be_bytes()));
+    rules.iter().map(|rule| rule.family).filter(inside).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_of_a_vacated_table_or_database_go_and_no_others() {
+        let family = |database: u64, table: u64| (database << 32) | table;
+        let all = [family(2, 9), family(2, 10), family(3, 7), family(3, u64::from(u32::MAX)), family(4, 1)];
+        let rules = all.map(|family| pb::TableRule { family, replicas: 5, ..Default::default() });
+        let table = all[0].to_be_bytes();
+        assert_eq!(families(&rules, &KeyRange::prefix(&table)), [all[0]]);
+        // A storage of the table, as TRUNCATE leaves it: the table lives on.
+        let storage = [&table[..], &[0x80, 0, 0, 1]].concat();
+        assert!(families(&rules, &KeyRange::prefix(&storage)).is_empty());
+        assert_eq!(families(&rules, &KeyRange::prefix(&3_u32.to_be_bytes())), all[2..4]);
+    }
 }

@@ -387,6 +387,11 @@ pub trait Database: Send + Sync + 'static {
     /// fences that shards keep at their starts stay, as do the fates of transactions.
     async fn clear_range(&self, range: &KeyRange) -> Result<(), Error>;
 
+    /// Says that no key in `range` is ever used again: what was wanted of the replicas of tables in it is forgotten.
+    async fn vacate(&self, _range: &KeyRange) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// A fresh timestamp from the oracle.
     async fn timestamp(&self) -> Result<Timestamp, Error>;
 

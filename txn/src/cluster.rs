@@ -65,6 +65,11 @@ pub trait Directory: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
+    /// Says that no key in `range` is ever used again: what was wanted of the replicas of tables in it is forgotten.
+    async fn vacate(&self, _range: &KeyRange) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Asks that the leaders of `groups` be spread over the nodes. Returns when the wish is noted, not when it is done.
     async fn spread_leaders(&self, groups: &[GroupId]) -> Result<(), Error>;
 

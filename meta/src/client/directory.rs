@@ -96,6 +96,10 @@ impl Directory for MetaClient {
         outcome.map(|answer| answer.unmet).map_err(refused)
     }
 
+    async fn vacate(&self, range: &KeyRange) -> Result<(), txn::Error> {
+        self.give_up(range).await.map_err(refused)
+    }
+
     async fn order(&self, order: Order) -> Result<String, txn::Error> {
         self.carry_out(order).await.map_err(refused)
     }

@@ -116,6 +116,13 @@ impl pb::meta_server::Meta for MetaService {
         Ok(Response::new(self.server.set_rule(request.into_inner()).await?))
     }
 
+    async fn vacate(
+        &self,
+        request: Request<pb::VacateRequest>,
+    ) -> Result<Response<pb::VacateResponse>, Status> {
+        Ok(Response::new(self.server.vacate(request.into_inner()).await?))
+    }
+
     async fn repair(
         &self,
         request: Request<pb::RepairRequest>,

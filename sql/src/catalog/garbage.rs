@@ -1,7 +1,8 @@
 //! Clearing what DROP and TRUNCATE have left behind.
 //!
 //! The transaction that drops a table, or gives it a new storage or index, notes the old keys as a *garbage* row. A sweeper on
-//! each node clears the range of a note after it has known the note for [`GRACE`], and deletes the note.
+//! each node clears the range of a note after it has known the note for [`GRACE`], and deletes the note. In between it tells the
+//! meta-group that the range is vacated: only now is it certain that nothing is wanted of the replicas any more.
 //!
 //! # Why nothing is lost
 //!
@@ -110,6 +111,7 @@ impl Catalog {
             let stored: StoredGarbage = stored::decode("garbage range", &value)?;
             let range = KeyRange::new(unhex(&stored.start)?, unhex(&stored.end)?);
             self.cluster().clear_range(&range).await?;
+            self.cluster().vacate(&range).await?;
             self.attempt(BeginOptions::default(), |transaction| {
                 let delete = Write { key: key.clone(), value: None, expect: Expect::Any };
                 async move { Ok(transaction.write(vec![delete], &[]).await?) }

@@ -49,11 +49,8 @@ pub async fn run(change: &Ddl, ctx: Arc<StatementContext>) -> Result<Outcome> {
         Ddl::DropTable { tables, cascade } => {
             drop_dependents(cascade, &changes, &ctx).await?;
             for table in tables {
+                // (What is wanted of its shards is forgotten when they are swept: this may be rolled back.)
                 changes.drop_table(&now(table, &ctx)).await?;
-                if !table.placement.is_default() {
-                    // (If this is rolled back, the table's shards are placed like others until it is said again.)
-                    ctx.database.set_placement(&table.prefix(), 0, "").await?;
-                }
             }
             Ok(Outcome::Done { tag: "DROP TABLE".into(), notices: cascade.notices.clone() })
         }

@@ -29,6 +29,8 @@ struct State {
     rows: BTreeMap<Key, Versions<Value>>,
     fences: BTreeMap<Key, Versions<u64>>,
     splits: BTreeSet<Key>,
+    /// The prefixes of tables of whose replicas something is wanted.
+    placed: BTreeSet<Key>,
 }
 
 impl State {
@@ -74,6 +76,11 @@ impl MemoryDatabase {
     pub fn table_keys(&self) -> usize {
         let tables = crate::catalog::layout::DEFAULT_DATABASE.to_be_bytes();
         self.state.lock().rows.range(Bytes::copy_from_slice(&tables)..).count()
+    }
+
+    /// Of how many tables' replicas something is wanted.
+    pub fn placed_tables(&self) -> usize {
+        self.state.lock().placed.len()
     }
 }
 
@@ -319,6 +326,20 @@ impl Database for MemoryDatabase {
 
     async fn clear_range(&self, range: &KeyRange) -> Result<(), Error> {
         self.state.lock().rows.retain(|key, _| !range.contains(key));
+        Ok(())
+    }
+
+    async fn set_placement(&self, prefix: &Key, replicas: u32, places: &str) -> Result<Vec<String>, Error> {
+        let mut state = self.state.lock();
+        match replicas == 0 && places.is_empty() {
+            true => state.placed.remove(prefix),
+            false => state.placed.insert(prefix.clone()),
+        };
+        Ok(Vec::new())
+    }
+
+    async fn vacate(&self, range: &KeyRange) -> Result<(), Error> {
+        self.state.lock().placed.retain(|prefix| !range.contains(prefix));
         Ok(())
     }
 

@@ -4,9 +4,10 @@
 //! data follows after `<<<`, with `→` for a tab and `¶` for a newline.
 //!
 //! Beside SQL there are `@advance SECONDS` (of the catalog's clock), `@sweep` (one round of the sweeper), `@restart` (the
-//! sweeper forgets what it has seen), `@keys` (how many keys the tables have, visible or not), `@inspect [TABLE …]` (what
-//! `flotilla admin check` would say), `@unguarded STATEMENT` (which knows of no constraint, index or foreign key: it breaks
-//! them), `@unnamed TABLE` (its name is lost), `@torn TABLE` (so are the values of all its rows) and `@garbled TABLE` (so is its
+//! sweeper forgets what it has seen), `@keys` (how many keys the tables have, visible or not), `@placed` (of how many tables'
+//! replicas something is wanted), `@inspect [TABLE …]` (what `flotilla admin check` would say), `@unguarded STATEMENT` (which
+//! knows of no constraint, index or foreign key: it breaks them), `@unnamed TABLE` (its name is lost), `@torn TABLE` (so are
+//! the values of all its rows) and `@garbled TABLE` (so is its
 //! descriptor).
 
 use std::collections::HashMap;
@@ -160,6 +161,7 @@ async fn apart(cluster: &TestCluster, word: &str) -> Result<String> {
         _ if word == "inspect" => return inspected(cluster, std::iter::empty()).await,
         _ if word == "sweep" => cluster.catalog.sweep(&mut *cluster.seen.lock().await).await?,
         _ if word == "restart" => *cluster.seen.lock().await = Default::default(),
+        _ if word == "placed" => return Ok(cluster.database.placed_tables().to_string()),
         _ if word == "keys" => return Ok(cluster.database.table_keys().to_string()),
         _ => return Err(SqlError::internal("an unknown @word")),
     }

@@ -160,6 +160,10 @@ impl Database for Cluster {
         admin::clear_range(&self.core, range).await
     }
 
+    async fn vacate(&self, range: &KeyRange) -> Result<(), Error> {
+        self.core.directory.vacate(range).await
+    }
+
     async fn timestamp(&self) -> Result<Timestamp, Error> {
         self.core.oracle.timestamp().await
     }
