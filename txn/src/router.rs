@@ -191,11 +191,27 @@ impl Router {
     ) -> Result<Arc<ShardDescriptor>, Error> {
         let mut pause = BACKOFF_MIN;
         loop {
-            match lookup().await {
+            match self.in_time(deadline, lookup()).await {
                 Ok(shard) => return Ok(self.learn(shard)),
                 Err(error) if self.seams.clock.now() + pause >= deadline => return Err(error),
                 Err(Error::Unavailable(_)) => self.pause(&mut pause).await,
                 Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What the directory answers before the deadline: without its leader it may take longer than whoever asks has.
+    async fn in_time(
+        &self,
+        deadline: Instant,
+        answer: impl Future<Output = Result<ShardDescriptor, Error>>,
+    ) -> Result<ShardDescriptor, Error> {
+        let left = deadline.saturating_duration_since(self.seams.clock.now());
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = self.seams.sleep(left) => {
+                Err(Error::Unavailable("where the shard is was not known in time".to_owned()))
             }
         }
     }
@@ -356,7 +372,7 @@ impl Router {
             }
             if candidates.went_round() {
                 // Nobody leads, or everybody has moved: is the shard still what it was?
-                self.refresh(shard).await?;
+                self.refresh(shard, deadline).await?;
             }
             self.pause(&mut pause).await;
         }
@@ -385,9 +401,10 @@ impl Router {
     }
 
     /// Asks the directory again. `Moved` if it knows something newer.
-    async fn refresh(&self, shard: &Arc<ShardDescriptor>) -> Result<(), RouteError> {
+    async fn refresh(&self, shard: &Arc<ShardDescriptor>, deadline: Instant) -> Result<(), RouteError> {
         // A directory that is unavailable itself changes nothing: the replicas are asked again.
-        if let Ok(fresh) = self.directory.lookup(&shard.range.start).await {
+        let fresh = self.in_time(deadline, self.directory.lookup(&shard.range.start)).await;
+        if let Ok(fresh) = fresh {
             // (The replicas may differ at the same epoch: the meta-group hears of them from raft.)
             let differs = fresh != **shard;
             self.learn(fresh);

@@ -40,6 +40,8 @@ pub struct Meta {
     pub asked: AtomicU64,
     /// Whoever asks waits as long as this is so.
     pub stopped: watch::Sender<bool>,
+    /// Whoever looks a shard up waits as long as this is so.
+    pub away: watch::Sender<bool>,
     groups: AtomicU64,
     shards: Mutex<BTreeMap<Bytes, ShardDescriptor>>,
     addresses: Mutex<HashMap<NodeId, String>>,
@@ -61,6 +63,7 @@ impl Meta {
             clock: AtomicU64::new(1 << 30),
             asked: AtomicU64::new(0),
             stopped: watch::Sender::new(false),
+            away: watch::Sender::new(false),
             groups: AtomicU64::new(100),
             shards: Mutex::default(),
             addresses: Mutex::default(),
@@ -107,6 +110,9 @@ impl AddressBook for Meta {
 #[async_trait]
 impl Directory for Meta {
     async fn lookup(&self, key: &[u8]) -> Result<ShardDescriptor, Error> {
+        let mut away = self.away.subscribe();
+        // (The sender is this one.)
+        let _ = away.wait_for(|away| !*away).await;
         let found = self.shards.lock().values().find(|d| d.range.contains(key)).cloned();
         found.ok_or_else(|| Error::Unavailable("no such shard".into()))
     }

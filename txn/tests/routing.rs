@@ -1,0 +1,61 @@
+//! The way to a shard: what it costs when the map is old, and when nobody can be asked for a newer one.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Cable, TestCluster, bytes};
+use raft::RaftOptions;
+use storage::ids::GroupId;
+use storage::seam::Seams;
+use txn::api::Value;
+use txn::{CoordinatorOptions, Error};
+
+const FIRST: GroupId = GroupId(2);
+
+/// Reads a key, in a time in which any request has ended.
+async fn read(cluster: &TestCluster, node: usize, key: &str) -> Result<Vec<Option<Value>>, Error> {
+    let db = cluster.database(node);
+    tokio::select! {
+        answer = db.get_latest(&[bytes(key)], &[]) => answer,
+        () = cluster.seams.sleep(Duration::from_secs(30)) => panic!("a request has outlived its deadline"),
+    }
+}
+
+/// A node that leads the first shard, once there is one.
+async fn leader(cluster: &TestCluster) -> usize {
+    let leads = |node: &common::Node| {
+        node.server.registry().get(FIRST).is_some_and(|shard| shard.leadership().is_some())
+    };
+    for _ in 0..3_000 {
+        if let Some(at) = cluster.nodes.iter().position(leads) {
+            return at;
+        }
+        cluster.seams.sleep(Duration::from_millis(10)).await;
+    }
+    panic!("nobody leads");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_end_at_their_deadline_while_the_map_cannot_be_asked_for() {
+    let cable = Cable::default();
+    let seams = Seams::real().over(Arc::new(cable.clone()));
+    let options =
+        CoordinatorOptions { request_timeout: Duration::from_secs(3), ..CoordinatorOptions::default() };
+    let cluster = TestCluster::start_over(3, options, RaftOptions::default(), seams).await;
+    let follower = (leader(&cluster).await + 1) % 3;
+    cluster.meta.away.send_replace(true);
+    // It has not been to any shard yet, and can't learn where one is.
+    assert!(read(&cluster, follower, "a").await.is_err());
+    cluster.meta.away.send_replace(false);
+    assert!(read(&cluster, follower, "a").await.is_ok());
+    // Nobody who can be reached leads, and the map that might tell of somebody else can't be had.
+    let follower = (leader(&cluster).await + 1) % 3;
+    cable.set_cut(true);
+    cluster.meta.away.send_replace(true);
+    assert!(read(&cluster, follower, "a").await.is_err());
+    cluster.stop().await;
+}
