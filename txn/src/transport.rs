@@ -92,14 +92,29 @@ impl Drop for Entry<'_> {
     }
 }
 
-/// One node's stream, if there is one. Locked while it is being made.
-type Slot = Arc<tokio::sync::Mutex<Option<Arc<Link>>>>;
+/// One node's place.
+#[derive(Default)]
+struct Slot {
+    /// The stream, if there is one. Locked while it is being made.
+    link: tokio::sync::Mutex<Option<Arc<Link>>>,
+    /// How many tries to make one have ended, well or not.
+    ended: AtomicU64,
+}
+
+/// A try to make a stream. It ends when this is dropped: whoever tries may give up, too.
+struct Try<'s>(&'s Slot);
+
+impl Drop for Try<'_> {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::SeqCst);
+    }
+}
 
 /// The streams to other nodes.
 pub struct Peers {
     directory: Arc<dyn Directory>,
     seams: Seams,
-    links: Mutex<HashMap<NodeId, Slot>>,
+    links: Mutex<HashMap<NodeId, Arc<Slot>>>,
     next_id: AtomicU64,
 }
 
@@ -127,19 +142,24 @@ impl Peers {
 
     async fn link(&self, node: NodeId) -> Option<Arc<Link>> {
         let slot = self.links.lock().entry(node).or_default().clone();
-        // One connects, the others wait for it.
-        let mut slot = slot.lock().await;
-        if let Some(link) = slot.as_ref().filter(|link| link.waiting.is_open()) {
+        // One connects, the others wait for it, and for no further try: there might be one for each of them.
+        let ended = slot.ended.load(Ordering::SeqCst);
+        let mut link = slot.link.lock().await;
+        if let Some(link) = link.as_ref().filter(|link| link.waiting.is_open()) {
             return Some(link.clone());
         }
-        *slot = match self.connect(node).await {
+        if slot.ended.load(Ordering::SeqCst) != ended {
+            return None;
+        }
+        let _try = Try(&slot);
+        *link = match self.connect(node).await {
             Ok(link) => Some(link),
             Err(error) => {
                 tracing::debug!(%node, %error, "cannot reach a node");
                 None
             }
         };
-        slot.clone()
+        link.clone()
     }
 
     async fn connect(&self, node: NodeId) -> Result<Arc<Link>, Box<dyn std::error::Error + Send + Sync>> {

@@ -5,13 +5,15 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{Cable, TestCluster, bytes};
 use raft::RaftOptions;
-use storage::ids::GroupId;
-use storage::seam::Seams;
+use storage::ids::{GroupId, NodeId};
+use storage::seam::{Connecting, Network, Seams};
 use txn::api::Value;
+use txn::transport::{CallError, Peers};
 use txn::{CoordinatorOptions, Error};
 
 const FIRST: GroupId = GroupId(2);
@@ -57,5 +59,33 @@ async fn requests_end_at_their_deadline_while_the_map_cannot_be_asked_for() {
     cable.set_cut(true);
     cluster.meta.away.send_replace(true);
     assert!(read(&cluster, follower, "a").await.is_err());
+    cluster.stop().await;
+}
+
+/// A network in which nobody answers whoever wants to connect; counts them.
+#[derive(Default)]
+struct Silence(AtomicU64);
+
+impl Network for Silence {
+    fn connect(&self, _: String) -> Connecting {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::pending())
+    }
+}
+
+/// The way from outside to a cluster of one node, over a network.
+async fn peers(network: Arc<Silence>) -> (TestCluster, Peers) {
+    let cluster = TestCluster::start(1).await;
+    let peers = Peers::new(cluster.meta.clone(), cluster.seams.clone().over(network));
+    (cluster, peers)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_for_a_connection_share_its_failure() {
+    let network = Arc::new(Silence::default());
+    let (cluster, peers) = peers(network.clone()).await;
+    let answers = futures::future::join_all((0..20).map(|_| peers.call(NodeId(1), Default::default()))).await;
+    assert!(answers.iter().all(|answer| matches!(answer, Err(CallError::NotSent))), "{answers:?}");
+    assert_eq!(network.0.load(Ordering::SeqCst), 1);
     cluster.stop().await;
 }
