@@ -35,6 +35,11 @@ pub trait Directory: Send + Sync + 'static {
     /// The shard that holds `key`, freshly asked for: the router has a cache of its own.
     async fn lookup(&self, key: &[u8]) -> Result<ShardDescriptor, Error>;
 
+    /// The shard that holds `key`, as far as is known here without asking. Must not block.
+    fn known(&self, _key: &[u8]) -> Option<ShardDescriptor> {
+        None
+    }
+
     /// The shards that overlap `range`, in key order and without gaps, freshly asked for.
     async fn overlapping(&self, range: &KeyRange) -> Result<Vec<ShardDescriptor>, Error>;
 

@@ -6,10 +6,9 @@
 //! A request is sent again on its own only where that can't do harm: when it certainly was not worked on, or when it is
 //! harmless to repeat ([`Repeat::Harmless`]). A one-shard commit that may have been proposed is never repeated.
 
+mod map;
 mod past;
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +21,7 @@ use proto::shard::response::Body as Answer;
 use storage::ids::{GroupId, KeyRange, NodeId};
 use storage::seam::Seams;
 
+use self::map::Map;
 use crate::descriptor::ShardDescriptor;
 use crate::server::{ShardServer, error_of};
 use crate::transport::{CallError, Peers};
@@ -67,54 +67,6 @@ impl From<Error> for RouteError {
     }
 }
 
-#[derive(Default)]
-struct Map {
-    /// By first key. Never overlapping.
-    shards: BTreeMap<Bytes, Arc<ShardDescriptor>>,
-    leaders: HashMap<GroupId, NodeId>,
-}
-
-impl Map {
-    fn find(&self, key: &[u8]) -> Option<Arc<ShardDescriptor>> {
-        let (_, shard) =
-            self.shards.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
-        shard.range.contains(key).then(|| shard.clone())
-    }
-
-    /// The shard that holds the last keys before `end`.
-    fn find_before(&self, end: &[u8]) -> Option<Arc<ShardDescriptor>> {
-        let upper = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end) };
-        let (_, shard) = self.shards.range::<[u8], _>((Bound::Unbounded, upper)).next_back()?;
-        let reaches = shard.range.end.is_empty() || (!end.is_empty() && &shard.range.end[..] >= end);
-        reaches.then(|| shard.clone())
-    }
-
-    /// Takes a descriptor in, and throws out what it contradicts and is older. False: it is old news itself.
-    fn learn(&mut self, descriptor: &Arc<ShardDescriptor>) -> bool {
-        let range = &descriptor.range;
-        let mut stale: Vec<Bytes> = Vec::new();
-        let from = self.find(&range.start).map_or(range.start.clone(), |s| s.range.start.clone());
-        for (start, known) in self.shards.range(from..) {
-            if !range.end.is_empty() && *start >= range.end {
-                break;
-            }
-            if known.epoch > descriptor.epoch
-                || (known.group == descriptor.group && known.epoch == descriptor.epoch)
-            {
-                return false;
-            }
-            stale.push(start.clone());
-        }
-        for start in stale {
-            self.shards.remove(&start);
-        }
-        // The same shard, known with another start (it was merged with a neighbour).
-        self.shards.retain(|_, known| known.group != descriptor.group || known.epoch > descriptor.epoch);
-        self.shards.insert(range.start.clone(), descriptor.clone());
-        true
-    }
-}
-
 /// The way to all shards, from this node.
 pub struct Router {
     server: Arc<ShardServer>,
@@ -147,6 +99,11 @@ impl Router {
     pub async fn route(&self, key: &[u8], deadline: Instant) -> Result<Arc<ShardDescriptor>, Error> {
         if let Some(shard) = self.known(key) {
             return Ok(shard);
+        }
+        // The first time it is at hand, as a rule, and the meta-group need not be asked: whoever leads the shard says if it is old.
+        let at_hand = self.directory.known(key).filter(|shard| self.map.read().is_plausible(shard));
+        if let Some(shard) = at_hand {
+            return Ok(self.learn(shard));
         }
         self.fetch(deadline, || self.directory.lookup(key)).await
     }
@@ -340,7 +297,7 @@ impl Router {
                         }
                     }
                     pb::FailureKind::FailureWrongShard => {
-                        self.forget_shard(shard);
+                        self.map.write().refute(shard);
                         for descriptor in failure.shards {
                             self.learn(ShardDescriptor::try_from(descriptor)?);
                         }
@@ -428,17 +385,6 @@ impl Router {
         }
     }
 
-    fn forget_shard(&self, shard: &ShardDescriptor) {
-        let mut map = self.map.write();
-        if map
-            .shards
-            .get(&shard.range.start)
-            .is_some_and(|s| s.group == shard.group && s.epoch == shard.epoch)
-        {
-            map.shards.remove(&shard.range.start);
-        }
-    }
-
     /// Sleeps, and fails if that would be past the deadline.
     pub async fn pause_before(&self, pause: &mut Duration, deadline: Instant) -> Result<(), Error> {
         if self.seams.clock.now() + *pause >= deadline {
@@ -522,43 +468,5 @@ impl Candidates {
         self.asked = 0;
         self.dead = None;
         true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use storage::ids::Epoch;
-
-    use super::*;
-
-    fn shard(group: u64, start: &'static str, end: &'static str, epoch: u64) -> Arc<ShardDescriptor> {
-        Arc::new(ShardDescriptor {
-            group: GroupId(group),
-            range: KeyRange::new(start, end),
-            epoch: Epoch(epoch),
-            replicas: BTreeMap::new(),
-        })
-    }
-
-    fn shown(map: &Map) -> String {
-        let shards = map.shards.values().map(|s| format!("{}{:?}{}", s.group, s.range, s.epoch));
-        shards.collect::<Vec<_>>().join(" ")
-    }
-
-    #[test]
-    fn newer_descriptors_replace_what_they_overlap() {
-        let mut map = Map::default();
-        assert!(map.learn(&shard(2, "a", "", 1)));
-        assert!(map.learn(&shard(3, "m", "", 2)), "a child of a split that the parent has not told of");
-        assert_eq!(shown(&map), "g3[m, )e2");
-        assert!(!map.learn(&shard(2, "a", "", 1)), "old news");
-        assert!(map.learn(&shard(2, "a", "m", 2)));
-        assert_eq!(shown(&map), "g2[a, m)e2 g3[m, )e2");
-        assert!(!map.learn(&shard(3, "m", "", 2)), "known already");
-        assert!(map.find(b"0").is_none());
-        assert_eq!(map.find(b"lzz").map(|s| s.group), Some(GroupId(2)));
-        assert_eq!(map.find(b"m").map(|s| s.group), Some(GroupId(3)));
-        assert_eq!(map.find_before(b"m").map(|s| s.group), Some(GroupId(2)));
-        assert_eq!(map.find_before(b"").map(|s| s.group), Some(GroupId(3)));
     }
 }

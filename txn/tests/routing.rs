@@ -14,7 +14,7 @@ use storage::ids::{GroupId, NodeId};
 use storage::seam::{Connecting, Network, Seams};
 use txn::api::Value;
 use txn::transport::{CallError, Peers};
-use txn::{CoordinatorOptions, Error};
+use txn::{CoordinatorOptions, Directory, Error};
 
 const FIRST: GroupId = GroupId(2);
 
@@ -59,6 +59,36 @@ async fn requests_end_at_their_deadline_while_the_map_cannot_be_asked_for() {
     cable.set_cut(true);
     cluster.meta.away.send_replace(true);
     assert!(read(&cluster, follower, "a").await.is_err());
+    cluster.stop().await;
+}
+
+/// Nodes without shards join: they are `cluster.nodes[1..]`.
+async fn with_gateways(count: u64) -> TestCluster {
+    let options =
+        CoordinatorOptions { request_timeout: Duration::from_secs(3), ..CoordinatorOptions::default() };
+    let mut cluster = TestCluster::start_with(1, options.clone()).await;
+    for n in 2..2 + count {
+        let node = common::start_node(NodeId(n), &cluster.meta, &cluster.seams, &options).await;
+        cluster.nodes.push(node);
+    }
+    leader(&cluster).await;
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_request_goes_by_the_map_at_hand() {
+    let cluster = with_gateways(2).await;
+    let old = cluster.meta.lookup(b"a").await.unwrap();
+    *cluster.meta.at_hand.lock() = Some(old.clone());
+    cluster.meta.away.send_replace(true);
+    assert_eq!(read(&cluster, 1, "a").await.unwrap(), [None::<Value>]);
+    cluster.meta.away.send_replace(false);
+    // What is at hand may be old.
+    cluster.database(0).split(&[bytes("m")], false).await.unwrap();
+    assert_ne!(cluster.meta.lookup(b"a").await.unwrap(), old);
+    for key in ["z", "a"] {
+        assert_eq!(read(&cluster, 2, key).await.unwrap(), [None::<Value>]);
+    }
     cluster.stop().await;
 }
 

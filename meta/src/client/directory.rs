@@ -26,6 +26,10 @@ impl Directory for MetaClient {
         })
     }
 
+    fn known(&self, key: &[u8]) -> Option<ShardDescriptor> {
+        self.cache.read().shards.lookup(key).cloned()
+    }
+
     async fn overlapping(&self, range: &KeyRange) -> Result<Vec<ShardDescriptor>, txn::Error> {
         self.refresh().await?;
         let found = self.cache.read().shards.overlapping(range);

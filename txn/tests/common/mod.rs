@@ -42,6 +42,8 @@ pub struct Meta {
     pub stopped: watch::Sender<bool>,
     /// Whoever looks a shard up waits as long as this is so.
     pub away: watch::Sender<bool>,
+    /// What all have of the map without asking.
+    pub at_hand: Mutex<Option<ShardDescriptor>>,
     groups: AtomicU64,
     shards: Mutex<BTreeMap<Bytes, ShardDescriptor>>,
     addresses: Mutex<HashMap<NodeId, String>>,
@@ -64,6 +66,7 @@ impl Meta {
             asked: AtomicU64::new(0),
             stopped: watch::Sender::new(false),
             away: watch::Sender::new(false),
+            at_hand: Mutex::default(),
             groups: AtomicU64::new(100),
             shards: Mutex::default(),
             addresses: Mutex::default(),
@@ -115,6 +118,10 @@ impl Directory for Meta {
         let _ = away.wait_for(|away| !*away).await;
         let found = self.shards.lock().values().find(|d| d.range.contains(key)).cloned();
         found.ok_or_else(|| Error::Unavailable("no such shard".into()))
+    }
+
+    fn known(&self, key: &[u8]) -> Option<ShardDescriptor> {
+        self.at_hand.lock().clone().filter(|shard| shard.range.contains(key))
     }
 
     async fn overlapping(&self, range: &KeyRange) -> Result<Vec<ShardDescriptor>, Error> {
