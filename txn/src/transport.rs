@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
@@ -40,6 +40,11 @@ const IN_FLIGHT_MAX: usize = 2048;
 const LARGE_REQUESTS_BYTES_MAX: u32 = 128 << 20;
 const LARGE_ANSWERS_BYTES_MAX: u32 = 64 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// A node that could not be reached is left alone for that long, doubled with each try that fails: others are asked meanwhile, and
+/// no request waits for it. (One that has answered before is known by its pulses to be gone; this is for those that never have, and for those
+/// that pulse and serve nothing.)
+const REST_MIN: Duration = Duration::from_millis(50);
+const REST_MAX: Duration = Duration::from_millis(400);
 /// A connection that is broken, though its node answers others, is noticed after one interval and the timeout: until then commits that
 /// were sent on it hang. (A node that sleeps or is cut off is noticed by its pulses, which are awaited with every answer: `raft::Reach`.)
 const KEEP_ALIVE: Duration = Duration::from_millis(1_000);
@@ -95,10 +100,18 @@ impl Drop for Entry<'_> {
 /// One node's place.
 #[derive(Default)]
 struct Slot {
-    /// The stream, if there is one. Locked while it is being made.
-    link: tokio::sync::Mutex<Option<Arc<Link>>>,
+    /// Locked while a stream is being made.
+    line: tokio::sync::Mutex<Line>,
     /// How many tries to make one have ended, well or not.
     ended: AtomicU64,
+}
+
+#[derive(Default)]
+struct Line {
+    /// The stream, if there is one.
+    link: Option<Arc<Link>>,
+    /// After tries that have failed: until when there is no other, and how long that was to be.
+    rest: Option<(Instant, Duration)>,
 }
 
 /// A try to make a stream. It ends when this is dropped: whoever tries may give up, too.
@@ -144,22 +157,27 @@ impl Peers {
         let slot = self.links.lock().entry(node).or_default().clone();
         // One connects, the others wait for it, and for no further try: there might be one for each of them.
         let ended = slot.ended.load(Ordering::SeqCst);
-        let mut link = slot.link.lock().await;
-        if let Some(link) = link.as_ref().filter(|link| link.waiting.is_open()) {
+        let mut line = slot.line.lock().await;
+        if let Some(link) = line.link.as_ref().filter(|link| link.waiting.is_open()) {
             return Some(link.clone());
         }
-        if slot.ended.load(Ordering::SeqCst) != ended {
+        let rests = line.rest.is_some_and(|(until, _)| self.seams.clock.now() < until);
+        if rests || slot.ended.load(Ordering::SeqCst) != ended {
             return None;
         }
         let _try = Try(&slot);
-        *link = match self.connect(node).await {
-            Ok(link) => Some(link),
+        match self.connect(node).await {
+            Ok(link) => {
+                *line = Line { link: Some(link.clone()), rest: None };
+                Some(link)
+            }
             Err(error) => {
                 tracing::debug!(%node, %error, "cannot reach a node");
+                let rest = line.rest.map_or(REST_MIN, |(_, rest)| (rest * 2).min(REST_MAX));
+                *line = Line { link: None, rest: Some((self.seams.clock.now() + rest, rest)) };
                 None
             }
-        };
-        link.clone()
+        }
     }
 
     async fn connect(&self, node: NodeId) -> Result<Arc<Link>, Box<dyn std::error::Error + Send + Sync>> {

@@ -92,14 +92,25 @@ async fn the_first_request_goes_by_the_map_at_hand() {
     cluster.stop().await;
 }
 
-/// A network in which nobody answers whoever wants to connect; counts them.
-#[derive(Default)]
-struct Silence(AtomicU64);
+/// A network in which whoever wants to connect is refused, or not even answered; counts them.
+struct Silence {
+    refuses: bool,
+    asked: AtomicU64,
+}
+
+impl Silence {
+    fn new(refuses: bool) -> Arc<Self> {
+        Arc::new(Self { refuses, asked: AtomicU64::new(0) })
+    }
+}
 
 impl Network for Silence {
     fn connect(&self, _: String) -> Connecting {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        Box::pin(std::future::pending())
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        match self.refuses {
+            true => Box::pin(async { Err(std::io::Error::from(std::io::ErrorKind::ConnectionRefused)) }),
+            false => Box::pin(std::future::pending()),
+        }
     }
 }
 
@@ -112,10 +123,24 @@ async fn peers(network: Arc<Silence>) -> (TestCluster, Peers) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_wait_for_a_connection_share_its_failure() {
-    let network = Arc::new(Silence::default());
+    let network = Silence::new(false);
     let (cluster, peers) = peers(network.clone()).await;
     let answers = futures::future::join_all((0..20).map(|_| peers.call(NodeId(1), Default::default()))).await;
     assert!(answers.iter().all(|answer| matches!(answer, Err(CallError::NotSent))), "{answers:?}");
-    assert_eq!(network.0.load(Ordering::SeqCst), 1);
+    assert_eq!(network.asked.load(Ordering::SeqCst), 1);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_cannot_be_reached_are_left_alone_for_a_while() {
+    let network = Silence::new(true);
+    let (cluster, peers) = peers(network.clone()).await;
+    for _ in 0..1_000 {
+        let answer = peers.call(NodeId(1), Default::default()).await;
+        assert!(matches!(answer, Err(CallError::NotSent)), "{answer:?}");
+    }
+    // (In twenty seconds it may be tried fifty times.)
+    let asked = network.asked.load(Ordering::SeqCst);
+    assert!((1..100).contains(&asked), "{asked} times");
     cluster.stop().await;
 }
