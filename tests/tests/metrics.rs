@@ -14,7 +14,7 @@ use tests::{Cluster, pause, root};
 const NOT_SHOWN: [&str; 1] = ["flotilla_build_info"];
 
 /// What counts accidents, or what a cluster does that is older or busier than a test's.
-const RARE: [&str; 28] = [
+const RARE: [&str; 29] = [
     "flotilla_advisory_locks_lost_total",
     "flotilla_closed_behind_seconds",
     "flotilla_consistency_checks_total",
@@ -37,6 +37,7 @@ const RARE: [&str; 28] = [
     "flotilla_raft_snapshot_bytes_total",
     "flotilla_raft_snapshot_resumes_total",
     "flotilla_raft_snapshot_spared_bytes_total",
+    "flotilla_redirects_total",
     "flotilla_sql_connections_refused_total",
     "flotilla_sql_statement_errors_total",
     "flotilla_sql_statement_reruns_total",

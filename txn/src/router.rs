@@ -10,6 +10,7 @@ mod map;
 mod past;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -75,6 +76,8 @@ pub struct Router {
     directory: Arc<dyn Directory>,
     seams: Seams,
     map: RwLock<Map>,
+    /// How often a request was sent on, since what was known of the way was old.
+    redirects: AtomicU64,
 }
 
 impl Router {
@@ -82,7 +85,18 @@ impl Router {
     pub fn new(server: Arc<ShardServer>, directory: Arc<dyn Directory>, seams: Seams) -> Self {
         let peers = Peers::new(directory.clone(), seams.clone());
         let reach = server.reach();
-        Self { server, peers, reach, directory, seams, map: RwLock::default() }
+        let (map, redirects) = Default::default();
+        Self { server, peers, reach, directory, seams, map, redirects }
+    }
+
+    /// How often whoever was asked has named somebody else.
+    pub fn redirects(&self) -> u64 {
+        self.redirects.load(Ordering::Relaxed)
+    }
+
+    fn redirected(&self, why: &'static str) {
+        self.redirects.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!("flotilla_redirects_total", "why" => why).increment(1);
     }
 
     /// The shards of this node.
@@ -293,10 +307,12 @@ impl Router {
                         self.forget_leader(shard.group, node);
                         let leader = (failure.leader != 0).then_some(NodeId(failure.leader));
                         if candidates.hint(leader, node) {
+                            self.redirected("leader");
                             continue;
                         }
                     }
                     pb::FailureKind::FailureWrongShard => {
+                        self.redirected("shard");
                         self.map.write().refute(shard);
                         for descriptor in failure.shards {
                             self.learn(ShardDescriptor::try_from(descriptor)?);

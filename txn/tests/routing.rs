@@ -92,6 +92,20 @@ async fn the_first_request_goes_by_the_map_at_hand() {
     cluster.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_map_costs_one_redirect() {
+    let cluster = with_gateways(1).await;
+    let redirects = || cluster.nodes[1].cluster.redirects();
+    assert_eq!(read(&cluster, 1, "z").await.unwrap(), [None::<Value>]);
+    assert_eq!(redirects(), 0);
+    cluster.database(0).split(&[bytes("m")], false).await.unwrap();
+    for key in ["z", "a", "z"] {
+        assert_eq!(read(&cluster, 1, key).await.unwrap(), [None::<Value>]);
+        assert_eq!(redirects(), 1, "after {key}");
+    }
+    cluster.stop().await;
+}
+
 /// A network in which whoever wants to connect is refused, or not even answered; counts them.
 struct Silence {
     refuses: bool,

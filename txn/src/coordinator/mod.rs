@@ -108,6 +108,11 @@ impl Cluster {
         core.seams.spawn("watch waits", locks::watch_waits(Arc::downgrade(&core)));
         Self { core }
     }
+
+    /// How many requests of this node were sent on, since shards or leaders were elsewhere than it believed.
+    pub fn redirects(&self) -> u64 {
+        self.core.router.redirects()
+    }
 }
 
 impl std::fmt::Debug for Cluster {
