@@ -1,5 +1,6 @@
 //! What operators want of shards: splits, merges, and rules for tables.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proto::common::ShardDescriptor;
@@ -15,6 +16,9 @@ use crate::rpc::Channels;
 use crate::server::MetaServer;
 use crate::settings::Settings;
 use crate::state::State;
+
+/// Shards that one command leaves to placement, at most.
+const UNPINNED_MAX: usize = 1_000;
 
 impl MetaServer {
     /// Cuts a shard in two at a key, or says where its middle is. A shard that begins at the key already is left as it is.
@@ -103,13 +107,20 @@ impl MetaServer {
         Ok(pb::SetRuleResponse { unmet: self.replica.read(|state| unmet(state, &rule)) })
     }
 
-    /// No key in a range is ever used again: nothing is wanted of the tables in it.
+    /// No key in a range is ever used again: nothing is wanted of the tables in it, and what was cut for them may be merged.
     pub async fn vacate(&self, request: pb::VacateRequest) -> Result<pb::VacateResponse, Error> {
         self.lead()?;
         let range = KeyRange::new(request.start, request.end);
-        for family in self.replica.read(|state| families(&state.cluster().rules, &range)) {
+        let (families, pinned) = self
+            .replica
+            .read(|state| (families(&state.cluster().rules, &range), pinned(state.shards(), &range)));
+        for family in families {
             let nothing = pb::TableRule { family, ..pb::TableRule::default() };
             self.propose(Command::SetRule(nothing)).await?;
+        }
+        for some in pinned.chunks(UNPINNED_MAX) {
+            let update = pb::UpdateShards { shards: Vec::new(), automatic: some.to_vec() };
+            self.propose(Command::UpdateShards(update)).await?;
         }
         self.nudge.notify_one();
         Ok(pb::VacateResponse {})
@@ -150,9 +161,51 @@ fn families(rules: &[pb::TableRule], range: &KeyRange) -> Vec<u64> {
     rules.iter().map(|rule| rule.family).filter(inside).collect()
 }
 
+/// The shards that were cut for what was in a range, by others than placement: those that begin in it, and what follows at its end,
+/// which was kept apart from it.
+fn pinned(shards: &BTreeMap<GroupId, pb::Shard>, range: &KeyRange) -> Vec<u64> {
+    let begins_there = |shard: &pb::Shard| {
+        let start = shard.descriptor.as_ref().map(|descriptor| &descriptor.start);
+        start.is_some_and(|start| range.contains(start) || (!start.is_empty() && *start == range.end))
+    };
+    shards
+        .iter()
+        .filter(|(_, shard)| !shard.automatic && begins_there(shard))
+        .map(|(group, _)| group.0)
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_cut_for_a_vacated_storage_is_left_to_placement_and_nothing_else() {
+        let table = [0_u8, 0, 0, 2, 0, 0, 0, 9];
+        let storage = [&table[..], &[0x80, 0, 0, 1]].concat();
+        let bucket = |storage: u8, bucket: u8| [&table[..], &[0x80, 0, 0, storage, 0x80, bucket]].concat();
+        let starts = [
+            Vec::new(),
+            bucket(1, 0),
+            bucket(1, 1),
+            // Placement's own.
+            bucket(1, 2),
+            // The end of the storage.
+            [&table[..], &[0x80, 0, 0, 2]].concat(),
+            // The next storage, of the same table.
+            bucket(2, 0),
+        ];
+        let shard = |(group, start): (u64, &Vec<u8>)| {
+            let descriptor = ShardDescriptor { group, start: start.clone().into(), ..Default::default() };
+            (
+                GroupId(group),
+                pb::Shard { descriptor: Some(descriptor), changed_at: 1, automatic: group == 13 },
+            )
+        };
+        let shards: BTreeMap<GroupId, pb::Shard> = (10..).zip(&starts).map(shard).collect();
+        assert_eq!(pinned(&shards, &KeyRange::prefix(&storage)), [11, 12, 14]);
+        assert_eq!(pinned(&shards, &KeyRange::prefix(&table)), [11, 12, 14, 15]);
+    }
 
     #[test]
     fn rules_of_a_vacated_table_or_database_go_and_no_others() {

@@ -176,7 +176,7 @@ impl State {
         self.dirty.insert(Record::Shard(id));
     }
 
-    /// Placement has split the shard off.
+    /// Placement may merge the shard.
     pub(crate) fn note_automatic(&mut self, id: GroupId) {
         if let Some(shard) = self.shards.get_mut(&id) {
             shard.automatic = true;

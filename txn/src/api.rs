@@ -387,7 +387,8 @@ pub trait Database: Send + Sync + 'static {
     /// fences that shards keep at their starts stay, as do the fates of transactions.
     async fn clear_range(&self, range: &KeyRange) -> Result<(), Error>;
 
-    /// Says that no key in `range` is ever used again: what was wanted of the replicas of tables in it is forgotten.
+    /// Says that no key in `range` is ever used again: what was wanted of the replicas of tables in it is forgotten,
+    /// and shards that begin in it may be merged.
     async fn vacate(&self, _range: &KeyRange) -> Result<(), Error> {
         Ok(())
     }

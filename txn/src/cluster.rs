@@ -70,7 +70,8 @@ pub trait Directory: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// Says that no key in `range` is ever used again: what was wanted of the replicas of tables in it is forgotten.
+    /// Says that no key in `range` is ever used again: what was wanted of the replicas of tables in it is forgotten,
+    /// and shards that begin in it may be merged.
     async fn vacate(&self, _range: &KeyRange) -> Result<(), Error> {
         Ok(())
     }
