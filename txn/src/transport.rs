@@ -40,9 +40,9 @@ const IN_FLIGHT_MAX: usize = 2048;
 const LARGE_REQUESTS_BYTES_MAX: u32 = 128 << 20;
 const LARGE_ANSWERS_BYTES_MAX: u32 = 64 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
-/// A node that could not be reached is left alone for that long, doubled with each try that fails: others are asked meanwhile, and
-/// no request waits for it. (One that has answered before is known by its pulses to be gone; this is for those that never have, and for those
-/// that pulse and serve nothing.)
+/// A node that could not be reached is left alone for that long, doubled with each try that fails: others are asked
+/// meanwhile, and no request waits for it. (One that has answered before is known by its pulses to be gone; this is for
+/// those that never have, and for those that pulse and serve nothing.)
 const REST_MIN: Duration = Duration::from_millis(50);
 const REST_MAX: Duration = Duration::from_millis(400);
 /// A connection that is broken, though its node answers others, is noticed after one interval and the timeout: until then commits that

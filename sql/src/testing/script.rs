@@ -7,8 +7,7 @@
 //! sweeper forgets what it has seen), `@keys` (how many keys the tables have, visible or not), `@placed` (of how many tables'
 //! replicas something is wanted), `@inspect [TABLE …]` (what `flotilla admin check` would say), `@unguarded STATEMENT` (which
 //! knows of no constraint, index or foreign key: it breaks them), `@unnamed TABLE` (its name is lost), `@torn TABLE` (so are
-//! the values of all its rows) and `@garbled TABLE` (so is its
-//! descriptor).
+//! the values of all its rows) and `@garbled TABLE` (so is its descriptor).
 
 use std::collections::HashMap;
 use std::error::Error;
