@@ -84,6 +84,11 @@ impl ShardServer {
         &self.registry
     }
 
+    /// The groups of this node.
+    pub(crate) fn multi(&self) -> &Arc<MultiRaft> {
+        &self.multi
+    }
+
     /// The oracle.
     pub fn oracle(&self) -> &dyn Oracle {
         &*self.oracle
