@@ -34,6 +34,8 @@ pub(crate) enum Cut {
     Bytes,
     /// Where half of the requests to it lie before.
     Load,
+    /// Where half of the processor time that they take lies before.
+    Cpu,
 }
 
 impl Executor<'_> {
@@ -73,8 +75,9 @@ pub(crate) async fn choose(
     group: GroupId,
     cut: Cut,
 ) -> Result<Bytes, Error> {
-    let by_load = matches!(cut, Cut::Load);
-    match Executor::of(server, channels, group)?.ask(Ask::Halve(pb::Halve { by_load })).await? {
+    // (Whoever does not know of processor time halves the requests.)
+    let (by_load, by_cpu) = (!matches!(cut, Cut::Bytes), matches!(cut, Cut::Cpu));
+    match Executor::of(server, channels, group)?.ask(Ask::Halve(pb::Halve { by_load, by_cpu })).await? {
         Answer::Middle(pb::Middle { key: Some(key) }) => Ok(key),
         _ if by_load => Err(Error::Rejected(format!("no key halves the requests to {group}"))),
         _ => Err(Error::Rejected(format!("{group} has no two rows to be cut apart"))),
