@@ -36,6 +36,9 @@ class Cluster:
     def sql_port(self, node):
         return self.base + node
 
+    def http_port(self, node):
+        return self.base + 40 + node
+
     def address(self, node):
         """What operators may call a node."""
         return f"127.0.0.1:{self.sql_port(node)}"

@@ -53,6 +53,7 @@ impl Loads {
             Some((_, before)) if requests(&reported) == 0 && is_young(since, now) => GroupLoad {
                 reads_per_second: before.reads_per_second,
                 writes_per_second: before.writes_per_second,
+                cpu_ms_per_second: before.cpu_ms_per_second,
                 ..reported
             },
             _ => reported,
@@ -65,7 +66,8 @@ mod tests {
     use super::*;
 
     fn load(reads: u32) -> GroupLoad {
-        GroupLoad { reads_per_second: reads, bytes: Some(u64::from(reads)), writes_per_second: 0 }
+        let bytes = Some(u64::from(reads));
+        GroupLoad { reads_per_second: reads, bytes, writes_per_second: 0, cpu_ms_per_second: reads / 2 }
     }
 
     #[test]
@@ -77,6 +79,7 @@ mod tests {
         // Another one leads since 21.
         loads.note(group, Some(load(0)), at(21), at(22));
         assert_eq!(loads.of(group, load(0), at(21), at(22)).reads_per_second, 500);
+        assert_eq!(loads.of(group, load(0), at(21), at(22)).cpu_ms_per_second, 250);
         assert_eq!(loads.of(group, load(0), at(21), at(22)).bytes, Some(0));
         loads.note(group, Some(load(80)), at(21), at(27));
         assert_eq!(loads.of(group, load(80), at(21), at(27)), load(80));

@@ -21,6 +21,8 @@ struct Measured {
     /// Requests so far, and when they were counted.
     counted: (u64, u64),
     counted_at: Instant,
+    /// … and the processor time that they had taken by then.
+    cpu: Duration,
     /// When its size was measured, and at which epoch: a shard that has changed its range has another one.
     sized: Option<(Instant, u64)>,
     load: pb::GroupLoad,
@@ -39,8 +41,9 @@ impl Meter {
         let mut sizes = 0;
         for report in groups.iter_mut() {
             let id = GroupId(report.group);
-            let counted = local.requests(id);
-            let fresh = Measured { counted, counted_at: now, sized: None, load: pb::GroupLoad::default() };
+            let (counted, cpu) = (local.requests(id), local.cpu(id));
+            let (sized, load) = Default::default();
+            let fresh = Measured { counted, counted_at: now, cpu, sized, load };
             let mut measured = known.get(&id).copied().unwrap_or(fresh);
             let elapsed = now - measured.counted_at;
             if elapsed >= RATE_EVERY {
@@ -50,7 +53,9 @@ impl Meter {
                 };
                 measured.load.reads_per_second = rate(counted.0, measured.counted.0);
                 measured.load.writes_per_second = rate(counted.1, measured.counted.1);
-                (measured.counted, measured.counted_at) = (counted, now);
+                let took = |cpu: Duration| cpu.as_millis() as u64;
+                measured.load.cpu_ms_per_second = rate(took(cpu), took(measured.cpu));
+                (measured.counted, measured.counted_at, measured.cpu) = (counted, now, cpu);
             }
             let epoch = report.descriptor.as_ref().map_or(0, |descriptor| descriptor.epoch);
             if measured.sized.is_some_and(|(_, of)| of != epoch) {
@@ -100,6 +105,10 @@ mod tests {
             (requests, requests / 10)
         }
 
+        fn cpu(&self, _: GroupId) -> Duration {
+            Duration::from_micros(250 * self.requests.load(Ordering::Relaxed))
+        }
+
         fn facts(&self) -> pb::NodeFacts {
             pb::NodeFacts::default()
         }
@@ -119,6 +128,7 @@ mod tests {
             let mut groups = reports(1);
             meter.measure(&shards, begin + Duration::from_secs(seconds), &mut groups);
             let load = groups[0].load.expect("measured");
+            assert_eq!(load.cpu_ms_per_second, load.reads_per_second / 4);
             (load.reads_per_second, load.writes_per_second, load.bytes)
         };
         assert_eq!(at(0, 1_000_000), (0, 0, Some(7_000)));

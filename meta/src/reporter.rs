@@ -41,6 +41,8 @@ pub trait Local: Send + Sync + 'static {
     /// How many requests the shard's leader has served here since it was opened: those that only read, and those that
     /// write.
     fn requests(&self, group: GroupId) -> (u64, u64);
+    /// The processor time that these have taken.
+    fn cpu(&self, group: GroupId) -> Duration;
     /// Where the node stands, and its disk.
     fn facts(&self) -> pb::NodeFacts;
 }

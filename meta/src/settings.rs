@@ -27,6 +27,7 @@ enum Kind {
     Duration { min: Duration, max: Duration },
     Count { min: u64, max: u64 },
     Bytes { min: u64, max: u64 },
+    Percent { min: u64, max: u64 },
     Switch,
 }
 
@@ -35,6 +36,7 @@ const MOVES: &str = "moves_per_node";
 const REPLACE_AFTER: &str = "node_down_replace_after";
 const SNAPSHOT_RATE: &str = "snapshot_mib_per_second";
 const SHARD_BYTES: &str = "shard_max_bytes";
+const SHARD_CPU: &str = "shard_max_cpu";
 const SHARD_LOAD: &str = "shard_max_requests_per_second";
 const SHARD_MERGE: &str = "shard_merge";
 const REBALANCE: &str = "rebalance";
@@ -136,6 +138,12 @@ pub const ALL: &[Setting] = &[
         kind: Kind::Bytes { min: 64 << 10, max: 1 << 40 },
     },
     Setting {
+        name: SHARD_CPU,
+        default: "50%",
+        description: "a shard whose requests take more of a processor's core at its leader is split, where that halves it",
+        kind: Kind::Percent { min: 1, max: 10_000 },
+    },
+    Setting {
         name: SHARD_LOAD,
         default: "10000",
         description: "a shard that gets more requests is split, where that halves them",
@@ -189,6 +197,10 @@ pub fn check(name: &str, value: &str) -> Result<(), String> {
                 max >> 20
             )),
         },
+        Kind::Percent { min, max } => match parse_percent(value) {
+            Some(parsed) if (min..=max).contains(&parsed) => Ok(()),
+            _ => Err(format!("{name} lies between {min}% and {max}%, like \"50%\", and is not {value:?}")),
+        },
         Kind::OneOf(known) if known.contains(&value) => Ok(()),
         Kind::OneOf(known) => Err(format!("{name} is {}, and not {value:?}", known.join(" or "))),
         Kind::Switch if matches!(value, "on" | "off") => Ok(()),
@@ -213,6 +225,11 @@ fn parse_bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// A whole number of hundredths, like `50%`.
+fn parse_percent(text: &str) -> Option<u64> {
+    text.strip_suffix('%')?.trim_end().parse().ok()
 }
 
 /// The settings of a cluster, read.
@@ -265,6 +282,12 @@ impl Settings {
     pub fn shard_load(&self) -> u64 {
         let value = find(SHARD_LOAD).ok().and_then(|setting| self.value(setting).parse().ok());
         value.unwrap_or(u64::MAX)
+    }
+
+    /// How many milliseconds of processor time the requests to a shard may take each second.
+    pub fn shard_cpu_ms(&self) -> u64 {
+        let value = find(SHARD_CPU).ok().and_then(|setting| parse_percent(&self.value(setting)));
+        value.map_or(u64::MAX, |percent| percent.saturating_mul(10))
     }
 
     /// Whether shards are merged by themselves.
@@ -366,6 +389,8 @@ mod tests {
             (SHARD_BYTES, "1kB"),
             (SHARD_BYTES, "256 Mb"),
             (SHARD_LOAD, "0"),
+            (SHARD_CPU, "0%"),
+            (SHARD_CPU, "0.5"),
             (GC_TTL, "1s"),
             (GC_TTL, "soon"),
             (CLOSED_LAG, "2h"),
@@ -380,6 +405,8 @@ mod tests {
         }
         assert_eq!(check(GC_TTL, ""), Ok(()));
         assert_eq!(check(SHARD_BYTES, "1 GB"), Ok(()));
+        assert_eq!(check(SHARD_CPU, "200%"), Ok(()));
+        assert_eq!(Settings::default().shard_cpu_ms(), 500);
         assert_eq!(check(CLOSED_LAG, "0s"), Ok(()));
     }
 }

@@ -284,6 +284,10 @@ impl Local for Reported {
         self.registry.get(group).map_or((0, 0), |shard| shard.traffic().counted())
     }
 
+    fn cpu(&self, group: GroupId) -> Duration {
+        self.registry.get(group).map_or(Duration::ZERO, |shard| shard.traffic().cpu())
+    }
+
     fn facts(&self) -> pb::NodeFacts {
         (self.facts)()
     }

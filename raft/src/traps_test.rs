@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use crate::api::{AddressBook, Applied, Error, Expected, Fatal, Role, StateMachine, StateMachineFactory};
 use crate::command::Command;
 use crate::fault::Fault;
+use crate::log_room::LogRoom;
 use crate::log_store::{LogStore, durably, encode_ballot};
 use crate::multi::MultiRaft;
 use crate::options::RaftOptions;
@@ -70,7 +71,8 @@ fn store() -> (TempDir, Arc<Store>) {
 }
 
 fn log_store(store: &Store, append_bytes_max: usize, tail_bytes_max: usize) -> LogStore {
-    let log = LogStore::open(store.log(), GROUP, ME, append_bytes_max, tail_bytes_max, Arc::default());
+    let log =
+        LogStore::open(store.log(), GROUP, ME, append_bytes_max, tail_bytes_max, LogRoom::new(64 << 20));
     log.expect("a log")
 }
 

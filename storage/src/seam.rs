@@ -26,6 +26,10 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Instant;
     /// Milliseconds since the Unix epoch: for display and for the oracle's physical part, never for correctness.
     fn wall_ms(&self) -> u64;
+    /// The processor time that the calling thread has had: for loads, never for correctness. Zero where nothing measures it.
+    fn thread_cpu(&self) -> Duration {
+        Duration::ZERO
+    }
     /// Completes after `duration` of monotonic time.
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>>;
 }
@@ -199,6 +203,16 @@ impl Clock for SystemClock {
     fn wall_ms(&self) -> u64 {
         // A clock before 1970 reads as 0: the oracle then runs on its counter alone, which is still correct.
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    }
+
+    fn thread_cpu(&self) -> Duration {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the pointer is to a timespec of this function, which is all that the call writes to.
+        let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } != 0;
+        match failed {
+            true => Duration::ZERO,
+            false => Duration::new(time.tv_sec as u64, time.tv_nsec as u32),
+        }
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'static>> {

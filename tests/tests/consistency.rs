@@ -135,12 +135,12 @@ async fn rebuilt(cluster: &Cluster, shard: &str, id: &str, before: u64) -> Resul
 /// Waits until all replicas can be compared, and are equal.
 async fn all_equal(cluster: &Cluster) -> Result<()> {
     for _ in 0..120 {
-        if check(cluster, &[])?.status.success() {
+        if cluster.check(&[])?.status.success() {
             return Ok(());
         }
         pause(500).await;
     }
-    bail!("{}\n{}", text(&check(cluster, &[])?), cluster.logs())
+    bail!("{}\n{}", text(&cluster.check(&[])?), cluster.logs())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,6 +17,7 @@ use crate::api::Witness;
 use crate::command::{Context, Outcome, Refusal, merge, past};
 use crate::descriptor::{ShardDescriptor, replicas_to_pb};
 use crate::lock::Edge;
+use crate::shard::effort::measured;
 use crate::shard::{Leadership, Registry, Shard};
 use crate::wire::{activity_to_pb, parse_txn};
 use crate::{Error, Oracle};
@@ -82,6 +83,11 @@ impl ShardServer {
     /// The shards of this node.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// The groups of this node.
+    pub(crate) fn multi(&self) -> &Arc<MultiRaft> {
+        &self.multi
     }
 
     /// The oracle.
@@ -164,12 +170,17 @@ impl ShardServer {
             };
             return Err(Refusal::NotLeader(leader));
         };
-        shard.traffic().count(&ask);
+        let asked = shard.traffic().count(&ask);
         let timeout = Duration::from_millis(request.timeout_ms.into());
         let deadline = self.seams.clock.now() + timeout;
         let context =
             Context { server: self, shard, group, leadership, descriptor, epoch: request.epoch, deadline };
-        context.evaluate(ask).await
+        let work = std::pin::pin!(context.evaluate(ask));
+        let (outcome, spent) = measured(&*self.seams.clock, work).await;
+        if let Some(key) = asked {
+            context.shard.traffic().spent(&key, spent);
+        }
+        outcome
     }
 
     /// Whether the shard has no leader because it is at rest, and this node is where it would have one.

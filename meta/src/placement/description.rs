@@ -84,6 +84,8 @@ pub struct Load {
     pub reads: u32,
     /// Carried out by each replica.
     pub writes: u32,
+    /// The processor time that they take at the leader, in milliseconds each second.
+    pub cpu_ms: u32,
 }
 
 impl Load {

@@ -143,6 +143,13 @@ pub enum Why {
         /// What it may be.
         max: u64,
     },
+    /// What the shard is asked takes more of a processor than it may.
+    Busy {
+        /// What it takes, in milliseconds each second.
+        cpu_ms: u64,
+        /// What it may take.
+        max: u64,
+    },
     /// The neighbours are small and cold.
     Small {
         /// What they have together.
@@ -202,6 +209,9 @@ impl fmt::Display for Why {
             Why::LeadsElsewhere(node) => write!(f, "by its rule the leader is not wanted on {node}"),
             Why::Large { bytes, max } => write!(f, "{} of at most {}", Bytes(*bytes), Bytes(*max)),
             Why::Hot { requests, max } => write!(f, "{requests} requests/s of at most {max}"),
+            Why::Busy { cpu_ms, max } => {
+                write!(f, "{cpu_ms} ms of processor time each second, of at most {max}")
+            }
             Why::Small { bytes, requests } => {
                 write!(f, "together {} and {requests} requests/s", Bytes(*bytes))
             }

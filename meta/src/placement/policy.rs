@@ -23,10 +23,14 @@ pub struct Policy {
     pub split_bytes: u64,
     /// A shard with more requests per second is split.
     pub split_load: u64,
+    /// A shard whose requests take more milliseconds of processor time each second is split.
+    pub split_cpu_ms: u64,
     /// Neighbours that are no larger together are merged. Well below `split_bytes`, or they would be split again.
     pub merge_bytes_max: u64,
     /// … and have no more requests per second together.
     pub merge_load_max: u64,
+    /// … and take no more milliseconds of processor time each second together.
+    pub merge_cpu_ms_max: u64,
     /// A disk that is filled further than this gives replicas away.
     pub fill_wanted: f64,
     /// A disk is never filled further than this by placement.
@@ -115,8 +119,10 @@ impl Default for Policy {
             bands: Bands::default(),
             split_bytes: 256 * MIB,
             split_load: 2_500,
+            split_cpu_ms: 500,
             merge_bytes_max: 64 * MIB,
             merge_load_max: 250,
+            merge_cpu_ms_max: 50,
             fill_wanted: 0.90,
             fill_max: 0.95,
             free_min: 2 * 1024 * MIB,

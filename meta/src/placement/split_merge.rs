@@ -34,7 +34,8 @@ fn quiet(view: &View<'_>, draft: &Draft, place: usize) -> bool {
 fn excess(view: &View<'_>, group: &Group) -> u64 {
     let times = |is: u64, max: u64| is.saturating_mul(1_000) / max.max(1);
     let large = times(group.bytes.unwrap_or(0), view.policy.split_bytes);
-    large.max(times(group.load.led(), view.policy.split_load))
+    let busy = times(group.load.cpu_ms.into(), view.policy.split_cpu_ms);
+    large.max(times(group.load.led(), view.policy.split_load)).max(busy)
 }
 
 fn split(view: &View<'_>, draft: &mut Draft) {
@@ -51,9 +52,10 @@ fn split(view: &View<'_>, draft: &mut Draft) {
     for std::cmp::Reverse((_, std::cmp::Reverse(place))) in worst.into_sorted_vec() {
         let group = &view.cluster.groups[place];
         let (bytes, requests) = (group.bytes.unwrap_or(0), group.load.led());
-        let why = match bytes > view.policy.split_bytes {
-            true => Why::Large { bytes, max: view.policy.split_bytes },
-            false => Why::Hot { requests, max: view.policy.split_load },
+        let why = match (bytes > view.policy.split_bytes, requests > view.policy.split_load) {
+            (true, _) => Why::Large { bytes, max: view.policy.split_bytes },
+            (false, true) => Why::Hot { requests, max: view.policy.split_load },
+            (false, false) => Why::Busy { cpu_ms: group.load.cpu_ms.into(), max: view.policy.split_cpu_ms },
         };
         draft.step(place, Operation::Split { group: group.id }, why);
     }
@@ -71,7 +73,9 @@ fn merge(view: &View<'_>, draft: &mut Draft) {
         let (Some(first), Some(second)) = (groups.get(place), groups.get(place + 1)) else { continue };
         let (Some(bytes), Some(more)) = (first.bytes, second.bytes) else { continue };
         let (bytes, requests) = (bytes.saturating_add(more), first.load.led() + second.load.led());
-        if bytes > view.policy.merge_bytes_max || requests > view.policy.merge_load_max {
+        let cpu_ms = u64::from(first.load.cpu_ms) + u64::from(second.load.cpu_ms);
+        let cold = requests <= view.policy.merge_load_max && cpu_ms <= view.policy.merge_cpu_ms_max;
+        if bytes > view.policy.merge_bytes_max || !cold {
             continue;
         }
         let alike = first.family.is_some() && first.family == second.family && first.rule == second.rule;

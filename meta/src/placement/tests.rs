@@ -6,7 +6,7 @@
 //! cluster nodes=5 rf=3 dead=n3         nodes n1 … n5 with the same rule for all groups
 //! node n4 at=…|unknown down=SECONDS duty=leaving|draining capacity=… used=…
 //! rule 1 replicas=5 within=… outside=… at_least="2 region=eu" leader=…
-//! group g1 leader=n1 r1@n1 r2@n2/lags r3@n3/learner/replaced table=… bytes=… reads=… writes=…
+//! group g1 leader=n1 r1@n1 r2@n2/lags r3@n3/learner/replaced table=… bytes=… reads=… writes=… cpu_ms=…
 //! shards 100 first=g10 on="n1 n2 n3" … so many groups, each on three of these nodes in turn
 //! plan [why]                           the next steps
 //! settle [quiet]                       plans and carries out until nothing is left to do
@@ -187,6 +187,7 @@ impl Script {
         group.bytes = args.take_key("bytes").map(size).transpose()?;
         group.load.reads = args.take_key("reads").map_or(Ok(0), str::parse)?;
         group.load.writes = args.take_key("writes").map_or(Ok(0), str::parse)?;
+        group.load.cpu_ms = args.take_key("cpu_ms").map_or(Ok(0), str::parse)?;
         group.rule = args.take_key("rule").map_or(Ok(0), str::parse)?;
         Ok(group)
     }
@@ -256,7 +257,8 @@ impl Script {
             Operation::TransferLeader { node, .. } => group.leader = Some(*node),
             Operation::Split { .. } => {
                 group.bytes = group.bytes.map(|b| b / 2);
-                group.load = Load { reads: group.load.reads / 2, writes: group.load.writes / 2 };
+                let Load { reads, writes, cpu_ms } = group.load;
+                group.load = Load { reads: reads / 2, writes: writes / 2, cpu_ms: cpu_ms / 2 };
                 let right = Group { id: next, ..group.clone() };
                 groups.insert(place + 1, right);
             }
@@ -438,6 +440,7 @@ scripts! {
     racks_regions_and_five_replicas,
     replicas_in_one_zone_are_spread,
     replication_factor_is_changed,
+    shards_with_expensive_requests_are_split,
     small_cold_neighbours_are_merged,
     surplus_voter_is_kept_while_another_is_away,
     table_of_eight_shards_uses_all_nodes,

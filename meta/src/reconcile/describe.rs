@@ -46,7 +46,10 @@ pub(super) fn policy(settings: &Settings) -> Policy {
     let transfers_max = settings.leader_moves();
     // Far below, or what is merged would be split again.
     let (merge_bytes_max, merge_load_max) = (split_bytes / 4, split_load / 10);
-    let thresholds = Policy { split_bytes, split_load, merge_bytes_max, merge_load_max, ..Policy::default() };
+    let split_cpu_ms = settings.shard_cpu_ms();
+    let merge_cpu_ms_max = split_cpu_ms / 10;
+    let splits = Policy { split_bytes, split_load, split_cpu_ms, ..Policy::default() };
+    let thresholds = Policy { merge_bytes_max, merge_load_max, merge_cpu_ms_max, ..splits };
     Policy { can, bands, repair_after, moves_per_node_max, transfers_max, ..thresholds }
 }
 
@@ -183,7 +186,8 @@ pub(super) fn describe_group(
     group.busy |= reported.report.frozen_into != 0;
     let load = soft.loads.of(id, reported.report.load.unwrap_or_default(), reported.since, now);
     group.bytes = soft.sizes.of(id, Some(&reported.report));
-    group.load = placement::Load { reads: load.reads_per_second, writes: load.writes_per_second };
+    let (reads, writes) = (load.reads_per_second, load.writes_per_second);
+    group.load = placement::Load { reads, writes, cpu_ms: load.cpu_ms_per_second };
     group
 }
 

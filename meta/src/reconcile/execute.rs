@@ -51,12 +51,20 @@ pub(super) async fn execute(
     }
 }
 
-/// By itself: if it is not too large, it is too hot.
+/// By itself: if it is not too large, it is asked too much, or something that takes too long.
 async fn split(server: &Arc<MetaServer>, channels: &Channels, group: GroupId) -> Result<(), Error> {
     let load = server.with_soft(|soft, now| soft.load_of(group, now))?;
-    let bytes = load.and_then(|load| load.bytes).unwrap_or(0);
-    let max = server.replica.read(|state| Settings::new(state.settings()).shard_bytes());
-    let cut = if bytes > max { Cut::Bytes } else { Cut::Load };
+    let load = load.unwrap_or_default();
+    let settings = server.replica.read(|state| Settings::new(state.settings()));
+    let requests = u64::from(load.reads_per_second) + u64::from(load.writes_per_second);
+    let large = load.bytes.unwrap_or(0) > settings.shard_bytes();
+    let hot = requests > settings.shard_load();
+    let busy = u64::from(load.cpu_ms_per_second) > settings.shard_cpu_ms();
+    let cut = match (large, hot, busy) {
+        (true, _, _) => Cut::Bytes,
+        (false, false, true) => Cut::Cpu,
+        (false, _, _) => Cut::Load,
+    };
     let outcome = match reshape::choose(server, channels, group, cut).await {
         Ok(key) => reshape::split(server, channels, group, key, true).await,
         Err(error) => Err(error),

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proto::admin as rpc;
@@ -34,6 +34,8 @@ pub(crate) enum Cut {
     Bytes,
     /// Where half of the requests to it lie before.
     Load,
+    /// Where half of the processor time that they take lies before.
+    Cpu,
 }
 
 impl Executor<'_> {
@@ -73,8 +75,9 @@ pub(crate) async fn choose(
     group: GroupId,
     cut: Cut,
 ) -> Result<Bytes, Error> {
-    let by_load = matches!(cut, Cut::Load);
-    match Executor::of(server, channels, group)?.ask(Ask::Halve(pb::Halve { by_load })).await? {
+    // (Whoever does not know of processor time halves the requests.)
+    let (by_load, by_cpu) = (!matches!(cut, Cut::Bytes), matches!(cut, Cut::Cpu));
+    match Executor::of(server, channels, group)?.ask(Ask::Halve(pb::Halve { by_load, by_cpu })).await? {
         Answer::Middle(pb::Middle { key: Some(key) }) => Ok(key),
         _ if by_load => Err(Error::Rejected(format!("no key halves the requests to {group}"))),
         _ => Err(Error::Rejected(format!("{group} has no two rows to be cut apart"))),
@@ -141,16 +144,26 @@ pub(super) async fn merge(
         Err(error) => {
             // (Should this fail, too, the right shard's leader reports that it is frozen, and it is tried again.)
             let called_off = call_off(server, channels, &frozen, left, left_shard.epoch).await;
+            if called_off.is_ok() {
+                served_again(server, began);
+            }
             return match called_off {
                 Ok(true) => Ok(()),
                 _ => Err(error),
             };
         }
     };
-    let took = server.seams.clock.now() - began;
-    metrics::histogram!("flotilla_merge_seconds").record(took.as_secs_f64());
-    info!("{left} has absorbed {right}, which was away for {} ms", took.as_millis());
+    let away = served_again(server, began);
+    info!("{left} has absorbed {right}, which was away for {} ms", away.as_millis());
     done(server, left, right, merged).await
+}
+
+/// Records for how long the right shard's keys were not served: from the moment when it was asked to freeze to the one when the
+/// left one has said that it holds them, or the right one that it serves again.
+fn served_again(server: &MetaServer, began: Instant) -> Duration {
+    let away = server.seams.clock.now().saturating_duration_since(began);
+    metrics::histogram!("flotilla_merge_seconds").record(away.as_secs_f64());
+    away
 }
 
 async fn done(

@@ -309,6 +309,10 @@ mod tests {
             (0, 0)
         }
 
+        fn cpu(&self, _: GroupId) -> Duration {
+            Duration::ZERO
+        }
+
         fn facts(&self) -> pb::NodeFacts {
             pb::NodeFacts::default()
         }

@@ -156,6 +156,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::options::RaftOptions;
+    use crate::test_node::{LEADER, TestNode};
 
     /// What all survivors work out by themselves agrees: each has a turn of its own, and one of them the first.
     #[test]
@@ -191,13 +193,6 @@ mod tests {
             assert!(between >= STEP / 2, "{between:?} after {place}");
         }
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::options::RaftOptions;
-    use crate::test_node::{LEADER, TestNode};
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_group_that_is_slow_to_wake_delays_no_other() {

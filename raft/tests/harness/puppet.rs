@@ -184,7 +184,7 @@ pub fn append(leader: u64, term: u64, index: u64) -> Body {
     Body::Append(wire::Append {
         vote: Some(wire::Vote { term, replica: leader, committed: true }),
         previous: Some(id(index - 1)),
-        entries: vec![wire::Entry { term, index, payload: Some(command), compression: 0 }],
+        entries: vec![wire::Entry { term, index, payload: Some(command), compression: 0, crc32: None }],
         committed: Some(id(index)),
     })
 }

@@ -9,9 +9,10 @@ use crate::Error;
 
 pub async fn halve(cx: &Context<'_>, request: pb::Halve) -> Outcome {
     let range = cx.descriptor.range.clone();
-    let key = match request.by_load {
-        true => cx.shard.traffic().middle(),
-        false => {
+    let key = match (request.by_cpu, request.by_load) {
+        (true, _) => cx.shard.traffic().middle_of_cpu(),
+        (false, true) => cx.shard.traffic().middle(),
+        (false, false) => {
             let (engine, within) = (cx.shard.engine().clone(), range.clone());
             let look = move || middle(&engine, &within);
             let found = cx.server.seams().blocking("shard-middle", look).await;

@@ -13,6 +13,8 @@
 //! Intents and records stay where they are, under their keys. What the parent's leader remembered of transactions
 //! whose primary is now a child's is covered by the floor of the child's first leader.
 
+mod served;
+
 use bytes::Bytes;
 use proto::shard as pb;
 use proto::shard::command::Effect;
@@ -37,6 +39,7 @@ pub async fn split(cx: &Context<'_>, request: pb::Split) -> Outcome {
     if points.is_empty() {
         return Ok(descriptors(&[(*cx.descriptor).clone()]));
     }
+    let began = cx.server.seams().clock.now();
     let guard = cx.latch(vec![(Span::Range(range.clone()), Mode::Exclusive)]).await;
     let view = cx.view()?;
     cx.confirm().await?;
@@ -74,6 +77,7 @@ pub async fn split(cx: &Context<'_>, request: pb::Split) -> Outcome {
         fences,
     };
     cx.propose(guard, Effect::Split(effect)).await?;
+    served::measure(cx.server, began, children.iter().map(|child| child.group).collect());
     let mut all = vec![parent];
     all.extend(children);
     Ok(descriptors(&all))

@@ -6,6 +6,7 @@
 
 mod apply;
 pub mod closing;
+pub(crate) mod effort;
 mod few;
 mod garbage;
 mod leadership;
@@ -156,7 +157,13 @@ impl StateMachine for Shard {
         _at: raft::Applied,
         command: &[u8],
     ) -> Result<bytes::Bytes, Fatal> {
-        apply::apply(self, batch, command)
+        if self.leadership.read().is_none() {
+            return apply::apply(self, batch, command);
+        }
+        let before = self.seams.clock.thread_cpu();
+        let answer = apply::apply(self, batch, command);
+        self.traffic.applied(self.seams.clock.thread_cpu().saturating_sub(before));
+        answer
     }
 
     fn applied(&self, _at: raft::Applied) {

@@ -175,5 +175,5 @@ pub fn bytes_of(shard: usize) -> u64 {
 pub fn load_of(shard: usize) -> Load {
     let chance = scramble(shard as u64 ^ 0xabcd_0000);
     let reads = if chance.is_multiple_of(100) { 200 } else { chance % 16 };
-    Load { reads, writes: reads / 4 }
+    Load { reads, writes: reads / 4, cpu_ms: 0 }
 }

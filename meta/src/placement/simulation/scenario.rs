@@ -80,7 +80,7 @@ fn heat(simulation: &mut Simulation, size: Size) {
     for group in &mut simulation.cluster.groups {
         let hot = group.replicas.iter().any(|r| r.node.0 as usize <= size.nodes / 50);
         let times = if hot { 2 } else { 1 };
-        group.load = Load { reads: group.load.reads * times, writes: group.load.writes * times };
+        (group.load.reads, group.load.writes) = (group.load.reads * times, group.load.writes * times);
     }
 }
 
@@ -92,8 +92,8 @@ fn jitter(simulation: &mut Simulation, round: u64) {
         let shard = group.id.0 as usize - 2;
         group.bytes = Some(waver(super::cluster::bytes_of(shard)));
         let load = super::cluster::load_of(shard);
-        group.load =
-            Load { reads: waver(load.reads.into()) as u32, writes: waver(load.writes.into()) as u32 };
+        let (reads, writes) = (waver(load.reads.into()) as u32, waver(load.writes.into()) as u32);
+        group.load = Load { reads, writes, ..load };
     }
 }
 

@@ -98,6 +98,7 @@ pub fn print(cluster: &DescribeResponse, as_json: bool) -> String {
                 "bytes": load.bytes,
                 "reads_per_second": load.reads_per_second,
                 "writes_per_second": load.writes_per_second,
+                "cpu_ms_per_second": load.cpu_ms_per_second,
                 "automatic": group.automatic,
             })
         });
