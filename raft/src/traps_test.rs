@@ -13,7 +13,7 @@ use storage::seam::Seams;
 use storage::{Batch, Cf, Engine, Identity, Store, StoreOptions};
 use tempfile::TempDir;
 
-use crate::api::{AddressBook, Applied, Error, Expected, Fatal, Role, StateMachine, StateMachineFactory};
+use crate::api::{AddressBook, Applied, Expected, Fatal, Role, StateMachine, StateMachineFactory};
 use crate::command::Command;
 use crate::fault::Fault;
 use crate::log_room::LogRoom;
@@ -200,17 +200,13 @@ async fn a_hole_between_the_state_and_the_log_is_refused() {
     for (applied, whole) in [(2, false), (3, true), (4, true)] {
         let (_dir, store) = store_with(applied).await;
         let (machines, book) = (Arc::new(Nothings), Arc::new(Nobody));
-        let started = MultiRaft::start(RaftOptions::default(), store, machines, book, Seams::real()).await;
-        match started {
-            Ok(multi) => {
-                assert!(whole, "a state that ends at {applied}");
-                multi.abandon().await;
-            }
-            Err(Error::Open { group, source, .. }) => {
-                assert!(!whole && group == GROUP, "{source}");
-                assert!(source.to_string().contains("begins after the end of the state"), "{source}");
-            }
-            Err(error) => panic!("{error}"),
+        let multi = MultiRaft::start(RaftOptions::default(), store, machines, book, Seams::real()).await;
+        let multi = multi.expect("the node starts, whatever is wrong with one replica");
+        let failed = multi.group(GROUP).expect("the replica").failed();
+        assert_eq!(failed.is_none(), whole, "a state that ends at {applied}: {failed:?}");
+        if let Some(reason) = failed {
+            assert!(reason.contains("begins after the end of the state"), "{reason}");
         }
+        multi.abandon().await;
     }
 }

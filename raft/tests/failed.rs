@@ -138,6 +138,7 @@ async fn a_replica_that_cannot_be_opened_fails_alone() {
             assert_eq!(multi.suspects(), [GROUP]);
             let other = multi.group(OTHER).expect("the other one");
             other.rouse(PATIENCE).await;
+            eventually("the other one leads", || other.leads().is_some()).await;
             let term = other.leads().expect("it leads");
             other.propose(term, format!("b={round}").into()).await.expect("and serves");
             // Whoever asks for the one that has failed does not wake it.
