@@ -21,8 +21,9 @@ const FIRST: GroupId = GroupId(2);
 /// Reads a key, in a time in which any request has ended.
 async fn read(cluster: &TestCluster, node: usize, key: &str) -> Result<Vec<Option<Value>>, Error> {
     let db = cluster.database(node);
+    let keys = [bytes(key)];
     tokio::select! {
-        answer = db.get_latest(&[bytes(key)], &[]) => answer,
+        answer = db.get_latest(&keys, &[]) => answer,
         () = cluster.seams.sleep(Duration::from_secs(30)) => panic!("a request has outlived its deadline"),
     }
 }
