@@ -58,7 +58,8 @@ pub struct MultiRaft {
     lifecycle: tokio::sync::Mutex<()>,
     /// What a replica holds is replaced by a snapshot, or removed, one replica at a time: see [`crate::removal`].
     pub(crate) territory: tokio::sync::Mutex<()>,
-    /// What those snapshots replace that are being installed, or whose install has failed: the next start goes on with it.
+    /// What those snapshots replace that are being installed, or whose install has failed, in this process or in an earlier one:
+    /// the next start goes on with it.
     pub(crate) accepted: Mutex<BTreeMap<GroupId, Vec<(Cf, KeyRange)>>>,
     unknown_hook: RwLock<Option<UnknownHook>>,
     unknown_reported: Mutex<HashMap<GroupId, Instant>>,
@@ -275,6 +276,8 @@ impl MultiRaft {
             snapshot::resume_installs(&multi.engine, &multi.spool_dir, ballot)
         };
         let mut torn = self.blocking("resume-installs", resume).await?.map_err(broken)?;
+        // Nobody else gets their keys before they are gone, as if they had failed in this process.
+        self.accepted.lock().extend(torn.iter().map(|(group, torn)| (*group, torn.spans.clone())));
         {
             let _turn = self.lifecycle.lock().await;
             // No snapshot brings anybody the keys of what is being removed.
@@ -285,7 +288,7 @@ impl MultiRaft {
                     let source = Fatal::new("its log has lost the replica's id");
                     return Err(Error::Open { group, replica: ReplicaId(0), source });
                 };
-                let torn = torn.remove(&group);
+                let torn = torn.remove(&group).map(|torn| torn.why);
                 match removed {
                     true => leaving.push((group, replica)),
                     false => self.reopen_one(group, replica, torn).await?,
@@ -300,8 +303,8 @@ impl MultiRaft {
             }
         }
         // Of a group that the log does not know: then nobody can say whose it is.
-        if let Some((group, source)) = torn.pop_first() {
-            return Err(Error::Open { group, replica: ReplicaId(0), source });
+        if let Some((group, torn)) = torn.pop_first() {
+            return Err(Error::Open { group, replica: ReplicaId(0), source: torn.why });
         }
         for expected in self.factory.expected(&self.engine).map_err(broken)? {
             if self.group(expected.group).is_none() {

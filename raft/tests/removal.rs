@@ -175,6 +175,25 @@ async fn what_a_failed_install_has_left_goes_with_its_replica() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_failed_install_was_to_bring_nobody_else_gets_before() {
     let (cluster, _leader, _) = failed_install().await;
+    nobody_else_gets_its_keys_before(&cluster).await;
+}
+
+/// The next start would go on with it, whether or not the one before has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_start_could_not_install_nobody_else_gets_before() {
+    let (mut cluster, _leader, accepted) = failed_install().await;
+    // (The header is whole.)
+    let file = std::fs::File::options().write(true).open(&accepted).expect("the file");
+    let bytes = file.metadata().expect("its length").len();
+    file.set_len(bytes - 1).expect("cut off");
+    cluster.stop(2).await;
+    cluster.start(2).await;
+    assert!(accepted.exists() && cluster.group(2).failed().is_some());
+    nobody_else_gets_its_keys_before(&cluster).await;
+}
+
+/// After [`failed_install`]: they are what its snapshot was to bring, and [`NEIGHBOUR`] gets them when its replica is gone.
+async fn nobody_else_gets_its_keys_before(cluster: &Cluster) {
     cluster.multi(1).create_group(sole(NEIGHBOUR)).await.expect("create");
     cluster.claim(NEIGHBOUR, Some(private_keys(ELSEWHERE)));
     cluster.multi(2).create_replica(NEIGHBOUR, SECOND).await.expect("create");
