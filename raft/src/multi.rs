@@ -296,9 +296,11 @@ impl MultiRaft {
             }
             // When it is known who holds which keys: a removal may have failed long ago.
             for (group, replica) in leaving {
-                match self.finish_removal(group, replica).await {
-                    Err(error @ Error::KeysTaken { .. }) => tracing::error!(%error),
-                    finished => finished?,
+                if let Err(error) = self.finish_removal(group, replica).await {
+                    if self.fails_all() {
+                        return Err(error);
+                    }
+                    tracing::error!(%group, %replica, %error, "what a replica has left stays");
                 }
             }
         }
@@ -307,13 +309,36 @@ impl MultiRaft {
             return Err(Error::Open { group, replica: ReplicaId(0), source: torn.why });
         }
         for expected in self.factory.expected(&self.engine).map_err(broken)? {
-            if self.group(expected.group).is_none() {
-                tracing::info!(group = %expected.group, "starting a group that a crash has kept from starting");
-                let (group, me, members) = (expected.group, expected.replica, expected.members);
-                self.create_group(NewGroup { group, me, members, campaign: false }).await?;
+            let (group, me, members) = (expected.group, expected.replica, expected.members);
+            if self.group(group).is_some() {
+                continue;
+            }
+            match self.has_left(group, me) {
+                Ok(false) => {
+                    tracing::info!(%group, "starting a group that a crash has kept from starting");
+                    self.create_group(NewGroup { group, me, members, campaign: false }).await?;
+                }
+                Ok(true) => {
+                    tracing::info!(%group, replica = %me, "a replica has left, and its descriptor has not")
+                }
+                Err(error) if self.fails_all() => return Err(error),
+                Err(error) => {
+                    tracing::error!(%group, replica = %me, %error, "whether a replica has left is not known");
+                }
             }
         }
         Ok(())
+    }
+
+    /// A replica has been removed from this node, or its removal has begun: it does not come back.
+    fn has_left(&self, group: GroupId, replica: ReplicaId) -> Result<bool, Error> {
+        let leaves = self.ballot(group)?.is_some_and(|(_, removed)| removed);
+        Ok(leaves || self.removed(group)?.is_some_and(|removed| replica <= removed))
+    }
+
+    /// The log or the state refuses everything: then the failure of a replica is none of its own.
+    pub(crate) fn fails_all(&self) -> bool {
+        self.log.failure().is_some() || self.engine.failure().is_some()
     }
 
     /// The replica's id in the log, and whether it is being removed.

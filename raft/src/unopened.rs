@@ -35,8 +35,7 @@ impl MultiRaft {
             Ok(opened) => return self.admit(opened).await.map(|_| ()),
             Err(source) => source,
         };
-        let all_fail = self.log.failure().is_some() || self.engine().failure().is_some();
-        if all_fail || self.factory.is_vital(group) {
+        if self.fails_all() || self.factory.is_vital(group) {
             return Err(Error::Open { group, replica, source });
         }
         let failed = self.failed(group, replica, &source);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use harness::{Cluster, GROUP, eventually};
-use raft::{Error, Group, NewGroup, Role, private_keys};
+use raft::{Error, Expected, Group, NewGroup, Role, private_keys};
 use storage::ids::{GroupId, NodeId, ReplicaId};
 
 const NEIGHBOUR: GroupId = GroupId(8);
@@ -131,6 +131,33 @@ async fn what_another_replica_has_come_to_hold_stays() {
     // Until it holds them no more.
     cluster.claim(NEIGHBOUR, None);
     cluster.multi(1).remove_replica(GROUP, FIRST).await.expect("remove");
+    assert_eq!(cluster.rows(1).len(), 1, "nothing but the tombstone: {:?}", cluster.rows(1));
+}
+
+/// A removal that a start cannot finish is the affair of that replica, not of the node. So it is if the state that it has left says
+/// that the node should have it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_starts_whatever_a_replica_that_leaves_has_left() {
+    let (mut cluster, obstacle) = half_removed().await;
+    cluster.multi(1).create_group(sole(NEIGHBOUR)).await.expect("create");
+    let members = BTreeMap::from([(FIRST, NodeId(1))]);
+    cluster.expect(Expected { group: GROUP, replica: FIRST, members });
+    for takes_the_keys in [false, true] {
+        if takes_the_keys {
+            std::fs::remove_dir(&obstacle).expect("remove the obstacle");
+            cluster.claim(NEIGHBOUR, Some(private_keys(GROUP)));
+        }
+        cluster.stop(1).await;
+        cluster.start(1).await;
+        assert!(cluster.multi(1).group(NEIGHBOUR).is_some() && cluster.multi(1).group(GROUP).is_none());
+        assert_eq!(cluster.get(1, "a").as_deref(), Some("1"), "it has not been removed");
+    }
+    cluster.claim(NEIGHBOUR, None);
+    cluster.multi(1).remove_replica(GROUP, FIRST).await.expect("remove");
+    // (The tombstone has no ballot beside it.)
+    cluster.stop(1).await;
+    cluster.start(1).await;
+    assert!(cluster.multi(1).group(GROUP).is_none());
     assert_eq!(cluster.rows(1).len(), 1, "nothing but the tombstone: {:?}", cluster.rows(1));
 }
 
