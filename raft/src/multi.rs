@@ -373,17 +373,19 @@ impl MultiRaft {
         replica: ReplicaId,
         gated: bool,
     ) -> Result<Arc<Group>, Error> {
+        let quarantined = self.is_quarantined(group, replica)?;
         let opened = self.try_open(group, replica, gated, false).await;
-        self.admit(opened.map_err(|source| Error::Open { group, replica, source })?).await
+        let opened = opened.map_err(|source| Error::Open { group, replica, source })?;
+        Ok(self.admit(opened, quarantined).await)
     }
 
     /// It is one of this node's from now on. In quarantine it does not run.
-    pub(crate) async fn admit(&self, opened: Arc<Group>) -> Result<Arc<Group>, Error> {
+    pub(crate) async fn admit(&self, opened: Arc<Group>, quarantined: bool) -> Arc<Group> {
         self.groups.write().insert(opened.id(), opened.clone());
-        if self.is_quarantined(opened.id(), opened.replica())? {
+        if quarantined {
             self.shut_away(&opened).await;
         }
-        Ok(opened)
+        opened
     }
 
     /// `at_start` of the process, one that has no work is left at rest.
