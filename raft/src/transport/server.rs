@@ -148,8 +148,8 @@ impl Incoming {
         multi.check_sender(&batch.cluster_id, batch.to_node)?;
         for request in batch.requests {
             let bytes = weight(&request);
-            let full =
-                self.running_bytes > 0 && self.running_bytes + bytes > multi.options().received_bytes_max;
+            // (A large one, if it had to fit, would be refused as long as small ones keep coming.)
+            let full = self.running_bytes >= multi.options().received_bytes_max;
             if bytes > 0 && full {
                 metrics::counter!("flotilla_raft_appends_refused_total").increment(1);
                 let refusal = refusal(wire::refusal::Reason::Overloaded, "too many entries are on their way");
