@@ -273,6 +273,15 @@ impl Group {
         self.voters().into_iter().map(|(_, node)| node).collect()
     }
 
+    /// The nodes of those of whom a majority has to agree: of the voters, or while they are being changed of both the old and the new
+    /// ones. (Of a group at rest they are not told apart: it is not laid to rest meanwhile.)
+    pub(crate) fn quorums(&self) -> Vec<Vec<NodeId>> {
+        match self.core() {
+            Some(core) => core.quorums(),
+            None => vec![self.voter_nodes()],
+        }
+    }
+
     /// The voter that would lead soonest in this one's place.
     pub(crate) fn successor(&self) -> Option<ReplicaId> {
         let status = self.status();

@@ -104,7 +104,7 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, hub: Arc<Hub>, seams: Seams) {
 /// A leader that no majority answers is silent, so that the others elect another.
 fn hush(hub: &Hub, group: &Group) {
     let leads = group.leads().is_some();
-    let answered = !leads || hub.liveness.is_answered(hub.me, &group.voter_nodes());
+    let answered = !leads || hub.liveness.is_answered(hub.me, &group.quorums());
     if !hub.liveness.set_mute(group.id(), !answered) {
         return;
     }
