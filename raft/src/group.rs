@@ -332,10 +332,11 @@ impl Group {
         self.stuck.swap(stuck, Ordering::SeqCst) != stuck
     }
 
-    /// Stands for election from now on, when it misses a leader, if it could serve.
+    /// Stands for election from now on, when it misses a leader, if it could serve. (If not, it does when it can.)
     pub(crate) fn stand_for_election(&self) {
         if let Some(core) = self.core()
             && !self.is_stuck()
+            && !self.is_stalled()
         {
             core.raft.runtime_config().elect(true);
         }

@@ -337,6 +337,8 @@ impl Group {
                 return Err(reason);
             }
         };
+        // What another instance did not apply this one has yet to.
+        self.set_stuck(false);
         *self.rest.core.write() = Some(core.clone());
         self.nursery.roll.woke(&self);
         self.rest.touch();
@@ -519,6 +521,8 @@ impl Group {
             let owes = rested.owes();
             *self.rest.rested.lock() = rested;
             *self.rest.core.write() = None;
+            // It would not stand for election, and so never wake.
+            self.set_stuck(false);
             self.nursery.roll.rests(self.id(), owes);
             self.publish(Role::Follower { leader });
         }

@@ -29,6 +29,7 @@ pub(crate) async fn farewell(hub: &Hub) {
             answered: false,
             leaving: true,
             stalled: false,
+            stuck: false,
         };
         let of_node = (GroupId(0), ReplicaId(0), ReplicaId(0));
         let body = wire::request::Body::Pulse(pulse);
@@ -53,6 +54,7 @@ pub(crate) async fn beat(hub: Arc<Hub>) {
                 answered: hub.liveness.asking(node, now),
                 leaving: false,
                 stalled: hub.liveness.is_stalled(hub.me),
+                stuck: hub.liveness.is_stuck(hub.me),
             };
             let body = wire::request::Body::Pulse(pulse);
             let of_node = (GroupId(0), ReplicaId(0), ReplicaId(0));
@@ -123,6 +125,7 @@ pub(crate) fn answer(hub: &Hub, from: NodeId, pulse: wire::Pulse) -> wire::Pulse
         hub.liveness.left(from);
     }
     hub.liveness.set_stalled(from, pulse.stalled);
+    hub.liveness.set_stuck(from, pulse.stuck);
     hub.liveness.heard(from, pulse.answered, hub.seams.clock.now());
     wire::Pulsed { incarnation: hub.liveness.incarnation }
 }

@@ -111,6 +111,8 @@ pub(crate) struct Liveness {
     mute: RwLock<BTreeSet<GroupId>>,
     /// Nodes, this one among them, whose disk stalls: see [`crate::stall`].
     stalled: RwLock<BTreeSet<NodeId>>,
+    /// … where a replica applies nothing: see [`crate::progress`].
+    stuck: RwLock<BTreeSet<NodeId>>,
 }
 
 struct Inner {
@@ -134,6 +136,7 @@ impl Liveness {
             gone: AtomicBool::new(false),
             mute: RwLock::default(),
             stalled: RwLock::default(),
+            stuck: RwLock::default(),
         }
     }
 
@@ -277,6 +280,29 @@ impl Liveness {
         self.stalled.read().contains(&node)
     }
 
+    /// A node has said whether a replica there applies nothing.
+    pub fn set_stuck(&self, node: NodeId, stuck: bool) {
+        if self.is_stuck(node) == stuck {
+            return;
+        }
+        let mut nodes = self.stuck.write();
+        if stuck {
+            nodes.insert(node);
+        } else {
+            nodes.remove(&node);
+        }
+    }
+
+    /// Whether a replica of a node applies nothing of what it should, as far as is known.
+    pub fn is_stuck(&self, node: NodeId) -> bool {
+        self.stuck.read().contains(&node)
+    }
+
+    /// Whether a node lives, and could lead, as far as is known.
+    pub fn is_well(&self, node: NodeId) -> bool {
+        self.is_heard(node) && !self.is_stalled(node) && !self.is_stuck(node)
+    }
+
     /// Says whether anything of a group may be sent; true if that is new.
     pub fn set_mute(&self, group: GroupId, mute: bool) -> bool {
         if !mute && self.mute.read().is_empty() {
@@ -395,6 +421,23 @@ mod tests {
         assert!(!world.life.asking(B, world.now()), "and its pulses say so");
         world.pass(100, &[B], &[]);
         assert!(world.life.is_answered(A, &[vec![A, B, C]]));
+    }
+
+    /// Whoever cannot lead well looks for one of these.
+    #[test]
+    fn a_node_is_well_that_is_heard_and_says_nothing_else() {
+        let mut world = World::new();
+        assert!(!world.life.is_well(B), "it was never heard");
+        world.pass(1_000, &[B, C], &[B, C]);
+        assert!(world.life.is_well(B) && world.life.is_well(C));
+        world.life.set_stuck(B, true);
+        world.life.set_stalled(C, true);
+        assert!(!world.life.is_well(B) && !world.life.is_well(C));
+        world.life.set_stuck(B, false);
+        world.life.set_stalled(C, false);
+        assert!(world.life.is_well(B) && world.life.is_well(C));
+        world.pass(1_000, &[C], &[C]);
+        assert!(!world.life.is_well(B), "it is silent");
     }
 
     /// Three of the five that vote before or after the change answer, and it can't go on.
