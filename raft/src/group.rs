@@ -285,18 +285,25 @@ impl Group {
     /// The voter that would lead soonest in this one's place.
     pub(crate) fn successor(&self) -> Option<ReplicaId> {
         let status = self.status();
-        let fresh = self.options.election_min;
+        let liveness = &self.nursery.hub.liveness;
         status
             .members
             .keys()
             .filter(|replica| **replica != status.replica)
-            .filter(|replica| {
-                status.members.get(replica).is_some_and(|n| !self.nursery.hub.liveness.is_stalled(*n))
-            })
+            .filter(|replica| status.members.get(replica).is_some_and(|node| !liveness.is_stalled(*node)))
             .filter_map(|replica| status.progress.get(replica).map(|progress| (replica, progress)))
-            .filter(|(_, progress)| progress.silent_for.is_some_and(|silence| silence < fresh))
-            .min_by_key(|(_, progress)| progress.lag)
+            .filter(|(_, progress)| self.answers(progress))
+            .min_by_key(|(replica, progress)| {
+                let stuck = status.members.get(*replica).is_some_and(|node| liveness.is_stuck(*node));
+                (stuck, progress.lag)
+            })
             .map(|(replica, _)| *replica)
+    }
+
+    /// Whether a member has answered of late: as long as no lease is over. (A shorter limit would take one for silent whose answer to a
+    /// single heartbeat is late: those leave at beats, and an answer is almost as old as the time between two of them.)
+    fn answers(&self, progress: &Progress) -> bool {
+        progress.silent_for.is_some_and(|silence| silence < self.options.election_max)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
