@@ -376,12 +376,23 @@ impl MultiRaft {
         let quarantined = self.is_quarantined(group, replica)?;
         let opened = self.try_open(group, replica, gated, false).await;
         let opened = opened.map_err(|source| Error::Open { group, replica, source })?;
+        if opened.shared.fault.get().is_none() {
+            // An earlier attempt may have failed.
+            self.doubts().gone(group);
+        }
         Ok(self.admit(opened, quarantined).await)
     }
 
     /// It is one of this node's from now on. In quarantine it does not run.
     pub(crate) async fn admit(&self, opened: Arc<Group>, quarantined: bool) -> Arc<Group> {
         self.groups.write().insert(opened.id(), opened.clone());
+        if self.gate_open.load(Ordering::SeqCst) && opened.is_gated() {
+            // It was to be gated, and came too late for those whose gates were opened together.
+            opened.gate.outlive(Closing::START);
+            if !opened.is_gated() {
+                opened.stand_for_election();
+            }
+        }
         if quarantined {
             self.shut_away(&opened).await;
         }

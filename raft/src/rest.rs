@@ -355,7 +355,8 @@ impl Group {
     ///
     /// False if it rests on, for too many others are awake: try again.
     pub async fn rouse(self: &Arc<Self>, limit: Duration) -> bool {
-        if !self.rests() {
+        // (One that has failed does not wake, whoever waits for it.)
+        if !self.rests() || self.shared.fault.get().is_some() {
             return true;
         }
         let home = self.rest.rested.lock().leader_elsewhere();
