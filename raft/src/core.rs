@@ -131,6 +131,15 @@ impl Core {
         members.voter_ids().filter_map(of).collect()
     }
 
+    /// The nodes of those who vote together: one set, or two while the members are being changed.
+    pub fn quorums(&self) -> Vec<Vec<NodeId>> {
+        let server = self.server.borrow_watched();
+        let members = &server.membership_config;
+        let node = |id: &u64| members.get_node(id).map(|host| NodeId(host.0));
+        let configs = members.membership().get_joint_config().iter();
+        configs.map(|voters| voters.iter().filter_map(node).collect()).collect()
+    }
+
     /// The term that this replica leads in, with everything applied up to its own term's first entry.
     pub fn leads(&self, applied_term: u64) -> Option<u64> {
         // The term from the full metrics: the vote in the server's may not be the newest one yet.

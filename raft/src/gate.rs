@@ -50,7 +50,23 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
+    use storage::ids::{GroupId, ReplicaId};
+
     use super::*;
+    use crate::options::RaftOptions;
+    use crate::test_node::TestNode;
+
+    /// Whether it was to be gated was asked before those gates were opened, and it was not there when they were.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_replica_that_is_opened_too_late_is_not_gated_for_good() {
+        let node = TestNode::start(RaftOptions::default()).await;
+        let group = node.group(5).await;
+        node.multi.groups.write().remove(&GroupId(5));
+        group.stop("it is opened anew").await;
+        node.multi.gate_open.store(true, Ordering::SeqCst);
+        let opened = node.multi.open(GroupId(5), ReplicaId(2), true).await.expect("open");
+        assert!(!opened.is_gated());
+    }
 
     #[test]
     fn the_gate_is_closed_until_the_last_closing_is_over() {

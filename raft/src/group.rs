@@ -273,21 +273,37 @@ impl Group {
         self.voters().into_iter().map(|(_, node)| node).collect()
     }
 
+    /// The nodes of those of whom a majority has to agree: of the voters, or while they are being changed of both the old and the new
+    /// ones. (Of a group at rest they are not told apart: it is not laid to rest meanwhile.)
+    pub(crate) fn quorums(&self) -> Vec<Vec<NodeId>> {
+        match self.core() {
+            Some(core) => core.quorums(),
+            None => vec![self.voter_nodes()],
+        }
+    }
+
     /// The voter that would lead soonest in this one's place.
     pub(crate) fn successor(&self) -> Option<ReplicaId> {
         let status = self.status();
-        let fresh = self.options.election_min;
+        let liveness = &self.nursery.hub.liveness;
         status
             .members
             .keys()
             .filter(|replica| **replica != status.replica)
-            .filter(|replica| {
-                status.members.get(replica).is_some_and(|n| !self.nursery.hub.liveness.is_stalled(*n))
-            })
+            .filter(|replica| status.members.get(replica).is_some_and(|node| !liveness.is_stalled(*node)))
             .filter_map(|replica| status.progress.get(replica).map(|progress| (replica, progress)))
-            .filter(|(_, progress)| progress.silent_for.is_some_and(|silence| silence < fresh))
-            .min_by_key(|(_, progress)| progress.lag)
+            .filter(|(_, progress)| self.answers(progress))
+            .min_by_key(|(replica, progress)| {
+                let stuck = status.members.get(*replica).is_some_and(|node| liveness.is_stuck(*node));
+                (stuck, progress.lag)
+            })
             .map(|(replica, _)| *replica)
+    }
+
+    /// Whether a member has answered of late: as long as no lease is over. (A shorter limit would take one for silent whose answer to a
+    /// single heartbeat is late: those leave at beats, and an answer is almost as old as the time between two of them.)
+    fn answers(&self, progress: &Progress) -> bool {
+        progress.silent_for.is_some_and(|silence| silence < self.options.election_max)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -323,10 +339,11 @@ impl Group {
         self.stuck.swap(stuck, Ordering::SeqCst) != stuck
     }
 
-    /// Stands for election from now on, when it misses a leader, if it could serve.
+    /// Stands for election from now on, when it misses a leader, if it could serve. (If not, it does when it can.)
     pub(crate) fn stand_for_election(&self) {
         if let Some(core) = self.core()
             && !self.is_stuck()
+            && !self.is_stalled()
         {
             core.raft.runtime_config().elect(true);
         }

@@ -58,7 +58,8 @@ pub struct MultiRaft {
     lifecycle: tokio::sync::Mutex<()>,
     /// What a replica holds is replaced by a snapshot, or removed, one replica at a time: see [`crate::removal`].
     pub(crate) territory: tokio::sync::Mutex<()>,
-    /// What those snapshots replace that are being installed, or whose install has failed: the next start goes on with it.
+    /// What those snapshots replace that are being installed, or whose install has failed, in this process or in an earlier one:
+    /// the next start goes on with it.
     pub(crate) accepted: Mutex<BTreeMap<GroupId, Vec<(Cf, KeyRange)>>>,
     unknown_hook: RwLock<Option<UnknownHook>>,
     unknown_reported: Mutex<HashMap<GroupId, Instant>>,
@@ -275,6 +276,8 @@ impl MultiRaft {
             snapshot::resume_installs(&multi.engine, &multi.spool_dir, ballot)
         };
         let mut torn = self.blocking("resume-installs", resume).await?.map_err(broken)?;
+        // Nobody else gets their keys before they are gone, as if they had failed in this process.
+        self.accepted.lock().extend(torn.iter().map(|(group, torn)| (*group, torn.spans.clone())));
         {
             let _turn = self.lifecycle.lock().await;
             // No snapshot brings anybody the keys of what is being removed.
@@ -285,7 +288,7 @@ impl MultiRaft {
                     let source = Fatal::new("its log has lost the replica's id");
                     return Err(Error::Open { group, replica: ReplicaId(0), source });
                 };
-                let torn = torn.remove(&group);
+                let torn = torn.remove(&group).map(|torn| torn.why);
                 match removed {
                     true => leaving.push((group, replica)),
                     false => self.reopen_one(group, replica, torn).await?,
@@ -293,24 +296,49 @@ impl MultiRaft {
             }
             // When it is known who holds which keys: a removal may have failed long ago.
             for (group, replica) in leaving {
-                match self.finish_removal(group, replica).await {
-                    Err(error @ Error::KeysTaken { .. }) => tracing::error!(%error),
-                    finished => finished?,
+                if let Err(error) = self.finish_removal(group, replica).await {
+                    if self.fails_all() {
+                        return Err(error);
+                    }
+                    tracing::error!(%group, %replica, %error, "what a replica has left stays");
                 }
             }
         }
         // Of a group that the log does not know: then nobody can say whose it is.
-        if let Some((group, source)) = torn.pop_first() {
-            return Err(Error::Open { group, replica: ReplicaId(0), source });
+        if let Some((group, torn)) = torn.pop_first() {
+            return Err(Error::Open { group, replica: ReplicaId(0), source: torn.why });
         }
         for expected in self.factory.expected(&self.engine).map_err(broken)? {
-            if self.group(expected.group).is_none() {
-                tracing::info!(group = %expected.group, "starting a group that a crash has kept from starting");
-                let (group, me, members) = (expected.group, expected.replica, expected.members);
-                self.create_group(NewGroup { group, me, members, campaign: false }).await?;
+            let (group, me, members) = (expected.group, expected.replica, expected.members);
+            if self.group(group).is_some() {
+                continue;
+            }
+            match self.has_left(group, me) {
+                Ok(false) => {
+                    tracing::info!(%group, "starting a group that a crash has kept from starting");
+                    self.create_group(NewGroup { group, me, members, campaign: false }).await?;
+                }
+                Ok(true) => {
+                    tracing::info!(%group, replica = %me, "a replica has left, and its descriptor has not")
+                }
+                Err(error) if self.fails_all() => return Err(error),
+                Err(error) => {
+                    tracing::error!(%group, replica = %me, %error, "whether a replica has left is not known");
+                }
             }
         }
         Ok(())
+    }
+
+    /// A replica has been removed from this node, or its removal has begun: it does not come back.
+    fn has_left(&self, group: GroupId, replica: ReplicaId) -> Result<bool, Error> {
+        let leaves = self.ballot(group)?.is_some_and(|(_, removed)| removed);
+        Ok(leaves || self.removed(group)?.is_some_and(|removed| replica <= removed))
+    }
+
+    /// The log or the state refuses everything: then the failure of a replica is none of its own.
+    pub(crate) fn fails_all(&self) -> bool {
+        self.log.failure().is_some() || self.engine.failure().is_some()
     }
 
     /// The replica's id in the log, and whether it is being removed.
@@ -345,17 +373,30 @@ impl MultiRaft {
         replica: ReplicaId,
         gated: bool,
     ) -> Result<Arc<Group>, Error> {
+        let quarantined = self.is_quarantined(group, replica)?;
         let opened = self.try_open(group, replica, gated, false).await;
-        self.admit(opened.map_err(|source| Error::Open { group, replica, source })?).await
+        let opened = opened.map_err(|source| Error::Open { group, replica, source })?;
+        if opened.shared.fault.get().is_none() {
+            // An earlier attempt may have failed.
+            self.doubts().gone(group);
+        }
+        Ok(self.admit(opened, quarantined).await)
     }
 
     /// It is one of this node's from now on. In quarantine it does not run.
-    pub(crate) async fn admit(&self, opened: Arc<Group>) -> Result<Arc<Group>, Error> {
+    pub(crate) async fn admit(&self, opened: Arc<Group>, quarantined: bool) -> Arc<Group> {
         self.groups.write().insert(opened.id(), opened.clone());
-        if self.is_quarantined(opened.id(), opened.replica())? {
+        if self.gate_open.load(Ordering::SeqCst) && opened.is_gated() {
+            // It was to be gated, and came too late for those whose gates were opened together.
+            opened.gate.outlive(Closing::START);
+            if !opened.is_gated() {
+                opened.stand_for_election();
+            }
+        }
+        if quarantined {
             self.shut_away(&opened).await;
         }
-        Ok(opened)
+        opened
     }
 
     /// `at_start` of the process, one that has no work is left at rest.

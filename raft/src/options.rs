@@ -33,7 +33,8 @@ pub struct RaftOptions {
     pub tail_bytes_max: usize,
     /// Entries of all groups that may be on their way to the log's disk, in bytes; more wait.
     pub log_bytes_in_flight_max: u32,
-    /// Appends of one other node that may be in the hands of replicas here, in bytes; more are refused, to come again.
+    /// While so many bytes of appends of one other node are in the hands of replicas here, more are refused, to come again: there are
+    /// never more than these and one message.
     pub received_bytes_max: usize,
     /// Messages to one node that may queue, in bytes.
     pub queue_bytes_max: usize,

@@ -5,12 +5,16 @@
 //! answer. So a replica that has committed entries to apply, and has applied none of them for
 //! [`RaftOptions::apply_stall`](crate::RaftOptions),
 //!
-//! - says so: an error in its log, `flotilla_raft_apply_stalled_total`, and the gauge `flotilla_raft_apply_stalled`;
+//! - says so: an error in its log, `flotilla_raft_apply_stalled_total`, the gauge `flotilla_raft_apply_stalled`, and its node's pulses;
 //! - stands for no election and takes no leadership;
 //! - hands its own over; one that was elected without being able to serve falls silent, so that the others elect;
 //! - is taken for well as soon as it has applied something.
 //!
-//! A snapshot that is being installed is progress.
+//! If there is nobody better, because no other voter's node is heard that says of itself that all is well (a database that stops writes
+//! does so on all nodes alike), it does nothing but say so: a group without a leader serves nobody, either, and does not
+//! come back by itself.
+//!
+//! A snapshot that is being installed is progress. A replica that has failed is none of this: it has stopped, and has said so.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -37,12 +41,14 @@ const AGAIN: Duration = Duration::from_secs(2);
 struct Standing {
     applied: Option<u64>,
     since: Instant,
+    /// Somebody was told that it stands.
+    reported: bool,
     offered: Option<Instant>,
 }
 
 impl Standing {
     fn at(applied: Option<u64>, now: Instant) -> Self {
-        Self { applied, since: now, offered: None }
+        Self { applied, since: now, reported: false, offered: None }
     }
 
     /// For so long nothing was applied.
@@ -83,6 +89,9 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
         let mut waiting = HashMap::new();
         for group in multi.roll().awake() {
             let Some(core) = group.core() else { continue };
+            if group.shared().fault.get().is_some() {
+                continue;
+            }
             let applied = group.shared().applied_index();
             if applied >= due(&core) || group.shared().is_installing() {
                 well(&group);
@@ -93,12 +102,20 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
                 well(&group);
             } else {
                 stuck += 1;
-                stand_back(&group, &core, &mut at, now);
+                report(&group, &mut at);
+                match somebody_is_well(&group) {
+                    true => stand_back(&group, &core, &mut at, now),
+                    false => stand_by(&group, &core),
+                }
             }
             waiting.insert(group.id(), at);
         }
         standing = waiting;
         metrics::gauge!("flotilla_raft_apply_stalled").set(f64::from(stuck));
+        // The truth, whether or not somebody stands back for it: those who said so only as long as others are better would change their
+        // minds together, again and again.
+        let hub = multi.hub();
+        hub.liveness.set_stuck(hub.me, stuck > 0);
     }
 }
 
@@ -108,23 +125,52 @@ fn due(core: &Core) -> Option<u64> {
     metrics.cluster_committed.map(|id| id.index).min(metrics.last_log_index)
 }
 
+/// Whether another voter is there whose node says that all is well.
+fn somebody_is_well(group: &Group) -> bool {
+    let hub = &group.nursery.hub;
+    group.voter_nodes().into_iter().any(|node| node != hub.me && hub.liveness.is_well(node))
+}
+
 fn well(group: &Arc<Group>) {
-    if !group.set_stuck(false) {
-        return;
+    if group.set_stuck(false) {
+        tracing::info!(group = %group.id(), "entries are applied again: this replica may lead again");
+        may_lead(group);
     }
-    tracing::info!(group = %group.id(), "entries are applied again: this replica may lead again");
-    if !group.is_gated() && !group.is_stalled() {
+}
+
+fn may_lead(group: &Group) {
+    if !group.is_gated() {
         group.stand_for_election();
     }
 }
 
+/// Says once what is wrong.
+fn report(group: &Group, at: &mut Standing) {
+    if std::mem::replace(&mut at.reported, true) {
+        return;
+    }
+    metrics::counter!("flotilla_raft_apply_stalled_total").increment(1);
+    tracing::error!(
+        group = %group.id(), replica = %group.replica(), applied = ?at.applied,
+        "committed entries are not applied: this replica makes no progress, and should not lead"
+    );
+}
+
+/// Nobody is better.
+fn stand_by(group: &Group, core: &Core) {
+    if !group.set_stuck(false) {
+        return;
+    }
+    tracing::warn!(group = %group.id(), "no other voter is known to be well: this replica may lead all the same");
+    if group.leads().is_none() {
+        // It may have been elected, and have fallen silent for others to be.
+        core.raft.runtime_config().heartbeat(true);
+    }
+    may_lead(group);
+}
+
 fn stand_back(group: &Arc<Group>, core: &Core, at: &mut Standing, now: Instant) {
     if group.set_stuck(true) {
-        metrics::counter!("flotilla_raft_apply_stalled_total").increment(1);
-        tracing::error!(
-            group = %group.id(), replica = %group.replica(), applied = ?at.applied,
-            "committed entries are not applied: this replica makes no progress, and should not lead"
-        );
         group.keep_from_election();
     }
     if group.is_handing_over() || !at.is_due(now) {

@@ -78,6 +78,7 @@ impl MultiRaft {
             Some((known, _)) if known == replica => {}
             _ => return Ok(()),
         }
+        self.doubts().gone(id);
         let _alone = self.territory.lock().await;
         self.write_ballot(id, replica, true).await?;
         self.finish_removal(id, replica).await

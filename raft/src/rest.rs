@@ -337,6 +337,8 @@ impl Group {
                 return Err(reason);
             }
         };
+        // What another instance did not apply this one has yet to.
+        self.set_stuck(false);
         *self.rest.core.write() = Some(core.clone());
         self.nursery.roll.woke(&self);
         self.rest.touch();
@@ -353,7 +355,8 @@ impl Group {
     ///
     /// False if it rests on, for too many others are awake: try again.
     pub async fn rouse(self: &Arc<Self>, limit: Duration) -> bool {
-        if !self.rests() {
+        // (One that has failed does not wake, whoever waits for it.)
+        if !self.rests() || self.shared.fault.get().is_some() {
             return true;
         }
         let home = self.rest.rested.lock().leader_elsewhere();
@@ -519,6 +522,8 @@ impl Group {
             let owes = rested.owes();
             *self.rest.rested.lock() = rested;
             *self.rest.core.write() = None;
+            // It would not stand for election, and so never wake.
+            self.set_stuck(false);
             self.nursery.roll.rests(self.id(), owes);
             self.publish(Role::Follower { leader });
         }

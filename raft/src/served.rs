@@ -25,6 +25,6 @@ impl Group {
         // A replica that leads may have failed alone, while its node lives.
         let leads = rests || leader == me || self.unheard_for() < self.options.election_max;
         let well = lives && leads && !liveness.is_stalled(leader) && !self.is_gated();
-        well && liveness.is_answered(me, &self.voter_nodes())
+        well && liveness.is_answered(me, &self.quorums())
     }
 }

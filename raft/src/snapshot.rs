@@ -27,6 +27,13 @@ use crate::types::{Malformed, meta_from_wire};
 /// Complete, accepted, to be imported.
 const INSTALL: &str = "install";
 
+/// An install that a start could not finish.
+pub(crate) struct Torn {
+    pub why: Fatal,
+    /// What it was to replace, as far as that can be read: the next start goes on with it.
+    pub spans: Vec<(Cf, KeyRange)>,
+}
+
 /// What openraft passes around as a snapshot's data.
 pub(crate) enum SnapshotData {
     /// None: only the metadata counts.
@@ -54,13 +61,13 @@ pub(crate) fn install(
 
 /// Finishes the installs that a crash has interrupted. Before any group is opened; `ballot` says which replica of a group this
 /// node has, and whether it is being removed. What was accepted by one that is gone, or going, is nobody's any more: where a
-/// power cut has brought such a file back, others may hold its keys by now. Answers those that could not be finished, and why: what
+/// power cut has brought such a file back, others may hold its keys by now. Answers those that could not be finished: what
 /// the engine holds of such a group may be neither its old state nor its new one.
 pub(crate) fn resume_installs(
     engine: &Arc<Engine>,
     dir: &Path,
     ballot: impl Fn(GroupId) -> Result<Option<(ReplicaId, bool)>, Fatal>,
-) -> Result<BTreeMap<GroupId, Fatal>, Fatal> {
+) -> Result<BTreeMap<GroupId, Torn>, Fatal> {
     let mut failed = BTreeMap::new();
     for path in accepted(dir).map_err(Fatal::new)? {
         let stem = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
@@ -68,14 +75,16 @@ pub(crate) fn resume_installs(
             .map(GroupId)
             .ok_or_else(|| Fatal::new(format!("{} is no name of an accepted snapshot", path.display())))?;
         if let Err(reason) = resume(engine, group, &path, ballot(group)?) {
-            failed.insert(group, Fatal::new(format!("cannot install {}: {reason}", path.display())));
+            let why = Fatal::new(format!("cannot install {}: {reason}", path.display()));
+            failed.insert(group, Torn { why, spans: awaited(group, &path) });
         }
     }
-    for (group, _) in engine.interrupted_imports()? {
+    for (group, spans) in engine.interrupted_imports()? {
         // (Of one that is being removed it goes with the rest.)
         if !ballot(group)?.is_some_and(|(_, removed)| removed) {
             failed.entry(group).or_insert_with(|| {
-                Fatal::new(format!("the snapshot that was being imported into {group} is gone"))
+                let why = Fatal::new(format!("the snapshot that was being imported into {group} is gone"));
+                Torn { why, spans }
             });
         }
     }
@@ -106,6 +115,13 @@ fn resume(
     }
     tracing::info!(%group, "resuming the install of a snapshot");
     import(engine, group, path, &position)
+}
+
+/// What an accepted snapshot is to replace; nothing that is known, if its header cannot be read.
+fn awaited(group: GroupId, path: &Path) -> Vec<(Cf, KeyRange)> {
+    let header = SpoolReader::open(path).ok().and_then(|mut reader| reader.header().ok());
+    let header = header.filter(|header| header.group == group.0);
+    header.and_then(|header| spans_from_wire(&header.spans).ok()).unwrap_or_default()
 }
 
 /// The snapshots in a directory that were accepted and, as far as the directory knows, not imported.

@@ -64,7 +64,7 @@ impl MultiRaft {
     /// quarantine, or has met damage lately. (Some of them, if there are more than fit into a report.) None while the whole store fails: then the
     /// node goes, see [`MultiRaft::broken`].
     pub fn suspects(&self) -> Vec<GroupId> {
-        if self.log.failure().is_some() || self.engine().failure().is_some() {
+        if self.fails_all() {
             return Vec::new();
         }
         self.doubts().all(self.seams().clock.now()).into_iter().take(TOLD_MAX).collect()

@@ -1,5 +1,5 @@
 //! Replicas that a start cannot open: their position, their descriptor or the end of their log does not decode or cannot be read, there is a hole
-//! between state and log, or a snapshot that they have accepted cannot be installed.
+//! between state and log, whether they are in quarantine cannot be read, or a snapshot that they have accepted cannot be installed.
 //!
 //! One of them is no reason to refuse the whole node, which may hold ten thousand that are well. It is there, and has failed ([`Role::Stopped`]): it
 //! answers nobody, takes the place of its keys, and goes the way of one that fails later (`suspects.rs`). It is no
@@ -16,6 +16,7 @@ use crate::api::{Applied, Error, Fatal, Role, StateMachine};
 use crate::fault::Fault;
 use crate::group::Group;
 use crate::multi::MultiRaft;
+use crate::removal::is_quarantined;
 use crate::rest::Rested;
 use crate::state_machine::{Position, Shared};
 
@@ -29,18 +30,22 @@ impl MultiRaft {
     ) -> Result<(), Error> {
         let opened = match torn {
             Some(reason) => Err(reason),
-            None => self.try_open(group, replica, true, true).await,
+            None => self.try_reopen(group, replica).await,
         };
-        let source = match opened {
-            Ok(opened) => return self.admit(opened).await.map(|_| ()),
-            Err(source) => source,
-        };
-        let all_fail = self.log.failure().is_some() || self.engine().failure().is_some();
-        if all_fail || self.factory.is_vital(group) {
+        let Err(source) = opened else { return Ok(()) };
+        if self.fails_all() || self.factory.is_vital(group) {
             return Err(Error::Open { group, replica, source });
         }
         let failed = self.failed(group, replica, &source);
         self.groups.write().insert(group, failed);
+        Ok(())
+    }
+
+    async fn try_reopen(&self, group: GroupId, replica: ReplicaId) -> Result<(), Fatal> {
+        // First: one of which that is not known does not run.
+        let quarantined = is_quarantined(self.engine(), group, replica)?;
+        let opened = self.try_open(group, replica, true, true).await?;
+        self.admit(opened, quarantined).await;
         Ok(())
     }
 

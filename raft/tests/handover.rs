@@ -17,8 +17,8 @@ const FOR_EVER: Duration = Duration::from_secs(90);
 /// Three voters, of which node 1 leads: it began alone, and took in the others.
 async fn led_by_the_first() -> Cluster {
     let mut cluster = Cluster::new();
-    cluster.options.election_max = FOR_EVER;
     // Also how late an answer of one may be that is handed over to.
+    cluster.options.election_max = FOR_EVER;
     cluster.options.election_min = FOR_EVER / 2;
     cluster.options.shutdown_transfer_timeout = Duration::from_secs(30);
     for node in 1..=3 {

@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 
 use futures::StreamExt;
 use harness::{CLUSTER, Cluster, GROUP, eventually};
+use prost::Message;
 use proto::raft as wire;
 use proto::raft::raft_client::RaftClient;
 use raft::NewGroup;
@@ -153,4 +154,15 @@ async fn appends_beyond_what_a_node_takes_are_refused_and_keep_nobody_waiting() 
         }
     }
     assert!(taken > 0, "some fit");
+}
+
+/// One that had to fit would be refused again and again, as long as smaller ones keep coming.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_is_taken_if_there_is_any_room_for_it() {
+    let Some(wire::request::Body::Append(first)) = append(1).body else { panic!("it is an append") };
+    let mut cluster = Cluster::new();
+    cluster.options.received_bytes_max = first.encoded_len() + 1;
+    let cluster = follower_of(cluster).await;
+    // Both in one message: the first is under way when the second comes.
+    all_succeed(&cluster, 1..=2, 2).await;
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use harness::{Cluster, GROUP, eventually};
-use raft::{Error, Group, NewGroup, Role, private_keys};
+use raft::{Error, Expected, Group, NewGroup, Role, private_keys};
 use storage::ids::{GroupId, NodeId, ReplicaId};
 
 const NEIGHBOUR: GroupId = GroupId(8);
@@ -134,6 +134,33 @@ async fn what_another_replica_has_come_to_hold_stays() {
     assert_eq!(cluster.rows(1).len(), 1, "nothing but the tombstone: {:?}", cluster.rows(1));
 }
 
+/// A removal that a start cannot finish is the affair of that replica, not of the node. So it is if the state that it has left says
+/// that the node should have it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_starts_whatever_a_replica_that_leaves_has_left() {
+    let (mut cluster, obstacle) = half_removed().await;
+    cluster.multi(1).create_group(sole(NEIGHBOUR)).await.expect("create");
+    let members = BTreeMap::from([(FIRST, NodeId(1))]);
+    cluster.expect(Expected { group: GROUP, replica: FIRST, members });
+    for takes_the_keys in [false, true] {
+        if takes_the_keys {
+            std::fs::remove_dir(&obstacle).expect("remove the obstacle");
+            cluster.claim(NEIGHBOUR, Some(private_keys(GROUP)));
+        }
+        cluster.stop(1).await;
+        cluster.start(1).await;
+        assert!(cluster.multi(1).group(NEIGHBOUR).is_some() && cluster.multi(1).group(GROUP).is_none());
+        assert_eq!(cluster.get(1, "a").as_deref(), Some("1"), "it has not been removed");
+    }
+    cluster.claim(NEIGHBOUR, None);
+    cluster.multi(1).remove_replica(GROUP, FIRST).await.expect("remove");
+    // (The tombstone has no ballot beside it.)
+    cluster.stop(1).await;
+    cluster.start(1).await;
+    assert!(cluster.multi(1).group(GROUP).is_none());
+    assert_eq!(cluster.rows(1).len(), 1, "nothing but the tombstone: {:?}", cluster.rows(1));
+}
+
 /// The group's first member on node 1, its second one on node 2, where the install of its first snapshot has failed; the file
 /// of that.
 async fn failed_install() -> (Cluster, Arc<Group>, PathBuf) {
@@ -175,6 +202,25 @@ async fn what_a_failed_install_has_left_goes_with_its_replica() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_failed_install_was_to_bring_nobody_else_gets_before() {
     let (cluster, _leader, _) = failed_install().await;
+    nobody_else_gets_its_keys_before(&cluster).await;
+}
+
+/// The next start would go on with it, whether or not the one before has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_start_could_not_install_nobody_else_gets_before() {
+    let (mut cluster, _leader, accepted) = failed_install().await;
+    // (The header is whole.)
+    let file = std::fs::File::options().write(true).open(&accepted).expect("the file");
+    let bytes = file.metadata().expect("its length").len();
+    file.set_len(bytes - 1).expect("cut off");
+    cluster.stop(2).await;
+    cluster.start(2).await;
+    assert!(accepted.exists() && cluster.group(2).failed().is_some());
+    nobody_else_gets_its_keys_before(&cluster).await;
+}
+
+/// After [`failed_install`]: they are what its snapshot was to bring, and [`NEIGHBOUR`] gets them when its replica is gone.
+async fn nobody_else_gets_its_keys_before(cluster: &Cluster) {
     cluster.multi(1).create_group(sole(NEIGHBOUR)).await.expect("create");
     cluster.claim(NEIGHBOUR, Some(private_keys(ELSEWHERE)));
     cluster.multi(2).create_replica(NEIGHBOUR, SECOND).await.expect("create");

@@ -8,7 +8,7 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use storage::ids::{ReplicaId, Term};
 
 use super::{Group, not_leader};
-use crate::api::{ChangeError, Progress, Role};
+use crate::api::{ChangeError, Role};
 use crate::core::Core;
 use crate::types::Host;
 
@@ -79,8 +79,7 @@ impl Group {
         }
         // To one that does not answer, or is far behind, it would cost an outage.
         let progress = self.status().progress.get(&to).copied();
-        let answers = |p: &Progress| p.silent_for.is_some_and(|silence| silence < self.options.election_min);
-        if !progress.is_some_and(|p| answers(&p) && p.lag <= TRANSFER_LAG_MAX) {
+        if !progress.is_some_and(|p| self.answers(&p) && p.lag <= TRANSFER_LAG_MAX) {
             return Err(ChangeError::Refused(format!("{to} does not answer or is behind")));
         }
         if self.voters().iter().any(|(id, node)| *id == to && self.nursery.hub.liveness.is_stalled(*node)) {

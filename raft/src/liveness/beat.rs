@@ -29,6 +29,7 @@ pub(crate) async fn farewell(hub: &Hub) {
             answered: false,
             leaving: true,
             stalled: false,
+            stuck: false,
         };
         let of_node = (GroupId(0), ReplicaId(0), ReplicaId(0));
         let body = wire::request::Body::Pulse(pulse);
@@ -53,6 +54,7 @@ pub(crate) async fn beat(hub: Arc<Hub>) {
                 answered: hub.liveness.asking(node, now),
                 leaving: false,
                 stalled: hub.liveness.is_stalled(hub.me),
+                stuck: hub.liveness.is_stuck(hub.me),
             };
             let body = wire::request::Body::Pulse(pulse);
             let of_node = (GroupId(0), ReplicaId(0), ReplicaId(0));
@@ -104,7 +106,7 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, hub: Arc<Hub>, seams: Seams) {
 /// A leader that no majority answers is silent, so that the others elect another.
 fn hush(hub: &Hub, group: &Group) {
     let leads = group.leads().is_some();
-    let answered = !leads || hub.liveness.is_answered(hub.me, &group.voter_nodes());
+    let answered = !leads || hub.liveness.is_answered(hub.me, &group.quorums());
     if !hub.liveness.set_mute(group.id(), !answered) {
         return;
     }
@@ -123,6 +125,7 @@ pub(crate) fn answer(hub: &Hub, from: NodeId, pulse: wire::Pulse) -> wire::Pulse
         hub.liveness.left(from);
     }
     hub.liveness.set_stalled(from, pulse.stalled);
+    hub.liveness.set_stuck(from, pulse.stuck);
     hub.liveness.heard(from, pulse.answered, hub.seams.clock.now());
     wire::Pulsed { incarnation: hub.liveness.incarnation }
 }

@@ -111,6 +111,8 @@ pub(crate) struct Liveness {
     mute: RwLock<BTreeSet<GroupId>>,
     /// Nodes, this one among them, whose disk stalls: see [`crate::stall`].
     stalled: RwLock<BTreeSet<NodeId>>,
+    /// … where a replica applies nothing: see [`crate::progress`].
+    stuck: RwLock<BTreeSet<NodeId>>,
 }
 
 struct Inner {
@@ -134,6 +136,7 @@ impl Liveness {
             gone: AtomicBool::new(false),
             mute: RwLock::default(),
             stalled: RwLock::default(),
+            stuck: RwLock::default(),
         }
     }
 
@@ -197,11 +200,15 @@ impl Liveness {
         inner.peers.get(&node).is_some_and(|peer| peer.heard.is_some()) && !inner.silent.contains(&node)
     }
 
-    /// Whether a majority of these nodes, of which this one is one, has answered lately.
-    pub fn is_answered(&self, me: NodeId, voters: &[NodeId]) -> bool {
+    /// Whether a majority of each of these sets of voters' nodes has answered lately: while members are being changed there are two, and
+    /// nothing is committed without both. This node answers itself.
+    pub fn is_answered(&self, me: NodeId, quorums: &[Vec<NodeId>]) -> bool {
         let inner = self.inner.lock();
-        let deaf = voters.iter().filter(|node| **node != me && inner.deaf.contains(node)).count();
-        2 * (voters.len() - deaf) > voters.len()
+        let is_answered = |voters: &Vec<NodeId>| {
+            let deaf = voters.iter().filter(|node| **node != me && inner.deaf.contains(node)).count();
+            2 * (voters.len() - deaf) > voters.len()
+        };
+        !quorums.is_empty() && quorums.iter().all(is_answered)
     }
 
     /// How long it is until another limit of somebody's is over, if nothing is heard of him until then. `None`: none can be.
@@ -271,6 +278,29 @@ impl Liveness {
     /// Whether a node's disk stalls, as far as is known: it should not lead.
     pub fn is_stalled(&self, node: NodeId) -> bool {
         self.stalled.read().contains(&node)
+    }
+
+    /// A node has said whether a replica there applies nothing.
+    pub fn set_stuck(&self, node: NodeId, stuck: bool) {
+        if self.is_stuck(node) == stuck {
+            return;
+        }
+        let mut nodes = self.stuck.write();
+        if stuck {
+            nodes.insert(node);
+        } else {
+            nodes.remove(&node);
+        }
+    }
+
+    /// Whether a replica of a node applies nothing of what it should, as far as is known.
+    pub fn is_stuck(&self, node: NodeId) -> bool {
+        self.stuck.read().contains(&node)
+    }
+
+    /// Whether a node lives, and could lead, as far as is known.
+    pub fn is_well(&self, node: NodeId) -> bool {
+        self.is_heard(node) && !self.is_stalled(node) && !self.is_stuck(node)
     }
 
     /// Says whether anything of a group may be sent; true if that is new.
@@ -383,14 +413,50 @@ mod tests {
         let mut world = World::new();
         world.pass(1_000, &[B, C], &[B, C]);
         world.pass(400, &[C], &[B, C]);
-        assert!(world.life.is_answered(A, &[A, B, C]));
+        assert!(world.life.is_answered(A, &[vec![A, B, C]]));
         let news = world.pass(400, &[], &[B, C]);
         assert!(news.answers_changed);
-        assert!(!world.life.is_answered(A, &[A, B, C]));
-        assert!(world.life.is_answered(A, &[A]), "a sole voter needs nobody");
+        assert!(!world.life.is_answered(A, &[vec![A, B, C]]));
+        assert!(world.life.is_answered(A, &[vec![A]]), "a sole voter needs nobody");
         assert!(!world.life.asking(B, world.now()), "and its pulses say so");
         world.pass(100, &[B], &[]);
-        assert!(world.life.is_answered(A, &[A, B, C]));
+        assert!(world.life.is_answered(A, &[vec![A, B, C]]));
+    }
+
+    /// Whoever cannot lead well looks for one of these.
+    #[test]
+    fn a_node_is_well_that_is_heard_and_says_nothing_else() {
+        let mut world = World::new();
+        assert!(!world.life.is_well(B), "it was never heard");
+        world.pass(1_000, &[B, C], &[B, C]);
+        assert!(world.life.is_well(B) && world.life.is_well(C));
+        world.life.set_stuck(B, true);
+        world.life.set_stalled(C, true);
+        assert!(!world.life.is_well(B) && !world.life.is_well(C));
+        world.life.set_stuck(B, false);
+        world.life.set_stalled(C, false);
+        assert!(world.life.is_well(B) && world.life.is_well(C));
+        world.pass(1_000, &[C], &[C]);
+        assert!(!world.life.is_well(B), "it is silent");
+    }
+
+    /// Three of the five that vote before or after the change answer, and it can't go on.
+    #[test]
+    fn while_members_change_a_majority_of_the_old_and_one_of_the_new_is_needed() {
+        const D: NodeId = NodeId(4);
+        const E: NodeId = NodeId(5);
+        let mut world = World::new();
+        for node in [D, E] {
+            world.life.asking(node, world.now());
+        }
+        world.pass(1_000, &[B, C], &[B, C]);
+        let (old, new) = (vec![A, B, C], vec![A, D, E]);
+        assert!(world.life.is_answered(A, std::slice::from_ref(&old)));
+        assert!(!world.life.is_answered(A, &[old.clone(), new.clone()]));
+        assert!(!world.life.is_answered(A, &[new.clone(), old.clone()]));
+        world.life.answered(D, world.now());
+        world.life.look(world.now());
+        assert!(world.life.is_answered(A, &[old, new]));
     }
 
     #[test]
@@ -398,7 +464,7 @@ mod tests {
         let mut world = World::new();
         world.pass(2_000, &[], &[]);
         assert!(world.life.unreachable().borrow().is_empty());
-        assert!(!world.life.is_answered(A, &[A, B, C]));
+        assert!(!world.life.is_answered(A, &[vec![A, B, C]]));
     }
 
     #[test]

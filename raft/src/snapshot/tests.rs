@@ -79,7 +79,7 @@ impl Node {
     /// The process starts, and finds this ballot in the group's log.
     fn resume(&self, ballot: Option<(ReplicaId, bool)>) -> Result<(), Fatal> {
         let mut failed = resume_installs(&self.store.engine(), &self.incoming(), |_| Ok(ballot))?;
-        failed.remove(&GROUP).map_or(Ok(()), Err)
+        failed.remove(&GROUP).map_or(Ok(()), |torn| Err(torn.why))
     }
 
     fn is_placed(&self) -> bool {

@@ -148,8 +148,8 @@ impl Incoming {
         multi.check_sender(&batch.cluster_id, batch.to_node)?;
         for request in batch.requests {
             let bytes = weight(&request);
-            let full =
-                self.running_bytes > 0 && self.running_bytes + bytes > multi.options().received_bytes_max;
+            // (A large one, if it had to fit, would be refused as long as small ones keep coming.)
+            let full = self.running_bytes >= multi.options().received_bytes_max;
             if bytes > 0 && full {
                 metrics::counter!("flotilla_raft_appends_refused_total").increment(1);
                 let refusal = refusal(wire::refusal::Reason::Overloaded, "too many entries are on their way");
@@ -253,22 +253,28 @@ async fn handle_append(
     Ok(wire::answer::Body::Appended(wire::Appended { result: Some(result) }))
 }
 
+/// What this replica promised a leader before the restart it has forgotten: until that must have lapsed, it elects nobody. Asked
+/// again when the group is awake: while it was on its way to rest and back it may have forgotten more.
+fn refuse_gated(group: &Group) -> Result<(), wire::Refusal> {
+    match group.is_gated() {
+        true => Err(refusal(wire::refusal::Reason::Starting, "restarted a moment ago")),
+        false => Ok(()),
+    }
+}
+
 async fn handle_vote(
     group: &Arc<Group>,
     request: wire::VoteRequest,
     pre_vote: bool,
 ) -> Result<wire::answer::Body, wire::Refusal> {
-    if group.is_gated() {
-        // What this replica promised a leader before the restart it has forgotten: until that must have lapsed, it
-        // elects nobody.
-        return Err(refusal(wire::refusal::Reason::Starting, "restarted a moment ago"));
-    }
+    refuse_gated(group)?;
     let mut rpc = VoteRequest::<TypeConfig>::new(
         vote_from_wire(request.vote).map_err(malformed)?,
         request.last.map(log_id_from_wire),
     );
     rpc.leadership_transfer = request.leadership_transfer;
     let core = group.awake().await.map_err(stopped)?;
+    refuse_gated(group)?;
     let response = if pre_vote { core.raft.pre_vote(rpc).await } else { core.raft.vote(rpc).await };
     let response = response.map_err(stopped)?;
     Ok(wire::answer::Body::Vote(wire::VoteAnswer {
@@ -282,9 +288,7 @@ async fn handle_transfer(
     group: &Arc<Group>,
     transfer: wire::TransferLeader,
 ) -> Result<wire::answer::Body, wire::Refusal> {
-    if group.is_gated() {
-        return Err(refusal(wire::refusal::Reason::Starting, "restarted a moment ago"));
-    }
+    refuse_gated(group)?;
     if group.is_stalled() {
         return Err(refusal(wire::refusal::Reason::Starting, "the disk stalls"));
     }
@@ -297,6 +301,7 @@ async fn handle_transfer(
         transfer.last.map(log_id_from_wire),
     );
     let core = group.awake().await.map_err(stopped)?;
+    refuse_gated(group)?;
     let result = core.raft.handle_transfer_leader(rpc).await.map_err(stopped)?;
     let (accepted, detail) = match result {
         Ok(()) => (true, String::new()),

@@ -72,6 +72,9 @@ impl Drop for Held {
 /// What state machines of some groups hold, beside their own keys.
 type Claims = Mutex<HashMap<GroupId, KeyRange>>;
 
+/// Replicas that every node believes to have, by its state.
+type Awaited = Mutex<Vec<Expected>>;
+
 /// Commands are `key=value`; the state lies in the group's private keys. `fail=3` is what replica 3 cannot apply.
 struct Strings {
     group: GroupId,
@@ -122,6 +125,7 @@ struct Machines {
     opened: Mutex<HashMap<GroupId, Arc<Strings>>>,
     gate: Arc<Gate>,
     claims: Arc<Claims>,
+    awaited: Arc<Awaited>,
     hangs: Arc<AtomicBool>,
 }
 
@@ -149,7 +153,7 @@ impl StateMachineFactory for Machines {
     }
 
     fn expected(&self, _: &Arc<Engine>) -> Result<Vec<Expected>, Fatal> {
-        Ok(Vec::new())
+        Ok(self.awaited.lock().expect("lock").clone())
     }
 }
 
@@ -176,6 +180,7 @@ pub struct Cluster {
     running: HashMap<u64, Running>,
     gate: Arc<Gate>,
     claims: Arc<Claims>,
+    awaited: Arc<Awaited>,
     /// Of nodes that are started from now on.
     pub options: RaftOptions,
     /// … and their way to each other, if it is not plain TCP.
@@ -191,8 +196,8 @@ impl Cluster {
             rest_after: Duration::from_secs(3600),
             ..RaftOptions::default()
         };
-        let (dirs, running, book, gate, claims) = Default::default();
-        Self { dirs, book, running, gate, claims, options, network: None }
+        let (dirs, running, book, gate, claims, awaited) = Default::default();
+        Self { dirs, book, running, gate, claims, awaited, options, network: None }
     }
 
     pub async fn start(&mut self, node: u64) {
@@ -223,8 +228,8 @@ impl Cluster {
             let _ = serve.await;
         });
 
-        let (gate, claims) = (self.gate.clone(), self.claims.clone());
-        let machines = Arc::new(Machines { gate, claims, ..Machines::default() });
+        let (gate, claims, awaited) = (self.gate.clone(), self.claims.clone(), self.awaited.clone());
+        let machines = Arc::new(Machines { gate, claims, awaited, ..Machines::default() });
         let options = self.options.clone();
         let book: Arc<dyn AddressBook> = self.book.clone();
         let multi = MultiRaft::start(options, store.clone(), machines.clone(), book, seams);
@@ -398,6 +403,11 @@ impl Cluster {
             Some(range) => claims.insert(group, range),
             None => claims.remove(&group),
         };
+    }
+
+    /// By their states the nodes that are started from now on should have this.
+    pub fn expect(&self, expected: Expected) {
+        self.awaited.lock().expect("lock").push(expected);
     }
 
     /// The digest of a node's rows of the group at `index`.
