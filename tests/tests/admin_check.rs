@@ -58,7 +58,7 @@ const FINDINGS: &[&str] = &[
 const MENDING: &[&str] = &[
     "ALTER TABLE child DROP CONSTRAINT child_parent_fkey",
     "ALTER TABLE parent DROP CONSTRAINT parent_code_key",
-    "ALTER TABLE parent DROP CONSTRAINT parent_note",
+    "DROP INDEX parent_note",
     "UPDATE parent SET code = 'code-5' WHERE id = 5",
     "UPDATE parent SET note = 'note-7' WHERE id = 7",
     "UPDATE parent SET amount = 8 WHERE id = 8",

@@ -25,7 +25,7 @@ const CONSTRAINT: &str =
 const DUPLICATE: &str =
     "Rows with the same key: drop the constraint, UPDATE or DELETE all of them but one, then add it again";
 const INDEX: &str = "An index, or the links of a foreign key, that are not as the rows: ALTER TABLE … DROP CONSTRAINT, and ADD CONSTRAINT; \
-    that makes them anew from the rows. (An index made by CREATE UNIQUE INDEX is dropped so, too.)";
+    that makes them anew from the rows. (An index made by CREATE UNIQUE INDEX: DROP INDEX, and CREATE UNIQUE INDEX.)";
 const REFERENCE: &str =
     "Rows that refer to what is not there: INSERT what they refer to, or UPDATE or DELETE them";
 const CATALOG: &str = "A catalog that contradicts itself: make no changes of the schema, copy the stores of all nodes, and copy what can be \
