@@ -47,8 +47,10 @@ const REST_MIN: Duration = Duration::from_millis(50);
 const REST_MAX: Duration = Duration::from_millis(400);
 /// A connection that is broken, though its node answers others, is noticed after one interval and the timeout: until then commits that
 /// were sent on it hang. (A node that sleeps or is cut off is noticed by its pulses, which are awaited with every answer: `raft::Reach`.)
-const KEEP_ALIVE: Duration = Duration::from_millis(1_000);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(700);
+/// It has to be over well before locks lapse whose owner says on that connection that it lives ([`LEASE`](crate::lock::LEASE)): there
+/// must be time for saying so on another one.
+const KEEP_ALIVE: Duration = Duration::from_millis(500);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
