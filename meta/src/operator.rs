@@ -201,6 +201,8 @@ impl MetaServer {
             return Ok(());
         };
         let lower = match own_rule {
+            // It needs no more members than there are nodes: some of them are down.
+            _ if group == META_GROUP => "bring those back that are down".to_owned(),
             true => format!("lower its table's (`ALTER TABLE … SET (replication_factor = {room})`)"),
             false => format!(
                 "lower the replication factor (`flotilla admin settings set replication_factor {room}`)"

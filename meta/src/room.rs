@@ -1,8 +1,9 @@
 //! Whether the other nodes can hold as many replicas as are wanted, when one node is taken away.
 
-use storage::ids::{GroupId, NodeId};
+use storage::ids::{GroupId, META_GROUP, NodeId};
 
 use crate::placement::{Constraint, Description, Duty, Group, Health, Node, Rule};
+use crate::reconcile::meta_members;
 
 /// A group that would lack replicas.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,11 +20,17 @@ pub(crate) struct Shortage {
 /// The group that would lack most, if any does.
 pub(crate) fn without(cluster: &Description, node: NodeId) -> Option<Shortage> {
     let default = Rule::default();
+    let factor = cluster.rules.first().unwrap_or(&default).replicas;
+    let staying =
+        cluster.nodes.iter().filter(|other| other.id != node && other.duty != Duty::Leaving).count();
     let shortage = |group: &Group| {
         let rule = cluster.rules.get(usize::from(group.rule)).unwrap_or(&default);
         let voters = group.replicas.iter().filter(|replica| replica.voter).count();
+        // The meta-group's own follows the nodes that stay.
+        let meta = group.id == META_GROUP;
+        let wanted = if meta { meta_members(factor, staying) } else { rule.replicas };
         // Where there never were as many nodes as replicas are wanted, no more is asked than there is.
-        let wanted = rule.replicas.min(voters);
+        let wanted = wanted.min(voters);
         // A place that no node is in can't be meant.
         let placed = cluster.nodes.iter().any(|node| allows(rule, node));
         let stays = |other: &&Node| {
@@ -36,7 +43,7 @@ pub(crate) fn without(cluster: &Description, node: NodeId) -> Option<Shortage> {
             other.id != node && other.health == Health::Live && takes && (!placed || allows(rule, other))
         };
         let room = cluster.nodes.iter().filter(stays).count();
-        Shortage { group: group.id, wanted, room, own_rule: group.rule != 0 }
+        Shortage { group: group.id, wanted, room, own_rule: !meta && group.rule != 0 }
     };
     let concerned = cluster.groups.iter().filter(|group| group.on(node).is_some());
     let short = concerned.map(shortage).filter(|shortage| shortage.room < shortage.wanted);
@@ -96,6 +103,20 @@ mod tests {
         // More is wanted than was ever there.
         cluster.rules[0].replicas = 9;
         assert_eq!(said(&cluster, 1), None);
+    }
+
+    #[test]
+    fn meta_group_is_content_with_the_nodes_that_stay() {
+        let mut cluster = cluster(&["eu"; 3], "");
+        cluster.groups.remove(0);
+        cluster.groups[0].id = META_GROUP;
+        // (Its rule is not the first one where shards have another number of replicas.)
+        cluster.rules[0].replicas = 2;
+        assert_eq!(said(&cluster, 3), None, "one of two is enough");
+        cluster.nodes[1].duty = Duty::Leaving;
+        assert_eq!(said(&cluster, 3), None);
+        cluster.nodes[0].health = Health::Down(Duration::from_secs(5));
+        assert_eq!(said(&cluster, 3), Some((META_GROUP.0, 1, 0, false)));
     }
 
     #[test]

@@ -68,6 +68,16 @@ async fn functions_do_what_the_command_line_does() -> Result<()> {
         let told = refused.as_db_error().map_or("", |error| error.message());
         ensure!(sqlstate(&refused) == "22023" && told.contains(why), "{call}: {refused:?}");
     }
+    // Where they may not be called, they do nothing.
+    for (statement, state) in [
+        ("BEGIN READ ONLY; SELECT flotilla.repair()", "25006"),
+        ("SELECT 1 WHERE flotilla.repair() <> ''", "0A000"),
+    ] {
+        let refused = client.batch_execute(statement).await;
+        let refused = refused.err().with_context(|| format!("{statement} was not refused"))?;
+        ensure!(sqlstate(&refused) == state, "{statement}: {refused:?}");
+        client.batch_execute("ROLLBACK").await?;
+    }
     Ok(())
 }
 

@@ -36,7 +36,8 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Requests of one stream that are worked on at once, or whose answers wait to be sent; more are left in the stream.
 const IN_FLIGHT_MAX: usize = 2048;
 /// Large ones are bounded in bytes, too: requests that find no room are refused, since others that they wait for may come
-/// behind them. While answers find no room, for nobody takes them, nothing more is worked on.
+/// behind them. While answers find no room, for nobody takes them, nothing more is worked on that may have a large one; what
+/// keeps locks and transactions alive must not wait for that.
 const LARGE_REQUESTS_BYTES_MAX: u32 = 128 << 20;
 const LARGE_ANSWERS_BYTES_MAX: u32 = 64 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -47,8 +48,10 @@ const REST_MIN: Duration = Duration::from_millis(50);
 const REST_MAX: Duration = Duration::from_millis(400);
 /// A connection that is broken, though its node answers others, is noticed after one interval and the timeout: until then commits that
 /// were sent on it hang. (A node that sleeps or is cut off is noticed by its pulses, which are awaited with every answer: `raft::Reach`.)
-const KEEP_ALIVE: Duration = Duration::from_millis(1_000);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(700);
+/// It has to be over well before locks lapse whose owner says on that connection that it lives ([`LEASE`](crate::lock::LEASE)): there
+/// must be time for saying so on another one.
+const KEEP_ALIVE: Duration = Duration::from_millis(500);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,9 +293,6 @@ impl shard_server::Shard for ShardService {
                     let Ok(place) = places.clone().acquire_owned().await else {
                         return;
                     };
-                    if !answered.is_free().await {
-                        return;
-                    }
                     let Some(room) = asked.try_take(request.encoded_len()) else {
                         let response = overloaded(request.id);
                         if answers.send(Answered { response, _room: None, _place: place }).await.is_err() {
@@ -302,6 +302,9 @@ impl shard_server::Shard for ShardService {
                     };
                     let (server, answers, answered) = (server.clone(), answers.clone(), answered.clone());
                     task_seams.spawn("shard-request", async move {
+                        if may_answer_much(&request) && !answered.is_free().await {
+                            return;
+                        }
                         let response = server.handle(request).await;
                         drop(room);
                         let room = answered.take(response.encoded_len()).await;
@@ -327,6 +330,10 @@ impl From<Answered> for pb::Response {
     fn from(answered: Answered) -> Self {
         answered.response
     }
+}
+
+fn may_answer_much(request: &pb::Request) -> bool {
+    matches!(request.body, Some(pb::request::Body::Read(_) | pb::request::Body::Scan(_)))
 }
 
 /// Nothing was done.

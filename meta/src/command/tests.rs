@@ -77,6 +77,12 @@ fn node_keeps_its_place_until_it_names_another() {
     assert_eq!(update(&mut state, "here:1", Some("region=eu")), (Some("region=eu".into()), version));
     assert_eq!(update(&mut state, "there:1", None).0.as_deref(), Some("region=eu"));
     assert_eq!(update(&mut state, "there:1", Some("")).0.as_deref(), Some(""));
+    // What is noted of it by others names no addresses.
+    let version = state.map_version();
+    run(&mut state, Command::UpdateNode(UpdateNode { node: 1, ..Default::default() }));
+    let addresses = state.nodes().values().next().and_then(|node| node.addresses.clone());
+    assert_eq!(addresses.map(|addresses| addresses.rpc).as_deref(), Some("there:1"));
+    assert_eq!(state.map_version(), version);
 }
 
 #[test]

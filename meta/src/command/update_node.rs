@@ -12,6 +12,7 @@ pub fn apply(state: &mut State, command: UpdateNode) -> CommandResult {
     let Some(known) = state.nodes().get(&NodeId(id)).cloned() else {
         return rejected(format!("no node {id}"));
     };
+    let addresses = addresses.or_else(|| known.addresses.clone());
     let moved = known.addresses != addresses;
     let absence = match absence {
         None => known.absence,

@@ -157,11 +157,12 @@ impl Balance<'_, '_> {
     /// Whether the group is in order, so that it can be moved for no more than evenness.
     fn movable(&self, place: usize) -> bool {
         let group = &self.view.cluster.groups[place];
+        let rule = self.view.rule(group);
         let in_order = group.replicas.iter().all(|r| r.voter && self.view.node(r).live);
         in_order
             && group.id != META_GROUP
             && !self.draft.touched(place)
-            && group.replicas.len() == self.view.rule(group).target
+            && (rule.target..=rule.most).contains(&group.replicas.len())
             && self.view.leader(group).is_some_and(|leader| self.survey.budget.feeds(leader))
     }
 

@@ -71,11 +71,13 @@ impl<'a> Repair<'_, 'a> {
         self.group.replicas.iter().filter(|r| !r.voter && !self.view.node(r).gone).collect()
     }
 
-    /// How many more replicas the group needs than it has or is about to get.
+    /// How many more replicas the group needs than it has or is about to get. (It may have more than there are nodes
+    /// where they shall be: those are replaced, too.)
     fn lacking(&self) -> usize {
         let stays = |r: &&Replica| !self.view.node(r).leaving;
         let there = self.group.replicas.iter().filter(stays).count();
-        self.view.rule(self.group).target.saturating_sub(there)
+        let rule = self.view.rule(self.group);
+        rule.target.max(self.voters().len().min(rule.most)).saturating_sub(there)
     }
 
     /// Whether there are too few replicas, wherever they are.

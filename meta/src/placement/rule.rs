@@ -56,7 +56,7 @@ impl Rule {
             unmet.push("no node is where all replicas shall be: they are anywhere until one is".into());
         } else if allowed < self.replicas.min(nodes.len()) {
             unmet.push(format!(
-                "{} where all replicas shall be: there will be no more of them, though {} are wanted",
+                "{} where all replicas shall be, though {} are wanted: the others are elsewhere until more nodes are there",
                 so_many_are(allowed),
                 self.replicas
             ));
@@ -129,10 +129,12 @@ fn so_many_are(nodes: usize) -> String {
 
 /// A rule, worked out for the nodes there are.
 pub(super) struct Placing {
-    /// How many voters there shall be.
+    /// How many voters there shall be: no more than there are nodes where they may be.
     pub target: usize,
-    /// More voters than this are too many. The same, but for nodes of which it is not known where they stand.
+    /// More voters than this are too many, wherever they are.
     pub most: usize,
+    /// On how many nodes replicas may be.
+    pub room: usize,
     /// The diversity that can be had.
     pub diversity: u32,
     /// By node: whether a replica may be there. Empty: anywhere.
@@ -150,6 +152,11 @@ impl Placing {
 
     pub fn leads_well(&self, node: usize) -> bool {
         self.leads_well.is_empty() || self.leads_well.get(node).copied().unwrap_or(false)
+    }
+
+    /// How many of so many replicas are misplaced wherever they are: there are no more nodes for them.
+    pub fn misplaced_at_least(&self, replicas: usize) -> usize {
+        replicas.saturating_sub(self.room)
     }
 
     /// How many replicas are missing or misplaced if they were on these nodes.

@@ -280,7 +280,7 @@ impl Surveyor<'_, '_> {
             Some(Urgency::Leaving)
         } else if !self.view.located {
             None
-        } else if rule.violations(voters.iter().copied()) > 0 {
+        } else if rule.violations(voters.iter().copied()) > rule.misplaced_at_least(voters.len()) {
             Some(Urgency::Misplaced)
         } else if rule.diversity > 0 && self.view.diversity(voters) < rule.diversity {
             Some(Urgency::Together)

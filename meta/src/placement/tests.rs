@@ -436,6 +436,7 @@ scripts! {
     most_endangered_group_is_repaired_first,
     moved_replica_goes_through_learner_and_joint_change,
     one_hot_shard_is_not_passed_around,
+    place_fills_node_by_node,
     place_without_a_node_takes_nothing_away,
     racks_regions_and_five_replicas,
     replicas_in_one_zone_are_spread,

@@ -175,10 +175,9 @@ impl<'a> View<'a> {
             false => allowed.iter().filter(|a| **a).count(),
         };
         let wanted = |nodes: usize| rule.replicas.clamp(1, REPLICAS_MAX).min(nodes.max(1));
-        let target = wanted(nodes);
-        // Who has not said yet where it stands may be where replicas are wanted.
-        let most = if self.located { target } else { wanted(self.described().len()) };
-        let mut placing = Placing { target, most, diversity: 0, allowed, at_least, leads_well };
+        // Where there are too few nodes yet, a group grows no larger; but what it has is not given up for that.
+        let (target, most) = (wanted(nodes), wanted(self.described().len()));
+        let mut placing = Placing { target, most, room: nodes, diversity: 0, allowed, at_least, leads_well };
         placing.diversity = self.diversity_to_be_had(&placing);
         placing
     }

@@ -14,7 +14,7 @@ use crate::settings::Settings;
 
 /// A replica that lacks no more entries than this counts as caught up.
 const LAG_MAX: u64 = 1_000;
-/// The meta-group has so many members, nodes permitting, …
+/// The meta-group has so many members, or one, …
 const META_MEMBERS: usize = 3;
 /// … or so many.
 const META_MEMBERS_MAX: usize = 5;
@@ -75,7 +75,8 @@ pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -
             group.pinned = !state.shards().get(&group.id).is_some_and(|shard| shard.automatic);
             group.rule = group.family.and_then(|family| rule_of.get(&family.0)).copied().unwrap_or(0);
         }
-        groups[0].rule = place_of(&mut rules, meta_rule(replicas));
+        let staying = nodes.iter().filter(|(_, node)| node.duty() != NodeDuty::NodeDecommissioning).count();
+        groups[0].rule = place_of(&mut rules, meta_rule(replicas, staying));
         // A leader of the meta-group that is new to it waits for what the others report; and while leaders move, who
         // leads how much is not known: moving more of them by half the truth would never come to rest.
         let fresh = now - soft.since < DEAD_AFTER;
@@ -110,11 +111,20 @@ fn rules(own: &[pb::TableRule], replicas: usize) -> (Vec<placement::Rule>, HashM
     (rules, of)
 }
 
-/// The meta-group's own: three members or five, as shards have at least five replicas or not. With one, the cluster would end with
-/// a node; more than five make every timestamp slower and nothing safer.
-fn meta_rule(replicas: usize) -> placement::Rule {
-    let replicas = if replicas < META_MEMBERS_MAX { META_MEMBERS } else { META_MEMBERS_MAX };
-    placement::Rule { replicas, ..placement::Rule::default() }
+fn meta_rule(replicas: usize, nodes: usize) -> placement::Rule {
+    placement::Rule { replicas: meta_members(replicas, nodes), ..placement::Rule::default() }
+}
+
+/// How many members the meta-group shall have where shards have so many replicas and so many nodes stay: three or five, as
+/// shards have at least five replicas or not, since with one the cluster would end with a node, and more than five make every
+/// timestamp slower and nothing safer. One where there are not three nodes: of two, none may fail either.
+pub(crate) fn meta_members(replicas: usize, nodes: usize) -> usize {
+    let wanted = if replicas < META_MEMBERS_MAX { META_MEMBERS } else { META_MEMBERS_MAX };
+    match nodes {
+        0..META_MEMBERS => 1,
+        META_MEMBERS..META_MEMBERS_MAX => META_MEMBERS,
+        META_MEMBERS_MAX.. => wanted,
+    }
 }
 
 /// Where the rule is among them; it is added if it isn't.
@@ -204,8 +214,16 @@ mod tests {
 
     #[test]
     fn meta_group_has_three_members_or_five() {
-        let members = |replicas| meta_rule(replicas).replicas;
+        let members = |replicas| meta_rule(replicas, 9).replicas;
         assert_eq!([1, 2, 3, 4, 5, 6, 9].map(members), [3, 3, 3, 3, 5, 5, 5]);
+    }
+
+    #[test]
+    fn meta_group_has_no_more_members_than_nodes_that_stay() {
+        let members = |nodes| [3, 5].map(|replicas| meta_members(replicas, nodes));
+        assert_eq!([0, 1, 2].map(members), [[1, 1]; 3]);
+        assert_eq!([3, 4].map(members), [[3, 3]; 2]);
+        assert_eq!([5, 6].map(members), [[3, 5]; 2]);
     }
 
     #[test]
@@ -218,7 +236,7 @@ mod tests {
         let (mut rules, of) =
             rules(&[own(7, 5, ""), own(8, 0, "zone=a"), own(9, 1, "zone=a"), own(10, 1, "")], 1);
         assert_eq!([7, 8, 9, 10].map(|family| of[&family]), [1, 2, 2, 0]);
-        assert_eq!(place_of(&mut rules, meta_rule(1)), 3);
-        assert_eq!(place_of(&mut rules, meta_rule(5)), 1);
+        assert_eq!(place_of(&mut rules, meta_rule(1, 3)), 3);
+        assert_eq!(place_of(&mut rules, meta_rule(5, 5)), 1);
     }
 }

@@ -50,6 +50,7 @@ use tracing::{debug, info};
 
 pub(crate) use self::asked::{alone, carry_out};
 use self::building::Building;
+pub(crate) use self::describe::meta_members;
 pub(crate) use self::execute::OPERATION_LIMIT;
 use self::moves::Next;
 use crate::Error;

@@ -305,6 +305,10 @@ impl Binder<'_> {
     ) -> Result<Expr> {
         let types: Vec<Type> = args.iter().map(|a| a.ty().ty).collect();
         let resolved = resolve::function(name, &types)?;
+        if resolved.function.order && !self.may_order() {
+            let what = "an operator's function outside the select list of the outermost query";
+            return Err(SqlError::unsupported(what));
+        }
         let args = self.arguments_as(args, &resolved.args, positions)?;
         Ok(self.call(resolved.function, CallKind::Function, args))
     }

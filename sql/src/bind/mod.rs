@@ -335,6 +335,9 @@ struct Binder<'a> {
     inherited: Option<RowLock>,
     /// How deep in the syntax tree we are.
     depth: usize,
+    /// The outermost query is being bound, and no part of it that has another one's form: operators' functions may stand in
+    /// its select list.
+    orders: bool,
     cacheable: bool,
 }
 
@@ -356,6 +359,7 @@ impl<'a> Binder<'a> {
             locking: Vec::new(),
             inherited: None,
             depth: 0,
+            orders: false,
             cacheable: true,
         }
     }
@@ -394,7 +398,10 @@ impl<'a> Binder<'a> {
 
     fn tree(&mut self, tree: &ast::Statement) -> Result<Statement> {
         match tree {
-            ast::Statement::Query(query) => self.query_statement(query),
+            ast::Statement::Query(query) => {
+                self.orders = true;
+                self.query_statement(query)
+            }
             ast::Statement::Insert(insert) => self.insert(insert),
             ast::Statement::Update(update) => self.update(update),
             ast::Statement::Delete(delete) => self.delete(delete),
@@ -439,6 +446,20 @@ impl<'a> Binder<'a> {
         let result = f(self);
         self.level().clause = before;
         result
+    }
+
+    /// Runs `f` on a part of a query that is a query itself, though it may have no level around it.
+    fn in_part<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let before = std::mem::replace(&mut self.orders, false);
+        let result = f(self);
+        self.orders = before;
+        result
+    }
+
+    /// Whether an operator's function may stand here.
+    fn may_order(&self) -> bool {
+        let [level] = self.levels.as_slice() else { return false };
+        self.orders && level.clause == Clause::Select && !level.in_aggregate
     }
 
     /// Remembers where a column of the row of level `at` was first used.

@@ -53,7 +53,7 @@ impl Binder<'_> {
         refuse(!pipe_operators.is_empty(), "a pipe operator")?;
         let inherited = self.inherited.take();
         let ctes = match with {
-            Some(with) => self.with(with, kind)?,
+            Some(with) => self.in_part(|this| this.with(with, kind))?,
             None => Vec::new(),
         };
         self.enter_locking(locks, inherited)?;
@@ -80,7 +80,7 @@ impl Binder<'_> {
             }
             SetExpr::Query(query) => self.query_with(query, kind, resolve)?,
             SetExpr::SetOperation { left, op, set_quantifier, right } => {
-                self.set_operation(left, *op, *set_quantifier, right, kind)?
+                self.in_part(|this| this.set_operation(left, *op, *set_quantifier, right, kind))?
             }
             SetExpr::Values(values) => self.values(values, kind, resolve)?,
             SetExpr::Table(table) => {

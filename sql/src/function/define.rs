@@ -18,6 +18,7 @@ pub(super) const fn f(name: &'static str, args: &'static [Type], returns: Type, 
         strict: true,
         volatility: Volatility::Immutable,
         effect: false,
+        order: false,
         kernel,
     }
 }
@@ -39,6 +40,12 @@ impl Function {
     pub(super) const fn effect(mut self) -> Self {
         self.effect = true;
         self.volatile()
+    }
+
+    /// Has the cluster do something: see [`super::operate`].
+    pub(super) const fn order(mut self) -> Self {
+        self.order = true;
+        self.effect()
     }
 
     /// Is called with NULLs, too.

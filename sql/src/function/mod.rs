@@ -90,6 +90,8 @@ pub struct Function {
     pub volatility: Volatility,
     /// Calling it changes something, or takes time: see [`effect`].
     pub effect: bool,
+    /// It has the cluster do what an operator wants. (Then it has an effect, too.)
+    pub order: bool,
     /// The body.
     pub kernel: Kernel,
 }

@@ -1,6 +1,9 @@
 //! What `flotilla admin` does, in SQL: functions of the schema `flotilla`. They begin, or do, and say so; what takes its time is seen
 //! in `flotilla.operations`. None of it is a part of the transaction.
 //!
+//! They are called in the select list of the outermost query and nowhere else: anything else may be evaluated more often than it
+//! seems, or in somebody else's statement. Transactions that are read-only refuse them.
+//!
 //! Nodes and shards are named as text, as operators do, or by the numbers that the views have.
 
 use txn::order::Order;
@@ -101,7 +104,7 @@ fn meta_remove(ctx: &EvalContext, args: &[Datum]) -> Result<Datum> {
 }
 
 const fn order(name: &'static str, args: &'static [Type], kernel: Kernel) -> Function {
-    f(name, args, Type::Text, kernel).effect()
+    f(name, args, Type::Text, kernel).order()
 }
 
 pub(super) static FUNCTIONS: &[Function] = &[

@@ -172,6 +172,43 @@ fn operators_functions_are_found_in_their_schema_only() {
     }
 }
 
+#[test]
+fn operators_functions_stand_in_the_outermost_select_list_only() {
+    let ctx = context();
+    let bound = |text: &str| {
+        let mut statements = bind::parse(text).expect(text);
+        let ParsedStatement::Bindable(statement) = statements.remove(0) else { panic!("{text}") };
+        bind::bind(&statement, &Empty, bind::ParamTypes::Fixed(&[]), &ctx).map(|bound| bound.statement)
+    };
+    for text in [
+        "SELECT flotilla.drain('n1')",
+        "SELECT upper(flotilla.drain(n)) FROM (SELECT 1 AS n UNION SELECT 2) s ORDER BY n LIMIT 1",
+        "WITH s AS (SELECT 1 AS n) SELECT flotilla.drain(n) FROM s",
+    ] {
+        assert!(matches!(bound(text), Ok(Statement::Query(plan)) if plan.has_order()), "{text}");
+    }
+    assert!(matches!(bound("SELECT pg_sleep(1)"), Ok(Statement::Query(plan)) if !plan.has_order()));
+    for text in [
+        "SELECT 1 WHERE flotilla.drain('n1') = ''",
+        "SELECT 1 ORDER BY flotilla.drain('n1')",
+        "SELECT max(flotilla.drain('n1'))",
+        "SELECT (SELECT flotilla.drain('n1'))",
+        "SELECT * FROM (SELECT flotilla.drain('n1')) s",
+        "SELECT * FROM flotilla.drain('n1')",
+        "WITH s AS (SELECT flotilla.drain('n1')) SELECT * FROM s",
+        "SELECT flotilla.drain('n1') UNION SELECT ''",
+        "VALUES (flotilla.drain('n1'))",
+        "COPY (SELECT flotilla.drain('n1')) TO STDOUT",
+        "CREATE TABLE public.t AS SELECT flotilla.drain('n1')",
+        "CREATE TABLE public.t (a text DEFAULT flotilla.drain('n1'))",
+        "CREATE TABLE public.t (a text CHECK (a = flotilla.drain('n1')))",
+    ] {
+        let refused = bound(text).map(|_| ()).expect_err(text);
+        assert_eq!(refused.state, SqlState::FEATURE_NOT_SUPPORTED, "{text}: {refused:?}");
+        assert!(refused.message.contains("an operator's function"), "{text}: {refused:?}");
+    }
+}
+
 /// Two functions of one name with the same arguments would make a call ambiguous for ever.
 #[test]
 fn overloads_are_distinct() {

@@ -633,6 +633,7 @@ fn changes(statement: &Statement) -> Option<&'static str> {
         Statement::CopyFrom(_) => Some("COPY FROM"),
         Statement::Ddl(ddl) => Some(ddl.command()),
         Statement::Explain { statement, analyze: true } => changes(statement),
+        Statement::Query(plan) if plan.has_order() => Some("an operator's function"),
         Statement::Explain { .. } | Statement::Query(_) | Statement::CopyTo(_) => None,
     }
 }

@@ -329,7 +329,7 @@ impl Txn {
         let mut deadline = laying.plan.deadline.max(self.core.deadline());
         let mut pause = Duration::from_millis(2);
         let waiting_since = self.core.seams.clock.now();
-        let mut todo = vec![chunk];
+        let (mut todo, mut lost) = (vec![chunk], false);
         while let Some(chunk) = todo.pop() {
             if laying.failed.load(Ordering::Relaxed) {
                 return Ok(());
@@ -337,7 +337,7 @@ impl Txn {
             if let Some(commit) = laying.commit {
                 commit.sends(self.core.seams.clock.now());
             }
-            match self.prewrite(laying, &chunk, false, deadline).await {
+            match self.prewrite(laying, &chunk, false, deadline, &mut lost).await {
                 Ok(Answer::Done(at_least)) => {
                     if let Some(commit) = laying.commit {
                         commit.laid(at_least);
@@ -352,7 +352,17 @@ impl Txn {
                 }
                 Ok(Answer::Waiting(waiting)) => {
                     let is_row = chunk.writes.iter().any(|write| write.key == waiting.key);
-                    self.claim(waiting.key, is_row).await?;
+                    // As long as this waits, these intents don't lie, and nothing has happened: it may be cancelled. (Not if a
+                    // copy of the request is under way still.)
+                    let undone = laying.commit.is_some() && !lost;
+                    if undone {
+                        self.doubt.store(false, Ordering::Release);
+                    }
+                    let claimed = self.claim(waiting.key, is_row).await;
+                    if undone {
+                        self.doubt.store(true, Ordering::Release);
+                    }
+                    claimed?;
                     deadline = self.core.deadline();
                     todo.push(chunk);
                 }
@@ -367,12 +377,14 @@ impl Txn {
         Ok(())
     }
 
+    /// Sends a prewrite. `lost` is set if a copy of it may arrive later.
     async fn prewrite(
         &self,
         laying: &Laying<'_>,
         chunk: &Chunk,
         exact_epoch: bool,
         deadline: Instant,
+        lost: &mut bool,
     ) -> Result<Answer, RouteError> {
         let ask = pb::Prewrite {
             txn: txn_bytes(self.id),
@@ -388,6 +400,7 @@ impl Txn {
         let mut sent = self.strays.send();
         let (router, ask) = (&self.core.router, Ask::Prewrite(ask));
         let answer = router.ask_noting(&chunk.shard, ask, Repeat::Harmless, deadline, &mut sent.lost).await;
+        *lost |= sent.lost;
         sent.answered();
         answer
     }
@@ -407,7 +420,7 @@ impl Txn {
                 let failed = AtomicBool::default();
                 let laying = Laying { plan, primary, started, round, failed, commit: None };
                 let chunk = Chunk { shard, writes: vec![write] };
-                match self.prewrite(&laying, &chunk, true, deadline).await {
+                match self.prewrite(&laying, &chunk, true, deadline, &mut false).await {
                     Ok(Answer::Done(_)) => continue,
                     Ok(Answer::Blocked(blocked)) => {
                         let own = (laying.started, self.id);

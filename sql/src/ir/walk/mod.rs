@@ -188,6 +188,11 @@ impl Expr {
         self.any(&mut |e| matches!(e, Expr::Call { function, .. } if function.effect))
     }
 
+    /// Whether evaluating it has the cluster do something.
+    pub fn has_order(&self) -> bool {
+        self.any(&mut |e| matches!(e, Expr::Call { function, .. } if function.order))
+    }
+
     /// Whether evaluating it twice, or not at all, can be noticed.
     pub fn is_volatile(&self) -> bool {
         self.any(
@@ -232,6 +237,15 @@ impl Plan {
 }
 
 impl Plan {
+    /// Whether the cluster is to do something when it is run.
+    pub fn has_order(&self) -> bool {
+        self.any(&mut |plan| {
+            let mut found = false;
+            plan.exprs(&mut |expr| found = found || expr.has_order());
+            found
+        })
+    }
+
     /// Whether something is changed, or waited for, when it is run.
     pub fn has_effect(&self) -> bool {
         self.any(&mut |plan| {
