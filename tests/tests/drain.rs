@@ -76,7 +76,8 @@ async fn a_drained_node_ends_sessions_between_transactions_and_lets_nobody_in() 
 async fn a_transaction_that_does_not_end_is_broken_when_its_time_is_up() -> Result<()> {
     let cluster = Cluster::start(1)?;
     let client = cluster.connect(1).await?;
-    client.batch_execute("CREATE TABLE t (a int PRIMARY KEY); BEGIN; INSERT INTO t VALUES (1)").await?;
+    client.batch_execute("CREATE TABLE t (a int PRIMARY KEY)").await?;
+    client.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await?;
     let drained = cluster.admin(1, &["drain", "n1", "--no-wait"]);
     drained.context("the only node may be drained")?;
     until("the session ends", &cluster, async || Ok(client.is_closed())).await?;

@@ -14,7 +14,7 @@ use tests::{Cluster, pause, root};
 const NOT_SHOWN: [&str; 1] = ["flotilla_build_info"];
 
 /// What counts accidents, or what a cluster does that is older or busier than a test's.
-const RARE: [&str; 29] = [
+const RARE: [&str; 36] = [
     "flotilla_advisory_locks_lost_total",
     "flotilla_closed_behind_seconds",
     "flotilla_consistency_checks_total",
@@ -27,21 +27,28 @@ const RARE: [&str; 29] = [
     "flotilla_nodes_silent_total",
     "flotilla_past_reads_passed_on_total",
     "flotilla_past_reads_total",
+    "flotilla_raft_appends_refused_total",
+    "flotilla_raft_apply_stalled",
+    "flotilla_raft_apply_stalled_total",
     "flotilla_raft_checkpoint_failures_total",
+    "flotilla_raft_damage_met_total",
     "flotilla_raft_disk_stalled",
     "flotilla_raft_disk_stalled_total",
     "flotilla_raft_entry_bytes_total",
+    "flotilla_raft_log_waits_total",
     "flotilla_raft_replicas_failed_total",
     "flotilla_raft_replicas_quarantined_total",
     "flotilla_raft_rests_total",
     "flotilla_raft_snapshot_bytes_total",
     "flotilla_raft_snapshot_resumes_total",
     "flotilla_raft_snapshot_spared_bytes_total",
+    "flotilla_raft_wakes_refused_total",
     "flotilla_redirects_total",
     "flotilla_sql_connections_refused_total",
     "flotilla_sql_statement_errors_total",
     "flotilla_sql_statement_reruns_total",
     "flotilla_sql_statement_retries_total",
+    "flotilla_store_failures_total",
     "flotilla_txn_async_probes_total",
     "flotilla_txn_failed_commits_total",
 ];

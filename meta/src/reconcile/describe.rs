@@ -117,13 +117,14 @@ fn meta_rule(replicas: usize, nodes: usize) -> placement::Rule {
 
 /// How many members the meta-group shall have where shards have so many replicas and so many nodes stay: three or five, as
 /// shards have at least five replicas or not, since with one the cluster would end with a node, and more than five make every
-/// timestamp slower and nothing safer. One where there are not three nodes: of two, none may fail either.
+/// timestamp slower and nothing safer. As many as there are nodes, where there are fewer: of two, none may fail, but what one
+/// disk has lost the other one has.
 pub(crate) fn meta_members(replicas: usize, nodes: usize) -> usize {
-    let wanted = if replicas < META_MEMBERS_MAX { META_MEMBERS } else { META_MEMBERS_MAX };
     match nodes {
-        0..META_MEMBERS => 1,
-        META_MEMBERS..META_MEMBERS_MAX => META_MEMBERS,
-        META_MEMBERS_MAX.. => wanted,
+        0 => 1,
+        1..META_MEMBERS => nodes,
+        META_MEMBERS_MAX.. if replicas >= META_MEMBERS_MAX => META_MEMBERS_MAX,
+        _ => META_MEMBERS,
     }
 }
 

@@ -68,7 +68,7 @@ async fn rows(client: &Client) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drained_server_ends_each_session_between_two_transactions() {
     let world = World::new().await;
-    assert_eq!(world.connect().await.err().expect("it is not open yet"), "57P03");
+    assert_eq!(world.connect().await.map(drop).expect_err("it is not open yet"), "57P03");
     world.server.open();
     let idle = world.connect().await.expect("a session");
     let busy = world.connect().await.expect("a session");
@@ -82,7 +82,7 @@ async fn drained_server_ends_each_session_between_two_transactions() {
         all_gone.send(()).expect("the test waits");
     });
     world.until(|| idle.is_closed()).await;
-    assert_eq!(world.connect().await.err().expect("nobody is let in"), "57P03");
+    assert_eq!(world.connect().await.map(drop).expect_err("nobody is let in"), "57P03");
     busy.batch_execute("INSERT INTO t VALUES (2); COMMIT").await.expect("the transaction ends as it should");
     gone.await.expect("the server is drained");
     assert_eq!(world.server.sessions(), 0);

@@ -141,6 +141,10 @@ impl Database for Cluster {
     }
 
     async fn shards(&self, range: &KeyRange) -> Result<Vec<ShardInfo>, Error> {
+        // What requests go by may be old for as long as nobody has asked for the keys.
+        if let Ok(shards) = self.core.directory.overlapping(range).await {
+            shards.into_iter().for_each(|shard| drop(self.core.router.learn(shard)));
+        }
         let shards = self.core.router.route_all(range, self.core.deadline()).await?;
         let info = |shard: &Arc<crate::ShardDescriptor>| ShardInfo {
             group: shard.group,

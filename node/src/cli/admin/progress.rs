@@ -99,7 +99,7 @@ impl Gauge {
 }
 
 fn bar(done: u64, all: u64) -> String {
-    let full = if all == 0 { CELLS } else { done.min(all) * CELLS / all };
+    let full = (done.min(all) * CELLS).checked_div(all).unwrap_or(CELLS);
     (0..CELLS).map(|cell| if cell < full { '#' } else { '-' }).collect()
 }
 
