@@ -12,7 +12,7 @@ use jepsen::sim::workload;
 use serde_json::Value as Json;
 
 /// The clean run: a few minutes on two processors that have other things to do.
-const MANY: &[&str] = &["--seeds", "200", "--time", "4s", "--calls", "80"];
+const MANY: &[&str] = &["--seeds", "100", "--time", "4s", "--calls", "80"];
 
 fn sim(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen"));

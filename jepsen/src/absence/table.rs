@@ -6,6 +6,9 @@ use std::time::Duration;
 use super::bulk::megabytes;
 use super::{Phase, Round, Served};
 
+/// What a line is called, and what it says of a round.
+type Line = (&'static str, fn(&Round) -> String);
+
 /// The tables, and what is wrong.
 pub fn markdown(rounds: &[Round]) -> String {
     let mut text = String::from("| what |");
@@ -15,7 +18,7 @@ pub fn markdown(rounds: &[Round]) -> String {
     text += "\n|---|";
     text += &"--:|".repeat(rounds.len());
     text.push('\n');
-    let lines: [(&str, fn(&Round) -> String); 12] = [
+    let lines: [Line; 12] = [
         ("written while the node was away", |round| mb(round.written_bytes as f64)),
         ("the node was away for", |round| seconds(round.away)),
         ("statements that were not acknowledged", |round| round.refused.to_string()),

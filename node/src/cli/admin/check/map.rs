@@ -199,6 +199,9 @@ mod tests {
         let late = judged(&after, &before);
         assert_eq!((late.wrong.len(), late.unknown.len()), (0, 1), "{late:?}");
         // It was absorbed.
-        assert_eq!(judge(&map(&[before.clone()]), &map(&[]), &compared(before), false), Map::default());
+        assert_eq!(
+            judge(&map(std::slice::from_ref(&before)), &map(&[]), &compared(before.clone()), false),
+            Map::default()
+        );
     }
 }
