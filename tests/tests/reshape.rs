@@ -107,7 +107,10 @@ async fn merges_are_exact_when_nodes_die_in_their_midst() -> Result<()> {
         for n in 1..=3 {
             cluster.admin(n, &["status", "--wait", "60"])?;
         }
-        ensure!(cluster.admin_json(1, &["operations"])? == Json::Array(Vec::new()), "merges are left over");
+        // (Leaders may be on their way back to where they were.)
+        let operations = cluster.admin_json(1, &["operations"])?;
+        let merges = operations.as_array().context("a list")?.iter().filter(|known| known["kind"] == "merge");
+        ensure!(merges.count() == 0, "merges are left over: {operations}");
         Ok(())
     })
     .await?;
