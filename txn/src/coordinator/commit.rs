@@ -201,7 +201,10 @@ impl Txn {
     /// Somebody has locked a key to insert a row there, or, if it is no row's, a table to change its schema: waits for him, as if
     /// the key had been locked before. (Those who write into a table get along with each other.)
     async fn claim(&self, key: Key, is_row: bool) -> Result<(), Error> {
-        let mode = if is_row { LockMode::Update } else { LockMode::KeyShare };
+        self.claim_in(if is_row { LockMode::Update } else { LockMode::KeyShare }, key).await
+    }
+
+    async fn claim_in(&self, mode: LockMode, key: Key) -> Result<(), Error> {
         let how = Locking { mode, wait: LockWait::For(None) };
         // Not a read: that nothing stands under the key is for the commit to find out.
         self.lock_sorted(&self.reading, &[key], how, &[], true).await.map(|_| ())
@@ -419,10 +422,14 @@ impl Txn {
                 let (started, round) = (self.started().await?, self.next_round());
                 let failed = AtomicBool::default();
                 let laying = Laying { plan, primary, started, round, failed, commit: None };
+                let fence = write.key.clone();
                 let chunk = Chunk { shard, writes: vec![write] };
                 match self.prewrite(&laying, &chunk, true, deadline, &mut false).await {
                     Ok(Answer::Done(_)) => continue,
                     Ok(Answer::Blocked(blocked)) => {
+                        // Under a constant load there would always be somebody: whoever comes from now on waits.
+                        self.claim_in(LockMode::Update, fence).await?;
+                        deadline = self.core.deadline();
                         let own = (laying.started, self.id);
                         let met = blocked.intents;
                         self.core.clear_the_way(own, met, waiting_since, &mut pause, deadline).await?;
