@@ -10,7 +10,7 @@
 //! - hands its own over; one that was elected without being able to serve falls silent, so that the others elect;
 //! - is taken for well as soon as it has applied something.
 //!
-//! If there is nobody better, because no other voter's node is heard that says of itself that all is well (a database that stops writes
+//! If there is nobody better, because no other voter's node is heard, or answers, that says of itself that all is well (a database that stops writes
 //! does so on all nodes alike), it does nothing but say so: a group without a leader serves nobody, either, and does not
 //! come back by itself.
 //!
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
-use storage::ids::GroupId;
+use storage::ids::{GroupId, NodeId, ReplicaId};
 use storage::seam::Seams;
 
 use crate::core::Core;
@@ -125,10 +125,16 @@ fn due(core: &Core) -> Option<u64> {
     metrics.cluster_committed.map(|id| id.index).min(metrics.last_log_index)
 }
 
-/// Whether another voter is there whose node says that all is well.
+/// Whether another voter is there whose node says that all is well, or has not said otherwise and answers this leader. (What hangs here
+/// may be the thread on which the others would be heard.)
 fn somebody_is_well(group: &Group) -> bool {
-    let hub = &group.nursery.hub;
-    group.voter_nodes().into_iter().any(|node| node != hub.me && hub.liveness.is_well(node))
+    let liveness = &group.nursery.hub.liveness;
+    let successor = group.successor();
+    let is_well = |(replica, node): (ReplicaId, NodeId)| {
+        let answers = successor == Some(replica) && !liveness.is_stalled(node) && !liveness.is_stuck(node);
+        replica != group.replica() && (answers || liveness.is_well(node))
+    };
+    group.voters().into_iter().any(is_well)
 }
 
 fn well(group: &Arc<Group>) {
