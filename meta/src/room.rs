@@ -114,6 +114,8 @@ mod tests {
         cluster.rules[0].replicas = 2;
         assert_eq!(said(&cluster, 3), None, "one of two is enough");
         cluster.nodes[1].duty = Duty::Leaving;
+        assert_eq!(said(&cluster, 3), Some((META_GROUP.0, 2, 1, false)), "two are wanted, as of each shard");
+        cluster.rules[0].replicas = 1;
         assert_eq!(said(&cluster, 3), None);
         cluster.nodes[0].health = Health::Down(Duration::from_secs(5));
         assert_eq!(said(&cluster, 3), Some((META_GROUP.0, 1, 0, false)));

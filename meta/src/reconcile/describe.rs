@@ -117,14 +117,12 @@ fn meta_rule(replicas: usize, nodes: usize) -> placement::Rule {
 
 /// How many members the meta-group shall have where shards have so many replicas and so many nodes stay: three or five, as
 /// shards have at least five replicas or not, since with one the cluster would end with a node, and more than five make every
-/// timestamp slower and nothing safer. As many as there are nodes, where there are fewer: of two, none may fail, but what one
-/// disk has lost the other one has.
+/// timestamp slower and nothing safer. Where fewer than three stay, it waits for others as shards do, unless those can do without.
 pub(crate) fn meta_members(replicas: usize, nodes: usize) -> usize {
     match nodes {
-        0 => 1,
-        1..META_MEMBERS => nodes,
         META_MEMBERS_MAX.. if replicas >= META_MEMBERS_MAX => META_MEMBERS_MAX,
-        _ => META_MEMBERS,
+        META_MEMBERS.. => META_MEMBERS,
+        _ => META_MEMBERS.min(nodes.max(replicas)).max(1),
     }
 }
 
@@ -220,9 +218,11 @@ mod tests {
     }
 
     #[test]
-    fn meta_group_has_no_more_members_than_nodes_that_stay() {
+    fn meta_group_waits_for_nodes_as_shards_do() {
         let members = |nodes| [3, 5].map(|replicas| meta_members(replicas, nodes));
-        assert_eq!([0, 1, 2].map(members), [[1, 1], [1, 1], [2, 2]]);
+        assert_eq!([0, 1, 2].map(members), [[3, 3]; 3]);
+        assert_eq!([0, 1, 2, 3].map(|nodes| meta_members(1, nodes)), [1, 1, 2, 3]);
+        assert_eq!([0, 1, 2, 3].map(|nodes| meta_members(2, nodes)), [2, 2, 2, 3]);
         assert_eq!([3, 4].map(members), [[3, 3]; 2]);
         assert_eq!([5, 6].map(members), [[3, 5]; 2]);
     }
