@@ -12,7 +12,7 @@ use jepsen::sim::workload;
 use serde_json::Value as Json;
 
 /// The clean run: a few minutes on two processors that have other things to do.
-const MANY: &[&str] = &["--seeds", "100", "--time", "4s", "--calls", "80"];
+const MANY: &[&str] = &["--seeds", "50", "--time", "4s", "--calls", "80"];
 
 fn sim(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen"));
@@ -244,7 +244,7 @@ fn a_merge_that_waits_for_nobody_is_found_out() {
     assert!(broken.is_file(), "there is no {}; {hint}", broken.display());
     let dir = tempfile::tempdir().expect("a directory");
     let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen"));
-    command.args(["sim", "--seeds", "100", "--out"]).arg(dir.path());
+    command.args(["sim", "--seeds", "50", "--out"]).arg(dir.path());
     command.env("JEPSEN_BIN", &broken).env("FLOTILLA_SABOTAGE", "absorb-unseen");
     let output = command.output().expect("jepsen runs");
     let said = text(&output);
