@@ -42,8 +42,9 @@ use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
 use storage::ids::{KeyRange, Timestamp, TxnId};
 
-use super::commit::{Plan, write_to_pb};
+use super::commit::Plan;
 use super::core::{Core, unexpected};
+use super::lay::write_to_pb;
 use super::txn::Txn;
 use crate::Error;
 use crate::api::Key;

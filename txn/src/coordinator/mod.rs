@@ -16,6 +16,10 @@
 //! ```
 //!
 //! Where everything that was read is written, too, several shards take one round as well: `async_commit.rs`.
+//!
+//! A transaction is in `txn.rs`, what it does until its commit in `snapshot.rs` and `locks.rs`, the commit in `commit.rs` and
+//! `lay.rs`. What all of them share is [`Core`], with the requests to shards in `fetch.rs`, `fates.rs`, `settle.rs` and
+//! `validate.rs`.
 
 mod admin;
 mod advisory;
@@ -26,14 +30,20 @@ mod collect;
 mod commit;
 mod core;
 mod demand;
+mod fates;
+mod fetch;
 mod flush;
+mod lay;
 mod locks;
 mod past;
 mod reading;
+mod settle;
+mod snapshot;
 mod strays;
 mod sweep;
 mod table_lock;
 mod txn;
+mod validate;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The gateway's steps: `txn/src/coordinator/{commit,core,txn}.rs`.
+//! The gateway's steps: `txn/src/coordinator/{commit,lay,fetch,fates,validate,settle,txn}.rs`.
 
 use crate::protocol::{Mutation, Protocol, bits};
 use crate::state::{Fate, Flight, Id, Inquiry, Phase, State, TXNS, Told, Txn};

@@ -1,4 +1,4 @@
-//! A coordinator, one step at a time: what `coordinator/{core,commit,txn}.rs` do, without waiting.
+//! A coordinator, one step at a time: what `coordinator/{commit,lay,fetch,fates,validate,settle}.rs` do, without waiting.
 
 use proto::shard as pb;
 use proto::shard::command::Effect;
