@@ -20,7 +20,7 @@ use txn::order::Order;
 use txn::seam::Seams;
 use txn::{LockMode, SessionId};
 
-use super::run::Notice;
+use super::response::Notice;
 use crate::catalog::layout;
 use crate::error::{Result, SqlError, SqlState};
 use crate::exec::canceled;

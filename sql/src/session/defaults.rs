@@ -5,7 +5,7 @@ use std::time::Duration;
 use txn::api::BeginOptions;
 
 use super::block::{State, statement_of};
-use super::run::Response;
+use super::response::Response;
 use super::settings::Settings;
 use super::utility::join;
 use super::{Session, Shared};

@@ -13,12 +13,15 @@
 //! Start at [`Session::run_simple`] and [`Session::execute_portal`].
 
 mod advisory;
+mod binding;
 mod block;
 mod conflict;
 mod defaults;
 mod past;
 mod portal;
+mod response;
 mod run;
+mod savepoint;
 mod settings;
 mod utility;
 
@@ -38,7 +41,7 @@ use crate::types::TimeZone;
 use advisory::Advisory;
 use block::State;
 pub use portal::{Portal, PortalRun, Prepared};
-pub use run::{CopyInRun, CopyOutRun, Notice, Response, Rows};
+pub use response::{CopyInRun, CopyOutRun, Notice, Response, Rows};
 pub use settings::Settings;
 
 pub(crate) use advisory::describe as describe_advisory;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::run::{Response, Rows};
+use super::response::{Response, Rows};
 use super::{KEPT_MAX, Session};
 use crate::bind::{Bound, ParamTypes, ParsedStatement};
 use crate::catalog::CatalogImage;

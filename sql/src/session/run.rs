@@ -1,11 +1,8 @@
-//! Running statements: binding, the transaction around them, and running them again after a conflict.
+//! Running statements: the transaction around them, and running them again after a conflict.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use txn::LockMode;
@@ -13,13 +10,14 @@ use txn::api::Transaction;
 
 use super::Session;
 use super::block::{State, in_failed_block, statement_of};
-use super::portal::{LastBound, Prepared};
-use crate::bind::{self, Bindable, Bound, Isolation, ParamTypes, ParsedStatement};
-use crate::catalog::{CatalogView, TransactionCatalog};
+use super::portal::Prepared;
+use super::response::{Response, start};
+use crate::bind::{Bindable, Isolation, ParsedStatement};
+use crate::catalog::TransactionCatalog;
 use crate::error::{Result, SqlError, SqlState};
-use crate::exec::{self, CopyIn, CopyOut, Outcome, Row, RowStream, StatementContext};
+use crate::exec::StatementContext;
 use crate::function::EvalContext;
-use crate::ir::{Ddl, OutputColumn, SelectLocked, Statement};
+use crate::ir::{Ddl, SelectLocked, Statement};
 use crate::types::{Datum, Type};
 
 /// How often a statement of its own is run before its conflict is the client's.
@@ -30,122 +28,6 @@ const STATEMENT_ATTEMPTS_MAX: u32 = 8;
 const BACKOFF_MICROS: u64 = 500;
 /// The longest pause between attempts.
 const BACKOFF_MICROS_MAX: u64 = 50_000;
-
-/// What a statement gives to its client.
-pub enum Response {
-    /// Rows, to be pulled.
-    Rows(Rows),
-    /// Done.
-    Done {
-        /// The command tag.
-        tag: String,
-        /// Notices and warnings.
-        notices: Vec<Notice>,
-    },
-    /// COPY FROM STDIN: the data is to be pushed.
-    CopyIn(Box<CopyInRun>),
-    /// COPY TO STDOUT: the data is to be pulled.
-    CopyOut(CopyOutRun),
-    /// There was no statement.
-    Empty,
-}
-
-/// A NOTICE or WARNING.
-#[derive(Clone, Debug)]
-pub struct Notice {
-    /// `NOTICE` or `WARNING`.
-    pub severity: &'static str,
-    /// Its SQLSTATE.
-    pub state: SqlState,
-    /// The text.
-    pub message: String,
-}
-
-/// The rows of a statement.
-pub struct Rows {
-    /// Their columns.
-    pub columns: Vec<OutputColumn>,
-    /// Where they come from.
-    pub stream: Box<dyn RowStream>,
-    /// Those that were pulled and not yet sent.
-    pub pending: VecDeque<Row>,
-    /// How many were sent.
-    pub count: u64,
-    /// Cancelled with the statement.
-    pub cancel: CancellationToken,
-    tag: &'static str,
-    /// The transaction of a statement of its own, ended with the rows.
-    owner: Option<(Arc<dyn Transaction>, Arc<TransactionCatalog>)>,
-}
-
-/// COPY FROM STDIN under way.
-pub struct CopyInRun {
-    /// How many columns the data has.
-    pub columns: usize,
-    /// Cancelled with the statement.
-    pub cancel: CancellationToken,
-    sink: CopyIn,
-    owner: Option<(Arc<dyn Transaction>, Arc<TransactionCatalog>)>,
-}
-
-impl CopyInRun {
-    /// Takes in a piece of the data; pieces may end anywhere.
-    pub async fn push(&mut self, data: &[u8]) -> Result<()> {
-        self.sink.push(data).await
-    }
-}
-
-/// COPY TO STDOUT under way.
-pub struct CopyOutRun {
-    /// How many columns the data has.
-    pub columns: usize,
-    /// Cancelled with the statement.
-    pub cancel: CancellationToken,
-    source: CopyOut,
-    rows: u64,
-    owner: Option<(Arc<dyn Transaction>, Arc<TransactionCatalog>)>,
-}
-
-impl CopyOutRun {
-    /// The next lines; `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        let piece = self.source.next().await?;
-        Ok(piece.map(|(lines, rows)| {
-            self.rows += rows;
-            lines
-        }))
-    }
-}
-
-/// Rows that are in memory already.
-struct Collected(Option<Vec<Row>>);
-
-#[async_trait]
-impl RowStream for Collected {
-    async fn next(&mut self) -> Result<Option<Vec<Row>>> {
-        Ok(self.0.take().filter(|rows| !rows.is_empty()))
-    }
-}
-
-impl Response {
-    /// A command without notices.
-    pub(super) fn tag(tag: impl Into<String>) -> Self {
-        Response::Done { tag: tag.into(), notices: Vec::new() }
-    }
-
-    /// Rows that are in memory already.
-    pub(super) fn collected(columns: Vec<OutputColumn>, rows: Vec<Row>, tag: &'static str) -> Self {
-        Response::Rows(Rows {
-            columns,
-            stream: Box::new(Collected(Some(rows))),
-            pending: VecDeque::new(),
-            count: 0,
-            cancel: CancellationToken::new(),
-            tag,
-            owner: None,
-        })
-    }
-}
 
 /// A statement to be bound, and what its parameters are.
 pub(super) struct Runnable<'a> {
@@ -416,177 +298,6 @@ impl Session {
         }
         Ok(response)
     }
-
-    /// Binds, or takes what was bound before against the same catalog.
-    fn bound(&self, runnable: &Runnable<'_>, view: &Arc<CatalogView>) -> Result<Arc<Bound>> {
-        let path = self.settings.search_path();
-        if let Some(prepared) = runnable.prepared
-            && let Some(last) = &*prepared.bound.lock()
-            && Arc::ptr_eq(&last.image, view.image())
-            && last.path == path
-        {
-            return Ok(last.bound.clone());
-        }
-        let zone = self.settings.time_zone().clone();
-        let types = ParamTypes::Fixed(runnable.types);
-        let bound = Arc::new(bind::bind(runnable.statement, &**view, types, &self.eval_context(&zone))?);
-        if let Some(prepared) = runnable.prepared
-            && bound.cacheable
-        {
-            *prepared.bound.lock() =
-                Some(LastBound { image: view.image().clone(), path, bound: bound.clone() });
-        }
-        Ok(bound)
-    }
-
-    /// Whether a statement has something to do by the newest image of the catalog, that had nothing to do by the one that it was
-    /// bound against: what it is about may have been made by another node since.
-    async fn is_outdated(&mut self, runnable: &Runnable<'_>) -> Result<bool> {
-        let newest = self.shared.catalog.refresh(&self.database).await?;
-        let view = self.shared.catalog.over(newest).view(self.settings.search_path().into());
-        let zone = self.settings.time_zone().clone();
-        let types = ParamTypes::Fixed(runnable.types);
-        let bound = bind::bind(runnable.statement, &*view, types, &self.eval_context(&zone));
-        Ok(!bound.is_ok_and(|bound| is_moot(&bound.statement)))
-    }
-
-    /// Finds out the parameters and columns of a statement.
-    pub(super) async fn prepare_parsed(
-        &mut self,
-        statement: Option<ParsedStatement>,
-        types: ParamTypes<'_>,
-    ) -> Result<Prepared> {
-        let empty =
-            |statement| Prepared { statement, params: Vec::new(), columns: None, bound: Default::default() };
-        let bindable = match &statement {
-            Some(ParsedStatement::Bindable(bindable)) => bindable,
-            Some(utility) => {
-                let columns = self.utility_columns(utility);
-                return Ok(Prepared { columns, ..empty(statement) });
-            }
-            None => return Ok(empty(None)),
-        };
-        if matches!(self.state, State::Failed(_)) {
-            return Err(in_failed_block());
-        }
-        let zone = self.settings.time_zone().clone();
-        let mut looked_again = false;
-        let (bound, image, path) = loop {
-            let catalog = match &self.state {
-                State::Open(block) => block.catalog.clone(),
-                _ => self.shared.catalog.begin(&self.database).await?,
-            };
-            let path = self.settings.search_path();
-            let view = catalog.view(path.clone().into());
-            match bind::bind(bindable, &*view, types, &self.eval_context(&zone)) {
-                Ok(bound) => break (Arc::new(bound), view.image().clone(), path),
-                Err(error) if is_unknown_name(&error) && !looked_again => {
-                    looked_again = true;
-                    match &self.state {
-                        State::Open(block) if block.used => {
-                            catalog.reload(&*statement_of(&block.transaction, false)).await?;
-                        }
-                        _ => {
-                            catalog.refresh().await?;
-                        }
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        Ok(Prepared {
-            params: bound.params.clone(),
-            columns: bound.statement.columns().map(<[OutputColumn]>::to_vec),
-            bound: parking_lot::Mutex::new(bound.cacheable.then_some(LastBound { image, path, bound })),
-            statement,
-        })
-    }
-
-    /// All rows have been sent: ends the transaction of a statement of its own, and gives the tag.
-    pub async fn finish_rows(&mut self, rows: Rows) -> Result<String> {
-        if let Some((transaction, catalog)) = rows.owner {
-            self.finish(&transaction, &catalog, &rows.cancel).await?;
-        }
-        Ok(exec::tag(rows.tag, rows.count))
-    }
-
-    /// COPY FROM STDIN is complete.
-    pub async fn finish_copy(&mut self, run: CopyInRun) -> Result<String> {
-        let rows = run.sink.finish().await?;
-        if let Some((transaction, catalog)) = run.owner {
-            self.finish(&transaction, &catalog, &run.cancel).await?;
-        }
-        Ok(format!("COPY {rows}"))
-    }
-
-    /// COPY FROM STDIN failed, or its client went away.
-    pub async fn abandon_copy(&mut self, run: CopyInRun) {
-        if let Some((transaction, _)) = run.owner {
-            transaction.rollback().await;
-        }
-    }
-
-    /// COPY TO STDOUT is complete.
-    pub async fn finish_copy_out(&mut self, run: CopyOutRun) -> Result<String> {
-        if let Some((transaction, catalog)) = run.owner {
-            self.finish(&transaction, &catalog, &run.cancel).await?;
-        }
-        Ok(format!("COPY {}", run.rows))
-    }
-}
-
-/// Starts a statement: a query's first rows are computed, everything else is carried out (and not committed).
-async fn start(
-    statement: &Statement,
-    context: Arc<StatementContext>,
-    owner: Option<(Arc<dyn Transaction>, Arc<TransactionCatalog>)>,
-    cancel: &CancellationToken,
-) -> Result<Response> {
-    let cancel = cancel.clone();
-    match statement {
-        Statement::CopyFrom(copy) => {
-            let sink = exec::copy_from(copy, context).await?;
-            let run = CopyInRun { columns: sink.columns, cancel, sink, owner };
-            return Ok(Response::CopyIn(Box::new(run)));
-        }
-        Statement::CopyTo(copy) => {
-            let source = exec::copy_to(copy, context).await?;
-            let run = CopyOutRun { columns: source.columns, cancel, source, rows: 0, owner };
-            return Ok(Response::CopyOut(run));
-        }
-        _ => {}
-    }
-    let memory_bytes_max = context.memory_bytes_max;
-    let (columns, mut stream, tag) = match exec::execute(statement, context).await? {
-        Outcome::Done { tag, notices } => {
-            let notices = notices
-                .into_iter()
-                .map(|message| Notice { severity: "NOTICE", state: notice_state(&message), message })
-                .collect();
-            return Ok(Response::Done { tag, notices });
-        }
-        Outcome::Rows { columns, rows, tag } => (columns, rows, tag),
-    };
-    let is_query = matches!(statement, Statement::Query(_) | Statement::Explain { .. });
-    if !is_query {
-        // RETURNING: the rows wait for the commit.
-        let mut all = Vec::new();
-        let mut bytes = 0;
-        while let Some(batch) = stream.next().await? {
-            bytes += batch.iter().map(|row| row.len() * size_of::<Datum>()).sum::<usize>();
-            if bytes > memory_bytes_max {
-                return Err(SqlError::new(SqlState::OUT_OF_MEMORY, "out of memory")
-                    .detail("RETURNING holds its rows until the commit."));
-            }
-            all.extend(batch);
-        }
-        return Ok(Response::collected(columns, all, tag));
-    }
-    let mut pending = VecDeque::new();
-    if let Some(batch) = stream.next().await? {
-        pending.extend(batch);
-    }
-    Ok(Response::Rows(Rows { columns, stream, pending, count: 0, cancel, tag, owner }))
 }
 
 /// Conflicts and stale plans: the attempt is known to have had no effect, and another may succeed.
@@ -601,7 +312,7 @@ fn is_conflict(error: &SqlError) -> bool {
 }
 
 /// The object may be newer than the catalog's image.
-fn is_unknown_name(error: &SqlError) -> bool {
+pub(super) fn is_unknown_name(error: &SqlError) -> bool {
     matches!(
         error.state,
         SqlState::UNDEFINED_TABLE
@@ -612,7 +323,7 @@ fn is_unknown_name(error: &SqlError) -> bool {
 }
 
 /// Whether there is nothing to do, because of what is there or isn't: IF EXISTS, IF NOT EXISTS.
-fn is_moot(statement: &Statement) -> bool {
+pub(super) fn is_moot(statement: &Statement) -> bool {
     matches!(statement, Statement::Ddl(Ddl::Nothing { notice: Some(_), .. }))
 }
 
@@ -635,15 +346,6 @@ fn changes(statement: &Statement) -> Option<&'static str> {
         Statement::Explain { statement, analyze: true } => changes(statement),
         Statement::Query(plan) if plan.has_order() => Some("an operator's function"),
         Statement::Explain { .. } | Statement::Query(_) | Statement::CopyTo(_) => None,
-    }
-}
-
-/// PostgreSQL's code for a notice: what is there already has its error's, everything else is a success.
-fn notice_state(message: &str) -> SqlState {
-    if message.ends_with("already exists, skipping") {
-        SqlState::DUPLICATE_TABLE
-    } else {
-        SqlState::SUCCESSFUL_COMPLETION
     }
 }
 

@@ -11,7 +11,7 @@ use crate::types::{Datum, Type};
 use super::Session;
 use super::block::{State, in_failed_block};
 use super::portal::{Portal, no_statement};
-use super::run::{Notice, Response};
+use super::response::{Notice, Response};
 
 /// The most rows one FETCH may bring; more is what cursors exist to avoid.
 const FETCH_ROWS_MAX: usize = 1_000_000;
