@@ -15,25 +15,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Node, TestCluster, bytes};
+use common::{FIRST, Node, TestCluster, bytes, orphan_prewrite, request, set};
 use proto::shard as pb;
 use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
 use storage::ids::{GroupId, KeyRange, Timestamp};
 use txn::CoordinatorOptions;
-use txn::api::{BeginOptions, Database, Expect, ScanRequest, Write};
+use txn::api::{BeginOptions, Database, ScanRequest};
 use txn::shard::Shard;
 
-const FIRST: GroupId = GroupId(2);
 /// Rounds of a writer who goes on until others have seen enough.
 const ROUNDS_MAX: u32 = 20_000;
-
-async fn set(db: &dyn Database, key: &str, value: &str) -> Timestamp {
-    let txn = db.begin(BeginOptions::default());
-    let write = Write { key: bytes(key), value: Some(bytes(value)), expect: Expect::Any };
-    txn.write(vec![write], &[]).await.unwrap();
-    txn.commit().await.unwrap()
-}
 
 /// As of then, through the gateway.
 async fn value_at(db: &dyn Database, at: Timestamp, key: &str) -> Option<Bytes> {
@@ -61,22 +53,11 @@ fn shard(node: &Node, group: GroupId) -> Arc<Shard> {
     node.server.registry().get(group).unwrap()
 }
 
-async fn eventually(cluster: &TestCluster, what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..500 {
-        if condition() {
-            return;
-        }
-        cluster.seams.sleep(Duration::from_millis(20)).await;
-    }
-    panic!("never: {what}");
-}
-
 /// Until every replica has closed it.
 async fn until_closed(cluster: &TestCluster, group: GroupId, at: Timestamp) {
-    eventually(cluster, "it is closed", || {
-        cluster.nodes.iter().all(|node| shard(node, group).closed() >= at)
-    })
-    .await;
+    cluster
+        .eventually("it is closed", || cluster.nodes.iter().all(|node| shard(node, group).closed() >= at))
+        .await;
 }
 
 async fn closing(nodes: u64) -> TestCluster {
@@ -89,8 +70,8 @@ async fn closing(nodes: u64) -> TestCluster {
 async fn what_is_closed_is_answered_by_every_replica_and_by_the_last_one_left() {
     let cluster = closing(3).await;
     let db = cluster.database(0);
-    let first = set(&*db, "a", "1").await;
-    let second = set(&*db, "a", "2").await;
+    let first = set(&*db, "a", Some("1")).await;
+    let second = set(&*db, "a", Some("2")).await;
     // Nothing else is written: the leader has a last word all the same.
     until_closed(&cluster, FIRST, second).await;
     for node in &cluster.nodes {
@@ -118,7 +99,7 @@ async fn what_is_closed_is_answered_by_every_replica_and_by_the_last_one_left() 
 async fn a_shard_that_nobody_writes_or_reads_closes_nothing() {
     let cluster = closing(1).await;
     let db = cluster.database(0);
-    let written = set(&*db, "a", "1").await;
+    let written = set(&*db, "a", Some("1")).await;
     until_closed(&cluster, FIRST, written).await;
     let group = cluster.nodes[0].multi.group(FIRST).unwrap();
     cluster.seams.sleep(Duration::from_millis(500)).await;
@@ -150,7 +131,7 @@ async fn replicas_say_what_was_there_while_it_changes() {
                 break;
             }
             let value = round.to_string();
-            history.insert(set(&*db, "a", &value).await, Some(bytes(&value)));
+            history.insert(set(&*db, "a", Some(&value)).await, Some(bytes(&value)));
         }
         history
     });
@@ -181,21 +162,10 @@ async fn replicas_say_what_was_there_while_it_changes() {
 async fn an_intent_that_may_have_been_committed_is_left_to_the_leader() {
     let cluster = closing(3).await;
     let db = cluster.database(0);
-    let before = set(&*db, "a", "1").await;
+    let before = set(&*db, "a", Some("1")).await;
     let started = db.timestamp().await.unwrap();
-    let prewrite = pb::Prewrite {
-        txn: 77_u128.to_be_bytes().to_vec().into(),
-        primary: bytes("a"),
-        started: started.0,
-        writes: vec![pb::Write { key: bytes("a"), value: Some(bytes("2")), ..pb::Write::default() }],
-        round: 1,
-        ..pb::Prewrite::default()
-    };
-    let leads = |node: &&Node| shard(node, FIRST).leadership().is_some();
-    let leader = cluster.nodes.iter().find(leads).unwrap();
-    let body = Some(Ask::Prewrite(prewrite));
-    let request = pb::Request { group: FIRST.0, epoch: 1, timeout_ms: 5_000, body, ..pb::Request::default() };
-    let answer = leader.server.handle(request).await;
+    let leader = cluster.nodes.iter().find(|node| node.leads().is_some()).unwrap();
+    let answer = leader.server.handle(request(orphan_prewrite("a", "2", started))).await;
     assert!(matches!(answer.body, Some(Answer::Done(_))), "{answer:?}");
     let after = db.timestamp().await.unwrap();
     until_closed(&cluster, FIRST, after).await;
@@ -213,15 +183,16 @@ async fn an_intent_that_may_have_been_committed_is_left_to_the_leader() {
 async fn children_of_a_split_inherit_what_is_closed() {
     let cluster = closing(3).await;
     let db = cluster.database(0);
-    set(&*db, "a", "1").await;
-    let written = set(&*db, "z", "1").await;
+    set(&*db, "a", Some("1")).await;
+    let written = set(&*db, "z", Some("1")).await;
     until_closed(&cluster, FIRST, written).await;
     db.split(&[bytes("m")], false).await.unwrap();
     let child = db.shards(&KeyRange::all()).await.unwrap()[1].group;
-    eventually(&cluster, "the child is everywhere", || {
-        cluster.nodes.iter().all(|node| node.server.registry().get(child).is_some())
-    })
-    .await;
+    cluster
+        .eventually("the child is everywhere", || {
+            cluster.nodes.iter().all(|node| node.server.registry().get(child).is_some())
+        })
+        .await;
     for node in &cluster.nodes {
         assert!(shard(node, child).closed() >= written, "{}", node.id);
         assert_eq!(asked_of(node, written, "z").await, None, "not the parent's any more: {}", node.id);
@@ -237,11 +208,10 @@ async fn a_group_at_rest_is_closed_by_a_majority_that_has_elected_nobody() {
     let cluster = TestCluster::start_resting(3, CoordinatorOptions::default(), rest_after).await;
     cluster.meta.closed_behind.store(1, Ordering::SeqCst);
     let db = cluster.database(0);
-    set(&*db, "a", "1").await;
-    eventually(&cluster, "it rests", || {
-        cluster.nodes.iter().all(|node| node.multi.group(FIRST).unwrap().rests())
-    })
-    .await;
+    set(&*db, "a", Some("1")).await;
+    cluster
+        .eventually("it rests", || cluster.nodes.iter().all(|node| node.multi.group(FIRST).unwrap().rests()))
+        .await;
     let now = db.timestamp().await.unwrap();
     assert!(shard(&cluster.nodes[1], FIRST).closed() < now, "nobody has closed that");
     for node in &cluster.nodes {
@@ -249,7 +219,7 @@ async fn a_group_at_rest_is_closed_by_a_majority_that_has_elected_nobody() {
         assert!(node.multi.group(FIRST).unwrap().rests(), "{} was woken", node.id);
     }
     // Written again: what was found at rest stays true, and what comes is not covered by it.
-    let later = set(&*db, "a", "2").await;
+    let later = set(&*db, "a", Some("2")).await;
     for node in &cluster.nodes {
         assert_eq!(asked_of(node, now, "a").await, Some(Some(bytes("1"))), "{}", node.id);
         let seen = asked_of(node, later, "a").await;

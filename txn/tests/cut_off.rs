@@ -13,18 +13,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::{Cable, Node, TestCluster, bytes};
+use common::{Cable, FIRST, TestCluster, orphan_prewrite, request, set};
 use proto::shard as pb;
 use proto::shard::request::Body as Ask;
 use proto::shard::response::Body as Answer;
 use raft::{ChangeError, Group, RaftOptions};
-use storage::ids::{GroupId, Term};
+use storage::ids::Term;
 use storage::seam::Seams;
-use txn::api::{BeginOptions, Expect, Write};
 use txn::shard::Leadership;
 use txn::{CoordinatorOptions, ShardServer};
 
-const FIRST: GroupId = GroupId(2);
 const WHILE: Duration = Duration::from_secs(1);
 
 /// Three nodes, and a row. A lease is so long that whoever is cut off has it for whatever a test does next; and a proposal that
@@ -40,26 +38,9 @@ async fn cuttable() -> (TestCluster, Cable) {
     let cable = Cable::default();
     let seams = Seams::real().over(Arc::new(cable.clone()));
     let cluster = TestCluster::start_over(3, CoordinatorOptions::default(), raft, seams).await;
-    eventually(&cluster, "somebody leads", || cluster.nodes.iter().any(|node| leads(node).is_some())).await;
-    let txn = cluster.database(0).begin(BeginOptions::default());
-    let write = Write { key: bytes("a"), value: Some(bytes("1")), expect: Expect::Any };
-    txn.write(vec![write], &[]).await.unwrap();
-    txn.commit().await.unwrap();
+    cluster.eventually("somebody leads", || cluster.nodes.iter().any(|node| node.leads().is_some())).await;
+    set(&*cluster.database(0), "a", Some("1")).await;
     (cluster, cable)
-}
-
-async fn eventually(cluster: &TestCluster, what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..3_000 {
-        if condition() {
-            return;
-        }
-        cluster.seams.sleep(Duration::from_millis(10)).await;
-    }
-    panic!("never: {what}");
-}
-
-fn leads(node: &Node) -> Option<Arc<Leadership>> {
-    node.server.registry().get(FIRST)?.leadership()
 }
 
 struct Leader {
@@ -71,7 +52,7 @@ struct Leader {
 
 impl Leader {
     fn of(cluster: &TestCluster) -> Self {
-        let led = cluster.nodes.iter().find_map(|node| Some((node, leads(node)?)));
+        let led = cluster.nodes.iter().find_map(|node| Some((node, node.leads()?)));
         let (node, leadership) = led.unwrap();
         let term = leadership.term;
         Self { server: node.server.clone(), group: node.multi.group(FIRST).unwrap(), leadership, term }
@@ -79,15 +60,8 @@ impl Leader {
 
     /// What it answers is awaited elsewhere.
     fn ask(&self, ask: Ask) -> tokio::task::JoinHandle<Answer> {
-        let request = pb::Request {
-            group: FIRST.0,
-            epoch: 1,
-            timeout_ms: 5_000,
-            body: Some(ask),
-            ..Default::default()
-        };
         let server = self.server.clone();
-        tokio::spawn(async move { server.handle(request).await.body.unwrap() })
+        tokio::spawn(async move { server.handle(request(ask)).await.body.unwrap() })
     }
 
     fn close(&self) -> tokio::task::JoinHandle<Answer> {
@@ -133,7 +107,7 @@ async fn what_was_said_in_vain_is_given_up() {
     cluster.meta.stopped.send_replace(true);
     let asked = cluster.meta.asked.load(Ordering::SeqCst);
     let closing = leader.close();
-    eventually(&cluster, "it asks for the time", || cluster.meta.asked.load(Ordering::SeqCst) > asked).await;
+    cluster.eventually("it asks for the time", || cluster.meta.asked.load(Ordering::SeqCst) > asked).await;
     cable.set_cut(true);
     cluster.meta.stopped.send_replace(false);
     assert_failure(&closing.await.unwrap(), pb::FailureKind::FailureAmbiguous);
@@ -151,18 +125,11 @@ async fn latches_stay_while_their_leader_hands_over_to_one_that_is_gone() {
     let started = cluster.database(0).timestamp().await.unwrap();
     let leader = Leader::of(&cluster);
     let latches = &leader.leadership.latches;
-    eventually(&cluster, "nothing is under way", || latches.is_idle()).await;
+    cluster.eventually("nothing is under way", || latches.is_idle()).await;
     let last = leader.last();
     cable.set_cut(true);
-    let prewrite = leader.ask(Ask::Prewrite(pb::Prewrite {
-        txn: 77_u128.to_be_bytes().to_vec().into(),
-        primary: bytes("b"),
-        started: started.0,
-        writes: vec![pb::Write { key: bytes("b"), value: Some(bytes("2")), ..Default::default() }],
-        round: 1,
-        ..Default::default()
-    }));
-    eventually(&cluster, "it is in the log", || leader.last() > last).await;
+    let prewrite = leader.ask(orphan_prewrite("b", "2", started));
+    cluster.eventually("it is in the log", || leader.last() > last).await;
     // To whom it has heard of a moment ago.
     let progress = leader.group.status().progress;
     let heard = progress.iter().filter_map(|(replica, progress)| Some((progress.silent_for?, *replica)));
@@ -178,7 +145,7 @@ async fn latches_stay_while_their_leader_hands_over_to_one_that_is_gone() {
     assert!(!handing_over.is_finished(), "it has handed over all the while");
     // It hears who leads.
     cable.set_cut(false);
-    eventually(&cluster, "it is known", || latches.is_idle()).await;
+    cluster.eventually("it is known", || latches.is_idle()).await;
     assert_ne!(leader.group.leads(), Some(leader.term));
     let handed = handing_over.await.unwrap();
     assert!(matches!(handed, Ok(()) | Err(ChangeError::TimedOut(_))), "{handed:?}");

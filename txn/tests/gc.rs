@@ -7,19 +7,12 @@ mod common;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::{TestCluster, bytes};
+use common::{TestCluster, bytes, set};
 use raft::StateMachineFactory;
 use storage::Cf;
-use storage::ids::{KeyRange, ReplicaId, Timestamp};
-use txn::api::{BeginOptions, Database, Expect, Isolation, Write};
+use storage::ids::{KeyRange, ReplicaId};
+use txn::api::{BeginOptions, Expect, Isolation, Write};
 use txn::{Error, Registry, ShardFactory};
-
-async fn set(db: &dyn Database, key: &str, value: Option<&str>) -> Timestamp {
-    let txn = db.begin(BeginOptions::default());
-    let write = Write { key: bytes(key), value: value.map(bytes), expect: Expect::Any };
-    txn.write(vec![write], &[]).await.unwrap();
-    txn.commit().await.unwrap()
-}
 
 /// Versions that each replica keeps of user keys.
 fn versions(cluster: &TestCluster) -> Vec<usize> {

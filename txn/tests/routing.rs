@@ -10,13 +10,11 @@ use std::time::Duration;
 
 use common::{Cable, TestCluster, bytes};
 use raft::RaftOptions;
-use storage::ids::{GroupId, NodeId};
+use storage::ids::NodeId;
 use storage::seam::{Connecting, Network, Seams};
 use txn::api::Value;
 use txn::transport::{CallError, Peers};
 use txn::{CoordinatorOptions, Directory, Error};
-
-const FIRST: GroupId = GroupId(2);
 
 /// Reads a key, in a time in which any request has ended.
 async fn read(cluster: &TestCluster, node: usize, key: &str) -> Result<Vec<Option<Value>>, Error> {
@@ -30,11 +28,8 @@ async fn read(cluster: &TestCluster, node: usize, key: &str) -> Result<Vec<Optio
 
 /// A node that leads the first shard, once there is one.
 async fn leader(cluster: &TestCluster) -> usize {
-    let leads = |node: &common::Node| {
-        node.server.registry().get(FIRST).is_some_and(|shard| shard.leadership().is_some())
-    };
     for _ in 0..3_000 {
-        if let Some(at) = cluster.nodes.iter().position(leads) {
+        if let Some(at) = cluster.nodes.iter().position(|node| node.leads().is_some()) {
             return at;
         }
         cluster.seams.sleep(Duration::from_millis(10)).await;

@@ -19,6 +19,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use proto::shard as pb;
+use proto::shard::request::Body as Ask;
 use raft::{AddressBook, MultiRaft, RaftOptions};
 use storage::ids::{Epoch, GroupId, KeyRange, NodeId, ReplicaId, Timestamp, TxnId};
 use storage::seam::{Connecting, Connection, Network, Seams};
@@ -27,11 +29,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tonic::transport::server::TcpIncoming;
-use txn::api::NodeInfo;
+use txn::api::{BeginOptions, Database, Expect, NodeInfo, Write};
+use txn::shard::Leadership;
 use txn::{
     Cluster, CoordinatorOptions, Directory, Edge, Error, Oracle, Registry, ShardDescriptor, ShardFactory,
     ShardServer, ShardService,
 };
+
+/// The shard that holds all keys at first.
+pub const FIRST: GroupId = GroupId(2);
 
 /// The counter and the map.
 pub struct Meta {
@@ -190,6 +196,13 @@ pub struct Node {
     dir: tempfile::TempDir,
 }
 
+impl Node {
+    /// Its leadership of the first shard.
+    pub fn leads(&self) -> Option<Arc<Leadership>> {
+        self.server.registry().get(FIRST)?.leadership()
+    }
+}
+
 pub struct TestCluster {
     pub meta: Arc<Meta>,
     pub nodes: Vec<Node>,
@@ -221,7 +234,7 @@ impl TestCluster {
     ) -> Self {
         let meta = Meta::new(raft);
         let replicas: BTreeMap<ReplicaId, NodeId> = (1..=nodes).map(|n| (ReplicaId(n), NodeId(n))).collect();
-        let group = GroupId(2);
+        let group = FIRST;
         let shard =
             ShardDescriptor { group, range: KeyRange::all(), epoch: Epoch(1), replicas: replicas.clone() };
         meta.update(&shard);
@@ -245,12 +258,23 @@ impl TestCluster {
         Self { meta, nodes: started, seams }
     }
 
-    pub fn database(&self, node: usize) -> Arc<dyn txn::api::Database> {
+    pub fn database(&self, node: usize) -> Arc<dyn Database> {
         Arc::new(self.nodes[node].cluster.clone())
     }
 
     pub fn multis(&self) -> Vec<Arc<MultiRaft>> {
         self.nodes.iter().map(|node| node.multi.clone()).collect()
+    }
+
+    /// Waits until something is so.
+    pub async fn eventually(&self, what: &str, condition: impl Fn() -> bool) {
+        for _ in 0..3_000 {
+            if condition() {
+                return;
+            }
+            self.seams.sleep(Duration::from_millis(10)).await;
+        }
+        panic!("never: {what}");
     }
 
     pub async fn stop(self) {
@@ -285,6 +309,31 @@ pub async fn start_node(id: NodeId, meta: &Arc<Meta>, seams: &Seams, options: &C
 
 pub fn bytes(text: impl AsRef<[u8]>) -> Bytes {
     Bytes::copy_from_slice(text.as_ref())
+}
+
+/// Writes one key, or removes it, in a transaction of its own.
+pub async fn set(db: &dyn Database, key: &str, value: Option<&str>) -> Timestamp {
+    let txn = db.begin(BeginOptions::default());
+    let write = Write { key: bytes(key), value: value.map(bytes), expect: Expect::Any };
+    txn.write(vec![write], &[]).await.unwrap();
+    txn.commit().await.unwrap()
+}
+
+/// A request to the first shard as it is before any split.
+pub fn request(ask: Ask) -> pb::Request {
+    pb::Request { group: FIRST.0, epoch: 1, timeout_ms: 5_000, body: Some(ask), ..pb::Request::default() }
+}
+
+/// A prewrite of one key by a transaction whose coordinator is nobody.
+pub fn orphan_prewrite(key: &str, value: &str, started: Timestamp) -> Ask {
+    Ask::Prewrite(pb::Prewrite {
+        txn: 77_u128.to_be_bytes().to_vec().into(),
+        primary: bytes(key),
+        started: started.0,
+        writes: vec![pb::Write { key: bytes(key), value: Some(bytes(value)), ..pb::Write::default() }],
+        round: 1,
+        ..pb::Prewrite::default()
+    })
 }
 
 /// TCP between all nodes, which can be cut: from then on nothing passes.
