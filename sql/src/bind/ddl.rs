@@ -63,13 +63,8 @@ impl Binder<'_> {
                 Ok(Statement::Ddl(Ddl::CreateSchema { name, if_not_exists: *if_not_exists }))
             }
             other => {
-                let text = other.to_string();
-                let words: Vec<&str> = text
-                    .split_whitespace()
-                    .take_while(|w| w.bytes().all(|b| b.is_ascii_uppercase()))
-                    .take(3)
-                    .collect();
-                let what = if words.is_empty() { "this statement".to_owned() } else { words.join(" ") };
+                let words = first_words(other);
+                let what = if words.is_empty() { "this statement".to_owned() } else { words };
                 Err(SqlError::unsupported(what))
             }
         }
@@ -147,4 +142,12 @@ impl Binder<'_> {
         }
         Ok(Statement::Ddl(Ddl::Truncate { tables, notices }))
     }
+}
+
+/// The keywords that a statement, or a part of one, begins with.
+fn first_words(what: &impl std::fmt::Display) -> String {
+    let text = what.to_string();
+    let words: Vec<&str> =
+        text.split_whitespace().take_while(|w| w.bytes().all(|b| b.is_ascii_uppercase())).take(3).collect();
+    words.join(" ")
 }

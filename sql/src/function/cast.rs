@@ -23,43 +23,18 @@ const fn relabel(from: Type, to: Type, context: CastContext) -> Entry {
 
 macro_rules! casts {
     ($($from:ident $to:ident $context:ident $volatility:ident $kernel:expr;)*) => {
-        /// The casts that compute something.
+        /// The casts that compute something, each called after its target.
         pub(super) static CASTS: &[Entry] = &[$(Entry {
             from: Type::$from,
             to: Type::$to,
-            function: Some(casts!(@$volatility f(cast_name(Type::$to), &[Type::$from], Type::$to, $kernel))),
+            function: Some(casts!(
+                @$volatility f(Type::$to.internal_name(), &[Type::$from], Type::$to, $kernel)
+            )),
             context: $context,
         }),*];
     };
     (@immutable $function:expr) => { $function };
     (@stable $function:expr) => { $function.stable() };
-}
-
-/// A cast is called after its target.
-const fn cast_name(ty: Type) -> &'static str {
-    match ty {
-        Type::Unknown => "unknown",
-        Type::Bool => "bool",
-        Type::Int2 => "int2",
-        Type::Int4 => "int4",
-        Type::Int8 => "int8",
-        Type::Float4 => "float4",
-        Type::Float8 => "float8",
-        Type::Numeric => "numeric",
-        Type::Text => "text",
-        Type::Varchar => "varchar",
-        Type::Bpchar => "bpchar",
-        Type::Name => "name",
-        Type::Bytea => "bytea",
-        Type::Date => "date",
-        Type::Time => "time",
-        Type::Timestamp => "timestamp",
-        Type::Timestamptz => "timestamptz",
-        Type::Interval => "interval",
-        Type::Uuid => "uuid",
-        Type::Oid => "oid",
-        Type::Void => "void",
-    }
 }
 
 /// The casts that leave the value as it is. Values of `char(n)` are kept without trailing blanks, so they are text as

@@ -171,7 +171,7 @@ impl Type {
     }
 
     /// `pg_type.typname`, which also names the column of a bare cast (`SELECT '1'::bigint` is called `int8`).
-    pub fn internal_name(self) -> &'static str {
+    pub const fn internal_name(self) -> &'static str {
         match self {
             Type::Unknown => "unknown",
             Type::Bool => "bool",

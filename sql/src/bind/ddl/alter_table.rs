@@ -4,6 +4,7 @@ use sqlparser::ast::{self, AlterTableOperation, TableConstraint};
 
 use super::constraint::{multiple_keys, no_subquery};
 use super::create_table::{NewTable, option_text, place_option};
+use super::first_words;
 use super::reference::{Referring, dropping};
 use crate::bind::insert::column_index;
 use crate::bind::scope::{fold, table_name};
@@ -219,13 +220,7 @@ impl Binder<'_> {
                 }
             }
             other => {
-                let text = other.to_string();
-                let words: Vec<&str> = text
-                    .split_whitespace()
-                    .take_while(|w| w.bytes().all(|b| b.is_ascii_uppercase()))
-                    .take(3)
-                    .collect();
-                return Err(SqlError::unsupported(format!("ALTER TABLE {}", words.join(" "))));
+                return Err(SqlError::unsupported(format!("ALTER TABLE {}", first_words(other))));
             }
         };
         Ok(Statement::Ddl(ddl))
