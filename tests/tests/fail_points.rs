@@ -173,7 +173,8 @@ async fn a_node_dies_at_every_fail_point_and_nothing_is_lost() -> Result<()> {
     let mut doomed = Doomed::start(4).await?;
     // By clients' writes alone, and by the checkpointer: on nodes that have the shards that are written. One of the four may have none,
     // as a table's shards are pieces of its database's.
-    for (round, point) in [LogUnwritten, LogWritten, ApplyWritten, CheckpointFlushed].into_iter().enumerate() {
+    for (round, point) in [LogUnwritten, LogWritten, ApplyWritten, CheckpointFlushed].into_iter().enumerate()
+    {
         let (shard, _) = doomed.to_cut(1).await?;
         let n = doomed.holder(&shard, round).await?;
         doomed.die(n, point, &[]).await?;
