@@ -1,4 +1,4 @@
-//! What tests within this crate run where the state machine does not matter: one that holds nothing, and a node that knows nobody.
+//! What tests within this crate run where the state machine does not matter: one that holds nothing. And nobody else is known.
 
 use std::sync::Arc;
 

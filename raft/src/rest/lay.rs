@@ -1,5 +1,5 @@
-//! How a group is laid to rest: by its leader, when nothing speaks against it, and then by those that hear of it. The order of the
-//! steps is what makes it safe: see [`crate::rest`].
+//! How a group is laid to rest: by its leader, when nothing speaks against it, and then by those that hear of it. The order of
+//! the steps is what makes it safe: see [`crate::rest`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
