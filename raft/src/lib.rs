@@ -129,6 +129,8 @@ mod state_machine;
 mod suite_test;
 mod suspects;
 #[cfg(test)]
+mod test_machine;
+#[cfg(test)]
 mod test_node;
 mod transport;
 #[cfg(test)]

@@ -44,96 +44,28 @@
 //!
 //! A group rests only if its state machine agrees ([`crate::StateMachine::may_rest`]). The meta-group never does.
 
-use std::cmp::Reverse;
+mod lay;
+mod roll;
+
+pub(crate) use roll::{Roll, run};
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use openraft::ServerState;
-use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::{Mutex, RwLock};
-use proto::raft as wire;
-use storage::ids::{GroupId, LogIndex, NodeId, ReplicaId, Term};
-use storage::seam::Seams;
+use storage::ids::{LogIndex, NodeId, ReplicaId, Term};
 use tokio::sync::oneshot;
 
 use crate::api::{GroupStatus, Peer, Role};
 use crate::core::Core;
-use crate::crowd::{Crowd, Place};
 use crate::group::Group;
-use crate::multi::MultiRaft;
 use crate::state_machine::{Position, Shared};
-use crate::types::{Vote, log_id_to_wire, vote_to_wire};
+use crate::types::Vote;
 
-/// How often groups without work are looked for.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long the others may take to answer that they rest, too.
-const TELL_LIMIT: Duration = Duration::from_millis(500);
-const TELL_BYTES: usize = 64;
 /// How often whoever waits for a group that may not vote yet looks whether it may.
 const GATE_LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Groups laid to rest, and woken for what they owe, in one look.
-const LAID_MAX: usize = 256;
-const WOKEN_MAX: usize = 16;
-
-/// Who is awake, of all groups of a node: what is done for each of them is not to be done for ten thousand that rest.
-#[derive(Default)]
-pub(crate) struct Roll {
-    awake: Mutex<BTreeMap<GroupId, Weak<Group>>>,
-    /// At rest, at home here, with members that may lack entries.
-    owing: Mutex<BTreeSet<GroupId>>,
-    crowd: Crowd,
-    /// Changes with who rests, and where.
-    version: AtomicU64,
-    /// Groups of which that has changed since somebody took them.
-    changed: Mutex<BTreeSet<GroupId>>,
-}
-
-impl Roll {
-    fn woke(&self, group: &Arc<Group>) {
-        self.owing.lock().remove(&group.id());
-        self.awake.lock().insert(group.id(), Arc::downgrade(group));
-        self.moved(group.id());
-    }
-
-    pub fn rests(&self, group: GroupId, owes: bool) {
-        self.awake.lock().remove(&group);
-        if owes {
-            self.owing.lock().insert(group);
-        }
-        self.moved(group);
-    }
-
-    /// It rests, or has its home, elsewhere than before.
-    fn moved(&self, group: GroupId) {
-        self.changed.lock().insert(group);
-        self.version.fetch_add(1, Ordering::SeqCst);
-    }
-
-    pub fn gone(&self, group: GroupId) {
-        self.rests(group, false);
-        self.owing.lock().remove(&group);
-    }
-
-    /// A place among those awake, for one that is to wake for a request.
-    fn enter(&self, limit: usize) -> Option<Place> {
-        let awake = self.awake.lock();
-        self.crowd.enter(awake.len(), limit)
-    }
-
-    pub fn awake(&self) -> Vec<Arc<Group>> {
-        self.awake.lock().values().filter_map(Weak::upgrade).collect()
-    }
-
-    pub fn version(&self) -> u64 {
-        self.version.load(Ordering::SeqCst)
-    }
-
-    pub fn take_changed(&self) -> BTreeSet<GroupId> {
-        std::mem::take(&mut *self.changed.lock())
-    }
-}
 
 /// What a replica keeps while it rests.
 #[derive(Clone, Debug)]
@@ -393,214 +325,5 @@ impl Group {
         };
         crate::group::within(&self.seams, limit, lead).await;
         true
-    }
-
-    /// Lays the group to rest, as its leader, if nothing speaks against it. Whether it has.
-    pub(crate) async fn lay_to_rest(self: &Arc<Self>) -> bool {
-        let Some((rest, others)) = self.go_to_rest().await else { return false };
-        // Nothing is held any more: whoever asks for the group meanwhile does not wait until all have been told. One that hears
-        // of it late has another vote by then, or rests, and is woken.
-        let tell = |other: Peer| {
-            let body = wire::request::Body::Rest(rest);
-            let link = self.nursery.hub.link(other.node);
-            link.request(self.id(), self.replica(), other.replica, TELL_BYTES, TELL_LIMIT, body)
-        };
-        // Whoever doesn't hear it wakes the others some time.
-        let _ = futures::future::join_all(others.into_iter().map(tell)).await;
-        true
-    }
-
-    /// … here. What to tell, and whom.
-    async fn go_to_rest(self: &Arc<Self>) -> Option<(wire::Rest, Vec<Peer>)> {
-        let _turn = self.rest.turn.try_lock().ok()?;
-        let _members = self.changes.try_lock().ok()?;
-        // Nothing is in flight, and nothing comes.
-        let all = self.options.proposals_in_flight_max as u32;
-        let _proposals = self.proposals.try_acquire_many(all).ok()?;
-        let core = self.core()?;
-        let status = self.status_of(&core);
-        let owed = match self.may_rest(&status) {
-            Ok(owed) => owed,
-            Err(why) => {
-                tracing::trace!(group = %self.id(), why, "not to be laid to rest");
-                return None;
-            }
-        };
-        let (vote, last) = {
-            let metrics = core.metrics.borrow_watched();
-            let agrees = metrics.state == ServerState::Leader && metrics.current_term == status.term.0;
-            if !agrees || metrics.last_applied.is_none() {
-                return None;
-            }
-            (metrics.vote, metrics.last_applied)
-        };
-        let others: Vec<Peer> = status
-            .members
-            .iter()
-            .chain(&status.learners)
-            .map(|(replica, node)| Peer { replica: *replica, node: *node })
-            .filter(|other| other.replica != self.replica())
-            .collect();
-        let rests = self.close(&core, status, owed, &vote).await;
-        let rest = wire::Rest { vote: Some(vote_to_wire(&vote)), last: last.as_ref().map(log_id_to_wire) };
-        rests.then_some((rest, others))
-    }
-
-    /// Whether the group has no work, as far as its leader sees: who lacks entries, for his node is away; or why it has.
-    fn may_rest(&self, status: &GroupStatus) -> Result<BTreeSet<NodeId>, &'static str> {
-        if status.role.leads() != Some(status.term) || self.is_gated() || self.is_stopping() {
-            return Err("it does not lead");
-        }
-        if status.joint || status.last.is_none() {
-            return Err("its members are being changed");
-        }
-        if status.last != status.committed || status.last != status.applied {
-            return Err("entries are on their way");
-        }
-        if !self.machine().may_rest() {
-            return Err("its state machine has work");
-        }
-        let mut owed = BTreeSet::new();
-        let mut voters = 1;
-        let fresh = 4 * self.options.heartbeat;
-        for (replica, node) in status.members.iter().chain(&status.learners) {
-            if *replica == self.replica() {
-                continue;
-            }
-            let progress = status.progress.get(replica);
-            let answers = progress.and_then(|p| p.silent_for).is_some_and(|silence| silence < fresh);
-            match progress {
-                Some(p) if answers && p.lag == 0 => {
-                    voters += usize::from(status.members.contains_key(replica))
-                }
-                _ if !self.nursery.hub.liveness.is_heard(*node) => {
-                    owed.insert(*node);
-                }
-                _ => return Err("a member lacks entries"),
-            }
-        }
-        if 2 * voters > status.members.len() { Ok(owed) } else { Err("no majority has all of it") }
-    }
-
-    /// The leader says that it has laid the group to rest. Whether this replica rests, too.
-    pub(crate) async fn follow_to_rest(self: &Arc<Self>, from: Peer, vote: Vote, last: u64) -> bool {
-        let _turn = self.rest.turn.lock().await;
-        let Some(core) = self.core() else {
-            let mut rested = self.rest.rested.lock();
-            if rested.status.term.0 <= vote.leader_id().term && rested.status.leader != Some(from) {
-                rested.status.leader = Some(from);
-                self.nursery.roll.moved(self.id());
-            }
-            return true;
-        };
-        let mut status = self.status_of(&core);
-        let agrees = {
-            let metrics = core.metrics.borrow_watched();
-            let follows = matches!(metrics.state, ServerState::Follower | ServerState::Learner);
-            follows && metrics.vote == vote && vote.is_committed()
-        };
-        let whole = status.last == Some(LogIndex(last)) && status.applied == Some(LogIndex(last));
-        if !agrees || !whole || status.joint || self.is_stopping() {
-            return false;
-        }
-        status.leader = Some(from);
-        self.close(&core, status, BTreeSet::new(), &vote).await
-    }
-
-    /// Drops openraft's instance. False if its vote was not what it seemed: then the replica is gated for a while, and wakes.
-    async fn close(
-        self: &Arc<Self>,
-        core: &Arc<Core>,
-        status: GroupStatus,
-        owed: BTreeSet<NodeId>,
-        vote: &Vote,
-    ) -> bool {
-        let rested = Rested { status: GroupStatus { rests: true, ..status }, owed, vote: None };
-        {
-            let _one = self.rest.publishing.lock();
-            let leader = rested.leader_elsewhere();
-            let owes = rested.owes();
-            *self.rest.rested.lock() = rested;
-            *self.rest.core.write() = None;
-            // It would not stand for election, and so never wake.
-            self.set_stuck(false);
-            self.nursery.roll.rests(self.id(), owes);
-            self.publish(Role::Follower { leader });
-        }
-        core.close().await;
-        if core.log.vote() != Some(*vote) {
-            let closing = self.gate.close();
-            let group = self.clone();
-            self.seams.spawn("raft-gate", async move {
-                group.seams.sleep(group.options.election_max).await;
-                group.gate.outlive(closing);
-                if group.awake().await.is_ok() && !group.is_gated() {
-                    group.stand_for_election();
-                }
-            });
-            return false;
-        }
-        self.rest.rested.lock().vote = Some(*vote);
-        metrics::counter!("flotilla_raft_rests_total").increment(1);
-        tracing::debug!(group = %self.id(), replica = %self.replica(), "at rest");
-        true
-    }
-}
-
-/// Lays to rest what has no work, and wakes who owes entries to nodes that answer again; until the node stops.
-pub(crate) async fn run(multi: Weak<MultiRaft>, seams: Seams) {
-    loop {
-        seams.beat(LOOK_EVERY).await;
-        let Some(multi) = multi.upgrade() else { return };
-        if multi.is_stopping() {
-            return;
-        }
-        look(&multi).await;
-    }
-}
-
-async fn look(multi: &Arc<MultiRaft>) {
-    let (options, roll) = (multi.options(), multi.roll());
-    let awake = roll.awake();
-    metrics::gauge!("flotilla_raft_groups_awake").set(awake.len() as f64);
-    let patience = if awake.len() > options.awake_max { options.rest_after / 8 } else { options.rest_after };
-    let patience = (patience.as_secs_f64() / LOOK_EVERY.as_secs_f64()).ceil() as u32;
-    let too_many = awake.len().saturating_sub(options.awake_limit / 2);
-    let mut idle: Vec<(u32, Arc<Group>)> = awake
-        .into_iter()
-        .map(|group| (group.rest.look(), group))
-        .filter(|(idle, group)| *idle > 0 && group.leads().is_some())
-        .collect();
-    idle.sort_by_key(|(idle, _)| Reverse(*idle));
-    for (n, (idle, group)) in idle.into_iter().enumerate().take(LAID_MAX) {
-        if idle < patience && n >= too_many {
-            break;
-        }
-        // Beside the others: telling them takes a moment.
-        group.seams.clone().spawn("raft-rest", async move {
-            if !group.lay_to_rest().await && too_many > 0 {
-                group.rest.defer();
-            }
-        });
-    }
-    let owing: Vec<GroupId> = roll.owing.lock().iter().copied().collect();
-    let due = owing.into_iter().filter_map(|id| multi.group(id)).filter(|group| group.is_to_settle());
-    for group in due.take(WOKEN_MAX) {
-        // Beside the others: one may be slow to wake.
-        group.seams.clone().spawn("raft-settle", async move { group.campaign().await });
-    }
-}
-
-impl Group {
-    /// It rests at home here, and somebody who lacks entries, or may, answers again.
-    fn is_to_settle(&self) -> bool {
-        let is_busy = self.rest.turn.try_lock().is_err();
-        if self.is_gated() || self.is_stopping() || is_busy {
-            return false;
-        }
-        let rested = self.rest.rested.lock();
-        let me = self.nursery.hub.me;
-        rested.is_at_home()
-            && rested.owed.iter().any(|node| *node != me && self.nursery.hub.liveness.is_heard(*node))
     }
 }

@@ -3,42 +3,25 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::Stream;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{OptionalSend, StorageError};
 use prost::Message;
 use proto::raft as wire;
-use storage::ids::{GroupId, KeyRange, NodeId, ReplicaId};
+use storage::ids::{GroupId, NodeId, ReplicaId};
 use storage::seam::Seams;
-use storage::{Batch, Cf, Identity, Store, StoreOptions};
+use storage::{Identity, Store, StoreOptions};
 use tempfile::TempDir;
 
-use crate::api::{Applied, Fatal, Role, StateMachine};
 use crate::fault::Fault;
 use crate::log_room::LogRoom;
 use crate::log_store::LogStore;
 use crate::snapshot::SnapshotData;
 use crate::spool::SpoolWriter;
 use crate::state_machine::{Adapter, Position, Shared};
+use crate::test_machine::Nothing;
 use crate::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig, meta_to_wire};
-
-struct Nothing;
-
-impl StateMachine for Nothing {
-    fn apply(&self, _: &mut Batch, _: Applied, _: &[u8]) -> Result<Bytes, Fatal> {
-        Ok(Bytes::new())
-    }
-    fn applied(&self, _: Applied) {}
-    fn spans(&self) -> Vec<(Cf, KeyRange)> {
-        Vec::new()
-    }
-    fn restored(&self) -> Result<(), Fatal> {
-        Ok(())
-    }
-    fn role_changed(&self, _: &Role) {}
-}
 
 /// The suite purges what it has applied, so here every apply counts as flushed.
 struct Flushing {

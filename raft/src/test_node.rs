@@ -5,21 +5,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 use openraft::raft::AppendEntriesRequest;
 use openraft::vote::{RaftLeaderId, RaftVote};
-use storage::ids::{GroupId, KeyRange, LogIndex, NodeId, ReplicaId};
+use storage::ids::{GroupId, LogIndex, NodeId, ReplicaId};
 use storage::seam::Seams;
-use storage::{Batch, Cf, Engine, Identity, Store, StoreOptions};
+use storage::{Identity, Store, StoreOptions};
 use tempfile::TempDir;
 
-use crate::api::{AddressBook, Applied, Expected, Fatal, Peer, Role, StateMachine, StateMachineFactory};
+use crate::api::Peer;
 use crate::create::NewGroup;
 use crate::group::Group;
 use crate::multi::MultiRaft;
 use crate::options::RaftOptions;
+use crate::test_machine::{Nobody, Nothings};
 use crate::types::{Entry, LeaderId, TypeConfig, Vote, log_id};
 
 const ME: u64 = 2;
@@ -27,43 +27,6 @@ const TERM: u64 = 1;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The leader of all its groups.
 pub(crate) const LEADER: Peer = Peer { replica: ReplicaId(1), node: NodeId(1) };
-
-struct Nothing;
-
-impl StateMachine for Nothing {
-    fn apply(&self, _: &mut Batch, _: Applied, _: &[u8]) -> Result<Bytes, Fatal> {
-        Ok(Bytes::new())
-    }
-    fn applied(&self, _: Applied) {}
-    fn spans(&self) -> Vec<(Cf, KeyRange)> {
-        Vec::new()
-    }
-    fn restored(&self) -> Result<(), Fatal> {
-        Ok(())
-    }
-    fn may_rest(&self) -> bool {
-        true
-    }
-    fn role_changed(&self, _: &Role) {}
-}
-
-struct Nothings;
-
-impl StateMachineFactory for Nothings {
-    fn open(&self, _: GroupId, _: ReplicaId, _: Arc<Engine>) -> Result<Arc<dyn StateMachine>, Fatal> {
-        Ok(Arc::new(Nothing))
-    }
-
-    fn expected(&self, _: &Arc<Engine>) -> Result<Vec<Expected>, Fatal> {
-        Ok(Vec::new())
-    }
-}
-
-impl AddressBook for Nothings {
-    fn address(&self, _: NodeId) -> Option<String> {
-        None
-    }
-}
 
 pub(crate) struct TestNode {
     pub multi: Arc<MultiRaft>,
@@ -82,7 +45,7 @@ impl TestNode {
         let store = Store::open(dir.path(), StoreOptions::default(), seams.clone()).expect("a store");
         store.set_identity(Identity { cluster_id: 1, node_id: NodeId(ME) }).expect("identity");
         let multi =
-            MultiRaft::start(options, store.clone(), Arc::new(Nothings), Arc::new(Nothings), seams.clone());
+            MultiRaft::start(options, store.clone(), Arc::new(Nothings), Arc::new(Nobody), seams.clone());
         Self { multi: multi.await.expect("start"), seams, _store: store, _dir: dir }
     }
 

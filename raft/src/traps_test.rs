@@ -8,12 +8,11 @@ use bytes::Bytes;
 use futures::{TryStreamExt, stream};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::{EntryPayload, Membership, RaftLogReader, RaftSnapshotBuilder};
-use storage::ids::{GroupId, KeyRange, LogIndex, NodeId, ReplicaId};
+use storage::ids::{GroupId, LogIndex, NodeId, ReplicaId};
 use storage::seam::Seams;
-use storage::{Batch, Cf, Engine, Identity, Store, StoreOptions};
+use storage::{Identity, Store, StoreOptions};
 use tempfile::TempDir;
 
-use crate::api::{AddressBook, Applied, Expected, Fatal, Role, StateMachine, StateMachineFactory};
 use crate::command::Command;
 use crate::fault::Fault;
 use crate::log_room::LogRoom;
@@ -21,47 +20,12 @@ use crate::log_store::{LogStore, durably, encode_ballot};
 use crate::multi::MultiRaft;
 use crate::options::RaftOptions;
 use crate::state_machine::{Adapter, Position, Shared};
+use crate::test_machine::{Nobody, Nothing, Nothings};
 use crate::types::{Entry, Host, StoredMembership, Vote, encode_entry, encode_log_id, entry_bytes, log_id};
 
 const GROUP: GroupId = GroupId(5);
 const ME: ReplicaId = ReplicaId(1);
 const COMMAND_BYTES: usize = 300;
-
-struct Nothing;
-
-impl StateMachine for Nothing {
-    fn apply(&self, _: &mut Batch, _: Applied, _: &[u8]) -> Result<Bytes, Fatal> {
-        Ok(Bytes::new())
-    }
-    fn applied(&self, _: Applied) {}
-    fn spans(&self) -> Vec<(Cf, KeyRange)> {
-        Vec::new()
-    }
-    fn restored(&self) -> Result<(), Fatal> {
-        Ok(())
-    }
-    fn role_changed(&self, _: &Role) {}
-}
-
-struct Nothings;
-
-impl StateMachineFactory for Nothings {
-    fn open(&self, _: GroupId, _: ReplicaId, _: Arc<Engine>) -> Result<Arc<dyn StateMachine>, Fatal> {
-        Ok(Arc::new(Nothing))
-    }
-
-    fn expected(&self, _: &Arc<Engine>) -> Result<Vec<Expected>, Fatal> {
-        Ok(Vec::new())
-    }
-}
-
-struct Nobody;
-
-impl AddressBook for Nobody {
-    fn address(&self, _: NodeId) -> Option<String> {
-        None
-    }
-}
 
 fn store() -> (TempDir, Arc<Store>) {
     let dir = TempDir::new().expect("a directory");

@@ -7,12 +7,13 @@ mod harness;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use harness::{Cluster, GROUP, eventually};
 use raft::{Error, Expected, Group, NewGroup, Role, private_keys};
 use storage::ids::{GroupId, NodeId, ReplicaId};
+use storage::seam::{Task, Tasks, TokioTasks};
 
 const NEIGHBOUR: GroupId = GroupId(8);
 /// No group of its own.
@@ -25,9 +26,34 @@ fn sole(group: GroupId) -> NewGroup {
     NewGroup { group, me: FIRST, members: BTreeMap::from([(FIRST, NodeId(1))]), campaign: false }
 }
 
+/// Counts how often the removal of a replica goes on after something that it had to wait for.
+struct Watched(Arc<AtomicUsize>);
+
+impl Tasks for Watched {
+    fn spawn_boxed(&self, name: &'static str, mut task: Task) {
+        if name != "remove-replica" {
+            return TokioTasks.spawn_boxed(name, task);
+        }
+        let steps = self.0.clone();
+        let watched = std::future::poll_fn(move |cx| {
+            steps.fetch_add(1, Ordering::SeqCst);
+            task.as_mut().poll(cx)
+        });
+        TokioTasks.spawn_boxed(name, Box::pin(watched));
+    }
+
+    fn thread(&self, name: &'static str, body: Box<dyn FnOnce() + Send + 'static>) -> std::io::Result<()> {
+        TokioTasks.thread(name, body)
+    }
+}
+
 /// The group has one member, on node 1, and a row.
 async fn one() -> Cluster {
-    let mut cluster = Cluster::new();
+    one_of(Cluster::new()).await
+}
+
+/// … of a cluster without nodes.
+async fn one_of(mut cluster: Cluster) -> Cluster {
     cluster.start(1).await;
     cluster.multi(1).create_group(sole(GROUP)).await.expect("create");
     cluster.put("a", "1").await;
@@ -51,7 +77,12 @@ async fn half_removed() -> (Cluster, PathBuf) {
 /// for good.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_removal_waits_for_what_is_being_applied() {
-    let cluster = one().await;
+    /// A removal is done after some ten. One that has taken so many and is not waits, and looks again and again.
+    const STEPS: usize = 50;
+    let steps = Arc::<AtomicUsize>::default();
+    let mut cluster = Cluster::new();
+    cluster.tasks = Some(Arc::new(Watched(steps.clone())));
+    let cluster = one_of(cluster).await;
     let (_, term) = cluster.leader().await;
     let held = cluster.hold();
     let group = cluster.group(1);
@@ -60,8 +91,8 @@ async fn a_removal_waits_for_what_is_being_applied() {
     let multi = cluster.multi(1);
     let removing = tokio::spawn(async move { multi.remove_replica(GROUP, FIRST).await });
     eventually("the removal has begun", || cluster.multi(1).group(GROUP).is_none()).await;
-    // (Time enough for all of it.)
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let waits_or_is_done = || removing.is_finished() || steps.load(Ordering::SeqCst) >= STEPS;
+    eventually("the removal waits, or is done", waits_or_is_done).await;
     assert!(!removing.is_finished(), "it has not waited");
     assert_eq!(cluster.get(1, "a").as_deref(), Some("1"), "it has wiped what is being written");
     drop(held);
@@ -219,6 +250,9 @@ async fn what_a_start_could_not_install_nobody_else_gets_before() {
     nobody_else_gets_its_keys_before(&cluster).await;
 }
 
+/// Snapshots that are begun until it is certain that more than one of them was refused.
+const ATTEMPTS: usize = 4;
+
 /// After [`failed_install`]: they are what its snapshot was to bring, and [`NEIGHBOUR`] gets them when its replica is gone.
 async fn nobody_else_gets_its_keys_before(cluster: &Cluster) {
     cluster.multi(1).create_group(sole(NEIGHBOUR)).await.expect("create");
@@ -227,8 +261,10 @@ async fn nobody_else_gets_its_keys_before(cluster: &Cluster) {
     let neighbour = |node: u64| cluster.multi(node).group(NEIGHBOUR).expect("the neighbour");
     eventually("it is led", || neighbour(1).leads().is_some()).await;
     neighbour(1).add_learner(SECOND, NodeId(2)).await.expect("add");
-    // (Time enough for some attempts.)
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // (The next one begins when the one before has been answered.)
+    let refused =
+        || cluster.snapshots_begun(1, NEIGHBOUR) >= ATTEMPTS || neighbour(2).status().applied.is_some();
+    eventually("its snapshot is refused some times, or taken", refused).await;
     assert_eq!(neighbour(2).status().applied, None);
     cluster.multi(2).remove_replica(GROUP, SECOND).await.expect("remove");
     eventually("it gets its snapshot", || neighbour(2).status().applied.is_some()).await;

@@ -18,7 +18,7 @@ use raft::{
 };
 use storage::digest::Digest;
 use storage::ids::{GroupId, KeyRange, LogIndex, NodeId, ReplicaId, Term};
-use storage::seam::{Network, Seams};
+use storage::seam::{Network, Seams, Tasks};
 use storage::{Batch, Cf, Engine, Identity, Store, StoreOptions};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -80,6 +80,8 @@ struct Strings {
     group: GroupId,
     replica: ReplicaId,
     commands: AtomicUsize,
+    /// That were begun to be sent.
+    snapshots: AtomicUsize,
     gate: Arc<Gate>,
     claims: Arc<Claims>,
     hangs: Arc<AtomicBool>,
@@ -111,6 +113,12 @@ impl StateMachine for Strings {
 
     fn restored(&self) -> Result<(), Fatal> {
         Ok(())
+    }
+
+    /// (Asked whenever one of its snapshots is about to be sent, and only then.)
+    fn is_retired(&self) -> bool {
+        self.snapshots.fetch_add(1, Ordering::SeqCst);
+        false
     }
 
     fn may_rest(&self) -> bool {
@@ -146,8 +154,8 @@ impl StateMachineFactory for Machines {
         _: Arc<Engine>,
     ) -> Result<Arc<dyn StateMachine>, Fatal> {
         let (gate, claims, hangs) = (self.gate.clone(), self.claims.clone(), self.hangs.clone());
-        let commands = AtomicUsize::new(0);
-        let machine = Arc::new(Strings { group, replica, commands, gate, claims, hangs });
+        let (commands, snapshots) = Default::default();
+        let machine = Arc::new(Strings { group, replica, commands, snapshots, gate, claims, hangs });
         self.opened.lock().expect("lock").insert(group, machine.clone());
         Ok(machine)
     }
@@ -185,6 +193,8 @@ pub struct Cluster {
     pub options: RaftOptions,
     /// … and their way to each other, if it is not plain TCP.
     pub network: Option<Arc<dyn Network>>,
+    /// … and what runs their tasks, if it is not tokio alone.
+    pub tasks: Option<Arc<dyn Tasks>>,
 }
 
 impl Cluster {
@@ -197,15 +207,14 @@ impl Cluster {
             ..RaftOptions::default()
         };
         let (dirs, running, book, gate, claims, awaited) = Default::default();
-        Self { dirs, book, running, gate, claims, awaited, options, network: None }
+        Self { dirs, book, running, gate, claims, awaited, options, network: None, tasks: None }
     }
 
     pub async fn start(&mut self, node: u64) {
         let dir = self.dirs.entry(node).or_insert_with(directory);
-        let seams = match &self.network {
-            Some(network) => Seams::real().over(network.clone()),
-            None => Seams::real(),
-        };
+        let mut seams = Seams::real();
+        seams.network = self.network.clone().unwrap_or(seams.network);
+        seams.tasks = self.tasks.clone().unwrap_or(seams.tasks);
         let store = Store::open(dir.path(), StoreOptions::default(), seams.clone()).expect("open the store");
         if store.identity().is_none() {
             let identity = Identity { cluster_id: CLUSTER, node_id: NodeId(node) };
@@ -422,6 +431,12 @@ impl Cluster {
     pub fn applied_commands(&self, node: u64) -> usize {
         let machines = self.running[&node].machines.opened.lock().expect("lock");
         machines[&GROUP].commands.load(Ordering::SeqCst)
+    }
+
+    /// How many snapshots of a group a node has begun to send. To each member it sends one after the other.
+    pub fn snapshots_begun(&self, node: u64, group: GroupId) -> usize {
+        let machines = self.running[&node].machines.opened.lock().expect("lock");
+        machines[&group].snapshots.load(Ordering::SeqCst)
     }
 
     /// Waits until all nodes have applied all that the leader has.

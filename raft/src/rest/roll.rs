@@ -1,0 +1,138 @@
+//! The roll of a node's groups: who is awake, who owes entries, and the look over all of them that lays them to rest and wakes
+//! them.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use storage::ids::GroupId;
+use storage::seam::Seams;
+
+use crate::crowd::{Crowd, Place};
+use crate::group::Group;
+use crate::multi::MultiRaft;
+
+/// How often groups without work are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Groups laid to rest, and woken for what they owe, in one look.
+const LAID_MAX: usize = 256;
+const WOKEN_MAX: usize = 16;
+
+/// Who is awake, of all groups of a node: what is done for each of them is not to be done for ten thousand that rest.
+#[derive(Default)]
+pub(crate) struct Roll {
+    awake: Mutex<BTreeMap<GroupId, Weak<Group>>>,
+    /// At rest, at home here, with members that may lack entries.
+    owing: Mutex<BTreeSet<GroupId>>,
+    crowd: Crowd,
+    /// Changes with who rests, and where.
+    version: AtomicU64,
+    /// Groups of which that has changed since somebody took them.
+    changed: Mutex<BTreeSet<GroupId>>,
+}
+
+impl Roll {
+    pub(super) fn woke(&self, group: &Arc<Group>) {
+        self.owing.lock().remove(&group.id());
+        self.awake.lock().insert(group.id(), Arc::downgrade(group));
+        self.moved(group.id());
+    }
+
+    pub fn rests(&self, group: GroupId, owes: bool) {
+        self.awake.lock().remove(&group);
+        if owes {
+            self.owing.lock().insert(group);
+        }
+        self.moved(group);
+    }
+
+    /// It rests, or has its home, elsewhere than before.
+    pub(super) fn moved(&self, group: GroupId) {
+        self.changed.lock().insert(group);
+        self.version.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn gone(&self, group: GroupId) {
+        self.rests(group, false);
+        self.owing.lock().remove(&group);
+    }
+
+    /// A place among those awake, for one that is to wake for a request.
+    pub(super) fn enter(&self, limit: usize) -> Option<Place> {
+        let awake = self.awake.lock();
+        self.crowd.enter(awake.len(), limit)
+    }
+
+    pub fn awake(&self) -> Vec<Arc<Group>> {
+        self.awake.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    pub fn take_changed(&self) -> BTreeSet<GroupId> {
+        std::mem::take(&mut *self.changed.lock())
+    }
+}
+
+/// Lays to rest what has no work, and wakes who owes entries to nodes that answer again; until the node stops.
+pub(crate) async fn run(multi: Weak<MultiRaft>, seams: Seams) {
+    loop {
+        seams.beat(LOOK_EVERY).await;
+        let Some(multi) = multi.upgrade() else { return };
+        if multi.is_stopping() {
+            return;
+        }
+        look(&multi).await;
+    }
+}
+
+async fn look(multi: &Arc<MultiRaft>) {
+    let (options, roll) = (multi.options(), multi.roll());
+    let awake = roll.awake();
+    metrics::gauge!("flotilla_raft_groups_awake").set(awake.len() as f64);
+    let patience = if awake.len() > options.awake_max { options.rest_after / 8 } else { options.rest_after };
+    let patience = (patience.as_secs_f64() / LOOK_EVERY.as_secs_f64()).ceil() as u32;
+    let too_many = awake.len().saturating_sub(options.awake_limit / 2);
+    let mut idle: Vec<(u32, Arc<Group>)> = awake
+        .into_iter()
+        .map(|group| (group.rest.look(), group))
+        .filter(|(idle, group)| *idle > 0 && group.leads().is_some())
+        .collect();
+    idle.sort_by_key(|(idle, _)| Reverse(*idle));
+    for (n, (idle, group)) in idle.into_iter().enumerate().take(LAID_MAX) {
+        if idle < patience && n >= too_many {
+            break;
+        }
+        // Beside the others: telling them takes a moment.
+        group.seams.clone().spawn("raft-rest", async move {
+            if !group.lay_to_rest().await && too_many > 0 {
+                group.rest.defer();
+            }
+        });
+    }
+    let owing: Vec<GroupId> = roll.owing.lock().iter().copied().collect();
+    let due = owing.into_iter().filter_map(|id| multi.group(id)).filter(|group| group.is_to_settle());
+    for group in due.take(WOKEN_MAX) {
+        // Beside the others: one may be slow to wake.
+        group.seams.clone().spawn("raft-settle", async move { group.campaign().await });
+    }
+}
+
+impl Group {
+    /// It rests at home here, and somebody who lacks entries, or may, answers again.
+    fn is_to_settle(&self) -> bool {
+        let is_busy = self.rest.turn.try_lock().is_err();
+        if self.is_gated() || self.is_stopping() || is_busy {
+            return false;
+        }
+        let rested = self.rest.rested.lock();
+        let me = self.nursery.hub.me;
+        rested.is_at_home()
+            && rested.owed.iter().any(|node| *node != me && self.nursery.hub.liveness.is_heard(*node))
+    }
+}
