@@ -19,6 +19,7 @@
 //! A node whose replicas make progress, but have far to go, since it was away, is *behind*: as long as a voter there lacks much of what
 //! is committed, its pulses say so, and nobody hands it a leadership, of other groups either ([`Group::transfer_leader`]). It would
 //! have to apply first what it has not, while clients wait, with its disk and the way to it busy. It stands for election all the same.
+//! (After a start a node is behind as long as its gates are closed: it would refuse a leadership, and has not heard yet what it lacks.)
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -82,6 +83,10 @@ impl Standing {
 pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
     let mut standing: HashMap<GroupId, Standing> = HashMap::new();
     let mut looked = seams.clock.now();
+    if let Some(multi) = multi.upgrade() {
+        let has_started = multi.groups().iter().any(|group| group.is_gated());
+        multi.hub().liveness.set_behind(multi.hub().me, has_started);
+    }
     loop {
         seams.sleep(LOOK_EVERY).await;
         let Some(multi) = multi.upgrade() else { return };
@@ -153,9 +158,9 @@ fn is_behind(group: &Group, core: &Core, applied: Option<u64>) -> bool {
         let after = |index: Option<u64>| core.log.bytes_after(index.unwrap_or(0));
         after(applied).saturating_sub(after(committed))
     };
-    let much =
-        group.shared().is_installing() || entries > LACKS_MAX || (entries > 0 && bytes() > LACKS_BYTES_MAX);
-    much && core.voters().iter().any(|(replica, _)| *replica == group.replica())
+    let much = || entries > LACKS_MAX || (entries > 0 && bytes() > LACKS_BYTES_MAX);
+    let is_behind = group.is_gated() || group.shared().is_installing() || much();
+    is_behind && core.voters().iter().any(|(replica, _)| *replica == group.replica())
 }
 
 /// Whether another voter is there whose node says that all is well, or has not said otherwise and answers this leader. (What hangs here
