@@ -83,9 +83,9 @@ impl Standing {
 pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
     let mut standing: HashMap<GroupId, Standing> = HashMap::new();
     let mut looked = seams.clock.now();
+    let mut starting = multi.upgrade().is_some_and(|multi| is_gated(&multi));
     if let Some(multi) = multi.upgrade() {
-        let has_started = multi.groups().iter().any(|group| group.is_gated());
-        multi.hub().liveness.set_behind(multi.hub().me, has_started);
+        multi.hub().liveness.set_behind(multi.hub().me, starting);
     }
     loop {
         seams.sleep(LOOK_EVERY).await;
@@ -99,7 +99,8 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
         }
         looked = now;
         let mut stuck = 0_u32;
-        let mut behind = false;
+        starting = starting && is_gated(&multi);
+        let mut behind = starting;
         let mut waiting = HashMap::new();
         for group in multi.roll().awake() {
             let Some(core) = group.core() else { continue };
@@ -149,6 +150,11 @@ fn due(core: &Core) -> Option<u64> {
     metrics.cluster_committed.map(|id| id.index).min(metrics.last_log_index)
 }
 
+/// Whether a replica here may not vote yet.
+fn is_gated(multi: &MultiRaft) -> bool {
+    multi.groups().iter().any(|group| group.is_gated())
+}
+
 /// Whether a voter here, which has applied so much, lacks much of what is committed. (A learner is expected to.)
 fn is_behind(group: &Group, core: &Core, applied: Option<u64>) -> bool {
     let committed = core.metrics.borrow_watched().cluster_committed.map(|id| id.index);
@@ -159,8 +165,8 @@ fn is_behind(group: &Group, core: &Core, applied: Option<u64>) -> bool {
         after(applied).saturating_sub(after(committed))
     };
     let much = || entries > LACKS_MAX || (entries > 0 && bytes() > LACKS_BYTES_MAX);
-    let is_behind = group.is_gated() || group.shared().is_installing() || much();
-    is_behind && core.voters().iter().any(|(replica, _)| *replica == group.replica())
+    let lacks = group.shared().is_installing() || much();
+    lacks && core.voters().iter().any(|(replica, _)| *replica == group.replica())
 }
 
 /// Whether another voter is there whose node says that all is well, or has not said otherwise and answers this leader. (What hangs here
