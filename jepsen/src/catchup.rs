@@ -35,6 +35,9 @@ pub struct Catchup {
     /// How long the load is watched before the node goes away
     #[arg(long, default_value = "20s", value_parser = crate::duration)]
     before: Duration,
+    /// How long the load is watched after the node has caught up, while it is given back what it led
+    #[arg(long, default_value = "20s", value_parser = crate::duration)]
+    after: Duration,
     /// How long the node may take to catch up
     #[arg(long, default_value = "30m", value_parser = crate::duration)]
     limit: Duration,
@@ -83,6 +86,7 @@ pub async fn run(arguments: Catchup) -> Result<Validity> {
         clients: arguments.clients as usize,
         rate: arguments.rate,
         before: arguments.before,
+        after: arguments.after,
         limit: arguments.limit,
         interrupt: arguments.interrupt,
         seed: arguments.seed,

@@ -210,6 +210,7 @@ fn members(
             learner,
             lag: if own { 0 } else { lag },
             reachable: own || reachable,
+            behind: progress.is_some_and(|p| p.behind),
         }
     };
     let voters = status.members.iter().map(|(replica, node)| progress(*replica, node, false));

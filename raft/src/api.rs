@@ -369,4 +369,6 @@ pub struct Progress {
     pub lag: u64,
     /// How long ago it answered; `None`: not in this term.
     pub silent_for: Option<Duration>,
+    /// Its node says that it lacks much, of this group or another one: it is catching up, and should be handed no leadership.
+    pub behind: bool,
 }

@@ -211,7 +211,9 @@ impl Group {
             let silent_for = acked.and_then(|(_, at)| at.map(|at| at.elapsed()));
             let next = |index: Option<u64>| index.map_or(0, |index| index + 1);
             let lag = next(last).saturating_sub(next(matched));
-            (ReplicaId(*replica), Progress { matched: matched.map(LogIndex), lag, silent_for })
+            let host = metrics.membership_config.get_node(replica);
+            let behind = host.is_some_and(|host| self.nursery.hub.liveness.is_behind(NodeId(host.0)));
+            (ReplicaId(*replica), Progress { matched: matched.map(LogIndex), lag, silent_for, behind })
         });
         GroupStatus {
             group: self.id(),
@@ -295,7 +297,7 @@ impl Group {
             .filter(|(_, progress)| self.answers(progress))
             .min_by_key(|(replica, progress)| {
                 let stuck = status.members.get(*replica).is_some_and(|node| liveness.is_stuck(*node));
-                (stuck, progress.lag)
+                (stuck, progress.behind, progress.lag)
             })
             .map(|(replica, _)| *replica)
     }

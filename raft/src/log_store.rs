@@ -150,6 +150,13 @@ impl Sizes {
         }
     }
 
+    /// About how many bytes were appended after an index.
+    fn after(&self, index: u64) -> u64 {
+        let after = self.samples.partition_point(|&(i, _)| i <= index);
+        let known = self.samples.get(after.saturating_sub(1));
+        known.map_or(0, |&(_, bytes)| self.total - bytes)
+    }
+
     /// The greatest sampled index with at least `keep` bytes behind it.
     fn beyond(&self, keep: u64) -> Option<u64> {
         let at = self.samples.partition_point(|&(_, bytes)| bytes + keep <= self.total);
@@ -213,6 +220,11 @@ impl LogStore {
     /// The index up to which the log may go if only `keep` bytes shall stay.
     pub fn purgeable_by_size(&self, keep: u64) -> Option<u64> {
         self.shared.state.lock().sizes.beyond(keep)
+    }
+
+    /// About how many bytes of entries there are after an index; those from before this process count for nothing.
+    pub fn bytes_after(&self, index: u64) -> u64 {
+        self.shared.state.lock().sizes.after(index)
     }
 
     /// The entries that are kept in memory, and what they weigh.
@@ -452,4 +464,27 @@ pub(crate) fn decode_ballot(bytes: &[u8]) -> Result<(ReplicaId, Option<Vote>, bo
         None => None,
     };
     Ok((ReplicaId(ballot.replica), vote, ballot.removed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_after_an_entry_are_known_to_a_sample() {
+        const ENTRY: u64 = 64 << 10;
+        let mut sizes = Sizes::default();
+        assert_eq!(sizes.after(3), 0, "nothing is known");
+        (11..=1000).for_each(|index| sizes.add(index, ENTRY));
+        for index in [11, 12, 500, 990, 1000] {
+            let (found, is) = (sizes.after(index), (1000 - index) * ENTRY);
+            assert!((is..=is + Sizes::EVERY_BYTES).contains(&found), "{found} after {index}");
+        }
+        assert_eq!(sizes.after(3), 989 * ENTRY, "all that is known, but the first");
+        sizes.purge_to(600);
+        assert!(
+            (396 * ENTRY..=400 * ENTRY).contains(&sizes.after(3)),
+            "of what was cut off nothing is known"
+        );
+    }
 }

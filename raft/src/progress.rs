@@ -15,6 +15,11 @@
 //! come back by itself.
 //!
 //! A snapshot that is being installed is progress. A replica that has failed is none of this: it has stopped, and has said so.
+//!
+//! A node whose replicas make progress, but have far to go, since it was away, is *behind*: as long as a voter there lacks much of what
+//! is committed, its pulses say so, and nobody hands it a leadership, of other groups either ([`Group::transfer_leader`]). It would
+//! have to apply first what it has not, while clients wait, with its disk and the way to it busy. It stands for election all the same.
+//! (After a start a node is behind as long as its gates are closed: it would refuse a leadership, and has not heard yet what it lacks.)
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -35,6 +40,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const SLEPT: Duration = Duration::from_millis(500);
 /// Before a leadership that nobody took is offered again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// A voter that lacks more committed entries than these is behind, …
+const LACKS_MAX: u64 = 1000;
+/// … and one that has not applied so many bytes of those that it has.
+const LACKS_BYTES_MAX: u64 = 8 << 20;
 
 /// Where a replica stands that has something to apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +83,10 @@ impl Standing {
 pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
     let mut standing: HashMap<GroupId, Standing> = HashMap::new();
     let mut looked = seams.clock.now();
+    let mut starting = multi.upgrade().is_some_and(|multi| is_gated(&multi));
+    if let Some(multi) = multi.upgrade() {
+        multi.hub().liveness.set_behind(multi.hub().me, starting);
+    }
     loop {
         seams.sleep(LOOK_EVERY).await;
         let Some(multi) = multi.upgrade() else { return };
@@ -86,6 +99,8 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
         }
         looked = now;
         let mut stuck = 0_u32;
+        starting = starting && is_gated(&multi);
+        let mut behind = starting;
         let mut waiting = HashMap::new();
         for group in multi.roll().awake() {
             let Some(core) = group.core() else { continue };
@@ -93,6 +108,7 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
                 continue;
             }
             let applied = group.shared().applied_index();
+            behind = behind || is_behind(&group, &core, applied);
             if applied >= due(&core) || group.shared().is_installing() {
                 well(&group);
                 continue;
@@ -116,6 +132,15 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
         // minds together, again and again.
         let hub = multi.hub();
         hub.liveness.set_stuck(hub.me, stuck > 0);
+        metrics::gauge!("flotilla_raft_behind").set(f64::from(u8::from(behind)));
+        if hub.liveness.set_behind(hub.me, behind) {
+            match behind {
+                true => tracing::info!(
+                    "a replica here lacks much: this node takes no leadership until it has caught up"
+                ),
+                false => tracing::info!("the replicas here have caught up"),
+            }
+        }
     }
 }
 
@@ -123,6 +148,25 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
 fn due(core: &Core) -> Option<u64> {
     let metrics = core.metrics.borrow_watched();
     metrics.cluster_committed.map(|id| id.index).min(metrics.last_log_index)
+}
+
+/// Whether a replica here may not vote yet.
+fn is_gated(multi: &MultiRaft) -> bool {
+    multi.groups().iter().any(|group| group.is_gated())
+}
+
+/// Whether a voter here, which has applied so much, lacks much of what is committed. (A learner is expected to.)
+fn is_behind(group: &Group, core: &Core, applied: Option<u64>) -> bool {
+    let committed = core.metrics.borrow_watched().cluster_committed.map(|id| id.index);
+    let next = |index: Option<u64>| index.map_or(0, |index| index + 1);
+    let entries = next(committed).saturating_sub(next(applied));
+    let bytes = || {
+        let after = |index: Option<u64>| core.log.bytes_after(index.unwrap_or(0));
+        after(applied).saturating_sub(after(committed))
+    };
+    let much = || entries > LACKS_MAX || (entries > 0 && bytes() > LACKS_BYTES_MAX);
+    let lacks = group.shared().is_installing() || much();
+    lacks && core.voters().iter().any(|(replica, _)| *replica == group.replica())
 }
 
 /// Whether another voter is there whose node says that all is well, or has not said otherwise and answers this leader. (What hangs here

@@ -3,7 +3,7 @@
 //! Calls fall due at a fixed rate, whatever has become of those before, and latency counts from when a call was due: one that waits
 //! for a slow predecessor is slow, too. What could not be made within a second of that is not made, and counts as unanswered.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,6 +21,8 @@ use crate::workload::{Failure, Session};
 
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 const BEHIND_MAX: Duration = Duration::from_secs(1);
+/// An answer that takes longer is late.
+const LATE: Duration = Duration::from_millis(500);
 /// Rows that are there from the beginning, and are read.
 const READ_ROWS: u64 = 1_000;
 /// So many different errors are remembered.
@@ -46,6 +48,8 @@ pub struct Served {
     pub due: usize,
     /// … and were answered.
     pub answered: usize,
+    /// … more than 500 ms after they were due.
+    pub late: usize,
     /// The latency of half of those that were answered is no higher.
     pub p50: Duration,
     /// … of 99 in a hundred.
@@ -65,6 +69,7 @@ pub(super) fn served(calls: &[Call], writes: bool, from: Duration, to: Duration)
         writes,
         due: within.len(),
         answered: took.len(),
+        late: took.len() - took.partition_point(|took| *took <= LATE),
         p50: percentile(&took, 50),
         p99: percentile(&took, 99),
         gap: longest(&answers, from, to),
@@ -123,7 +128,8 @@ struct Seen {
     acknowledged: Vec<u64>,
     /// Reads that did not find their row.
     holes: u64,
-    errors: BTreeSet<String>,
+    /// What clients were told, and when the calls were due that were told so.
+    errors: BTreeMap<String, Vec<Duration>>,
 }
 
 /// Clients at work, until it is finished or dropped.
@@ -147,6 +153,7 @@ impl Load {
                 number,
                 node: number as usize / 2,
                 session: None,
+                due: Duration::ZERO,
                 seen: seen.clone(),
             };
             workers.spawn(worker.work(clock, stopped.clone()));
@@ -180,6 +187,8 @@ struct Worker {
     number: u64,
     node: usize,
     session: Option<Session>,
+    /// When the call was due that is being made.
+    due: Duration,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -197,6 +206,7 @@ impl Worker {
                 continue;
             }
             let late = now - due > BEHIND_MAX;
+            self.due = due;
             let answered = !late && if writes { self.write(n).await } else { self.read(n).await };
             let took = answered.then(|| clock.elapsed() - due);
             self.seen.lock().calls.push(Call { writes, due, took });
@@ -231,8 +241,8 @@ impl Worker {
             Err(why) => why,
         };
         let mut seen = self.seen.lock();
-        if seen.errors.len() < ERRORS_MAX {
-            seen.errors.insert(why);
+        if seen.errors.len() < ERRORS_MAX || seen.errors.contains_key(&why) {
+            seen.errors.entry(why).or_default().push(self.due);
         }
         drop(seen);
         // A statement that hangs must not mix with what follows; a node that is refused is left.
@@ -273,9 +283,11 @@ impl Finished {
         &self.seen.calls
     }
 
-    /// What clients were told when they got no answer.
-    pub fn errors(&self) -> &BTreeSet<String> {
-        &self.seen.errors
+    /// What clients were told that got no answer to calls that were due within a time, and how many of these.
+    pub fn errors(&self, from: Duration, to: Duration) -> Vec<(String, usize)> {
+        let within = |dues: &Vec<Duration>| dues.iter().filter(|due| (from..to).contains(due)).count();
+        let told = self.seen.errors.iter().map(|(why, dues)| (why.clone(), within(dues)));
+        told.filter(|(_, count)| *count > 0).collect()
     }
 
     /// What clients miss of what was acknowledged, asked of a node.
@@ -296,6 +308,8 @@ impl Finished {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn ms(number: u64) -> Duration {
@@ -319,12 +333,27 @@ mod tests {
             read(500, Some(3)),
         ];
         let found = served(&calls, false, ms(100), ms(500));
-        assert_eq!((found.due, found.answered), (3, 2));
+        assert_eq!((found.due, found.answered, found.late), (3, 2, 0));
         assert_eq!((found.p50, found.p99), (ms(4), ms(90)));
         assert_eq!(found.gap, ms(390 - 104), "from the answer to the first to that of the last");
         let writes = served(&calls, true, ms(100), ms(500));
         assert_eq!((writes.due, writes.answered, writes.gap), (1, 1, ms(349)));
         assert_eq!(served(&calls, true, ms(600), ms(700)).gap, ms(549), "it has begun before");
+        let calls = [read(10, Some(500)), read(20, Some(501)), read(30, Some(2_000)), read(40, None)];
+        assert_eq!(served(&calls, false, ms(0), ms(50)).late, 2);
+    }
+
+    #[test]
+    fn what_clients_are_told_belongs_to_when_their_calls_were_due() {
+        let plan =
+            Plan { urls: Vec::new(), table: String::new(), shards: 1, clients: 1, period: Duration::ZERO };
+        let errors = [("away", vec![ms(10)]), ("slow", vec![ms(10), ms(20), ms(35)])];
+        let errors = errors.map(|(why, dues)| (why.to_owned(), dues)).into();
+        let finished = Finished { plan: Arc::new(plan), seen: Seen { errors, ..Seen::default() } };
+        let told = |from, to| finished.errors(ms(from), ms(to));
+        assert_eq!(told(0, 20), [("away".to_owned(), 1), ("slow".to_owned(), 1)]);
+        assert_eq!(told(20, 40), [("slow".to_owned(), 2)]);
+        assert!(told(40, 90).is_empty());
     }
 
     #[test]

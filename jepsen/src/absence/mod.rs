@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   load ────────────────────────────────────────────────────────────────────────────▶ stop ── compare
-//!    │   before   │               away                 │              back           │
-//!                 kill -9 ── write so many bytes ──── start ──────────────────── nothing is owed
-//!                                                       └── kill -9 ── start ────────┘
+//!    │   before   │               away                 │           back        │ after │
+//!                 kill -9 ── write so many bytes ──── start ──────────── nothing is owed
+//!                                                       └── kill -9 ── start ───┘
 //!                                                       (a second round, if it is asked for)
 //! ```
 //!
@@ -19,7 +19,6 @@ mod stage;
 mod table;
 mod watch;
 
-use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -54,6 +53,8 @@ pub struct Options {
     pub rate: f64,
     /// How long the load is watched before the node goes away.
     pub before: Duration,
+    /// How long the load is watched after the node has caught up.
+    pub after: Duration,
     /// How long the node may take to catch up.
     pub limit: Duration,
     /// Whether there is a second round, in which the node is killed again on its way back.
@@ -71,6 +72,8 @@ pub enum Phase {
     Away,
     /// It catches up.
     Back,
+    /// It has caught up, and is given back what it led.
+    After,
 }
 
 /// What came of a round.
@@ -94,8 +97,8 @@ pub struct Round {
     pub caught_up: Option<Duration>,
     /// How the load was served: reads and writes of each phase.
     pub served: Vec<(Phase, Served)>,
-    /// What clients of the load were told, if it was no answer.
-    pub errors: BTreeSet<String>,
+    /// What clients of the load were told, if it was no answer, and how many of them.
+    pub errors: Vec<(Phase, String, usize)>,
     /// What is not as it should be.
     pub failures: Vec<String>,
 }

@@ -69,6 +69,11 @@ impl Stage<'_> {
         let watching = caught_up(cluster, (VICTIM, id), load.clock(), deadline, tell);
         let ((), caught_up) = futures::try_join!(self.start(), watching)?;
         let ended = caught_up.unwrap_or_else(|| load.elapsed());
+        if caught_up.is_some() {
+            tell("it has caught up");
+            sleep(options.after).await;
+        }
+        let stopped = load.elapsed();
         let last = Arrived::at(cluster, VICTIM).await;
         // One that has not caught up may not answer either.
         let last = if caught_up.is_some() { last? } else { last.unwrap_or_default() };
@@ -86,10 +91,19 @@ impl Stage<'_> {
                 failures.push(format!("the node has not caught up within {} s", options.limit.as_secs()));
             }
         }
-        let phases =
-            [(Phase::Before, begun, killed), (Phase::Away, killed, returned), (Phase::Back, returned, ended)];
-        let served = phases.into_iter().flat_map(|(phase, from, to)| {
-            [false, true].map(|writes| (phase, served(clients.calls(), writes, from, to)))
+        let phases = [
+            (Phase::Before, begun, killed),
+            (Phase::Away, killed, returned),
+            (Phase::Back, returned, ended),
+            (Phase::After, ended, stopped),
+        ];
+        // Without an end of the one before there is no last one.
+        let phases = &phases[..if caught_up.is_some() { 4 } else { 3 }];
+        let served = phases.iter().flat_map(|(phase, from, to)| {
+            [false, true].map(|writes| (*phase, served(clients.calls(), writes, *from, *to)))
+        });
+        let errors = phases.iter().flat_map(|(phase, from, to)| {
+            clients.errors(*from, *to).into_iter().map(move |(why, count)| (*phase, why, count))
         });
         Ok(Round {
             interrupted,
@@ -101,7 +115,7 @@ impl Stage<'_> {
             sent,
             caught_up: caught_up.map(|at| at - returned),
             served: served.collect(),
-            errors: clients.errors().clone(),
+            errors: errors.collect(),
             failures,
         })
     }

@@ -37,8 +37,8 @@ pub fn markdown(rounds: &[Round]) -> String {
         // Writing to a string doesn't fail.
         let _ = writeln!(text, "| {what} | {} |", values.join(" | "));
     }
-    text += "\n| round | phase | calls | due | unanswered | p50 | p99 | longest gap |\n\
-             |---|---|---|--:|--:|--:|--:|--:|\n";
+    text += "\n| round | phase | calls | due | unanswered | late | p50 | p99 | longest gap |\n\
+             |---|---|---|--:|--:|--:|--:|--:|--:|\n";
     for (n, round) in rounds.iter().enumerate() {
         for (phase, served) in &round.served {
             let _ = writeln!(text, "| {} | {} | {} |", n + 1, name(*phase), cells(served));
@@ -56,8 +56,10 @@ pub fn markdown(rounds: &[Round]) -> String {
             let _ = writeln!(text, "\nRound {}, NOT AS IT SHOULD BE: {failure}", n + 1);
         }
         if !round.errors.is_empty() {
-            let errors: Vec<&str> = round.errors.iter().map(String::as_str).collect();
-            let _ = writeln!(text, "\nRound {}, what clients were told: {}", n + 1, errors.join("; "));
+            let told =
+                |(phase, why, count): &(Phase, String, usize)| format!("{}: {why} ({count})", name(*phase));
+            let told: Vec<String> = round.errors.iter().map(told).collect();
+            let _ = writeln!(text, "\nRound {}, what clients were told: {}", n + 1, told.join("; "));
         }
     }
     text
@@ -68,15 +70,17 @@ fn name(phase: Phase) -> &'static str {
         Phase::Before => "before",
         Phase::Away => "the node is away, others write",
         Phase::Back => "it catches up",
+        Phase::After => "it has caught up",
     }
 }
 
 fn cells(served: &Served) -> String {
     format!(
-        "{} | {} | {} | {} | {} | {}",
+        "{} | {} | {} | {} | {} | {} | {}",
         if served.writes { "writes" } else { "reads" },
         served.due,
         served.due - served.answered,
+        served.late,
         ms(served.p50),
         ms(served.p99),
         ms(served.gap)
@@ -106,8 +110,6 @@ fn ms(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::super::{Arrived, Sent};
     use super::*;
 
@@ -116,6 +118,7 @@ mod tests {
             writes: true,
             due: 40,
             answered: 38,
+            late: 3,
             p50: Duration::from_micros(2_500),
             p99: Duration::from_millis(31),
             gap: Duration::from_millis(600),
@@ -130,7 +133,7 @@ mod tests {
             sent: Sent { bytes: 9e8, resumes: 2.0, spared_bytes: 1e8 },
             caught_up,
             served: vec![(Phase::Away, served)],
-            errors: BTreeSet::new(),
+            errors: vec![(Phase::Away, "40003: n3 has not answered".to_owned(), 2)],
             failures: caught_up.is_none().then(|| "it is late".to_owned()).into_iter().collect(),
         }
     }
@@ -144,10 +147,12 @@ mod tests {
         assert!(text.contains("per second | 50.0 MB | – |"), "{text}");
         assert!(
             text.contains(
-                "| 2 | the node is away, others write | writes | 40 | 2 | 2.5 ms | 31.0 ms | 600.0 ms |"
+                "| 2 | the node is away, others write | writes | 40 | 2 | 3 | 2.5 ms | 31.0 ms | 600.0 ms |"
             ),
             "{text}"
         );
+        let told = "what clients were told: the node is away, others write: 40003: n3 has not answered (2)";
+        assert!(text.contains(told), "{text}");
         assert!(text.contains("Round 1: every acknowledged row was there"), "{text}");
         assert!(text.contains("Round 2, NOT AS IT SHOULD BE: it is late"), "{text}");
     }

@@ -36,6 +36,8 @@ pub struct Node {
     pub health: Health,
     /// What its operator wants of it.
     pub duty: Duty,
+    /// It was away, and lacks much of what was written meanwhile: it is handed no leadership until it has caught up.
+    pub behind: bool,
     /// Where it stands. `None`: it has not said so yet. It is given nothing then, and nothing is taken away anywhere for where
     /// it may stand.
     pub locality: Option<Locality>,
@@ -48,8 +50,9 @@ pub struct Node {
 impl Node {
     /// A node that lives, of which nothing else is known.
     pub fn live(id: NodeId) -> Self {
-        let (health, duty) = (Health::Live, Duty::Serving);
-        Self { id, health, duty, locality: Some(Locality::default()), capacity_bytes: 0, used_bytes: 0 }
+        let (health, duty, behind, locality) =
+            (Health::Live, Duty::Serving, false, Some(Locality::default()));
+        Self { id, health, duty, behind, locality, capacity_bytes: 0, used_bytes: 0 }
     }
 }
 

@@ -4,7 +4,7 @@
 //! policy grow transfer                 what can be carried out (`all`, the default)
 //!        transfers=N moves=N per_node=N
 //! cluster nodes=5 rf=3 dead=n3         nodes n1 … n5 with the same rule for all groups
-//! node n4 at=…|unknown down=SECONDS duty=leaving|draining capacity=… used=…
+//! node n4 at=…|unknown down=SECONDS duty=leaving|draining behind=BOOL capacity=… used=…
 //! rule 1 replicas=5 within=… outside=… at_least="2 region=eu" leader=…
 //! group g1 leader=n1 r1@n1 r2@n2/lags r3@n3/learner/replaced table=… bytes=… reads=… writes=… cpu_ms=…
 //! shards 100 first=g10 on="n1 n2 n3" … so many groups, each on three of these nodes in turn
@@ -134,6 +134,7 @@ impl Script {
             Some("leaving") => Duty::Leaving,
             Some(other) => return Err(format!("unknown duty {other}").into()),
         };
+        node.behind = args.take_key("behind").map_or(Ok(node.behind), str::parse)?;
         node.capacity_bytes = args.take_key("capacity").map_or(Ok(node.capacity_bytes), size)?;
         node.used_bytes = args.take_key("used").map_or(Ok(node.used_bytes), size)?;
         if args.take_key("removed").is_some() {
@@ -434,6 +435,7 @@ scripts! {
     load_is_balanced,
     lost_learner_is_made_anew,
     most_endangered_group_is_repaired_first,
+    node_that_catches_up_is_handed_no_leader,
     moved_replica_goes_through_learner_and_joint_change,
     one_hot_shard_is_not_passed_around,
     place_fills_node_by_node,

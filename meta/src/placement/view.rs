@@ -22,8 +22,10 @@ pub(super) struct NodeView {
     pub leaving: bool,
     /// It may get replicas.
     pub accepts: bool,
-    /// It may get leaders.
+    /// It may get leaders, and may keep those that it has.
     pub leads: bool,
+    /// It gets none for now.
+    pub behind: bool,
     pub domain: Domain,
     pub capacity: f64,
 }
@@ -63,6 +65,7 @@ impl<'a> View<'a> {
                 leaving: gone || (node.duty == Duty::Leaving && policy.can.replace),
                 accepts: live && node.duty == Duty::Serving && !full && node.locality.is_some(),
                 leads: live && node.duty == Duty::Serving,
+                behind: node.behind,
                 domain: match &node.locality {
                     Some(locality) => domains.domain(locality),
                     None => domains.unknown(),
@@ -78,6 +81,7 @@ impl<'a> View<'a> {
             leaving: policy.can.replace,
             accepts: false,
             leads: false,
+            behind: false,
             domain: Domain::default(),
             capacity: 0.0,
         });
@@ -122,7 +126,9 @@ impl<'a> View<'a> {
 
     /// A replica that may become the leader.
     pub fn may_lead(&self, group: &Group, replica: &Replica) -> bool {
-        replica.voter && replica.caught_up && Some(replica.node) != group.leader && self.node(replica).leads
+        let node = self.node(replica);
+        let ready = replica.voter && replica.caught_up && Some(replica.node) != group.leader;
+        ready && node.leads && !node.behind
     }
 
     /// The sum of a node's distances to others.

@@ -87,8 +87,12 @@ pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -
         let wall_ms = server.seams.clock.wall_ms();
         let silent = |(id, node): &(NodeId, &pb::Node)| absence::silence(*id, node, soft, now, wall_ms);
         let awaited = nodes.iter().any(|node| !soft.alive(node.0, now) && silent(node) < AWAITED);
+        let behind = behind(soft, now);
+        let nodes = nodes.into_iter();
         Description {
-            nodes: nodes.into_iter().map(|(id, node)| describe_node(id, node, soft, now, wall_ms)).collect(),
+            nodes: nodes
+                .map(|(id, node)| describe_node(id, node, behind.contains(&id), soft, now, wall_ms))
+                .collect(),
             groups,
             rules,
             incomplete: !settings.rebalance() || unknown || moving || awaited,
@@ -135,7 +139,21 @@ fn place_of(rules: &mut Vec<placement::Rule>, rule: placement::Rule) -> u16 {
     place as u16
 }
 
-fn describe_node(id: NodeId, node: &pb::Node, soft: &Soft, now: Instant, wall_ms: u64) -> placement::Node {
+/// The nodes that are catching up, as they have told whoever leads anything that they have a part of.
+fn behind(soft: &Soft, now: Instant) -> HashSet<NodeId> {
+    let told = soft.groups.values().filter(|told| soft.alive(told.by, now));
+    let replicas = told.flat_map(|told| &told.report.replicas);
+    replicas.filter(|replica| replica.behind).map(|replica| NodeId(replica.node)).collect()
+}
+
+fn describe_node(
+    id: NodeId,
+    node: &pb::Node,
+    behind: bool,
+    soft: &Soft,
+    now: Instant,
+    wall_ms: u64,
+) -> placement::Node {
     // A node of which it is not known how full it is is given nothing: its first report is awaited.
     let facts = soft.facts.get(&id);
     let health = match facts.is_some() && soft.alive(id, now) {
@@ -154,6 +172,7 @@ fn describe_node(id: NodeId, node: &pb::Node, soft: &Soft, now: Instant, wall_ms
         },
         // The node has checked it; from another version, what isn't understood is as good as not said.
         locality: node.locality.as_deref().map(|locality| locality.parse().unwrap_or_default()),
+        behind,
         capacity_bytes: facts.capacity_bytes,
         used_bytes: facts.used_bytes,
     }

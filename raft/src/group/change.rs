@@ -8,12 +8,14 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use storage::ids::{ReplicaId, Term};
 
 use super::{Group, not_leader};
-use crate::api::{ChangeError, Role};
+use crate::api::{ChangeError, Progress, Role};
 use crate::core::Core;
 use crate::types::Host;
 
 /// How many entries the next leader may lack when a transfer begins. Writes wait until it has them.
 const TRANSFER_LAG_MAX: u64 = 1000;
+/// … and how many bytes of them.
+const TRANSFER_BYTES_MAX: u64 = 8 << 20;
 
 impl Group {
     pub(crate) async fn change(&self, change: ChangeMembers<u64, Host>) -> Result<(), ChangeError> {
@@ -78,9 +80,14 @@ impl Group {
             return Err(ChangeError::Refused(format!("{to} has no vote")));
         }
         // To one that does not answer, or is far behind, it would cost an outage.
-        let progress = self.status().progress.get(&to).copied();
-        if !progress.is_some_and(|p| self.answers(&p) && p.lag <= TRANSFER_LAG_MAX) {
+        let progress =
+            self.status().progress.get(&to).copied().filter(|p| self.answers(p) && is_close(&core, p));
+        let Some(progress) = progress else {
             return Err(ChangeError::Refused(format!("{to} does not answer or is behind")));
+        };
+        // What it has in its log it has yet to apply; and its disk, and the way to it, are busy.
+        if progress.behind {
+            return Err(ChangeError::Refused(format!("the node of {to} is catching up")));
         }
         if self.voters().iter().any(|(id, node)| *id == to && self.nursery.hub.liveness.is_stalled(*node)) {
             return Err(ChangeError::Refused(format!("the disk of {to} stalls")));
@@ -120,6 +127,12 @@ impl Group {
         let served = applied.wait_for(|applied| *applied > term.0).await;
         served.map(|_| ()).map_err(|_| ChangeError::TimedOut("the replica has stopped".to_owned()))
     }
+}
+
+/// Whether a member will have all of the log in a moment.
+fn is_close(core: &Core, progress: &Progress) -> bool {
+    let matched = progress.matched.map_or(0, |index| index.0);
+    progress.lag <= TRANSFER_LAG_MAX && core.log.bytes_after(matched) <= TRANSFER_BYTES_MAX
 }
 
 /// Waits until the metrics tell of the membership that came with an entry.

@@ -30,6 +30,7 @@ pub(crate) async fn farewell(hub: &Hub) {
             leaving: true,
             stalled: false,
             stuck: false,
+            behind: false,
         };
         let of_node = (GroupId(0), ReplicaId(0), ReplicaId(0));
         let body = wire::request::Body::Pulse(pulse);
@@ -55,6 +56,7 @@ pub(crate) async fn beat(hub: Arc<Hub>) {
                 leaving: false,
                 stalled: hub.liveness.is_stalled(hub.me),
                 stuck: hub.liveness.is_stuck(hub.me),
+                behind: hub.liveness.is_behind(hub.me),
             };
             let body = wire::request::Body::Pulse(pulse);
             let of_node = (GroupId(0), ReplicaId(0), ReplicaId(0));
@@ -126,6 +128,7 @@ pub(crate) fn answer(hub: &Hub, from: NodeId, pulse: wire::Pulse) -> wire::Pulse
     }
     hub.liveness.set_stalled(from, pulse.stalled);
     hub.liveness.set_stuck(from, pulse.stuck);
+    hub.liveness.set_behind(from, pulse.behind);
     hub.liveness.heard(from, pulse.answered, hub.seams.clock.now());
     wire::Pulsed { incarnation: hub.liveness.incarnation }
 }

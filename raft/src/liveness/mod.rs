@@ -36,6 +36,7 @@
 
 mod beat;
 mod reach;
+mod said;
 mod succession;
 #[cfg(test)]
 mod tests;
@@ -52,6 +53,8 @@ use parking_lot::{Mutex, RwLock};
 use storage::ids::{GroupId, NodeId};
 use storage::seam::Beat;
 use tokio::sync::{Notify, watch};
+
+use said::Said;
 
 /// How often silence is looked for at least: by that it is known whether this process has slept. When a limit is over
 /// ([`Liveness::due_in`]), and when somebody takes his leave, it is looked for at once.
@@ -112,9 +115,11 @@ pub(crate) struct Liveness {
     /// Groups that this node leads without an answer from a majority: nothing of theirs is sent.
     mute: RwLock<BTreeSet<GroupId>>,
     /// Nodes, this one among them, whose disk stalls: see [`crate::stall`].
-    stalled: RwLock<BTreeSet<NodeId>>,
+    stalled: Said,
     /// … where a replica applies nothing: see [`crate::progress`].
-    stuck: RwLock<BTreeSet<NodeId>>,
+    stuck: Said,
+    /// … where one lacks much of what is committed.
+    behind: Said,
 }
 
 struct Inner {
@@ -137,8 +142,9 @@ impl Liveness {
             parted: Notify::new(),
             gone: AtomicBool::new(false),
             mute: RwLock::default(),
-            stalled: RwLock::default(),
-            stuck: RwLock::default(),
+            stalled: Said::default(),
+            stuck: Said::default(),
+            behind: Said::default(),
         }
     }
 
@@ -270,34 +276,32 @@ impl Liveness {
 
     /// A node has said whether its disk stalls; true if that is new.
     pub fn set_stalled(&self, node: NodeId, stalled: bool) -> bool {
-        if self.is_stalled(node) == stalled {
-            return false;
-        }
-        let mut nodes = self.stalled.write();
-        if stalled { nodes.insert(node) } else { nodes.remove(&node) }
+        self.stalled.set(node, stalled)
     }
 
     /// Whether a node's disk stalls, as far as is known: it should not lead.
     pub fn is_stalled(&self, node: NodeId) -> bool {
-        self.stalled.read().contains(&node)
+        self.stalled.is_said_by(node)
     }
 
     /// A node has said whether a replica there applies nothing.
     pub fn set_stuck(&self, node: NodeId, stuck: bool) {
-        if self.is_stuck(node) == stuck {
-            return;
-        }
-        let mut nodes = self.stuck.write();
-        if stuck {
-            nodes.insert(node);
-        } else {
-            nodes.remove(&node);
-        }
+        self.stuck.set(node, stuck);
     }
 
     /// Whether a replica of a node applies nothing of what it should, as far as is known.
     pub fn is_stuck(&self, node: NodeId) -> bool {
-        self.stuck.read().contains(&node)
+        self.stuck.is_said_by(node)
+    }
+
+    /// A node has said whether a replica there lacks much; true if that is new.
+    pub fn set_behind(&self, node: NodeId, behind: bool) -> bool {
+        self.behind.set(node, behind)
+    }
+
+    /// Whether a voter on a node lacks much of what is committed, as far as is known: it should be handed nothing that others lead.
+    pub fn is_behind(&self, node: NodeId) -> bool {
+        self.behind.is_said_by(node)
     }
 
     /// Whether a node lives, and could lead, as far as is known.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,11 @@ use futures::Stream;
 use parking_lot::Mutex;
 use proto::raft as wire;
 use storage::ids::{GroupId, NodeId, ReplicaId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
+use super::queue::{Queue, Queued};
 use super::{Hub, chain};
 
-const QUEUE_MAX: usize = 8192;
 const BATCH_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// How often expired requests are looked for.
@@ -45,18 +45,11 @@ struct Waiting {
     deadline: Instant,
 }
 
-struct Queued {
-    request: wire::Request,
-    bytes: usize,
-}
-
 /// The requests of this node to one other.
 pub(crate) struct Link {
     hub: Arc<Hub>,
     node: NodeId,
-    sender: mpsc::Sender<Queued>,
-    queue: Arc<Mutex<mpsc::Receiver<Queued>>>,
-    queued_bytes: AtomicUsize,
+    queue: Mutex<Queue>,
     waiting: Mutex<HashMap<u64, Waiting>>,
     next_id: AtomicU64,
     /// Requests fail at once: the last attempt to connect did.
@@ -65,13 +58,10 @@ pub(crate) struct Link {
 
 impl Link {
     pub fn start(hub: Arc<Hub>, node: NodeId) -> Arc<Self> {
-        let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let link = Arc::new(Self {
             hub: hub.clone(),
             node,
-            sender,
-            queue: Arc::new(Mutex::new(receiver)),
-            queued_bytes: AtomicUsize::new(0),
+            queue: Mutex::default(),
             waiting: Mutex::default(),
             next_id: AtomicU64::new(1),
             down: AtomicBool::new(false),
@@ -84,7 +74,7 @@ impl Link {
         self.node
     }
 
-    /// Queues a request, at once and in order; the result is awaited apart from that.
+    /// Queues a request, at once and in the order of its group (see [`super::queue`]); the result is awaited apart from that.
     pub fn request(
         &self,
         group: GroupId,
@@ -116,18 +106,13 @@ impl Link {
         if self.down.load(Ordering::Relaxed) {
             return Err(LinkError::Down(format!("{} is not reachable", self.node).into()));
         }
-        if self.queued_bytes.load(Ordering::Relaxed) + bytes > self.hub.options.queue_bytes_max {
-            return Err(LinkError::Full);
-        }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (reply, receiver) = oneshot::channel();
         let deadline = self.hub.seams.clock.now() + timeout;
         self.waiting.lock().insert(id, Waiting { reply, deadline });
         let request =
             wire::Request { id, group: group.0, from_replica: from.0, to_replica: to.0, body: Some(body) };
-        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if self.sender.try_send(Queued { request, bytes }).is_err() {
-            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if !self.queue.lock().push(Queued { request, bytes }, self.hub.options.queue_bytes_max) {
             self.waiting.lock().remove(&id);
             return Err(LinkError::Full);
         }
@@ -235,7 +220,7 @@ impl Link {
     }
 }
 
-/// What goes into the stream: everything that is queued when the stream has room, as one message.
+/// What goes into the stream: what is queued when the stream has room, as one message.
 struct Outgoing {
     link: Arc<Link>,
 }
@@ -249,25 +234,18 @@ impl Stream for Outgoing {
         let mut requests = Vec::new();
         let mut bytes = 0;
         while requests.len() < BATCH_MAX && bytes < BATCH_BYTES_MAX {
-            match queue.poll_recv(cx) {
-                Poll::Ready(Some(queued)) => {
-                    link.queued_bytes.fetch_sub(queued.bytes, Ordering::Relaxed);
-                    // What has expired in the queue is not worth sending.
-                    if link.waiting.lock().contains_key(&queued.request.id) {
-                        bytes += queued.bytes;
-                        requests.push(queued.request);
-                    }
-                }
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending if requests.is_empty() => return Poll::Pending,
-                Poll::Pending => break,
+            let Some(queued) = queue.pop() else { break };
+            // What has expired in the queue is not worth sending.
+            if link.waiting.lock().contains_key(&queued.request.id) {
+                bytes += queued.bytes;
+                requests.push(queued.request);
             }
         }
         if requests.is_empty() {
-            // A full batch of expired ones: come back for the rest.
-            cx.waker().wake_by_ref();
+            queue.wake_when_filled(cx.waker());
             return Poll::Pending;
         }
+        drop(queue);
         metrics::histogram!("flotilla_raft_requests_per_message").record(requests.len() as f64);
         metrics::counter!("flotilla_node_requests_total", "to" => "raft").increment(requests.len() as u64);
         Poll::Ready(Some(wire::Requests {

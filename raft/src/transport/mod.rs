@@ -9,10 +9,10 @@
 //! ```
 //!
 //! Each node opens one stream to each other one for its own requests; what queues while the stream is busy goes out
-//! as one message. Requests of one group arrive in the order they were sent in; answers come in any order and are
+//! as one message. Appends of one group arrive in the order they were sent in; answers come in any order and are
 //! matched by id. Nothing is sent twice: when a stream breaks, what was outstanding fails, and openraft tries again.
 //!
-//! - [`link`]: the sending end of a stream;
+//! - [`link`]: the sending end of a stream; [`queue`]: what waits for it, and what does not have to;
 //! - [`dial`]: where connections come from;
 //! - [`server`]: the receiving end; [`intake`]: the order in which it hands appends over;
 //! - [`network`]: what openraft sees of it; [`in_step`]: what it must not see too early;
@@ -26,6 +26,7 @@ mod late_commit;
 pub(crate) mod link;
 pub(crate) mod network;
 pub(crate) mod pace;
+mod queue;
 pub(crate) mod server;
 
 use std::collections::HashMap;

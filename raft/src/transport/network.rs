@@ -14,6 +14,7 @@ use openraft::raft::{
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use proto::raft as wire;
 use storage::ids::{GroupId, NodeId, ReplicaId};
+use tokio::sync::Semaphore;
 
 use super::Hub;
 use super::bulk;
@@ -32,6 +33,9 @@ type Rpc = RPCError<TypeConfig>;
 const MUTE: &str = "no majority answers: nothing is sent";
 /// Appends of one group to one replica that may be under way.
 const PIPELINE_MAX: usize = 64;
+/// … and their bytes, unless a single one has more: as much as disks and networks take until it is answered. A replica that was away lacks
+/// far more, which nobody should have to wait behind.
+const PIPELINE_BYTES_MAX: u32 = 4 << 20;
 /// A child of a split may be asked for its vote before its node has applied the split.
 const UNKNOWN_GROUP_RETRY: Duration = Duration::from_millis(25);
 
@@ -187,17 +191,29 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let timeout = self.hub.options.request_timeout;
         let network = &*self;
         let sent = Sent::new();
-        let answers = Box::pin(late_commits(input, &self.hub.seams, sent.clone()))
-            .map(move |rpc| {
+        let room = Arc::new(Semaphore::new(PIPELINE_BYTES_MAX as usize));
+        let admitted = late_commits(input, &self.hub.seams, sent.clone()).then(move |rpc| {
+            let room = room.clone();
+            async move {
                 let (bytes, body) = append_to_wire(&rpc);
+                let share = u32::try_from(bytes).unwrap_or(PIPELINE_BYTES_MAX).min(PIPELINE_BYTES_MAX);
+                // It is never closed.
+                let share = room.acquire_many_owned(share).await.ok();
+                (rpc, bytes, body, share)
+            }
+        });
+        let answers = Box::pin(admitted)
+            .map(move |(rpc, bytes, body, share)| {
                 // Queued here and now, so in order.
                 let answer = (!network.is_mute()).then(|| network.request(bytes, timeout, body));
                 let previous = rpc.prev_log_id;
                 let last = last(&rpc);
                 async move {
                     let answer = answer.ok_or_else(mute)?;
-                    let answer =
-                        answer.await.map_err(|e| network.error(RPCTypes::AppendEntries, timeout, e))?;
+                    let answer = answer.await;
+                    // Whether it is passed on at once or not.
+                    drop(share);
+                    let answer = answer.map_err(|e| network.error(RPCTypes::AppendEntries, timeout, e))?;
                     match appended_from_wire(answer)? {
                         AppendEntriesResponse::Conflict if previous.is_none() => {
                             Err(strange(Malformed { what: "conflict before the first entry" }))

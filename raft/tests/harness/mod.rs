@@ -27,6 +27,8 @@ use tonic::transport::server::TcpIncoming;
 
 pub const GROUP: GroupId = GroupId(7);
 pub const CLUSTER: u128 = 99;
+/// What a command takes on a node that dawdles.
+const DAWDLE: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Whoever is about to apply a command waits here while it is shut.
@@ -85,6 +87,7 @@ struct Strings {
     gate: Arc<Gate>,
     claims: Arc<Claims>,
     hangs: Arc<AtomicBool>,
+    dawdles: Arc<AtomicBool>,
 }
 
 impl StateMachine for Strings {
@@ -92,6 +95,9 @@ impl StateMachine for Strings {
         self.gate.pass();
         while self.hangs.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(5));
+        }
+        if self.dawdles.load(Ordering::SeqCst) {
+            std::thread::sleep(DAWDLE);
         }
         let text = std::str::from_utf8(command).map_err(Fatal::new)?;
         let (key, value) = text.split_once('=').ok_or_else(|| Fatal::new("no command"))?;
@@ -135,9 +141,10 @@ struct Machines {
     claims: Arc<Claims>,
     awaited: Arc<Awaited>,
     hangs: Arc<AtomicBool>,
+    dawdles: Arc<AtomicBool>,
 }
 
-/// Until it is dropped a node applies nothing.
+/// Until it is dropped a node applies nothing, or slowly.
 pub struct Hang(Arc<AtomicBool>);
 
 impl Drop for Hang {
@@ -155,7 +162,8 @@ impl StateMachineFactory for Machines {
     ) -> Result<Arc<dyn StateMachine>, Fatal> {
         let (gate, claims, hangs) = (self.gate.clone(), self.claims.clone(), self.hangs.clone());
         let (commands, snapshots) = Default::default();
-        let machine = Arc::new(Strings { group, replica, commands, snapshots, gate, claims, hangs });
+        let dawdles = self.dawdles.clone();
+        let machine = Arc::new(Strings { group, replica, commands, snapshots, gate, claims, hangs, dawdles });
         self.opened.lock().expect("lock").insert(group, machine.clone());
         Ok(machine)
     }
@@ -275,6 +283,13 @@ impl Cluster {
         let hangs = &self.running[&node].machines.hangs;
         hangs.store(true, Ordering::SeqCst);
         Hang(hangs.clone())
+    }
+
+    /// A node applies a hundred commands a second, until the answer is dropped.
+    pub fn dawdle(&self, node: u64) -> Hang {
+        let dawdles = &self.running[&node].machines.dawdles;
+        dawdles.store(true, Ordering::SeqCst);
+        Hang(dawdles.clone())
     }
 
     /// The log's disk of a node does nothing more, until the answer is dropped.

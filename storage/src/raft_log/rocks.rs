@@ -256,14 +256,13 @@ impl LogEngine for RocksLog {
         let mut found = Vec::new();
         let mut bytes = 0;
         let mut index = from;
-        // The older part is in the database. The cursor fixes what it will see while the group is still locked.
+        // The older part is in the database. The cursor fixes what it will see while the group is still locked; the disk is read when it
+        // is not, for whoever appends waits for the lock.
         let stored_end = end.min(state.tail_first);
         let cursor = (index < stored_end).then(|| {
             let mut options = ReadOptions::default();
             options.set_iterate_upper_bound(record::entry_key(group, stored_end));
-            let mut cursor = shared.db.raw_iterator_opt(options);
-            cursor.seek(record::entry_key(group, index));
-            cursor
+            shared.db.raw_iterator_opt(options)
         });
         let cached: Vec<Bytes> = {
             let mut cached_bytes = 0;
@@ -279,6 +278,7 @@ impl LogEngine for RocksLog {
         drop(state);
 
         if let Some(mut cursor) = cursor {
+            cursor.seek(record::entry_key(group, index));
             while index < stored_end {
                 let Some((key, stored)) = cursor.item() else {
                     cursor.status().map_err(|e| Error::rocks("read the log", shared.dir(), e))?;
