@@ -36,7 +36,7 @@ use crate::types::decode_log_id;
 use crate::{broken, checkpoint, progress, snapshot, stall};
 
 /// Where, in the store's directory, incoming snapshots are spooled to.
-const SPOOL_DIR: &str = "incoming";
+pub(crate) const SPOOL_DIR: &str = "incoming";
 /// How often at most a message for the same unknown group is reported.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 const REPORTS_KEPT_MAX: usize = 1024;
