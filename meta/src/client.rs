@@ -20,7 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use proto::meta as pb;
 use storage::ids::{NodeId, Timestamp};
 use storage::seam::Seams;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use self::cache::Cache;
 pub(crate) use self::calls::{CALL_LIMIT, Target};
@@ -64,6 +64,8 @@ pub struct MetaClient {
     refreshing: tokio::sync::Mutex<()>,
     refreshes_begun: AtomicU64,
     waiters: mpsc::Sender<Waiter>,
+    /// A report is wanted now.
+    hurry: Notify,
 }
 
 impl MetaClient {
@@ -91,6 +93,7 @@ impl MetaClient {
             refreshing: tokio::sync::Mutex::new(()),
             refreshes_begun: AtomicU64::new(0),
             waiters,
+            hurry: Notify::new(),
         });
         let weak = Arc::downgrade(&client);
         seams.spawn("oracle client", async move { draw_for_all(weak, queue).await });
@@ -116,6 +119,16 @@ impl MetaClient {
     /// When the leader last answered.
     pub fn last_contact(&self) -> Option<Instant> {
         *self.last_contact.lock()
+    }
+
+    /// Has this node report now: something else is wanted of it than it knows of.
+    pub(crate) fn hurry(&self) {
+        self.hurry.notify_one();
+    }
+
+    /// Completes when a report is wanted now.
+    pub(crate) async fn hurried(&self) {
+        self.hurry.notified().await;
     }
 
     /// Sends a report and takes in what comes back.

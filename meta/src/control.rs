@@ -12,7 +12,7 @@ use storage::ids::{GroupId, NodeId, ReplicaId};
 use tonic::{Request, Response, Status};
 use txn::ShardServer;
 
-use crate::Leftovers;
+use crate::{Leftovers, MetaClient};
 
 /// How long a group at rest may take to wake.
 pub(crate) const ROUSE_MAX: Duration = Duration::from_secs(1);
@@ -27,6 +27,7 @@ pub struct NodeControl {
     multi: Arc<MultiRaft>,
     leftovers: Arc<Leftovers>,
     shards: Arc<ShardServer>,
+    client: Arc<MetaClient>,
 }
 
 impl NodeControl {
@@ -36,8 +37,9 @@ impl NodeControl {
         multi: Arc<MultiRaft>,
         leftovers: Arc<Leftovers>,
         shards: Arc<ShardServer>,
+        client: Arc<MetaClient>,
     ) -> service::NodeControlServer<Self> {
-        service::NodeControlServer::new(Self { cluster_id, multi, leftovers, shards })
+        service::NodeControlServer::new(Self { cluster_id, multi, leftovers, shards, client })
     }
 
     /// A node may have taken over the address of one of another cluster.
@@ -193,5 +195,14 @@ impl service::NodeControl for NodeControl {
         }
         self.multi.make_durable().await.map_err(refused)?;
         Ok(Response::new(pb::AwaitFrozenResponse {}))
+    }
+
+    async fn report_now(
+        &self,
+        request: Request<pb::ReportNowRequest>,
+    ) -> Result<Response<pb::ReportNowResponse>, Status> {
+        self.check_cluster(&request.into_inner().cluster_id)?;
+        self.client.hurry();
+        Ok(Response::new(pb::ReportNowResponse {}))
     }
 }

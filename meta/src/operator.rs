@@ -7,10 +7,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use proto::admin as rpc;
+use proto::admin::node_control_client::NodeControlClient;
 use proto::meta::change_duty::Change;
 use proto::meta::command::Command;
 use proto::meta::{self as pb, NodeDuty};
 use storage::ids::{GroupId, META_GROUP, NodeId, ReplicaId};
+use tracing::debug;
 
 use crate::Error;
 use crate::cancel::{self, Named};
@@ -18,12 +21,15 @@ use crate::placement::{Operation, Plan};
 use crate::reconcile::moves::Next;
 use crate::reconcile::{self, Phase};
 use crate::room::{self, Shortage};
+use crate::rpc::{Channels, within};
 use crate::server::{MetaServer, Soft};
 use crate::state::State;
 
 /// How often, and how soon, a transfer is tried again that a leader refused who is none any more.
 const TRANSFER_TRIES: usize = 3;
 const TRANSFER_PAUSE: Duration = Duration::from_millis(400);
+/// So long a node is told that something else is wanted of it.
+const HURRY_LIMIT: Duration = Duration::from_secs(1);
 
 impl MetaServer {
     /// Everything an operator may want to see.
@@ -179,8 +185,28 @@ impl MetaServer {
         let command = pb::ChangeDuty { node: node.0, change: change.into() };
         self.propose(Command::ChangeDuty(command)).await?;
         self.nudge.notify_one();
+        self.hurry(node);
         let duty = self.replica.read(|state| state.nodes().get(&node).map_or(0, |known| known.duty));
         Ok(pb::ChangeDutyResponse { duty })
+    }
+
+    /// Has a node hear now what is wanted of it. One that can't be reached, or is of an older version, hears of it with the answer to
+    /// its next report.
+    fn hurry(&self, node: NodeId) {
+        let (address, cluster_id) = self.replica.read(|state| {
+            let known = state.nodes().get(&node).and_then(|known| known.addresses.as_ref());
+            (known.map(|addresses| addresses.rpc.clone()), state.cluster().cluster_id.clone())
+        });
+        let Some(address) = address else { return };
+        let seams = self.seams.clone();
+        self.seams.spawn("hurry a node", async move {
+            let Ok(channel) = Channels::new(&seams).get(&address) else { return };
+            let request = rpc::ReportNowRequest { cluster_id };
+            let mut control = NodeControlClient::new(channel);
+            if let Err(error) = within(&seams, HURRY_LIMIT, control.report_now(request)).await {
+                debug!("{node} hears later what is wanted of it: {error}");
+            }
+        });
     }
 
     /// Whether the other nodes can hold as many replicas as are wanted.

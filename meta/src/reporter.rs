@@ -1,4 +1,5 @@
-//! Each node's heartbeat to the meta-group's leader: once a second, and at once when what the node leads has changed.
+//! Each node's heartbeat to the meta-group's leader: once a second, and at once when what the node leads has changed, when a node that lets
+//! no sessions in has lost some, and when the leader wants one, for it wants something else of the node than before.
 //!
 //! What it has to say of its groups at rest is kept (`at_rest.rs`), since there may be thousands of which nothing changes. It is made
 //! anew for a group that has woken or was laid to rest, and for all when other nodes answer than before; beyond that nothing about a
@@ -69,7 +70,7 @@ impl Reporter {
     /// Runs until cancelled.
     pub async fn run(self, stop: CancellationToken) {
         let mut last_sent: Option<Instant> = None;
-        let mut last_shape = Vec::new();
+        let mut last_shape = Shape::default();
         let mut meter = Meter::default();
         let mut resting = AtRest::default();
         // What what rests came to when the leader heard of it last.
@@ -79,7 +80,8 @@ impl Reporter {
             self.multi.set_quorum_reads(self.client.quorum_reads());
             self.multi.set_log_compression(self.client.log_compression());
             let mut groups = self.led();
-            let shape = shape(&groups);
+            let facts = self.local.facts();
+            let shape = Shape::of(&groups, &facts);
             let now = self.seams.clock.now();
             let due = last_sent.is_none_or(|at| now - at >= REPORT_EVERY);
             if due || shape != last_shape {
@@ -98,7 +100,7 @@ impl Reporter {
                     node: self.node.0,
                     addresses: Some(self.addresses.clone()),
                     groups,
-                    facts: Some(self.local.facts()),
+                    facts: Some(facts),
                     resting_digest: resting.digest(),
                     with_resting,
                     resting_since,
@@ -132,6 +134,7 @@ impl Reporter {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.seams.beat(LOOK_EVERY) => {}
+                () = self.client.hurried() => last_sent = None,
             }
         }
     }
@@ -218,9 +221,37 @@ fn members(
     voters.chain(learners).collect()
 }
 
-/// What of a report is worth another one at once. (Lag is not: it changes all the time.)
-fn shape(groups: &[pb::GroupReport]) -> Vec<(u64, u64, u64, usize, usize)> {
-    let voters = |g: &pb::GroupReport| g.replicas.iter().filter(|r| !r.learner).count();
-    let epoch = |g: &pb::GroupReport| g.descriptor.as_ref().map_or(0, |d| d.epoch);
-    groups.iter().map(|g| (g.group, g.term, epoch(g), g.replicas.len(), voters(g))).collect()
+/// What of a report is worth another one at once. (Lag is not: it changes all the time. Sessions come and go, too, where they are let in.)
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Shape {
+    /// Group, term, epoch, members and voters.
+    groups: Vec<(u64, u64, u64, usize, usize)>,
+    /// How many sessions are left, where none are let in: somebody waits for the last one.
+    left: Option<u64>,
+}
+
+impl Shape {
+    fn of(groups: &[pb::GroupReport], facts: &pb::NodeFacts) -> Self {
+        let voters = |g: &pb::GroupReport| g.replicas.iter().filter(|r| !r.learner).count();
+        let epoch = |g: &pb::GroupReport| g.descriptor.as_ref().map_or(0, |d| d.epoch);
+        let groups =
+            groups.iter().map(|g| (g.group, g.term, epoch(g), g.replicas.len(), voters(g))).collect();
+        Self { groups, left: facts.closed.then_some(facts.sessions) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whom_a_node_that_is_drained_has_left_is_told_at_once() {
+        let shape = |closed, sessions| {
+            Shape::of(&[], &pb::NodeFacts { closed, sessions, ..pb::NodeFacts::default() })
+        };
+        assert_eq!(shape(false, 1), shape(false, 2), "they come and go");
+        assert_ne!(shape(false, 0), shape(true, 0), "it is closed");
+        assert_ne!(shape(true, 1), shape(true, 0), "the last one has gone");
+        assert_eq!(shape(true, 1), shape(true, 1));
+    }
 }

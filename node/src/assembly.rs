@@ -211,7 +211,8 @@ pub async fn assemble(place: Place, parts: Parts) -> Result<Assembled, Failure> 
     let (oracle, directory) = (meta_client.clone(), meta_client.clone());
     let shards = ShardServer::start(registry, births, multi.clone(), oracle.clone(), seams.clone());
     services.shards.set(ShardService::new(shards.clone()).into_service());
-    let control = NodeControl::service(identity.cluster_id, multi.clone(), leftovers, shards.clone());
+    let (for_control, of_node) = (multi.clone(), meta_client.clone());
+    let control = NodeControl::service(identity.cluster_id, for_control, leftovers, shards.clone(), of_node);
     services.control.set(control);
     let (for_shards, for_client) = (shards.clone(), meta_client.clone());
     seams.spawn(

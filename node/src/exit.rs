@@ -41,7 +41,8 @@ pub enum Failure {
     /// Status 7: nobody answers.
     #[error("{0}")]
     Unreachable(String),
-    /// Status 8: replicas of one group hold different rows, or rows do not keep their tables' constraints.
+    /// Status 8: replicas of one group hold different rows, have failed or are in quarantine, the map is not as the shards are, or rows do
+    /// not keep their tables' constraints.
     #[error("{0}")]
     Differs(String),
     /// Status 9: the log or the state of a node that ran can't be written any more, so it has left its groups to the others.

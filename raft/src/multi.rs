@@ -33,7 +33,7 @@ use crate::transport::server::{Endpoint, Mount, refusal};
 use crate::{broken, checkpoint, progress, stall};
 
 /// Where, in the store's directory, incoming snapshots are spooled to.
-const SPOOL_DIR: &str = "incoming";
+pub(crate) const SPOOL_DIR: &str = "incoming";
 /// How often at most a message for the same unknown group is reported.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 const REPORTS_KEPT_MAX: usize = 1024;

@@ -15,6 +15,11 @@
 //! where else they do, and made the only member it would be the truth. Any other one is better, also one that is behind: what
 //! that lacks is lost, but what it says was so. [`recover`] refuses one in quarantine; where there is no other, somebody has to
 //! say so first ([`release`]).
+//!
+//! **A replica whose snapshot was being installed is none at all.** It holds neither what it had nor what it was to get, and what it had
+//! acknowledged may lie in the snapshot alone. [`recover`] refuses it, and nobody can accept it: a start of its node goes on with the
+//! install, if the snapshot is whole; then it is a replica like others. The same goes for one whose state or log can't be read
+//! ([`Damaged`]): it is named, and the others of its store are judged all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,12 +30,36 @@ use storage::{Cf, Store};
 use crate::api::{Error, Fatal};
 use crate::keys;
 use crate::log_store::{decode_ballot, durably};
+use crate::multi::SPOOL_DIR;
 use crate::removal::{self, QUARANTINED};
+use crate::snapshot;
 use crate::state_machine::Position;
 use crate::types::{Entry, Host, LogId, decode_entry, decode_log_id, encode_entry, log_id, term_of};
 
 /// Entries are read in pieces of so many bytes.
 const PIECE_BYTES: usize = 4 << 20;
+/// Why one is not recovered whose snapshot was being installed.
+const UNFINISHED: &str = "a snapshot was being installed into it: it is not whole";
+
+/// What a store has of groups.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Those of which it can be told what they are.
+    pub survivors: Vec<Survivor>,
+    /// The others.
+    pub damaged: Vec<Damaged>,
+}
+
+/// A replica in a store that nobody runs, of which nobody can tell what it has: its state or its log can't be read. It is nobody's survivor.
+#[derive(Clone, Debug)]
+pub struct Damaged {
+    /// The group.
+    pub group: GroupId,
+    /// The replica, if that can be read.
+    pub replica: Option<ReplicaId>,
+    /// What is wrong.
+    pub why: Fatal,
+}
 
 /// A replica in a store that nobody runs.
 #[derive(Clone, Debug)]
@@ -49,6 +78,8 @@ pub struct Survivor {
     pub last: (Term, LogIndex),
     /// Its rows differed from those of a majority: see the module.
     pub quarantined: bool,
+    /// A snapshot was being installed into it: see the module. (The voters are those of the snapshot then, the last entry is not.)
+    pub unfinished: bool,
 }
 
 impl Survivor {
@@ -61,30 +92,74 @@ impl Survivor {
     }
 }
 
-/// All replicas in a store.
-pub fn survivors(store: &Store) -> Result<Vec<Survivor>, Error> {
-    let log = store.log();
-    let mut found = Vec::new();
-    for group in log.groups().map_err(|e| broken(group_zero(), e))? {
-        let state = log.state(group).map_err(|e| broken(group, e))?;
-        let Some(ballot) = &state.vote else { continue };
-        let (replica, _, removed) = decode_ballot(ballot).map_err(|e| broken(group, e))?;
-        if removed {
-            continue;
+/// All replicas in a store, each judged by itself. An error: the store does not say which there are.
+pub fn survivors(store: &Store) -> Result<Found, Error> {
+    let installs = installs(store).map_err(|e| broken(group_zero(), ReplicaId(0), e))?;
+    let groups = store.log().groups().map_err(|e| broken(group_zero(), ReplicaId(0), e))?;
+    let mut found = Found::default();
+    for &group in &groups {
+        let replica = match ballot(store, group) {
+            Ok((_, true)) => continue,
+            Ok((replica, false)) => replica,
+            Err(why) => {
+                found.damaged.push(Damaged { group, replica: None, why });
+                continue;
+            }
+        };
+        match judge(store, group, replica, installs.get(&group)) {
+            Ok(survivor) => found.survivors.extend(survivor),
+            Err(why) => found.damaged.push(Damaged { group, replica: Some(replica), why }),
         }
-        let (last, membership) = end_of(store, group)?;
-        let Some(last) = last else { continue };
-        let configs = membership.get_joint_config().iter();
-        let halves = configs.map(|half| half.iter().copied().map(ReplicaId).collect()).collect();
-        let voters: BTreeSet<u64> = membership.voter_ids().collect();
-        let voters = membership.nodes().filter(|(id, _)| voters.contains(id));
-        let voters = voters.map(|(id, host)| (ReplicaId(*id), NodeId(host.0))).collect();
-        let last = (Term(term_of(&last)), LogIndex(last.index));
-        let quarantined = removal::is_quarantined(&store.engine(), group, replica);
-        let quarantined = quarantined.map_err(|e| broken(group, e))?;
-        found.push(Survivor { group, replica, voters, halves, last, quarantined });
+    }
+    for group in installs.into_keys().filter(|group| !groups.contains(group)) {
+        let why = Fatal::new("a snapshot was being installed into it, and it has no log");
+        found.damaged.push(Damaged { group, replica: None, why });
     }
     Ok(found)
+}
+
+/// The installs that have not ended, as [`snapshot::unfinished`] tells of them.
+fn installs(store: &Store) -> Result<BTreeMap<GroupId, Option<Position>>, Fatal> {
+    let dir = store.dir().join(SPOOL_DIR);
+    snapshot::unfinished(&store.engine(), &dir, |group| ballot(store, group).ok())
+}
+
+/// Which replica of a group is there, and whether it is being removed.
+fn ballot(store: &Store, group: GroupId) -> Result<(ReplicaId, bool), Fatal> {
+    let ballot = store.log().vote(group)?;
+    let ballot = ballot.ok_or_else(|| Fatal::new("its log has lost the replica's id"))?;
+    let (replica, _, removed) = decode_ballot(&ballot).map_err(Fatal::new)?;
+    Ok((replica, removed))
+}
+
+/// What a replica is; `None`: nothing has come to it yet. `install`: a snapshot was being installed into it.
+fn judge(
+    store: &Store,
+    group: GroupId,
+    replica: ReplicaId,
+    install: Option<&Option<Position>>,
+) -> Result<Option<Survivor>, Fatal> {
+    let End { last, mut membership, hole } = end_of(store, group)?;
+    match install {
+        // It may be nothing yet but what the snapshot makes it.
+        Some(awaited) => {
+            if let Some(awaited) = awaited.as_ref().filter(|awaited| awaited.last >= last) {
+                membership = awaited.membership.membership().clone();
+            }
+        }
+        None if last.is_none() => return Ok(None),
+        None if hole => return Err(Fatal::new("the log begins after the end of the state")),
+        None => {}
+    }
+    let configs = membership.get_joint_config().iter();
+    let halves = configs.map(|half| half.iter().copied().map(ReplicaId).collect()).collect();
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    let voters = membership.nodes().filter(|(id, _)| voters.contains(id));
+    let voters = voters.map(|(id, host)| (ReplicaId(*id), NodeId(host.0))).collect();
+    let last = last.map_or((Term(0), LogIndex(0)), |last| (Term(term_of(&last)), LogIndex(last.index)));
+    let quarantined = removal::is_quarantined(&store.engine(), group, replica)?;
+    let unfinished = install.is_some();
+    Ok(Some(Survivor { group, replica, voters, halves, last, quarantined, unfinished }))
 }
 
 /// Ends a replica's quarantine, durably. From now on its rows count, whatever is wrong with them.
@@ -92,64 +167,80 @@ pub fn release(store: &Store, survivor: &Survivor) -> Result<(), Error> {
     let engine = store.engine();
     let mut batch = engine.batch();
     batch.delete(Cf::Group, &keys::quarantined_key(survivor.group));
-    engine.write(batch).and_then(|()| engine.flush()).map_err(|e| broken(survivor.group, e))
+    engine.write(batch).and_then(|()| engine.flush()).map_err(|e| broken(survivor.group, survivor.replica, e))
 }
 
-/// Makes the replica the only member of its group, durably. One in quarantine is refused: it would not even run.
+/// Makes the replica the only member of its group, durably. One in quarantine is refused: it would not even run; and one that is not
+/// whole: what the next start imports would be put over this.
 pub async fn recover(store: &Store, survivor: &Survivor) -> Result<(), Error> {
-    let group = survivor.group;
-    let quarantined = removal::is_quarantined(&store.engine(), group, survivor.replica);
-    if quarantined.map_err(|e| broken(group, e))? {
-        return Err(broken(group, QUARANTINED));
+    let (group, replica) = (survivor.group, survivor.replica);
+    let failed = |e: Fatal| broken(group, replica, e);
+    let quarantined = removal::is_quarantined(&store.engine(), group, replica);
+    if quarantined.map_err(|e| failed(e.into()))? {
+        return Err(failed(Fatal::new(QUARANTINED)));
+    }
+    if installs(store).map_err(failed)?.contains_key(&group) {
+        return Err(failed(Fatal::new(UNFINISHED)));
     }
     let me = store.identity().ok_or(Error::NoIdentity)?.node_id;
-    let (last, _) = end_of(store, group)?;
-    let last = last.ok_or_else(|| broken(group, Fatal::new("an empty log")))?;
-    let alone = Membership::new(
-        vec![BTreeSet::from([survivor.replica.0])],
-        BTreeMap::from([(survivor.replica.0, Host(me.0))]),
-    );
-    let alone = alone.map_err(|e| broken(group, Fatal::new(e.to_string())))?;
+    let last = end_of(store, group).map_err(failed)?.last;
+    let last = last.ok_or_else(|| failed(Fatal::new("an empty log")))?;
+    let alone = Membership::new(vec![BTreeSet::from([replica.0])], BTreeMap::from([(replica.0, Host(me.0))]));
+    let alone = alone.map_err(|e| failed(Fatal::new(e.to_string())))?;
     let index = last.index + 1;
     let entry: Entry =
         openraft::entry::RaftEntry::new(log_id(term_of(&last), index), EntryPayload::Membership(alone));
     let log = store.log();
     let encoded = vec![(LogIndex(index), encode_entry(&entry))];
-    durably(|done| log.append(group, encoded, done)).await.map_err(|e| broken(group, e))
+    durably(|done| log.append(group, encoded, done)).await.map_err(|e| broken(group, replica, e))
 }
 
-/// The last entry of a group's log, and the last membership in it, or in the state.
-fn end_of(store: &Store, group: GroupId) -> Result<(Option<LogId>, Membership<u64, Host>), Error> {
+/// Where a group's state and log end.
+struct End {
+    /// The last entry.
+    last: Option<LogId>,
+    /// The last membership in the log, or in the state.
+    membership: Membership<u64, Host>,
+    /// The log begins after the end of the state: entries are lacking.
+    hole: bool,
+}
+
+fn end_of(store: &Store, group: GroupId) -> Result<End, Fatal> {
     let log = store.log();
-    let position = Position::load(&store.engine(), group).map_err(|e| broken(group, e))?;
+    let position = Position::load(&store.engine(), group)?;
     let mut membership = position.membership.membership().clone();
-    let state = log.state(group).map_err(|e| broken(group, e))?;
-    let purged = state.purged.as_deref().map(decode_log_id).transpose().map_err(|e| broken(group, e))?;
+    let state = log.state(group)?;
+    let purged = state.purged.as_deref().map(decode_log_id).transpose().map_err(Fatal::new)?;
+    let hole = purged.as_ref().map(|id| id.index) > position.last.as_ref().map(|id| id.index);
     let mut last = purged.max(position.last);
     let mut from = state.first.unwrap_or(LogIndex(0));
     while let Some((end, _)) = &state.last
         && from <= *end
     {
-        let piece = log.read(group, from, LogIndex(end.0 + 1), PIECE_BYTES).map_err(|e| broken(group, e))?;
+        let piece = log.read(group, from, LogIndex(end.0 + 1), PIECE_BYTES)?;
         let Some((read, _)) = piece.last() else { break };
         from = LogIndex(read.0 + 1);
         for (_, encoded) in piece {
-            let entry = decode_entry(encoded).map_err(|e| broken(group, e))?;
+            let entry = decode_entry(encoded).map_err(Fatal::new)?;
             if let EntryPayload::Membership(members) = &entry.payload {
                 membership = members.clone();
             }
             last = last.max(Some(entry.log_id));
         }
     }
-    Ok((last, membership))
+    Ok(End { last, membership, hole })
 }
 
 fn group_zero() -> GroupId {
     GroupId(0)
 }
 
-fn broken(group: GroupId, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::Open { group, replica: ReplicaId(0), source: Fatal::new(error) }
+fn broken(
+    group: GroupId,
+    replica: ReplicaId,
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Error {
+    Error::Open { group, replica, source: Fatal::new(error) }
 }
 
 #[cfg(test)]
@@ -162,7 +253,8 @@ mod tests {
             halves.iter().map(|half| half.iter().copied().map(ReplicaId).collect()).collect();
         let voters = halves.iter().flatten().map(|voter| (*voter, NodeId(voter.0))).collect();
         let last = (Term(1), LogIndex(1));
-        Survivor { group: GroupId(1), replica: ReplicaId(1), voters, halves, last, quarantined: false }
+        let (group, replica) = (GroupId(1), ReplicaId(1));
+        Survivor { group, replica, voters, halves, last, quarantined: false, unfinished: false }
     }
 
     fn has_lost(halves: &[&[u64]], lost: &[u64]) -> bool {

@@ -70,9 +70,7 @@ pub(crate) fn resume_installs(
 ) -> Result<BTreeMap<GroupId, Torn>, Fatal> {
     let mut failed = BTreeMap::new();
     for path in accepted(dir).map_err(Fatal::new)? {
-        let stem = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
-        let group = stem
-            .map(GroupId)
+        let group = group_of(&path)
             .ok_or_else(|| Fatal::new(format!("{} is no name of an accepted snapshot", path.display())))?;
         if let Err(reason) = resume(engine, group, &path, ballot(group)?) {
             let why = Fatal::new(format!("cannot install {}: {reason}", path.display()));
@@ -117,11 +115,49 @@ fn resume(
     import(engine, group, path, &position)
 }
 
+/// The installs that have not ended in a store that nobody runs, each with how far, and with whom, its group is by the snapshot; `None`:
+/// that can't be read, or is gone. What the engine holds of such a group may be neither its old state nor its new one.
+pub(crate) fn unfinished(
+    engine: &Engine,
+    dir: &Path,
+    ballot: impl Fn(GroupId) -> Option<(ReplicaId, bool)>,
+) -> Result<BTreeMap<GroupId, Option<Position>>, Fatal> {
+    let interrupted: BTreeMap<GroupId, Option<Position>> =
+        engine.interrupted_imports()?.into_iter().map(|(group, _)| (group, None)).collect();
+    let mut found = interrupted.clone();
+    for path in accepted(dir).map_err(Fatal::new)? {
+        let group = group_of(&path)
+            .ok_or_else(|| Fatal::new(format!("{} is no name of an accepted snapshot", path.display())))?;
+        let header = SpoolReader::open(&path).ok().and_then(|mut reader| reader.header().ok());
+        let Some(header) = header.filter(|header| header.group == group.0) else {
+            found.insert(group, None);
+            continue;
+        };
+        // As a start judges it: of a replica that is gone, or going, it is nobody's any more.
+        if ballot(group) != Some((ReplicaId(header.to_replica), false)) {
+            continue;
+        }
+        let meta = meta_from_wire(header.meta).ok();
+        let position = meta.map(|meta| Position { last: meta.last_log_id, membership: meta.last_membership });
+        let reached =
+            |wanted: &Position| matches!(Position::load(engine, group), Ok(is) if is.last >= wanted.last);
+        if interrupted.contains_key(&group) || !position.as_ref().is_some_and(reached) {
+            found.insert(group, position);
+        }
+    }
+    Ok(found)
+}
+
 /// What an accepted snapshot is to replace; nothing that is known, if its header cannot be read.
 fn awaited(group: GroupId, path: &Path) -> Vec<(Cf, KeyRange)> {
     let header = SpoolReader::open(path).ok().and_then(|mut reader| reader.header().ok());
     let header = header.filter(|header| header.group == group.0);
     header.and_then(|header| spans_from_wire(&header.spans).ok()).unwrap_or_default()
+}
+
+/// Whose an accepted snapshot is, by its name.
+fn group_of(path: &Path) -> Option<GroupId> {
+    path.file_stem()?.to_str()?.parse().ok().map(GroupId)
 }
 
 /// The snapshots in a directory that were accepted and, as far as the directory knows, not imported.

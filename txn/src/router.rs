@@ -368,7 +368,10 @@ impl Router {
             biased;
             response = call => response?,
             () = lost => return Err(CallError::Lost),
-            () = self.seams.sleep(time) => return Err(CallError::Lost),
+            () = self.seams.sleep(time) => {
+                self.peers.gave_up(node);
+                return Err(CallError::Lost);
+            }
         };
         response.body.ok_or(CallError::Lost)
     }

@@ -13,6 +13,7 @@ use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use prost::Message;
 use proto::shard as pb;
+use proto::shard::request::Body as Ask;
 use proto::shard::shard_client::ShardClient;
 use proto::shard::shard_server;
 use storage::ids::NodeId;
@@ -46,6 +47,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// those that never have, and for those that pulse and serve nothing.)
 const REST_MIN: Duration = Duration::from_millis(50);
 const REST_MAX: Duration = Duration::from_millis(400);
+/// After so many requests in succession that have run into their deadlines, while nothing at all came back, a node is asked for what any node
+/// answers at once: requests to a shard that stands still run into theirs, too, and the node is well. If that isn't answered, either, it is
+/// left alone like one that can't be reached.
+const UNANSWERED_MAX: u64 = 3;
 /// A connection that is broken, though its node answers others, is noticed after one interval and the timeout: until then commits that
 /// were sent on it hang. (A node that sleeps or is cut off is noticed by its pulses, which are awaited with every answer: `raft::Reach`.)
 /// It has to be over well before locks lapse whose owner says on that connection that it lives ([`LEASE`](crate::lock::LEASE)): there
@@ -107,7 +112,24 @@ struct Slot {
     line: tokio::sync::Mutex<Line>,
     /// How many tries to make one have ended, well or not.
     ended: AtomicU64,
+    /// How many requests have run into their deadlines since anything was answered.
+    unanswered: AtomicU64,
 }
+
+impl Slot {
+    /// The node may answer nobody.
+    fn is_in_doubt(&self) -> bool {
+        self.unanswered.load(Ordering::Relaxed) >= UNANSWERED_MAX
+    }
+
+    /// Something has come back.
+    fn has_answered(&self) {
+        self.unanswered.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Why there is no stream.
+type Trouble = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Default)]
 struct Line {
@@ -140,9 +162,20 @@ impl Peers {
         Self { directory, seams, links: Mutex::default(), next_id: AtomicU64::new(1) }
     }
 
-    /// Sends a request and awaits the answer. The caller bounds the time.
-    pub async fn call(&self, node: NodeId, mut request: pb::Request) -> Result<pb::Response, CallError> {
+    /// Sends a request and awaits the answer. The caller bounds the time, and says so if it was too short ([`Peers::gave_up`]).
+    pub async fn call(&self, node: NodeId, request: pb::Request) -> Result<pb::Response, CallError> {
         let link = self.link(node).await.ok_or(CallError::NotSent)?;
+        self.ask(&link, request).await
+    }
+
+    /// A request to the node has run into its deadline.
+    pub fn gave_up(&self, node: NodeId) {
+        if let Some(slot) = self.links.lock().get(&node) {
+            slot.unanswered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    async fn ask(&self, link: &Link, mut request: pb::Request) -> Result<pb::Response, CallError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         request.id = id;
         let (sender, receiver) = oneshot::channel();
@@ -161,7 +194,8 @@ impl Peers {
         // One connects, the others wait for it, and for no further try: there might be one for each of them.
         let ended = slot.ended.load(Ordering::SeqCst);
         let mut line = slot.line.lock().await;
-        if let Some(link) = line.link.as_ref().filter(|link| link.waiting.is_open()) {
+        let open = line.link.clone().filter(|link| link.waiting.is_open());
+        if let Some(link) = open.as_ref().filter(|_| !slot.is_in_doubt()) {
             return Some(link.clone());
         }
         let rests = line.rest.is_some_and(|(until, _)| self.seams.clock.now() < until);
@@ -169,7 +203,7 @@ impl Peers {
             return None;
         }
         let _try = Try(&slot);
-        match self.connect(node).await {
+        match self.answering(node, &slot, open).await {
             Ok(link) => {
                 *line = Line { link: Some(link.clone()), rest: None };
                 Some(link)
@@ -183,7 +217,30 @@ impl Peers {
         }
     }
 
-    async fn connect(&self, node: NodeId) -> Result<Arc<Link>, Box<dyn std::error::Error + Send + Sync>> {
+    /// A stream, the one that is open or another one, on which something comes back, if that is in doubt.
+    async fn answering(
+        &self,
+        node: NodeId,
+        slot: &Arc<Slot>,
+        open: Option<Arc<Link>>,
+    ) -> Result<Arc<Link>, Trouble> {
+        let link = match open {
+            Some(link) => link,
+            None => self.connect(node, slot).await?,
+        };
+        if slot.is_in_doubt() {
+            // About nobody there is nothing to tell, and no shard is asked for that.
+            let nobody = Some(Ask::Describe(pb::Describe::default()));
+            let probe = pb::Request { body: nobody, ..pb::Request::default() };
+            tokio::select! {
+                answer = self.ask(&link, probe) => answer.map_err(|_| "it has hung up")?,
+                () = self.seams.sleep(CONNECT_TIMEOUT) => return Err("it takes requests, and answers none".into()),
+            };
+        }
+        Ok(link)
+    }
+
+    async fn connect(&self, node: NodeId, slot: &Arc<Slot>) -> Result<Arc<Link>, Trouble> {
         let address = self.directory.address(node).ok_or("its address is not known")?;
         let channel = Endpoint::from_shared(format!("http://{address}"))?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -204,9 +261,10 @@ impl Peers {
             () = self.seams.sleep(CONNECT_TIMEOUT) => return Err("it does not answer".into()),
         };
         let waiting = Waiting::open();
-        let waiters = waiting.clone();
+        let (waiters, slot) = (waiting.clone(), slot.clone());
         self.seams.spawn("shard-answers", async move {
             while let Some(Ok(message)) = incoming.next().await {
+                slot.has_answered();
                 let mut waiters = waiters.0.lock();
                 let Some(waiting) = waiters.as_mut() else {
                     break;

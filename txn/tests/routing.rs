@@ -4,14 +4,22 @@
 
 mod common;
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{Cable, TestCluster, bytes};
+use futures::{FutureExt, Stream};
+use proto::shard as pb;
+use proto::shard::response::Body as Answer;
+use proto::shard::shard_server::{Shard, ShardServer};
 use raft::RaftOptions;
-use storage::ids::NodeId;
-use storage::seam::{Connecting, Network, Seams};
+use storage::ids::{GroupId, NodeId};
+use storage::seam::{Connecting, Connection, Network, Seams};
+use tokio::net::{TcpListener, TcpStream};
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
 use txn::api::Value;
 use txn::transport::{CallError, Peers};
 use txn::{CoordinatorOptions, Directory, Error};
@@ -152,5 +160,109 @@ async fn nodes_that_cannot_be_reached_are_left_alone_for_a_while() {
     // (In twenty seconds it may be tried fifty times.)
     let asked = network.asked.load(Ordering::SeqCst);
     assert!((1..100).contains(&asked), "{asked} times");
+    cluster.stop().await;
+}
+
+/// A node that takes connections, streams and requests. Whether it answers them is up to the test.
+#[derive(Default)]
+struct Mute {
+    is_mute: AtomicBool,
+    asked: AtomicU64,
+}
+
+struct Listening(Arc<Mute>);
+
+#[tonic::async_trait]
+impl Shard for Listening {
+    type ExchangeStream = Pin<Box<dyn Stream<Item = Result<pb::Responses, Status>> + Send>>;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<pb::Requests>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let node = self.0.clone();
+        let answers = futures::stream::unfold(request.into_inner(), move |mut incoming| {
+            let node = node.clone();
+            async move {
+                loop {
+                    let requests = incoming.message().await.ok()??.requests;
+                    node.asked.fetch_add(requests.len() as u64, Ordering::SeqCst);
+                    if node.is_mute.load(Ordering::SeqCst) {
+                        continue;
+                    }
+                    let answer =
+                        |request: pb::Request| pb::Response { id: request.id, body: Some(Answer::Done(0)) };
+                    let responses = requests.into_iter().map(answer).collect();
+                    return Some((Ok::<_, Status>(pb::Responses { responses }), incoming));
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+/// Whoever is called, this one answers.
+struct Always(String);
+
+impl Network for Always {
+    fn connect(&self, _: String) -> Connecting {
+        let address = self.0.clone();
+        Box::pin(async move { Ok(Box::new(TcpStream::connect(address).await?) as Box<dyn Connection>) })
+    }
+}
+
+async fn listening() -> (Arc<Mute>, Arc<Always>) {
+    let node = Arc::new(Mute::default());
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let way = Arc::new(Always(port.local_addr().unwrap().to_string()));
+    let service = ShardServer::new(Listening(node.clone()));
+    Seams::real().spawn("a mute node", async move {
+        let router = tonic::transport::Server::builder().add_service(service);
+        router.serve_with_incoming(TcpIncoming::from(port)).await.unwrap();
+    });
+    (node, way)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_takes_requests_and_answers_none_is_left_alone_until_it_does() {
+    let cluster = TestCluster::start(1).await;
+    let (node, way) = listening().await;
+    let peers = Peers::new(cluster.meta.clone(), cluster.seams.clone().over(way));
+    let call = || peers.call(NodeId(1), Default::default());
+    call().await.unwrap();
+    // It answers, if not these: their shard may stand still.
+    for _ in 0..20 {
+        (0..3).for_each(|_| peers.gave_up(NodeId(1)));
+        call().await.unwrap();
+    }
+    node.is_mute.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        let asked = node.asked.load(Ordering::SeqCst);
+        let mut lost = std::pin::pin!(call());
+        while node.asked.load(Ordering::SeqCst) == asked {
+            assert!(lost.as_mut().now_or_never().is_none());
+            cluster.seams.sleep(Duration::from_millis(1)).await;
+        }
+        peers.gave_up(NodeId(1));
+    }
+    // One asks whether it is there, and the others don't wait for each other.
+    let asked = node.asked.load(Ordering::SeqCst);
+    for _ in 0..1_000 {
+        let answer = call().await;
+        assert!(matches!(answer, Err(CallError::NotSent)), "{answer:?}");
+    }
+    // (In twenty seconds it may be asked fifty times.)
+    let tries = node.asked.load(Ordering::SeqCst) - asked;
+    assert!((1..100).contains(&tries), "{tries} times");
+    node.is_mute.store(false, Ordering::SeqCst);
+    let answers = async {
+        while call().await.is_err() {
+            cluster.seams.sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = answers => {}
+        () = cluster.seams.sleep(Duration::from_secs(30)) => panic!("it answers, and is not asked"),
+    }
     cluster.stop().await;
 }

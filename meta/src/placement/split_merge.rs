@@ -1,7 +1,10 @@
 //! Suggestions: what should be split or merged.
 //!
 //! Where a shard is split is for the shard to say: it knows its keys. Two neighbours are merged only if the result is
-//! far from being split again, and never across tables or rules.
+//! far from being split again, if nobody wants the right one to begin where it does (it was cut by placement, or nothing is left of what
+//! it was cut for), and never across rules. They may begin in two tables: otherwise the last shard of a dropped one would stay for ever. What
+//! a table with shards of its own begins with is wanted, so it is not drawn into its neighbour; and what begins with a whole database
+//! stays, for the system's shard before the first one is absorbed by nobody and absorbs nobody's.
 
 use std::collections::BinaryHeap;
 
@@ -78,8 +81,9 @@ fn merge(view: &View<'_>, draft: &mut Draft) {
         if bytes > view.policy.merge_bytes_max || !cold {
             continue;
         }
-        let alike = first.family.is_some() && first.family == second.family && first.rule == second.rule;
-        if alike && !second.pinned && quiet(view, draft, place) && quiet(view, draft, place + 1) {
+        let unwanted = second.family.is_some() && !second.pinned;
+        if unwanted && first.rule == second.rule && quiet(view, draft, place) && quiet(view, draft, place + 1)
+        {
             let operation = Operation::Merge { group: first.id, right: second.id };
             draft.step(place, operation, Why::Small { bytes, requests });
             draft.touch(place + 1);

@@ -452,6 +452,7 @@ scripts! {
     uneven_disks_get_uneven_shares,
     unknown_localities_take_nothing_away,
     unknown_nodes_and_missing_rules,
+    what_a_dropped_table_has_left_is_absorbed,
     within_the_band_nothing_moves,
     zones_get_one_replica_each,
 }

@@ -19,7 +19,7 @@ use crate::exit::Failure;
 ///
 /// Exit statuses: 0 success, 1 failure, 2 unusable arguments or configuration, 3 a port can't be listened on, 4 the store can't be
 /// used (in use by another process, not a store, of another format), 5 the store is damaged, 6 refused by the cluster, 7 nobody answers,
-/// 8 replicas differ, 9 the store of a node that ran has failed.
+/// 8 replicas, the map or rows are not as they should be, 9 the store of a node that ran has failed.
 #[derive(Parser)]
 #[command(name = "flotilla", version, about, max_term_width = 100)]
 struct Cli {

@@ -147,3 +147,32 @@ fn what_a_failed_install_has_left_is_forgotten_with_its_replica() {
     assert_eq!(node.value().as_deref(), Some("somebody's"));
     assert!(!node.is_placed());
 }
+
+/// Whoever looks into a stopped node's store must not take a replica for whole that the next start will write over.
+#[test]
+fn an_install_has_not_ended_until_its_state_is_there_or_its_replica_gone() {
+    fn mine(_: GroupId) -> Option<(ReplicaId, bool)> {
+        Some((ME, false))
+    }
+    let node = Node::with("somebody's");
+    let at = |ballot: fn(GroupId) -> Option<(ReplicaId, bool)>| {
+        unfinished(&node.store.engine(), &node.incoming(), ballot).expect("a list")
+    };
+    assert!(at(mine).is_empty());
+    let file = node.accept();
+    let awaited = at(mine).remove(&GROUP).expect("it waits").expect("its header can be read");
+    assert_eq!(awaited.last, Some(log_id(3, 40)));
+    assert!(at(|_| Some((ReplicaId(7), false))).is_empty(), "another replica's");
+    assert!(at(|_| Some((ME, true))).is_empty(), "it is being removed");
+    node.resume(Some((ME, false))).expect("resume");
+    assert!(at(mine).is_empty());
+    // Of one that is done a power cut may bring the file back.
+    node.accept();
+    assert!(at(mine).is_empty());
+    node.begin_to_import();
+    assert!(at(mine).contains_key(&GROUP));
+    fs::write(&file, b"nothing that can be read").expect("write");
+    assert_eq!(at(mine).remove(&GROUP), Some(None));
+    fs::remove_file(&file).expect("remove");
+    assert_eq!(at(mine).remove(&GROUP), Some(None), "the marker says so");
+}

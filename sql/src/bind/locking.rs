@@ -210,6 +210,10 @@ impl Binder<'_> {
         let plan = self.query(query, LevelKind::Root)?;
         let mode = locks_in(&plan);
         let Some(mode) = mode else { return Ok(Statement::Query(plan)) };
+        // A row that had changed before it was locked is computed once more.
+        if plan.has_order() {
+            return Err(SqlError::unsupported("an operator's function in a query that locks rows"));
+        }
         let (node, limit, offset) = match plan {
             Plan::LockRows(node) => (node, None, None),
             Plan::Limit { input, limit, offset } => match *input {

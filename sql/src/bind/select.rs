@@ -308,6 +308,9 @@ impl Binder<'_> {
         }
         let exprs: Vec<Expr> = items.into_iter().map(|item| item.expr).collect();
         let plain = sort_keys.iter().all(|(i, _, _)| matches!(exprs[*i], Expr::Column(..)));
+        // What has an effect has it for the rows that are asked for, in their order; if rows are not sorted by what it gives.
+        let late =
+            exprs.iter().any(Expr::has_effect) && !sort_keys.iter().any(|(i, _, _)| exprs[*i].is_volatile());
         let finish = |plan: Plan, exprs: Vec<Expr>, n: usize| Plan::Project {
             input: Box::new(plan),
             exprs: exprs.into_iter().take(n).collect(),
@@ -331,7 +334,7 @@ impl Binder<'_> {
             let plan = Plan::Distinct { input: Box::new(finish(plan, exprs, visible)) };
             return Ok(sort(plan, &|i| Expr::Column(i, columns[i].ty)));
         }
-        if on.is_empty() && (plain || sort_keys.is_empty()) {
+        if on.is_empty() && (plain || late) {
             // Sorted by stored columns: below the projection, where an order that a key has already is seen.
             let plan = sort(plan, &|i| exprs[i].clone());
             return Ok(finish(plan, exprs, visible));

@@ -1,4 +1,4 @@
-//! Sessions of a server that is drained, or stops.
+//! Sessions of a server: one that is drained, or stops; and what they have the cluster do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use txn::order::Order;
 use txn::seam::Seams;
 
 use super::{Phase, Server, ServerOptions};
@@ -16,6 +17,7 @@ const LONG: Duration = Duration::from_secs(3600);
 
 struct World {
     server: Server,
+    database: MemoryDatabase,
     url: String,
     seams: Seams,
 }
@@ -24,15 +26,15 @@ impl World {
     /// A server that is not open yet.
     async fn new() -> Self {
         let seams = Seams::real();
-        let server =
-            Server::new(Arc::new(MemoryDatabase::default()), ServerOptions::default(), seams.clone());
+        let database = MemoryDatabase::default();
+        let server = Server::new(Arc::new(database.clone()), ServerOptions::default(), seams.clone());
         server.bootstrap().await.expect("a catalog");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let serving = server.clone();
         seams.spawn("sql server", async move { serving.serve(listener).await });
         let url = format!("postgresql://root@127.0.0.1:{port}/postgres?sslmode=disable");
-        Self { server, url, seams }
+        Self { server, database, url, seams }
     }
 
     async fn connect(&self) -> Result<Client, String> {
@@ -123,4 +125,63 @@ async fn server_that_stops_is_not_opened_again() {
     world.server.open();
     assert_ne!(world.server.phase(), Phase::Serving);
     assert!(world.connect().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_functions_are_carried_out_for_rows_that_are_asked_for_once_each_and_never_by_planning() {
+    let world = World::new().await;
+    world.server.open();
+    let client = world.connect().await.expect("a session");
+    let setup = "CREATE TABLE t (a int PRIMARY KEY); INSERT INTO t VALUES (1), (2), (3)";
+    client.batch_execute(setup).await.expect("a table");
+    let drained = || world.database.take_orders();
+    let drain = |node: &str| Order::Drain { node: node.to_owned() };
+    let nothing: [Order; 0] = [];
+
+    let planned = [
+        "EXPLAIN SELECT flotilla.drain('n2')",
+        "EXPLAIN (ANALYZE false) SELECT flotilla.drain('n2')",
+        "EXPLAIN SELECT flotilla.drain((SELECT 'n2'))",
+        "EXPLAIN SELECT DISTINCT flotilla.drain(a) FROM t JOIN t s USING (a)",
+        "PREPARE drained AS SELECT flotilla.drain('n2')",
+        "SELECT flotilla.drain(a) FROM t LIMIT 0",
+    ];
+    for statement in planned {
+        client.batch_execute(statement).await.expect(statement);
+        assert_eq!(drained(), nothing, "{statement}");
+    }
+    let described = client.prepare("SELECT flotilla.drain($1::text)").await.expect("a statement");
+    assert_eq!(described.columns().len(), 1);
+    assert_eq!(drained(), nothing);
+
+    client.query_one(&described, &[&"n3"]).await.expect("an answer");
+    assert_eq!(drained(), [drain("n3")]);
+    let done = [
+        "SELECT flotilla.drain('n2')",
+        "EXECUTE drained",
+        "EXPLAIN ANALYZE SELECT flotilla.drain('n2')",
+        "SELECT upper(flotilla.drain('n2')) || 'x'",
+        "SELECT flotilla.drain((SELECT 'n2'))",
+        "SELECT flotilla.drain('n' || a::text) FROM t WHERE a = 2",
+        "SELECT flotilla.drain('n' || a::text) FROM t ORDER BY a % 2, a LIMIT 1",
+        "SELECT flotilla.drain('n' || a::text), a FROM t WHERE a < 3 ORDER BY -a LIMIT 1",
+    ];
+    for statement in done {
+        client.batch_execute(statement).await.expect(statement);
+        assert_eq!(drained(), [drain("n2")], "{statement}");
+    }
+    let all = "SELECT flotilla.drain('n' || a::text) FROM t ORDER BY -a";
+    client.batch_execute(all).await.expect("all rows");
+    assert_eq!(drained(), ["n3", "n2", "n1"].map(drain), "a call for each row, in their order");
+
+    let refused = [
+        "BEGIN; DECLARE c CURSOR FOR SELECT flotilla.drain('n2')",
+        "SELECT flotilla.drain('n2') FROM t FOR UPDATE",
+        "SELECT flotilla.drain('n2') FROM (SELECT a FROM t FOR SHARE) s",
+    ];
+    for statement in refused {
+        assert_eq!(client.batch_execute(statement).await.map_err(code), Err("0A000".into()), "{statement}");
+        assert_eq!(drained(), nothing, "{statement}");
+        client.batch_execute("ROLLBACK").await.expect("no transaction");
+    }
 }

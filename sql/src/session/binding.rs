@@ -51,8 +51,10 @@ impl Session {
         statement: Option<ParsedStatement>,
         types: ParamTypes<'_>,
     ) -> Result<Prepared> {
-        let empty =
-            |statement| Prepared { statement, params: Vec::new(), columns: None, bound: Default::default() };
+        let empty = |statement| {
+            let (params, bound) = Default::default();
+            Prepared { statement, params, columns: None, orders: false, bound }
+        };
         let bindable = match &statement {
             Some(ParsedStatement::Bindable(bindable)) => bindable,
             Some(utility) => {
@@ -92,6 +94,7 @@ impl Session {
         Ok(Prepared {
             params: bound.params.clone(),
             columns: bound.statement.columns().map(<[OutputColumn]>::to_vec),
+            orders: matches!(&bound.statement, Statement::Query(plan) if plan.has_order()),
             bound: parking_lot::Mutex::new(bound.cacheable.then_some(LastBound { image, path, bound })),
             statement,
         })

@@ -21,6 +21,8 @@ pub struct Prepared {
     pub params: Vec<Type>,
     /// The columns of its rows, for a statement that has some.
     pub columns: Option<Vec<OutputColumn>>,
+    /// Whether running it has the cluster do something.
+    pub(super) orders: bool,
     /// What it was last bound to.
     pub(super) bound: Mutex<Option<LastBound>>,
 }

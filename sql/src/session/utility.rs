@@ -327,6 +327,10 @@ impl Session {
         }
         let parsed = bind::parse(text)?.pop();
         let prepared = std::sync::Arc::new(self.prepare_parsed(parsed, ParamTypes::Fixed(&[])).await?);
+        // A cursor's first rows are computed before anybody has asked for them.
+        if prepared.orders {
+            return Err(SqlError::unsupported("an operator's function in a cursor"));
+        }
         let response = self.run_prepared(&prepared, Vec::new(), false).await?;
         let Response::Rows(rows) = response else {
             return Err(SqlError::internal("a cursor's query gave no rows"));

@@ -15,6 +15,7 @@ use txn::api::{
     ScanPage, ScanRequest, SessionLocks, ShardInfo, Transaction, Value, Witness, Write,
 };
 use txn::ids::{Epoch, GroupId, KeyRange, NodeId, Timestamp, TxnId};
+use txn::order::Order;
 use txn::{Error, SessionId};
 
 /// Rows of a page, at most.
@@ -31,6 +32,8 @@ struct State {
     splits: BTreeSet<Key>,
     /// The prefixes of tables of whose replicas something is wanted.
     placed: BTreeSet<Key>,
+    /// What operators wanted done.
+    orders: Vec<Order>,
 }
 
 impl State {
@@ -81,6 +84,11 @@ impl MemoryDatabase {
     /// Of how many tables' replicas something is wanted.
     pub fn placed_tables(&self) -> usize {
         self.state.lock().placed.len()
+    }
+
+    /// What operators wanted done since this was last asked.
+    pub fn take_orders(&self) -> Vec<Order> {
+        std::mem::take(&mut self.state.lock().orders)
     }
 }
 
@@ -341,6 +349,11 @@ impl Database for MemoryDatabase {
     async fn vacate(&self, range: &KeyRange) -> Result<(), Error> {
         self.state.lock().placed.retain(|prefix| !range.contains(prefix));
         Ok(())
+    }
+
+    async fn order(&self, order: Order) -> Result<String, Error> {
+        self.state.lock().orders.push(order);
+        Ok("done".to_owned())
     }
 
     async fn timestamp(&self) -> Result<Timestamp, Error> {

@@ -70,7 +70,7 @@ pub async fn run(args: &CheckArgs, host: &str, as_json: bool) -> Result<String, 
         values.insert("groups".into(), as_values(&found.groups));
         values.insert("map".into(), json!(found.map.wrong));
         values.insert("map_unknown".into(), json!(found.map.unknown));
-        match (found.differ + found.map.wrong.len(), found.unknown + found.map.unknown.len()) {
+        match (found.wrong(), found.unknown()) {
             (0, 0) => {}
             (0, _) => unknown.push(found.sum.clone()),
             _ => wrong.push(found.sum.clone()),
@@ -118,8 +118,14 @@ pub async fn run(args: &CheckArgs, host: &str, as_json: bool) -> Result<String, 
 struct Compared {
     groups: Vec<pb::GroupComparison>,
     map: Map,
+    /// Replicas that are not as the others.
     differ: usize,
-    unknown: usize,
+    /// … that have stopped by themselves.
+    failed: usize,
+    /// … that were stopped, for they were not as the others.
+    quarantined: usize,
+    /// Replicas that were not looked at, and groups.
+    silent: usize,
     sum: String,
 }
 
@@ -136,24 +142,33 @@ async fn replicas(args: &CheckArgs, host: &str) -> Result<Compared, Failure> {
 
 impl Compared {
     fn of(groups: Vec<pb::GroupComparison>, map: Map) -> Self {
-        let (mut differ, mut unknown, mut all) = (0, 0, 0);
+        let (mut differ, mut failed, mut quarantined, mut silent, mut all) = (0, 0, 0, 0, 0);
         let mut first = None;
         for group in &groups {
-            unknown += usize::from(group.replicas.is_empty());
+            silent += usize::from(group.replicas.is_empty());
             for replica in &group.replicas {
                 all += 1;
-                match replica.state() {
-                    State::Equal => {}
-                    State::Differs => {
-                        differ += 1;
-                        first = first.or(Some((group, replica)));
+                let count = match replica.state() {
+                    State::Equal => continue,
+                    State::Differs => &mut differ,
+                    State::Failed => &mut failed,
+                    State::Quarantined => &mut quarantined,
+                    State::Unknown | State::Unspecified => {
+                        silent += 1;
+                        continue;
                     }
-                    _ => unknown += 1,
-                }
+                };
+                *count += 1;
+                first = first.or(Some((group, replica)));
             }
         }
-        let mut sum =
-            format!("{} groups, {all} replicas: {differ} differ, {unknown} not looked at", groups.len());
+        let mut sum = format!("{} groups, {all} replicas: {differ} differ", groups.len());
+        for (count, what) in [(failed, "failed"), (quarantined, "in quarantine")] {
+            if count > 0 {
+                sum += &format!(", {count} {what}");
+            }
+        }
+        sum += &format!(", {silent} not looked at");
         if let Some((group, replica)) = first {
             sum += &format!("; g{} on n{}: {}", group.group, replica.node, replica.detail);
         }
@@ -161,7 +176,17 @@ impl Compared {
         if !of_map.is_empty() {
             sum += &format!("; the map: {}", of_map.join("; "));
         }
-        Self { groups, map, differ, unknown, sum }
+        Self { groups, map, differ, failed, quarantined, silent, sum }
+    }
+
+    /// How much is not as it should be.
+    fn wrong(&self) -> usize {
+        self.differ + self.failed + self.quarantined + self.map.wrong.len()
+    }
+
+    /// Of how much nobody can tell.
+    fn unknown(&self) -> usize {
+        self.silent + self.map.unknown.len()
     }
 }
 
@@ -285,12 +310,44 @@ mod tests {
         ];
         let map = Map { wrong: vec!["a hole".into()], unknown: vec!["not asked".into()] };
         let found = Compared::of(groups, map);
-        assert_eq!((found.differ, found.unknown), (1, 2));
+        assert_eq!((found.wrong(), found.unknown()), (2, 3));
         assert_eq!(
             found.sum,
             "3 groups, 4 replicas: 1 differ, 2 not looked at; g4 on n2: data: -1 rows; the map: a hole; not asked"
         );
         let sound = Compared::of(vec![group(3, vec![replica(1, State::Equal, "")])], Map::default());
         assert_eq!(sound.sum, "1 groups, 1 replicas: 0 differ, 0 not looked at");
+        assert_eq!((sound.wrong(), sound.unknown()), (0, 0));
+    }
+
+    #[test]
+    fn a_replica_that_has_failed_or_is_in_quarantine_is_wrong_and_not_unknown() {
+        let found = |state: State, detail: &str| {
+            let replica = |state: State, detail: &str| pb::ReplicaDigest {
+                node: 2,
+                state: state as i32,
+                detail: detail.to_owned(),
+                ..Default::default()
+            };
+            let replicas = vec![replica(State::Equal, ""), replica(state, detail)];
+            Compared::of(
+                vec![pb::GroupComparison { group: 7, replicas, ..Default::default() }],
+                Map::default(),
+            )
+        };
+        let failed = found(State::Failed, "it cannot be opened");
+        assert_eq!((failed.wrong(), failed.unknown()), (1, 0));
+        assert_eq!(
+            failed.sum,
+            "1 groups, 2 replicas: 0 differ, 1 failed, 0 not looked at; g7 on n2: it cannot be opened"
+        );
+        let quarantined = found(State::Quarantined, "it differs");
+        assert_eq!((quarantined.wrong(), quarantined.unknown()), (1, 0));
+        assert_eq!(
+            quarantined.sum,
+            "1 groups, 2 replicas: 0 differ, 1 in quarantine, 0 not looked at; g7 on n2: it differs"
+        );
+        let silent = found(State::Unknown, "no answer");
+        assert_eq!((silent.wrong(), silent.unknown()), (0, 1));
     }
 }

@@ -8,7 +8,9 @@ use storage::seam::{Clock, SystemClock};
 use super::progress::{Left, Meter};
 use crate::exit::Failure;
 
-/// Between two looks.
+/// Between the first two looks, and twice as long between the next ones: most of what is waited for takes a moment.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Between two looks, at most.
 const PAUSE: Duration = Duration::from_millis(200);
 /// … if a plan is asked for, too: at many shards it takes the leader a moment.
 const PAUSE_PLANNED: Duration = Duration::from_millis(500);
@@ -54,6 +56,8 @@ async fn looked_until(
 ) -> Result<String, Failure> {
     let clock = SystemClock;
     let deadline = clock.now() + limit;
+    let pause_max = if kind == Look::Planned { PAUSE_PLANNED } else { PAUSE };
+    let mut pause = PAUSE_MIN;
     loop {
         let looked = match kind {
             Look::Plain => super::cluster(host).await,
@@ -77,6 +81,7 @@ async fn looked_until(
             )));
         }
         meter.show(&going, left);
-        clock.sleep(if kind == Look::Planned { PAUSE_PLANNED } else { PAUSE }).await;
+        clock.sleep(pause).await;
+        pause = (pause * 2).min(pause_max);
     }
 }

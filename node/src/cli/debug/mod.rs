@@ -44,7 +44,8 @@ enum Debug {
     /// there by halves. Where several survivors have a replica of one group, recover it on the one whose last entry is the
     /// highest (the term counts first), and on no other: --group says which. A replica in quarantine differed from the others:
     /// it is left alone (exit status 6, the others are recovered all the same) unless --accept-quarantined says that there is
-    /// nothing better. Where no group has lost its majority it is refused (exit status 6, too). Wipe the stores of the lost nodes
+    /// nothing better. So are one into which a snapshot was being installed (start the node once more: that goes on with it) and one that
+    /// can't be read; nothing accepts those. Where no group has lost its majority it is refused (exit status 6, too). Wipe the stores of the lost nodes
     /// before they are used again.
     Recover(recover::RecoverArgs),
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
-use raft::recover::{Survivor, recover, release, survivors};
+use raft::recover::{Damaged, Found, Survivor, recover, release, survivors};
 use serde_json::json;
 use storage::ids::{GroupId, NodeId, ReplicaId};
 use storage::seam::Seams;
@@ -35,8 +35,44 @@ pub struct RecoverArgs {
 /// What was found, and done.
 struct Outcome {
     output: String,
-    /// Groups whose replica is in quarantine, which nobody has accepted.
-    left_alone: Vec<GroupId>,
+    /// Which groups are left as they are, and why.
+    left_alone: Vec<String>,
+}
+
+/// What is left as it is of a store's replicas, though somebody has accepted the loss.
+#[derive(Default)]
+struct LeftAlone {
+    /// In quarantine, which nobody has accepted.
+    quarantined: Vec<GroupId>,
+    /// A snapshot was being installed.
+    unfinished: Vec<GroupId>,
+    /// Nobody can tell what they are.
+    damaged: Vec<GroupId>,
+}
+
+impl LeftAlone {
+    fn why(&self) -> Vec<String> {
+        let all = [
+            (
+                &self.quarantined,
+                "in quarantine, and not recovered; a replica on another node is better, and --accept-quarantined takes this one",
+            ),
+            (
+                &self.unfinished,
+                "a snapshot was being installed: what is here is not whole, and not recovered; take a replica on another node, or start this \
+                 node, which goes on with the install, and stop it again",
+            ),
+            (
+                &self.damaged,
+                "what is here can't be read, and is not recovered; only a replica on another node can be",
+            ),
+        ];
+        let told = all.into_iter().filter(|(groups, _)| !groups.is_empty()).map(|(groups, why)| {
+            let groups: Vec<String> = groups.iter().map(GroupId::to_string).collect();
+            format!("{}: {why}", groups.join(", "))
+        });
+        told.collect()
+    }
 }
 
 /// Shows what would be done, or does it.
@@ -46,11 +82,7 @@ pub fn run(args: &RecoverArgs, as_json: bool) -> Result<(), Failure> {
     if left_alone.is_empty() {
         return Ok(());
     }
-    let groups: Vec<String> = left_alone.iter().map(GroupId::to_string).collect();
-    Err(Failure::Refused(format!(
-        "{}: in quarantine, and not recovered; a replica on another node is better, and --accept-quarantined takes this one",
-        groups.join(", ")
-    )))
+    Err(Failure::Refused(left_alone.join("; ")))
 }
 
 fn number(name: &str, letter: char) -> Result<u64, Failure> {
@@ -82,7 +114,16 @@ fn described(survivor: &Survivor) -> String {
     if survivor.quarantined {
         text.push_str("; THIS REPLICA IS IN QUARANTINE: ITS ROWS DIFFERED FROM A MAJORITY'S");
     }
+    if survivor.unfinished {
+        text.push_str("; THIS REPLICA IS NOT WHOLE: A SNAPSHOT WAS BEING INSTALLED");
+    }
     text
+}
+
+/// One of which nobody can tell what it is, nor whether its group has lost its majority.
+fn told(damaged: &Damaged) -> String {
+    let replica = damaged.replica.map_or_else(|| "a replica".to_owned(), |replica| replica.to_string());
+    format!("{}: {replica} CAN'T BE READ: {}", damaged.group, crate::exit::chain(&damaged.why))
 }
 
 async fn recover_store(args: &RecoverArgs, as_json: bool) -> Result<Outcome, Failure> {
@@ -99,17 +140,20 @@ async fn recover_store(args: &RecoverArgs, as_json: bool) -> Result<Outcome, Fai
     if lost.contains(&me) {
         return Err(Failure::Usage(format!("this is the store of {me}, which is not lost")));
     }
-    let replicas = survivors(&store).map_err(Failure::other)?;
-    let concerned =
-        |s: &&Survivor| s.has_lost_its_majority(&lost) && (only.is_empty() || only.contains(&s.group));
+    let Found { survivors: replicas, damaged: unread } = survivors(&store).map_err(Failure::other)?;
+    let is_meant = |group: &GroupId| only.is_empty() || only.contains(group);
+    let concerned = |s: &&Survivor| s.has_lost_its_majority(&lost) && is_meant(&s.group);
     let stuck: Vec<&Survivor> = replicas.iter().filter(concerned).collect();
-    if stuck.is_empty() && args.accept_data_loss {
+    let damaged: Vec<&Damaged> = unread.iter().filter(|damaged| is_meant(&damaged.group)).collect();
+    if stuck.is_empty() && damaged.is_empty() && args.accept_data_loss {
         store.log().close();
         let why = "no group here has lost its majority with those nodes: nothing was changed";
         return Err(Failure::Refused(why.into()));
     }
-    let is_recovered = |s: &Survivor| args.accept_data_loss && (!s.quarantined || args.accept_quarantined);
-    let mut text = format!("store of {me}: {} replicas\n", replicas.len());
+    let is_recovered =
+        |s: &Survivor| args.accept_data_loss && !s.unfinished && (!s.quarantined || args.accept_quarantined);
+    let mut left = LeftAlone::default();
+    let mut text = format!("store of {me}: {} replicas\n", replicas.len() + unread.len());
     for survivor in &stuck {
         text.push_str(&described(survivor));
         if is_recovered(survivor) {
@@ -120,6 +164,18 @@ async fn recover_store(args: &RecoverArgs, as_json: bool) -> Result<Outcome, Fai
             text.push_str(&format!("; {} is the only member now", survivor.replica));
         } else if args.accept_data_loss {
             text.push_str("; left as it is");
+            match survivor.unfinished {
+                true => left.unfinished.push(survivor.group),
+                false => left.quarantined.push(survivor.group),
+            }
+        }
+        text.push('\n');
+    }
+    for damaged in &damaged {
+        text.push_str(&told(damaged));
+        if args.accept_data_loss {
+            text.push_str("; left as it is");
+            left.damaged.push(damaged.group);
         }
         text.push('\n');
     }
@@ -128,7 +184,7 @@ async fn recover_store(args: &RecoverArgs, as_json: bool) -> Result<Outcome, Fai
     } else if !args.accept_data_loss {
         text.push_str(
             "WHAT THE LOST NODES HAD ACKNOWLEDGED AND THIS ONE HAD NOT GOT WOULD BE LOST FOR GOOD. Of each group recover one survivor only: \
-             that with the highest last entry (the term counts first), of those that are not in quarantine. Nothing was changed; \
+             that with the highest last entry (the term counts first), of those that are whole and not in quarantine. Nothing was changed; \
              --accept-data-loss does it.\n",
         );
     }
@@ -140,17 +196,46 @@ async fn recover_store(args: &RecoverArgs, as_json: bool) -> Result<Outcome, Fai
             halves(s).iter().map(|half| half.iter().map(|node| node.0).collect()).collect();
         json!({
             "group": s.group.0, "replica": s.replica.0, "voters": voters, "term": s.last.0.0, "index": s.last.1.0,
-            "halves": halves, "quarantined": s.quarantined, "recovered": is_recovered(s),
+            "halves": halves, "quarantined": s.quarantined, "unfinished": s.unfinished, "recovered": is_recovered(s),
         })
     };
-    let left_alone = stuck.iter().filter(|s| args.accept_data_loss && !is_recovered(s));
-    let left_alone = left_alone.map(|s| s.group).collect();
+    let unreadable = |damaged: &&Damaged| {
+        json!({
+            "group": damaged.group.0, "replica": damaged.replica.map(|replica| replica.0), "why": crate::exit::chain(&damaged.why),
+        })
+    };
     let output = match as_json {
         true => format!(
             "{:#}\n",
-            json!({ "node": me.0, "recovered": args.accept_data_loss, "groups": stuck.iter().map(group).collect::<Vec<_>>() })
+            json!({
+                "node": me.0, "recovered": args.accept_data_loss, "groups": stuck.iter().map(group).collect::<Vec<_>>(),
+                "damaged": damaged.iter().map(unreadable).collect::<Vec<_>>(),
+            })
         ),
         false => text,
     };
-    Ok(Outcome { output, left_alone })
+    Ok(Outcome { output, left_alone: left.why() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_as_it_is_is_named_with_what_can_be_done() {
+        let left = LeftAlone {
+            quarantined: vec![GroupId(3)],
+            unfinished: vec![GroupId(4), GroupId(5)],
+            damaged: vec![GroupId(6)],
+        };
+        let why = left.why();
+        assert_eq!(why.len(), 3, "{why:?}");
+        assert!(
+            why[0].starts_with("g3: in quarantine") && why[0].contains("--accept-quarantined"),
+            "{why:?}"
+        );
+        assert!(why[1].starts_with("g4, g5: a snapshot was being installed"), "{why:?}");
+        assert!(why[2].starts_with("g6: what is here can't be read"), "{why:?}");
+        assert!(LeftAlone::default().why().is_empty());
+    }
 }

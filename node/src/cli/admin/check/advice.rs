@@ -14,6 +14,9 @@ const META_REPLICA: &str = "A replica of the meta-group that differs is replaced
 const NOBODY: &str = "Where no majority of a shard's replicas is equal, nobody knows which of them is right. Copy the stores of its nodes \
     before anything else; flotilla debug group STORE SHARD shows what a stopped node holds";
 const QUARANTINED: &str = "A replica in quarantine serves nobody and is being replaced: flotilla admin status tells when that is done";
+const FAILED: &str = "A replica that has failed says of what, here and in its node's log. The cluster replaces it by itself as long as a majority \
+    of its shard's voters is equal (flotilla admin status tells when that is done); one of the meta-group is replaced by hand, by one on \
+    another node: flotilla admin meta remove NODE";
 const UNKNOWN: &str = "What could not be looked at: see that the nodes are up and have caught up (flotilla admin status --wait 60), and \
     check again";
 const MAP: &str = "The word of a shard's own replicas counts, and the map takes it over when they change: move one to another node \
@@ -46,6 +49,7 @@ pub fn of(groups: &[pb::GroupComparison], map: &Map, tables: &[pb::TableReport])
         (differing().any(|group| group.group == META_GROUP && has_majority(group)), META_REPLICA),
         (differing().any(|group| !has_majority(group)), NOBODY),
         (is_any(State::Quarantined), QUARANTINED),
+        (is_any(State::Failed), FAILED),
         (!map.wrong.is_empty(), MAP),
         (found(Kind::Row), ROW),
         (found(Kind::Constraint), CONSTRAINT),
@@ -87,13 +91,14 @@ mod tests {
 
     #[test]
     fn a_replica_that_differs_is_replaced_if_a_majority_of_all_voters_is_equal() {
-        use State::{Differs, Equal, Quarantined, Unknown};
+        use State::{Differs, Equal, Failed, Quarantined, Unknown};
         let advice = |id, states: &[State]| of(&[group(id, states)], &Map::default(), &[]);
         assert_eq!(advice(3, &[Equal, Equal, Differs]), [REPLACED]);
         assert_eq!(advice(META_GROUP, &[Equal, Equal, Differs]), [META_REPLICA]);
         assert_eq!(advice(3, &[Differs; 3]), [NOBODY]);
         assert_eq!(advice(3, &[Equal, Differs, Unknown]), [NOBODY, UNKNOWN]);
         assert_eq!(advice(3, &[Equal, Equal, Quarantined]), [QUARANTINED]);
+        assert_eq!(advice(3, &[Equal, Equal, Failed]), [FAILED]);
         assert_eq!(advice(3, &[]), [UNKNOWN]);
     }
 
