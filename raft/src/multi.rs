@@ -446,7 +446,8 @@ impl MultiRaft {
                 self.hub.link(node);
             });
         } else {
-            opened.awake().await.map_err(|reason| Fatal::new(reason.to_string()))?;
+            // (It has entries to apply, or nobody knows who leads it: it cannot rest.)
+            opened.awake_in_any_case().await.map_err(|reason| Fatal::new(reason.to_string()))?;
         }
         Ok(opened)
     }

@@ -42,7 +42,11 @@
 //!   restarted, for it doesn't know whether one does.
 //! - The owner of the state machine, when it has work of its own (the collection of garbage).
 //!
+//! How many may be awake at a time is bounded, whoever wakes them: `room.rs`.
+//!
 //! A group rests only if its state machine agrees ([`crate::StateMachine::may_rest`]). The meta-group never does.
+
+mod room;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,6 +137,17 @@ impl Roll {
     pub fn take_changed(&self) -> BTreeSet<GroupId> {
         std::mem::take(&mut *self.changed.lock())
     }
+}
+
+/// Why a group does not wake.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum NotAwake {
+    /// The replica has stopped.
+    #[error("{0}")]
+    Stopped(Arc<str>),
+    /// Later it may.
+    #[error("too many groups are awake on this node")]
+    Crowded,
 }
 
 /// What a replica keeps while it rests.
@@ -249,6 +264,11 @@ impl Rest {
         self.idle.store(0, Ordering::Relaxed);
     }
 
+    /// For how many looks nobody has used it, as of the last one; none if somebody has since.
+    fn idle(&self) -> u32 {
+        if self.used.load(Ordering::Relaxed) { 0 } else { self.idle.load(Ordering::Relaxed) }
+    }
+
     /// For how many looks nobody has used it.
     fn look(&self) -> u32 {
         if self.used.swap(false, Ordering::Relaxed) {
@@ -301,12 +321,17 @@ impl Group {
         }
     }
 
-    /// openraft's instance; a group at rest wakes.
-    ///
-    /// # Errors
-    ///
-    /// Why the replica has stopped.
-    pub(crate) async fn awake(self: &Arc<Self>) -> Result<Arc<Core>, Arc<str>> {
+    /// openraft's instance; a group at rest wakes, if there is room for it (`room.rs`).
+    pub(crate) async fn awake(self: &Arc<Self>) -> Result<Arc<Core>, NotAwake> {
+        self.wake_in_a_task(true).await
+    }
+
+    /// … by somebody who has found room, or for whom there has to be.
+    pub(crate) async fn awake_in_any_case(self: &Arc<Self>) -> Result<Arc<Core>, NotAwake> {
+        self.wake_in_a_task(false).await
+    }
+
+    async fn wake_in_a_task(self: &Arc<Self>, needs_place: bool) -> Result<Arc<Core>, NotAwake> {
         if let Some(core) = self.core() {
             return Ok(core);
         }
@@ -314,16 +339,25 @@ impl Group {
         let (done, woken) = oneshot::channel();
         let group = self.clone();
         self.seams.spawn("raft-wake", async move {
-            let _ = done.send(group.wake().await);
+            let _ = done.send(group.wake(needs_place).await);
         });
-        woken.await.unwrap_or_else(|_| Err("the node is shutting down".into()))
+        woken.await.unwrap_or_else(|_| Err(NotAwake::Stopped("the node is shutting down".into())))
     }
 
-    async fn wake(self: Arc<Self>) -> Result<Arc<Core>, Arc<str>> {
+    async fn wake(self: Arc<Self>, needs_place: bool) -> Result<Arc<Core>, NotAwake> {
         let _turn = self.rest.turn.lock().await;
         if let Some(core) = self.core() {
             return Ok(core);
         }
+        let _place = match needs_place {
+            true => Some(self.place().await.ok_or(NotAwake::Crowded)?),
+            false => None,
+        };
+        self.open_instance().await.map_err(NotAwake::Stopped)
+    }
+
+    /// Makes openraft's instance, of which there is none; in its turn.
+    async fn open_instance(self: &Arc<Self>) -> Result<Arc<Core>, Arc<str>> {
         if let Some(reason) = self.shared.fault.get() {
             return Err(reason);
         }
@@ -340,7 +374,7 @@ impl Group {
         // What another instance did not apply this one has yet to.
         self.set_stuck(false);
         *self.rest.core.write() = Some(core.clone());
-        self.nursery.roll.woke(&self);
+        self.nursery.roll.woke(self);
         self.rest.touch();
         // The gate may have been opened meanwhile, or the disk have come to stall, or be well again.
         core.raft.runtime_config().elect(!self.is_gated() && !self.is_stalled() && !self.is_stuck());
@@ -362,12 +396,15 @@ impl Group {
         let home = self.rest.rested.lock().leader_elsewhere();
         let liveness = &self.nursery.hub.liveness;
         let place = self.nursery.roll.enter(self.options.awake_limit);
+        if place.is_none() {
+            metrics::counter!("flotilla_raft_wakes_refused_total").increment(1);
+        }
         if home.is_some_and(|home| liveness.is_heard(home.node) && !liveness.is_stalled(home.node)) {
             let group = self.clone();
             if let Some(place) = place {
                 self.seams.spawn("raft-ready", async move {
                     // One that has failed has said so.
-                    let _ = group.awake().await;
+                    let _ = group.awake_in_any_case().await;
                     drop(place);
                 });
             }
@@ -384,7 +421,7 @@ impl Group {
             Role::Follower { leader } => leader.is_some() && *leader != home,
         };
         let lead = async {
-            let woken = self.awake().await.is_ok();
+            let woken = self.awake_in_any_case().await.is_ok();
             while woken && self.is_gated() && !settled(&role.borrow()) {
                 self.seams.sleep(GATE_LOOK_EVERY).await;
             }
@@ -398,8 +435,13 @@ impl Group {
     /// Lays the group to rest, as its leader, if nothing speaks against it. Whether it has.
     pub(crate) async fn lay_to_rest(self: &Arc<Self>) -> bool {
         let Some((rest, others)) = self.go_to_rest().await else { return false };
-        // Nothing is held any more: whoever asks for the group meanwhile does not wait until all have been told. One that hears
-        // of it late has another vote by then, or rests, and is woken.
+        self.tell_to_rest(rest, others).await;
+        true
+    }
+
+    /// Nothing is held any more: whoever asks for the group meanwhile does not wait until all have been told. One that hears
+    /// of it late has another vote by then, or rests, and is woken.
+    async fn tell_to_rest(&self, rest: wire::Rest, others: Vec<Peer>) {
         let tell = |other: Peer| {
             let body = wire::request::Body::Rest(rest);
             let link = self.nursery.hub.link(other.node);
@@ -407,7 +449,6 @@ impl Group {
         };
         // Whoever doesn't hear it wakes the others some time.
         let _ = futures::future::join_all(others.into_iter().map(tell)).await;
-        true
     }
 
     /// … here. What to tell, and whom.
@@ -515,6 +556,23 @@ impl Group {
         owed: BTreeSet<NodeId>,
         vote: &Vote,
     ) -> bool {
+        if !self.end_instance(core, status, owed, vote).await {
+            return false;
+        }
+        self.rest.rested.lock().vote = Some(*vote);
+        metrics::counter!("flotilla_raft_rests_total").increment(1);
+        tracing::debug!(group = %self.id(), replica = %self.replica(), "at rest");
+        true
+    }
+
+    /// … and says for itself nothing about the log.
+    async fn end_instance(
+        self: &Arc<Self>,
+        core: &Arc<Core>,
+        status: GroupStatus,
+        owed: BTreeSet<NodeId>,
+        vote: &Vote,
+    ) -> bool {
         let rested = Rested { status: GroupStatus { rests: true, ..status }, owed, vote: None };
         {
             let _one = self.rest.publishing.lock();
@@ -528,22 +586,20 @@ impl Group {
             self.publish(Role::Follower { leader });
         }
         core.close().await;
-        if core.log.vote() != Some(*vote) {
-            let closing = self.gate.close();
-            let group = self.clone();
-            self.seams.spawn("raft-gate", async move {
-                group.seams.sleep(group.options.election_max).await;
-                group.gate.outlive(closing);
-                if group.awake().await.is_ok() && !group.is_gated() {
-                    group.stand_for_election();
-                }
-            });
-            return false;
+        if core.log.vote() == Some(*vote) {
+            return true;
         }
-        self.rest.rested.lock().vote = Some(*vote);
-        metrics::counter!("flotilla_raft_rests_total").increment(1);
-        tracing::debug!(group = %self.id(), replica = %self.replica(), "at rest");
-        true
+        let closing = self.gate.close();
+        let group = self.clone();
+        self.seams.spawn("raft-gate", async move {
+            group.seams.sleep(group.options.election_max).await;
+            group.gate.outlive(closing);
+            // (It was awake: its place is its own.)
+            if group.awake_in_any_case().await.is_ok() && !group.is_gated() {
+                group.stand_for_election();
+            }
+        });
+        false
     }
 }
 
