@@ -46,6 +46,7 @@
 //!
 //! A group rests only if its state machine agrees ([`crate::StateMachine::may_rest`]). The meta-group never does.
 
+mod renew;
 mod room;
 
 use std::cmp::Reverse;
