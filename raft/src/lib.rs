@@ -99,6 +99,7 @@ mod api;
 mod arrivals;
 mod broken;
 mod checkpoint;
+mod claims;
 mod command;
 mod core;
 mod create;

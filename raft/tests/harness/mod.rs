@@ -53,13 +53,18 @@ impl Gate {
     }
 }
 
-/// Nothing is applied, on any node, until this is dropped. (A thread of the runtime waits for that.)
+/// Nothing is applied, or installed, on any node, until this is dropped. (A thread of the runtime waits for that.)
 pub struct Held(Arc<Gate>);
 
 impl Held {
-    /// Somebody is about to apply something.
+    /// Somebody is about to do it.
     pub fn is_met(&self) -> bool {
-        self.0.waiting.load(Ordering::SeqCst) > 0
+        self.count() > 0
+    }
+
+    /// How many are.
+    pub fn count(&self) -> usize {
+        self.0.waiting.load(Ordering::SeqCst)
     }
 }
 
@@ -81,6 +86,7 @@ struct Strings {
     replica: ReplicaId,
     commands: AtomicUsize,
     gate: Arc<Gate>,
+    installs: Arc<Gate>,
     claims: Arc<Claims>,
     hangs: Arc<AtomicBool>,
 }
@@ -109,6 +115,10 @@ impl StateMachine for Strings {
         ranges.map(|range| (Cf::Group, range)).collect()
     }
 
+    fn restoring(&self) {
+        self.installs.pass();
+    }
+
     fn restored(&self) -> Result<(), Fatal> {
         Ok(())
     }
@@ -124,6 +134,7 @@ impl StateMachine for Strings {
 struct Machines {
     opened: Mutex<HashMap<GroupId, Arc<Strings>>>,
     gate: Arc<Gate>,
+    installs: Arc<Gate>,
     claims: Arc<Claims>,
     awaited: Arc<Awaited>,
     hangs: Arc<AtomicBool>,
@@ -145,9 +156,10 @@ impl StateMachineFactory for Machines {
         replica: ReplicaId,
         _: Arc<Engine>,
     ) -> Result<Arc<dyn StateMachine>, Fatal> {
-        let (gate, claims, hangs) = (self.gate.clone(), self.claims.clone(), self.hangs.clone());
+        let (gate, installs) = (self.gate.clone(), self.installs.clone());
+        let (claims, hangs) = (self.claims.clone(), self.hangs.clone());
         let commands = AtomicUsize::new(0);
-        let machine = Arc::new(Strings { group, replica, commands, gate, claims, hangs });
+        let machine = Arc::new(Strings { group, replica, commands, gate, installs, claims, hangs });
         self.opened.lock().expect("lock").insert(group, machine.clone());
         Ok(machine)
     }
@@ -179,6 +191,7 @@ pub struct Cluster {
     book: Arc<Book>,
     running: HashMap<u64, Running>,
     gate: Arc<Gate>,
+    installs: Arc<Gate>,
     claims: Arc<Claims>,
     awaited: Arc<Awaited>,
     /// Of nodes that are started from now on.
@@ -196,8 +209,8 @@ impl Cluster {
             rest_after: Duration::from_secs(3600),
             ..RaftOptions::default()
         };
-        let (dirs, running, book, gate, claims, awaited) = Default::default();
-        Self { dirs, book, running, gate, claims, awaited, options, network: None }
+        let (dirs, running, book, gate, installs, claims, awaited) = Default::default();
+        Self { dirs, book, running, gate, installs, claims, awaited, options, network: None }
     }
 
     pub async fn start(&mut self, node: u64) {
@@ -228,8 +241,9 @@ impl Cluster {
             let _ = serve.await;
         });
 
-        let (gate, claims, awaited) = (self.gate.clone(), self.claims.clone(), self.awaited.clone());
-        let machines = Arc::new(Machines { gate, claims, awaited, ..Machines::default() });
+        let (gate, installs) = (self.gate.clone(), self.installs.clone());
+        let (claims, awaited) = (self.claims.clone(), self.awaited.clone());
+        let machines = Arc::new(Machines { gate, installs, claims, awaited, ..Machines::default() });
         let options = self.options.clone();
         let book: Arc<dyn AddressBook> = self.book.clone();
         let multi = MultiRaft::start(options, store.clone(), machines.clone(), book, seams);
@@ -394,6 +408,12 @@ impl Cluster {
     pub fn hold(&self) -> Held {
         self.gate.set(true);
         Held(self.gate.clone())
+    }
+
+    /// From now on no snapshot is installed.
+    pub fn hold_installs(&self) -> Held {
+        self.installs.set(true);
+        Held(self.installs.clone())
     }
 
     /// The group's state machines hold this, too, from now on; or not any more.
