@@ -165,7 +165,8 @@ impl MultiRaft {
         metrics::counter!("flotilla_raft_replicas_quarantined_total").increment(1);
         let mut batch = self.engine().batch();
         batch.put(Cf::Group, &keys::quarantined_key(id), &replica.0.to_be_bytes());
-        self.engine().write(batch).map_err(storage_error("write that a replica is in quarantine"))?;
+        let written = self.engine().write_aside(batch, self.seams()).await;
+        written.map_err(storage_error("write that a replica is in quarantine"))?;
         self.flush().await?;
         let successor = group.leads().and_then(|_| group.successor());
         if let Some(to) = successor
@@ -234,7 +235,8 @@ impl MultiRaft {
             batch.delete_range(cf, &range);
         }
         batch.put(Cf::Group, &keys::removed_key(group), &removed.0.to_be_bytes());
-        self.engine().write(batch).map_err(storage_error("remove a group's state"))?;
+        let written = self.engine().write_aside(batch, self.seams()).await;
+        written.map_err(storage_error("remove a group's state"))?;
         self.flush().await
     }
 

@@ -101,19 +101,19 @@ impl Group {
         let (done, handed_over) = oneshot::channel();
         let group = self.clone();
         self.seams.spawn("raft-transfer", async move {
-            let _ = done.send(group.hand_over(&core, term, to).await);
+            let outcome = group.hand_over(&core, term, to).await;
+            let failed = matches!(outcome, Err(ChangeError::TimedOut(_)));
+            let _ = done.send(outcome);
+            if failed {
+                group.begin_anew(&core, term).await;
+            }
         });
         let stopping = |_| Err(ChangeError::TimedOut("the node is shutting down".to_owned()));
         handed_over.await.unwrap_or_else(stopping)
     }
 
-    /// … to its end.
-    async fn hand_over(
-        self: &Arc<Self>,
-        core: &Arc<Core>,
-        term: Term,
-        to: ReplicaId,
-    ) -> Result<(), ChangeError> {
+    /// … or waits for it in vain.
+    async fn hand_over(&self, core: &Core, term: Term, to: ReplicaId) -> Result<(), ChangeError> {
         if let Err(fatal) = core.raft.trigger().transfer_leader(to.0).await {
             return Err(match core.is_closing() {
                 true => self.not_leader().into(),
@@ -123,14 +123,12 @@ impl Group {
         let mut role = self.role();
         let deposed = |role: &Role| role.leads() != Some(term);
         tokio::select! {
-            changed = role.wait_for(deposed) => {
-                return changed.map(|_| ()).map_err(|_| ChangeError::TimedOut("the replica has stopped".to_owned()));
-            }
+            // (The role outlives all who wait for it.)
+            _ = role.wait_for(deposed) => return Ok(()),
             // By then all leases have run out: openraft is silent as long as a transfer lasts.
             () = self.seams.sleep(self.options.election_max * 2) => {}
         }
         tracing::warn!(group = %self.id(), %to, "a leader transfer has failed; this replica stands for election again");
-        self.begin_anew(core, term).await;
         Err(ChangeError::TimedOut(format!("{to} did not take over")))
     }
 
