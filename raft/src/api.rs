@@ -290,16 +290,6 @@ pub enum Error {
         /// The last one that was removed.
         removed: ReplicaId,
     },
-    /// What a replica that is being removed has left cannot go yet: another one has come to hold some of its keys.
-    #[error("what {replica} of {group} has left on this node stays: {by} holds keys of it by now")]
-    KeysTaken {
-        /// The group.
-        group: GroupId,
-        /// The replica.
-        replica: ReplicaId,
-        /// The other group.
-        by: GroupId,
-    },
     /// No such group on this node.
     #[error("{0} has no replica on this node")]
     NoGroup(GroupId),

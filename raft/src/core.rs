@@ -103,6 +103,11 @@ impl Core {
         self.closing.subscribe()
     }
 
+    /// It was put to rest, or another one takes its place.
+    pub fn is_closing(&self) -> bool {
+        *self.closing.borrow()
+    }
+
     /// Ends it; everything that it has acknowledged is in the log.
     pub async fn close(&self) {
         self.closing.send_replace(true);

@@ -47,7 +47,7 @@ impl MultiRaft {
         let mut known = Vec::with_capacity(all.len());
         for new in &all {
             known.push(match self.existing(new.group, new.me).await {
-                Ok(None) => self.begin(new).map(|()| None),
+                Ok(None) => self.begin(new).await.map(|()| None),
                 other => other,
             });
         }
@@ -81,7 +81,7 @@ impl MultiRaft {
     }
 
     /// Writes the position that the group begins at. Not flushed.
-    fn begin(&self, new: &NewGroup) -> Result<(), Error> {
+    async fn begin(&self, new: &NewGroup) -> Result<(), Error> {
         let group = new.group;
         let broken = |source: Fatal| Error::Open { group, replica: new.me, source };
         let start = log_id(0, 0);
@@ -98,7 +98,8 @@ impl MultiRaft {
                 };
                 let mut batch = self.engine().batch();
                 position.store(group, &mut batch);
-                self.engine().write(batch).map_err(storage_error("write a group's initial state"))
+                let written = self.engine().write_aside(batch, self.seams()).await;
+                written.map_err(storage_error("write a group's initial state"))
             }
             // A crash came between the flush and the log.
             Some(last) if last == start => Ok(()),

@@ -1,8 +1,8 @@
 //! How many groups may be awake: each costs up to a megabyte.
 //!
 //! At `awake_limit` of the options nothing wakes for a request: whoever asks finds no place, and is to try again. Above half
-//! of it those that nobody uses are laid to rest without delay ([`crate::rest`]), so that there will be places. (What other
-//! nodes lead wakes here, too. It has found its place there.)
+//! of it those that nobody uses are laid to rest without delay ([`crate::rest`]), so that there will be places. What other
+//! nodes lead, or are to lead, wakes here beyond that, up to a limit of its own: see `rest/room.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +21,6 @@ impl Crowd {
     /// A place for one more, if there is one beside those that are awake. To be called by one at a time.
     pub fn enter(&self, awake: usize, limit: usize) -> Option<Place> {
         if awake + self.waking.load(Ordering::SeqCst) >= limit {
-            metrics::counter!("flotilla_raft_wakes_refused_total").increment(1);
             return None;
         }
         self.waking.fetch_add(1, Ordering::SeqCst);

@@ -158,7 +158,11 @@ impl Group {
         };
         let (responder, result) = ProgressResponder::complete_only();
         let write = core.raft.write(command).with_leader(types::Term::new(term.0)).responder(responder);
-        write.await.map_err(|fatal| ProposeError::Stopped(self.stop_reason(&fatal)))?;
+        write.await.map_err(|fatal| match core.is_closing() {
+            // It never came to it.
+            true => ProposeError::from(NotLeader { leader: None }),
+            false => ProposeError::Stopped(self.stop_reason(&fatal)),
+        })?;
         // From here on only openraft knows.
         let result = tokio::select! {
             result = result => result,

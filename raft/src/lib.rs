@@ -60,7 +60,7 @@
 //! |---|---|
 //! | `stream_append` is sequential by default | `transport/network.rs`: requests are queued as they come, up to 64 under way |
 //! | pre-vote is off, and an unimplemented one grants | `options.rs`, `transport/network.rs` |
-//! | a leader whose transfer failed refuses all writes until another election | `Group::transfer_leader`: falls silent, so that the others elect |
+//! | a leader whose transfer failed refuses all writes until another election, and stands for none | `Group::transfer_leader`: it goes on with a new instance (`rest/renew.rs`) |
 //! | voters may elect during a transfer in spite of the lease | `Group::lease` is void from before the transfer begins until the role changes |
 //! | a removed leader transfers by itself (`removed_leader_step_down`), of which the lease would not know | off in `options.rs`; `Group::change_voters` refuses to remove the leader |
 //! | a restored vote carries no lease: a restarted follower would elect at once | `Group::is_gated`: neither elects nor votes for the longest lease; sole voters need not wait |
@@ -99,6 +99,7 @@ mod api;
 mod arrivals;
 mod broken;
 mod checkpoint;
+mod claims;
 mod command;
 mod core;
 mod create;

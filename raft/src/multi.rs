@@ -2,7 +2,7 @@
 
 mod open;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,15 +11,16 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use proto::raft as wire;
 use proto::raft::raft_server::RaftServer;
-use storage::ids::{GroupId, KeyRange, NodeId, ReplicaId};
+use storage::ids::{GroupId, NodeId, ReplicaId};
 use storage::raft_log::LogEngine;
 use storage::seam::Seams;
-use storage::{Cf, Engine, Store};
+use storage::{Engine, Store};
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
 use crate::api::{AddressBook, Error, Fatal, Peer, StateMachineFactory, UnknownReplica};
 use crate::arrivals::Arrivals;
+use crate::claims::Claims;
 use crate::core::Nursery;
 use crate::gate::Closing;
 use crate::group::{Group, within};
@@ -53,11 +54,10 @@ pub struct MultiRaft {
     pub(crate) groups: RwLock<HashMap<GroupId, Arc<Group>>>,
     /// Replicas are created, opened and removed one at a time.
     lifecycle: tokio::sync::Mutex<()>,
-    /// What a replica holds is replaced by a snapshot, or removed, one replica at a time: see [`crate::removal`].
+    /// Who holds which keys is looked at, and changed by a claim or a removal, by one at a time: see [`crate::removal`].
     pub(crate) territory: tokio::sync::Mutex<()>,
-    /// What those snapshots replace that are being installed, or whose install has failed, in this process or in an earlier one:
-    /// the next start goes on with it.
-    pub(crate) accepted: Mutex<BTreeMap<GroupId, Vec<(Cf, KeyRange)>>>,
+    /// What those snapshots replace that are being installed, or whose install has failed, in this process or in an earlier one.
+    pub(crate) claims: Arc<Claims>,
     unknown_hook: RwLock<Option<UnknownHook>>,
     unknown_reported: Mutex<HashMap<GroupId, Instant>>,
     stopping: AtomicBool,
@@ -109,7 +109,7 @@ impl MultiRaft {
             groups: RwLock::default(),
             lifecycle: tokio::sync::Mutex::new(()),
             territory: tokio::sync::Mutex::new(()),
-            accepted: Mutex::default(),
+            claims: Arc::default(),
             unknown_hook: RwLock::default(),
             unknown_reported: Mutex::default(),
             stopping: AtomicBool::new(false),

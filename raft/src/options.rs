@@ -59,7 +59,7 @@ pub struct RaftOptions {
     /// … or an eighth of it, if more groups than this are awake.
     pub awake_max: usize,
     /// While so many are awake none wakes for a request: whoever asks is to try again. Of more than half as many, those that
-    /// were unused longest are laid to rest at once.
+    /// were unused longest are laid to rest at once. (What other nodes need wakes beyond that, up to four times as many.)
     pub awake_limit: usize,
     /// How long a shutdown may take to hand leaderships over.
     pub shutdown_transfer_timeout: Duration,
@@ -102,6 +102,13 @@ impl RaftOptions {
     /// that run at different rates.
     pub(crate) fn lease(&self) -> Duration {
         self.election_max - self.election_max / 10
+    }
+
+    /// So many groups are awake at most, whoever wakes them. Each node wakes `awake_limit` for requests, and with each of them its
+    /// replicas on others: on every node, if all do, three times as many as it wakes itself where groups have three members. One more is for
+    /// nodes that have more than their share.
+    pub(crate) fn awake_most(&self) -> usize {
+        4 * self.awake_limit
     }
 
     /// See [`crate::liveness`].

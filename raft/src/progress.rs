@@ -145,7 +145,7 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
 }
 
 /// The last entry that is here, and committed.
-fn due(core: &Core) -> Option<u64> {
+pub(crate) fn due(core: &Core) -> Option<u64> {
     let metrics = core.metrics.borrow_watched();
     metrics.cluster_committed.map(|id| id.index).min(metrics.last_log_index)
 }

@@ -12,11 +12,16 @@
 //! **No two replicas of a node hold the same key.** A shard's child begins with a part of its parent's keys. A node
 //! whose replica of the parent has yet to apply the split holds them still; a replica of the child that got its
 //! snapshot there would be written over by the parent's log, and be gone with the parent's replica. So a snapshot that
-//! overlaps what another replica holds is refused until that one has split, or gone; or what it was to get by one whose
-//! install has failed, for the next start goes on with that. The sender tries again. Looking
-//! and installing are one step, as are looking and removing: [`MultiRaft::territory`] is held meanwhile. Splits need no
+//! overlaps what another replica holds is refused until that one has split, or gone; or what another one is getting, or was to get by one whose
+//! install has failed, for the next start goes on with that. The sender tries again. Looking and claiming are one step
+//! ([`crate::claims`]), as are looking and removing: [`MultiRaft::territory`] is held meanwhile. A removal waits until nothing is being
+//! installed into its replica, or over its keys. Splits need no
 //! such care, for what they give a child they take from its parent. A merge gives a replica's keys to another one in one batch;
 //! where that comes by snapshot, the one whose keys go says so ([`crate::StateMachine::yields_to`]).
+//!
+//! **What is another's stays.** A removal that has failed halfway holds its keys no more, and another replica may have come to hold some of
+//! them: by a snapshot, which has replaced what lay there, or by a merge, which has taken it over. Those rows are the other one's. All else
+//! that was left goes when the removal is gone on with, so the group's next replica does not wait for the other one to go.
 
 use std::sync::Arc;
 
@@ -24,6 +29,7 @@ use proto::raft as wire;
 use storage::fail_point::{self, FailPoint};
 use storage::ids::{GroupId, KeyRange, ReplicaId};
 use storage::{Cf, Engine};
+use tokio::sync::MutexGuard;
 
 use crate::api::{Error, Fatal, Role, StateMachine};
 use crate::group::Group;
@@ -48,7 +54,7 @@ impl MultiRaft {
     }
 
     async fn remove(&self, id: GroupId, replica: ReplicaId) -> Result<(), Error> {
-        let _turn = self.turn().await?;
+        let (_turn, _alone) = self.undisturbed(id).await?;
         let group = match self.group(id) {
             Some(group) if group.replica() == replica => group,
             Some(other) => {
@@ -59,7 +65,6 @@ impl MultiRaft {
             }
             None => return self.remove_remains(id, replica).await,
         };
-        let _alone = self.territory.lock().await;
         self.groups.write().remove(&id);
         group.stop(REMOVED).await;
         self.doubts().gone(id);
@@ -72,22 +77,38 @@ impl MultiRaft {
         Ok(())
     }
 
-    /// Goes on with a removal that has failed halfway, or removes a replica that could not be opened.
+    /// Alone with a group's replica: nothing is being installed into it, or over its keys, and nothing begins to be.
+    async fn undisturbed(&self, id: GroupId) -> Result<(MutexGuard<'_, ()>, MutexGuard<'_, ()>), Error> {
+        let mut ends = self.claims.ends();
+        loop {
+            // Before it is looked: an end that comes in between counts.
+            ends.mark_unchanged();
+            let turn = self.turn().await?;
+            let alone = self.territory.lock().await;
+            let spans = self.group(id).map(|group| group.machine().spans()).unwrap_or_default();
+            if !self.claims.are_installing(id, &spans) {
+                return Ok((turn, alone));
+            }
+            drop((turn, alone));
+            // (The sender lives as long as this does.)
+            let _ = ends.changed().await;
+        }
+    }
+
+    /// Goes on with a removal that has failed halfway, or removes a replica that could not be opened. The territory is held.
     async fn remove_remains(&self, id: GroupId, replica: ReplicaId) -> Result<(), Error> {
         match self.ballot(id)? {
             Some((known, _)) if known == replica => {}
             _ => return Ok(()),
         }
         self.doubts().gone(id);
-        let _alone = self.territory.lock().await;
         self.write_ballot(id, replica, true).await?;
         self.finish_removal(id, replica).await
     }
 
-    /// Goes on with the removal of a replica that does not run; `territory` is held. While another replica holds keys of it,
-    /// what it has left stays: that would be gone as well.
+    /// Goes on with the removal of a replica that does not run; `territory` is held.
     pub(crate) async fn finish_removal(&self, group: GroupId, replica: ReplicaId) -> Result<(), Error> {
-        let machine = self.remains(group, replica)?;
+        let machine = self.machine(group, replica);
         let wiped = self.wipe(group, replica, &*machine).await;
         machine.role_changed(&Role::Stopped { reason: REMOVED.into() });
         wiped
@@ -105,22 +126,10 @@ impl MultiRaft {
         };
         tracing::warn!(%group, %removed, %last, "clearing away what a removed replica has left");
         let _alone = self.territory.lock().await;
-        let machine = self.remains(group, me)?;
+        let machine = self.machine(group, me);
         let cleared = self.clear(group, me, &*machine, removed).await;
         machine.role_changed(&Role::Stopped { reason: REMOVED.into() });
         cleared
-    }
-
-    /// The state machine of a replica that does not run, if nobody else holds any of its keys; `territory` is held.
-    fn remains(&self, group: GroupId, replica: ReplicaId) -> Result<Arc<dyn StateMachine>, Error> {
-        let machine = self.machine(group, replica);
-        match machine.spans().iter().find_map(|(cf, range)| self.holder(group, *cf, range)) {
-            None => Ok(machine),
-            Some(by) => {
-                machine.role_changed(&Role::Stopped { reason: REMOVED.into() });
-                Err(Error::KeysTaken { group, replica, by })
-            }
-        }
     }
 
     /// Removes a replica whose state another group has taken over. What it holds according to the state's last flush goes with it,
@@ -156,7 +165,8 @@ impl MultiRaft {
         metrics::counter!("flotilla_raft_replicas_quarantined_total").increment(1);
         let mut batch = self.engine().batch();
         batch.put(Cf::Group, &keys::quarantined_key(id), &replica.0.to_be_bytes());
-        self.engine().write(batch).map_err(storage_error("write that a replica is in quarantine"))?;
+        let written = self.engine().write_aside(batch, self.seams()).await;
+        written.map_err(storage_error("write that a replica is in quarantine"))?;
         self.flush().await?;
         let successor = group.leads().and_then(|_| group.successor());
         if let Some(to) = successor
@@ -216,15 +226,17 @@ impl MultiRaft {
         self.blocking("forget-install", move || snapshot::forget_install(&engine, &dir, group))
             .await?
             .map_err(|source| Error::Open { group, replica, source })?;
-        self.accepted.lock().remove(&group);
+        self.claims.gone(group);
         let mut batch = self.engine().batch();
-        for (cf, range) in &machine.spans() {
-            debug_assert!(self.holder(group, *cf, range).is_none(), "{group}: others hold its keys");
-            batch.delete_range(*cf, range);
+        let mut left = machine.spans();
+        left.push((Cf::Group, keys::all_keys(group)));
+        for (cf, range) in self.without_others(group, left) {
+            debug_assert!(self.holder(group, cf, &range).is_none(), "{group}: others hold its keys");
+            batch.delete_range(cf, &range);
         }
-        batch.delete_range(Cf::Group, &keys::all_keys(group));
         batch.put(Cf::Group, &keys::removed_key(group), &removed.0.to_be_bytes());
-        self.engine().write(batch).map_err(storage_error("remove a group's state"))?;
+        let written = self.engine().write_aside(batch, self.seams()).await;
+        written.map_err(storage_error("remove a group's state"))?;
         self.flush().await
     }
 
@@ -246,17 +258,29 @@ impl MultiRaft {
     /// Another group whose replica here holds some of these keys, or is to get them by a snapshot that it has accepted: a start
     /// would go on with that, though the install has failed.
     fn holder(&self, group: GroupId, cf: Cf, range: &KeyRange) -> Option<GroupId> {
+        if let Some(other) = self.claims.holder(group, cf, range) {
+            return Some(other);
+        }
         let holds =
             |spans: &[(Cf, KeyRange)]| spans.iter().any(|(of, held)| *of == cf && held.overlaps(range));
-        let accepted = self.accepted.lock();
-        let awaits = accepted.iter().find(|(other, spans)| **other != group && holds(spans));
-        if let Some((other, _)) = awaits {
-            return Some(*other);
-        }
-        drop(accepted);
         let others = self.groups().into_iter().filter(|other| other.id() != group);
         let others = others.into_iter().filter(|other| !other.machine().yields_to(group));
         others.into_iter().find(|other| holds(&other.machine().spans())).map(|other| other.id())
+    }
+
+    /// What is left of these keys without those that other groups' replicas here hold, or are to get.
+    fn without_others(&self, group: GroupId, mut left: Vec<(Cf, KeyRange)>) -> Vec<(Cf, KeyRange)> {
+        let others = self.groups().into_iter().filter(|other| other.id() != group);
+        let others = others.filter(|other| !other.machine().yields_to(group));
+        let held = others.flat_map(|other| other.machine().spans());
+        for (cf, held) in held.chain(self.claims.of_others(group)) {
+            let without = |(of, range): (Cf, KeyRange)| {
+                let rest = if of == cf { range.without(&held) } else { vec![range] };
+                rest.into_iter().map(move |range| (of, range))
+            };
+            left = left.into_iter().flat_map(without).collect();
+        }
+        left
     }
 
     /// Another group that has begun to import some of these keys, and failed: they are not its own by the state's word, and yet they will go with

@@ -42,10 +42,14 @@
 //!   restarted, for it doesn't know whether one does.
 //! - The owner of the state machine, when it has work of its own (the collection of garbage).
 //!
+//! How many may be awake at a time is bounded, whoever wakes them: `room.rs`.
+//!
 //! A group rests only if its state machine agrees ([`crate::StateMachine::may_rest`]). The meta-group never does.
 
 mod lay;
+mod renew;
 mod roll;
+mod room;
 
 pub(crate) use roll::{Roll, run};
 
@@ -66,6 +70,17 @@ use crate::types::Vote;
 
 /// How often whoever waits for a group that may not vote yet looks whether it may.
 const GATE_LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Why a group does not wake.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum NotAwake {
+    /// The replica has stopped.
+    #[error("{0}")]
+    Stopped(Arc<str>),
+    /// Later it may.
+    #[error("too many groups are awake on this node")]
+    Crowded,
+}
 
 /// What a replica keeps while it rests.
 #[derive(Clone, Debug)]
@@ -181,6 +196,11 @@ impl Rest {
         self.idle.store(0, Ordering::Relaxed);
     }
 
+    /// For how many looks nobody has used it, as of the last one; none if somebody has since.
+    fn idle(&self) -> u32 {
+        if self.used.load(Ordering::Relaxed) { 0 } else { self.idle.load(Ordering::Relaxed) }
+    }
+
     /// For how many looks nobody has used it.
     fn look(&self) -> u32 {
         if self.used.swap(false, Ordering::Relaxed) {
@@ -233,12 +253,17 @@ impl Group {
         }
     }
 
-    /// openraft's instance; a group at rest wakes.
-    ///
-    /// # Errors
-    ///
-    /// Why the replica has stopped.
-    pub(crate) async fn awake(self: &Arc<Self>) -> Result<Arc<Core>, Arc<str>> {
+    /// openraft's instance; a group at rest wakes, if there is room for it (`room.rs`).
+    pub(crate) async fn awake(self: &Arc<Self>) -> Result<Arc<Core>, NotAwake> {
+        self.wake_in_a_task(true).await
+    }
+
+    /// … by somebody who has found room, or for whom there has to be.
+    pub(crate) async fn awake_in_any_case(self: &Arc<Self>) -> Result<Arc<Core>, NotAwake> {
+        self.wake_in_a_task(false).await
+    }
+
+    async fn wake_in_a_task(self: &Arc<Self>, needs_place: bool) -> Result<Arc<Core>, NotAwake> {
         if let Some(core) = self.core() {
             return Ok(core);
         }
@@ -246,16 +271,25 @@ impl Group {
         let (done, woken) = oneshot::channel();
         let group = self.clone();
         self.seams.spawn("raft-wake", async move {
-            let _ = done.send(group.wake().await);
+            let _ = done.send(group.wake(needs_place).await);
         });
-        woken.await.unwrap_or_else(|_| Err("the node is shutting down".into()))
+        woken.await.unwrap_or_else(|_| Err(NotAwake::Stopped("the node is shutting down".into())))
     }
 
-    async fn wake(self: Arc<Self>) -> Result<Arc<Core>, Arc<str>> {
+    async fn wake(self: Arc<Self>, needs_place: bool) -> Result<Arc<Core>, NotAwake> {
         let _turn = self.rest.turn.lock().await;
         if let Some(core) = self.core() {
             return Ok(core);
         }
+        let _place = match needs_place {
+            true => Some(self.place().await.ok_or(NotAwake::Crowded)?),
+            false => None,
+        };
+        self.open_instance().await.map_err(NotAwake::Stopped)
+    }
+
+    /// Makes openraft's instance, of which there is none; in its turn.
+    async fn open_instance(self: &Arc<Self>) -> Result<Arc<Core>, Arc<str>> {
         if let Some(reason) = self.shared.fault.get() {
             return Err(reason);
         }
@@ -272,7 +306,7 @@ impl Group {
         // What another instance did not apply this one has yet to.
         self.set_stuck(false);
         *self.rest.core.write() = Some(core.clone());
-        self.nursery.roll.woke(&self);
+        self.nursery.roll.woke(self);
         self.rest.touch();
         // The gate may have been opened meanwhile, or the disk have come to stall, or be well again.
         core.raft.runtime_config().elect(!self.is_gated() && !self.is_stalled() && !self.is_stuck());
@@ -294,12 +328,15 @@ impl Group {
         let home = self.rest.rested.lock().leader_elsewhere();
         let liveness = &self.nursery.hub.liveness;
         let place = self.nursery.roll.enter(self.options.awake_limit);
+        if place.is_none() {
+            metrics::counter!("flotilla_raft_wakes_refused_total").increment(1);
+        }
         if home.is_some_and(|home| liveness.is_heard(home.node) && !liveness.is_stalled(home.node)) {
             let group = self.clone();
             if let Some(place) = place {
                 self.seams.spawn("raft-ready", async move {
                     // One that has failed has said so.
-                    let _ = group.awake().await;
+                    let _ = group.awake_in_any_case().await;
                     drop(place);
                 });
             }
@@ -316,7 +353,7 @@ impl Group {
             Role::Follower { leader } => leader.is_some() && *leader != home,
         };
         let lead = async {
-            let woken = self.awake().await.is_ok();
+            let woken = self.awake_in_any_case().await.is_ok();
             while woken && self.is_gated() && !settled(&role.borrow()) {
                 self.seams.sleep(GATE_LOOK_EVERY).await;
             }

@@ -69,10 +69,16 @@ impl TestNode {
     pub async fn group_at_rest(&self, id: u64) -> Arc<Group> {
         let group = self.group(id).await;
         self.eventually("it is applied", || group.status().applied == Some(LogIndex(1))).await;
+        self.lay_to_rest(&group).await;
+        group
+    }
+
+    /// The leader says that one of these is at rest.
+    pub async fn lay_to_rest(&self, group: &Arc<Group>) {
         for _ in 0..1000 {
             if group.follow_to_rest(LEADER, leaders_vote(), 1).await {
                 assert!(group.rests());
-                return group;
+                return;
             }
             // The metrics come later.
             self.seams.sleep(Duration::from_millis(5)).await;

@@ -17,7 +17,7 @@ use harness::{Cluster, GROUP, eventually, eventually_so};
 use proto::raft as wire;
 use proto::raft::answer::Body as Answer;
 use proto::raft::request::Body;
-use raft::{ChangeError, NewGroup, RaftOptions};
+use raft::{ChangeError, Group, NewGroup, RaftOptions};
 use storage::ids::{NodeId, ReplicaId, Term};
 
 /// The real node, where there is only one.
@@ -180,36 +180,32 @@ async fn whoever_grants_a_pre_vote_has_promised_nothing() {
     assert!(!granted(after), "the leader may rely on its lease");
 }
 
-/// Guards the time limits in `Group::transfer_leader`: openraft says nothing of a transfer that fails, and whoever waits for
-/// the next leader would wait for ever. And that the heartbeats, which are off from then on, come back with the next role
-/// (`Group::publish`).
+/// Hands over to 2, whatever comes of it.
+async fn hand_over(group: Arc<Group>) -> Result<(), ChangeError> {
+    loop {
+        match group.transfer_leader(ReplicaId(2)).await {
+            // Its answers were late for a moment.
+            Err(ChangeError::Refused(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+            other => return other,
+        }
+    }
+}
+
+fn told_to_lead(puppet: &Puppet) -> bool {
+    puppet.count(|asked| matches!(asked, Body::TransferLeader(_))) > 0
+}
+
+/// Guards the time limit in `Group::transfer_leader`: openraft says nothing of a transfer that fails, and whoever waits for
+/// the next leader would wait for ever. And that its leader goes on with a new instance (`rest/renew.rs`), which is heard.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transfer_that_fails_is_given_up_and_the_next_leader_is_heard() {
+async fn a_transfer_that_fails_is_given_up_and_its_leader_is_heard_again() {
     let mut cluster = Cluster::new();
     let puppets = lead(&mut cluster).await;
     let group = cluster.group(ME);
     let (_, term) = cluster.leader().await;
-    let transfer = async {
-        loop {
-            match group.transfer_leader(ReplicaId(2)).await {
-                // Its answers were late for a moment.
-                Err(ChangeError::Refused(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
-                other => return other,
-            }
-        }
-    };
-    let outcome = tokio::time::timeout(FOR_EVER, transfer).await.expect("it is given up");
+    let outcome = tokio::time::timeout(FOR_EVER, hand_over(group.clone())).await.expect("it is given up");
     assert!(matches!(outcome, Err(ChangeError::TimedOut(_))), "{outcome:?}");
-    assert!(group.propose(term, "b=1".into()).await.is_err(), "it writes no more");
-    // One stands for election, and fails.
-    let last = group.status().last.expect("a log").0;
-    let request = wire::VoteRequest {
-        vote: Some(wire::Vote { term: term.0 + 1, replica: 3, committed: false }),
-        last: Some(wire::LogId { term: term.0, index: last }),
-        leadership_transfer: true,
-    };
-    let answer = ask(&cluster, 3, ME, Body::Vote(request)).await;
-    assert!(matches!(&answer, Answer::Vote(vote) if vote.granted), "{answer:?}");
+    assert!(group.propose(term, "b=1".into()).await.is_err(), "in that term it writes no more");
     eventually("it leads again", || group.leads().is_some_and(|later| later > term)).await;
     cluster.put("b", "1").await;
     let is_heartbeat = |asked: &Body| matches!(asked, Body::Append(append) if append.entries.is_empty());
@@ -218,9 +214,39 @@ async fn a_transfer_that_fails_is_given_up_and_the_next_leader_is_heard() {
     eventually("it is heard", || heartbeats() >= before + 10).await;
 }
 
-/// The effect of that in a whole: a group whose leader could not hand over writes again, for the leader is silent (openraft's
-/// is as long as the transfer lasts; `Group::transfer_leader` sees to it after that), and another one is elected. (The one
-/// that is to take over never does.)
+/// One of three is gone, and the one that is to take over neither does nor stands for election by itself: as long as the leader did not, either,
+/// nobody wrote any more. Whether or not somebody waits for what comes of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_could_not_hand_over_leads_again_with_the_vote_of_one() {
+    for waited_for in [true, false] {
+        let mut cluster = Cluster::new();
+        let [target, gone] = lead(&mut cluster).await;
+        let mut votes = voter();
+        target.play(move |asked| match asked {
+            Body::TransferLeader(_) => {
+                let detail = "not now".to_owned();
+                Some(Answer::Transfer(wire::TransferAnswer { accepted: false, detail }))
+            }
+            other => votes(other),
+        });
+        gone.play(|_| None);
+        let group = cluster.group(ME);
+        let (_, term) = cluster.leader().await;
+        let handing_over = tokio::spawn(hand_over(group.clone()));
+        if waited_for {
+            let outcome = handing_over.await.expect("a task");
+            assert!(matches!(outcome, Err(ChangeError::TimedOut(_))), "{outcome:?}");
+        } else {
+            eventually("it hands over", || told_to_lead(&target)).await;
+            handing_over.abort();
+        }
+        eventually("it leads again", || group.leads().is_some_and(|later| later > term)).await;
+        cluster.put("b", "1").await;
+    }
+}
+
+/// The effect of that in a whole: a group whose leader could not hand over writes again, for its leader is silent as long as the transfer lasts, and
+/// another one is elected, or itself again after that. (The one that is to take over never does.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transfer_to_one_that_never_takes_over_ends_in_an_election() {
     let mut cluster = Cluster::new();
@@ -245,7 +271,7 @@ async fn a_transfer_to_one_that_never_takes_over_ends_in_an_election() {
             other => panic!("{other:?}"),
         }
     };
-    assert!(idle.count(|asked| matches!(asked, Body::TransferLeader(_))) > 0, "it was told");
+    assert!(told_to_lead(&idle), "it was told");
     cluster.put("b", "2").await;
     let (_, later) = cluster.leader().await;
     assert!(later > begun, "another election");

@@ -11,12 +11,19 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use rocksdb::{DB, DBRawIterator, Options, ReadOptions, WriteBatch, WriteOptions};
+use tokio::sync::Semaphore;
 
 use crate::Error;
 use crate::ids::KeyRange;
 use crate::keys;
 use crate::options::{self, StoreOptions};
+use crate::seam::Seams;
 use crate::{tables, verify};
+
+/// A batch that is larger goes to a thread of its own at once: writing it takes about a millisecond or more, even if nothing is in its way.
+const PROMPT_BYTES_MAX: usize = 64 << 10;
+/// Threads that write for others ([`Engine::write_aside`]); more wait, and keep no thread.
+const ASIDE_MAX: usize = 8;
 
 /// A column family of the state database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +64,8 @@ pub struct Engine {
     db: Arc<DB>,
     /// The first write that was refused. Set before whoever wrote hears of it.
     failed: OnceLock<Error>,
+    /// See [`ASIDE_MAX`].
+    aside: Semaphore,
     /// For tables that are made outside of the database: made when they are first asked for.
     table_options: OnceLock<[Options; 3]>,
 }
@@ -70,7 +79,12 @@ impl Engine {
 
     /// Over a database that is open already, perhaps for reading only.
     pub(crate) fn over(db: DB) -> Self {
-        Self { db: Arc::new(db), failed: OnceLock::new(), table_options: OnceLock::new() }
+        Self {
+            db: Arc::new(db),
+            failed: OnceLock::new(),
+            aside: Semaphore::new(ASIDE_MAX),
+            table_options: OnceLock::new(),
+        }
     }
 
     pub(crate) fn database(&self) -> &DB {
@@ -87,11 +101,44 @@ impl Engine {
         Batch { db: self.db.clone(), inner: WriteBatch::default() }
     }
 
-    /// Applies a batch atomically. Visible when this returns, durable after the next [`Engine::flush`] (or earlier).
+    /// Applies a batch atomically. Visible when this returns, durable after the next [`Engine::flush`] (or earlier). Blocks for long
+    /// where RocksDB holds writes back.
     pub fn write(&self, batch: Batch) -> Result<(), Error> {
-        let mut options = WriteOptions::default();
-        options.disable_wal(true);
-        let written = self.db.write_opt(batch.inner, &options);
+        self.written(self.db.write_opt(batch.inner, &unlogged()))
+    }
+
+    /// As [`Engine::write`], for callers on an async runtime: while RocksDB holds writes back (its flushes or compactions are behind), the
+    /// batch waits on another thread, and the caller's goes on with other tasks. Done in order if it is awaited in order; dropped on the
+    /// way, it may be written all the same.
+    pub async fn write_aside(self: &Arc<Self>, batch: Batch, seams: &Seams) -> Result<(), Error> {
+        let Some(batch) = self.write_promptly(batch)? else { return Ok(()) };
+        let _place = self.aside.acquire().await.map_err(|_| Error::Closed)?;
+        metrics::counter!("flotilla_state_writes_aside_total").increment(1);
+        let engine = self.clone();
+        let written = seams.blocking("write-state", move || engine.write(batch)).await;
+        written.unwrap_or_else(|e| {
+            Err(Error::io("write a batch, on a thread of its own, in", self.db.path(), e))
+        })
+    }
+
+    /// Gives the batch back if it is not to be written on this thread.
+    fn write_promptly(&self, batch: Batch) -> Result<Option<Batch>, Error> {
+        if batch.bytes() > PROMPT_BYTES_MAX {
+            return Ok(Some(batch));
+        }
+        // The binding drops what it is given, written or not. (To copy it costs next to nothing beside writing it.)
+        let copy = WriteBatch::from_data(batch.inner.data());
+        let mut options = unlogged();
+        options.set_no_slowdown(true);
+        match self.db.write_opt(batch.inner, &options) {
+            Err(e) if e.kind() == rocksdb::ErrorKind::Incomplete => {
+                Ok(Some(Batch { db: batch.db, inner: copy }))
+            }
+            written => self.written(written).map(|()| None),
+        }
+    }
+
+    fn written(&self, written: Result<(), rocksdb::Error>) -> Result<(), Error> {
         written.map_err(|e| {
             // A batch that makes no sense is its writer's fault.
             let is_misuse = e.kind() == rocksdb::ErrorKind::InvalidArgument;
@@ -176,6 +223,13 @@ impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Engine({})", self.db.path().display())
     }
+}
+
+/// The Raft log is the write-ahead log.
+fn unlogged() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    options
 }
 
 pub(crate) fn handle(db: &DB, cf: Cf) -> &rocksdb::ColumnFamily {

@@ -160,6 +160,17 @@ impl KeyRange {
         (end.is_empty() || start < end).then_some(KeyRange { start, end })
     }
 
+    /// What is left of it without the keys of `other`: before them, and after.
+    pub fn without(&self, other: &KeyRange) -> Vec<KeyRange> {
+        if !self.overlaps(other) {
+            return vec![self.clone()];
+        }
+        // (An empty end would be no end.)
+        let before = (!other.start.is_empty()).then(|| KeyRange::new("", other.start.clone()));
+        let after = (!other.end.is_empty()).then(|| KeyRange::new(other.end.clone(), ""));
+        [before, after].into_iter().flatten().filter_map(|side| self.intersection(&side)).collect()
+    }
+
     /// Whether no key lies inside.
     pub fn is_empty(&self) -> bool {
         !self.end.is_empty() && self.start >= self.end
@@ -182,4 +193,24 @@ pub fn prefix_end(prefix: &[u8]) -> Bytes {
         }
     }
     end.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_range_is_all_but_the_other() {
+        let range = |start: &'static str, end: &'static str| KeyRange::new(start, end);
+        let (all, middle) = (KeyRange::all(), range("c", "m"));
+        assert_eq!(all.without(&middle), [range("", "c"), range("m", "")]);
+        assert_eq!(middle.without(&all), []);
+        assert_eq!(middle.without(&middle), []);
+        assert_eq!(middle.without(&range("d", "f")), [range("c", "d"), range("f", "m")]);
+        assert_eq!(middle.without(&range("a", "f")), [range("f", "m")]);
+        assert_eq!(middle.without(&range("f", "")), [range("c", "f")]);
+        for apart in [range("m", ""), range("", "c")] {
+            assert_eq!(middle.without(&apart), std::slice::from_ref(&middle));
+        }
+    }
 }

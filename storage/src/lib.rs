@@ -46,8 +46,8 @@
 //!
 //! - A store whose tables have more than [`StoreOptions::verify_bytes_max`] bytes is opened without reading them all:
 //!   damage in one is then found by the read that meets it.
-//! - Nearly all calls may block on the disk. [`Engine::write`] may block for long while RocksDB catches up with
-//!   compactions. Callers on an async runtime decide where to run them.
+//! - Nearly all calls may block on the disk. Callers on an async runtime decide where to run them. [`Engine::write`] may
+//!   block for long while RocksDB catches up with compactions; [`Engine::write_aside`] waits elsewhere.
 //! - A [`Snapshot`] holds back the removal of what it sees; keep it for a request, not for a session.
 //! - A scan over intents steps over the tombstones of resolved ones until they are compacted.
 //! - Whether a flipped byte in the last batch of a log can be told from a torn one is a matter of probability where

@@ -14,7 +14,7 @@ use tests::{Cluster, pause, root};
 const NOT_SHOWN: [&str; 1] = ["flotilla_build_info"];
 
 /// What counts accidents, or what a cluster does that is older or busier than a test's.
-const RARE: [&str; 36] = [
+const RARE: [&str; 37] = [
     "flotilla_advisory_locks_lost_total",
     "flotilla_closed_behind_seconds",
     "flotilla_consistency_checks_total",
@@ -48,6 +48,7 @@ const RARE: [&str; 36] = [
     "flotilla_sql_statement_errors_total",
     "flotilla_sql_statement_reruns_total",
     "flotilla_sql_statement_retries_total",
+    "flotilla_state_writes_aside_total",
     "flotilla_store_failures_total",
     "flotilla_txn_async_probes_total",
     "flotilla_txn_failed_commits_total",

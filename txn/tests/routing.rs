@@ -15,7 +15,7 @@ use proto::shard as pb;
 use proto::shard::response::Body as Answer;
 use proto::shard::shard_server::{Shard, ShardServer};
 use raft::RaftOptions;
-use storage::ids::{GroupId, NodeId};
+use storage::ids::NodeId;
 use storage::seam::{Connecting, Connection, Network, Seams};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::server::TcpIncoming;

@@ -1,11 +1,13 @@
 //! Changes of members, and of the leader.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use storage::ids::{ReplicaId, Term};
+use tokio::sync::oneshot;
 
 use super::{Group, not_leader};
 use crate::api::{ChangeError, Progress, Role};
@@ -47,6 +49,9 @@ impl Group {
         }
         match result {
             Ok(_) => Ok(()),
+            Err(RaftError::Fatal(_)) if core.is_closing() => {
+                Err(ChangeError::Ambiguous("the leadership was given up meanwhile".to_owned()))
+            }
             Err(RaftError::Fatal(fatal)) => Err(ChangeError::Stopped(self.stop_reason(&fatal))),
             Err(RaftError::APIError(error)) => Err(match error {
                 ClientWriteError::ForwardToLeader(to) => not_leader(&to).into(),
@@ -67,8 +72,9 @@ impl Group {
     }
 
     /// Hands the leadership to another voter. `Ok` says that this replica leads no more; usually, but not certainly,
-    /// `to` does. If that fails in time, an election is forced, so that the group can write again.
-    pub async fn transfer_leader(&self, to: ReplicaId) -> Result<(), ChangeError> {
+    /// `to` does. If that fails in time, this replica stands for election again, so that the group can write: also if the caller does not
+    /// wait for it.
+    pub async fn transfer_leader(self: &Arc<Self>, to: ReplicaId) -> Result<(), ChangeError> {
         let Some(term) = self.leads() else { return Err(self.not_leader().into()) };
         if to == self.replica() {
             return Ok(());
@@ -92,32 +98,44 @@ impl Group {
         if self.voters().iter().any(|(id, node)| *id == to && self.nursery.hub.liveness.is_stalled(*node)) {
             return Err(ChangeError::Refused(format!("the disk of {to} stalls")));
         }
-        let mut role = self.role();
         // Before the first voter hears of it.
         self.handing_over.store(true, Ordering::SeqCst);
         if self.leads() != Some(term) {
             self.handing_over.store(false, Ordering::SeqCst);
             return Err(self.not_leader().into());
         }
-        if let Err(fatal) = core.raft.trigger().transfer_leader(to.0).await {
-            return Err(ChangeError::Stopped(self.stop_reason(&fatal)));
-        }
-        let deposed = |role: &Role| role.leads() != Some(term);
-        let patience = self.options.election_max * 2;
-        tokio::select! {
-            changed = role.wait_for(deposed) => {
-                return changed.map(|_| ()).map_err(|_| ChangeError::TimedOut("the replica has stopped".to_owned()));
+        // In a task of its own: if whoever asks for it goes away, there would be nobody to end it.
+        let (done, handed_over) = oneshot::channel();
+        let group = self.clone();
+        self.seams.spawn("raft-transfer", async move {
+            let outcome = group.hand_over(&core, term, to).await;
+            let failed = matches!(outcome, Err(ChangeError::TimedOut(_)));
+            let _ = done.send(outcome);
+            if failed {
+                group.begin_anew(&core, term).await;
             }
-            () = self.seams.sleep(patience) => {}
+        });
+        let stopping = |_| Err(ChangeError::TimedOut("the node is shutting down".to_owned()));
+        handed_over.await.unwrap_or_else(stopping)
+    }
+
+    /// … or waits for it in vain.
+    async fn hand_over(&self, core: &Core, term: Term, to: ReplicaId) -> Result<(), ChangeError> {
+        if let Err(fatal) = core.raft.trigger().transfer_leader(to.0).await {
+            return Err(match core.is_closing() {
+                true => self.not_leader().into(),
+                false => ChangeError::Stopped(self.stop_reason(&fatal)),
+            });
         }
-        // openraft would refuse all writes from now on, for as long as this replica leads. Falling silent makes the
-        // others elect; with the role the heartbeats come back.
-        tracing::warn!(group = %self.id(), %to, "a leader transfer has failed; forcing an election");
-        core.raft.runtime_config().heartbeat(false);
-        let _ = tokio::select! {
-            changed = role.wait_for(deposed) => changed.is_ok(),
-            () = self.seams.sleep(patience * 2) => false,
-        };
+        let mut role = self.role();
+        let deposed = |role: &Role| role.leads() != Some(term);
+        tokio::select! {
+            // (The role outlives all who wait for it.)
+            _ = role.wait_for(deposed) => return Ok(()),
+            // By then all leases have run out: openraft is silent as long as a transfer lasts.
+            () = self.seams.sleep(self.options.election_max * 2) => {}
+        }
+        tracing::warn!(group = %self.id(), %to, "a leader transfer has failed; this replica stands for election again");
         Err(ChangeError::TimedOut(format!("{to} did not take over")))
     }
 

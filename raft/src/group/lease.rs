@@ -36,8 +36,8 @@ impl Group {
             leads && (acked || sole())
         };
         // Last: a lease is given up, for a transfer or for rest, before any voter hears that it may forget it. This
-        // thread may have slept between two lines.
-        if self.leads() != Some(term) || self.handing_over.load(Ordering::SeqCst) {
+        // thread may have slept between two lines. (In this order: a transfer that is over has ended the role.)
+        if self.handing_over.load(Ordering::SeqCst) || self.leads() != Some(term) {
             return Err(self.not_leader());
         }
         if valid { Ok(()) } else { Err(NotLeader { leader: None }) }

@@ -93,12 +93,15 @@ impl Group {
             }
         }
         self.shared.machine.role_changed(&role);
-        // Whatever was under way was of the role that ends here.
-        self.handing_over.store(false, Ordering::SeqCst);
-        self.changing.store(false, Ordering::SeqCst);
         if let Some(core) = self.core() {
             core.raft.runtime_config().heartbeat(true);
         }
-        self.role.send_replace(role);
+        self.role.send_modify(|current| {
+            // Whatever was under way was of the role that ends here. (Whoever finds it over finds the next role, too: nobody reads
+            // the role meanwhile.)
+            self.handing_over.store(false, Ordering::SeqCst);
+            self.changing.store(false, Ordering::SeqCst);
+            *current = role;
+        });
     }
 }

@@ -29,7 +29,7 @@ impl MultiRaft {
         };
         let mut torn = self.blocking("resume-installs", resume).await?.map_err(broken)?;
         // Nobody else gets their keys before they are gone, as if they had failed in this process.
-        self.accepted.lock().extend(torn.iter().map(|(group, torn)| (*group, torn.spans.clone())));
+        torn.iter().for_each(|(group, torn)| self.claims.failed(*group, torn.spans.clone()));
         {
             let _turn = self.lifecycle.lock().await;
             // No snapshot brings anybody the keys of what is being removed.
@@ -198,7 +198,8 @@ impl MultiRaft {
                 self.hub.link(node);
             });
         } else {
-            opened.awake().await.map_err(|reason| Fatal::new(reason.to_string()))?;
+            // (It has entries to apply, or nobody knows who leads it: it cannot rest.)
+            opened.awake_in_any_case().await.map_err(|reason| Fatal::new(reason.to_string()))?;
         }
         Ok(opened)
     }

@@ -24,8 +24,13 @@ impl Group {
     /// Lays the group to rest, as its leader, if nothing speaks against it. Whether it has.
     pub(crate) async fn lay_to_rest(self: &Arc<Self>) -> bool {
         let Some((rest, others)) = self.go_to_rest().await else { return false };
-        // Nothing is held any more: whoever asks for the group meanwhile does not wait until all have been told. One that hears
-        // of it late has another vote by then, or rests, and is woken.
+        self.tell_to_rest(rest, others).await;
+        true
+    }
+
+    /// Nothing is held any more: whoever asks for the group meanwhile does not wait until all have been told. One that hears
+    /// of it late has another vote by then, or rests, and is woken.
+    pub(super) async fn tell_to_rest(&self, rest: wire::Rest, others: Vec<Peer>) {
         let tell = |other: Peer| {
             let body = wire::request::Body::Rest(rest);
             let link = self.nursery.hub.link(other.node);
@@ -33,11 +38,10 @@ impl Group {
         };
         // Whoever doesn't hear it wakes the others some time.
         let _ = futures::future::join_all(others.into_iter().map(tell)).await;
-        true
     }
 
     /// … here. What to tell, and whom.
-    async fn go_to_rest(self: &Arc<Self>) -> Option<(wire::Rest, Vec<Peer>)> {
+    pub(super) async fn go_to_rest(self: &Arc<Self>) -> Option<(wire::Rest, Vec<Peer>)> {
         let _turn = self.rest.turn.try_lock().ok()?;
         let _members = self.changes.try_lock().ok()?;
         // Nothing is in flight, and nothing comes.
@@ -141,6 +145,23 @@ impl Group {
         owed: BTreeSet<NodeId>,
         vote: &Vote,
     ) -> bool {
+        if !self.end_instance(core, status, owed, vote).await {
+            return false;
+        }
+        self.rest.rested.lock().vote = Some(*vote);
+        metrics::counter!("flotilla_raft_rests_total").increment(1);
+        tracing::debug!(group = %self.id(), replica = %self.replica(), "at rest");
+        true
+    }
+
+    /// … and says for itself nothing about the log.
+    pub(super) async fn end_instance(
+        self: &Arc<Self>,
+        core: &Arc<Core>,
+        status: GroupStatus,
+        owed: BTreeSet<NodeId>,
+        vote: &Vote,
+    ) -> bool {
         let rested = Rested { status: GroupStatus { rests: true, ..status }, owed, vote: None };
         {
             let _one = self.rest.publishing.lock();
@@ -154,21 +175,19 @@ impl Group {
             self.publish(Role::Follower { leader });
         }
         core.close().await;
-        if core.log.vote() != Some(*vote) {
-            let closing = self.gate.close();
-            let group = self.clone();
-            self.seams.spawn("raft-gate", async move {
-                group.seams.sleep(group.options.election_max).await;
-                group.gate.outlive(closing);
-                if group.awake().await.is_ok() && !group.is_gated() {
-                    group.stand_for_election();
-                }
-            });
-            return false;
+        if core.log.vote() == Some(*vote) {
+            return true;
         }
-        self.rest.rested.lock().vote = Some(*vote);
-        metrics::counter!("flotilla_raft_rests_total").increment(1);
-        tracing::debug!(group = %self.id(), replica = %self.replica(), "at rest");
-        true
+        let closing = self.gate.close();
+        let group = self.clone();
+        self.seams.spawn("raft-gate", async move {
+            group.seams.sleep(group.options.election_max).await;
+            group.gate.outlive(closing);
+            // (It was awake: its place is its own.)
+            if group.awake_in_any_case().await.is_ok() && !group.is_gated() {
+                group.stand_for_election();
+            }
+        });
+        false
     }
 }

@@ -60,7 +60,7 @@ impl Roll {
         self.owing.lock().remove(&group);
     }
 
-    /// A place among those awake, for one that is to wake for a request.
+    /// A place among those awake, for one that is to wake, if fewer than `limit` are.
     pub(super) fn enter(&self, limit: usize) -> Option<Place> {
         let awake = self.awake.lock();
         self.crowd.enter(awake.len(), limit)

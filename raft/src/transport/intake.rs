@@ -15,7 +15,7 @@ use futures::FutureExt;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use proto::raft as wire;
 
-use super::server::stopped;
+use super::server::{asleep, stopped};
 use crate::group::Group;
 use crate::types::TypeConfig;
 
@@ -26,7 +26,7 @@ pub(super) async fn append(
 ) -> Result<AppendEntriesResponse<TypeConfig>, wire::Refusal> {
     tokio::task::unconstrained(async {
         let turn = group.appends.lock().await;
-        let core = group.awake().await.map_err(stopped)?;
+        let core = group.awake().await.map_err(asleep)?;
         let mut appended = pin!(core.raft.append_entries(rpc));
         // The first poll puts it into openraft's queue, which holds more than the streams let through (`RUNNING_MAX`).
         let early = appended.as_mut().now_or_never();

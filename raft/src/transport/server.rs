@@ -17,6 +17,7 @@ use crate::api::Peer;
 use crate::group::Group;
 use crate::liveness;
 use crate::multi::MultiRaft;
+use crate::rest::NotAwake;
 use crate::types::{
     Malformed, TypeConfig, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
 };
@@ -201,6 +202,14 @@ pub(crate) fn stopped(error: impl ToString) -> wire::Refusal {
     refusal(wire::refusal::Reason::Stopped, error)
 }
 
+pub(crate) fn asleep(error: NotAwake) -> wire::Refusal {
+    let reason = match &error {
+        NotAwake::Stopped(_) => wire::refusal::Reason::Stopped,
+        NotAwake::Crowded => wire::refusal::Reason::Overloaded,
+    };
+    refusal(reason, error)
+}
+
 async fn handle(
     group: &Arc<Group>,
     from: Peer,
@@ -273,7 +282,7 @@ async fn handle_vote(
         request.last.map(log_id_from_wire),
     );
     rpc.leadership_transfer = request.leadership_transfer;
-    let core = group.awake().await.map_err(stopped)?;
+    let core = group.awake().await.map_err(asleep)?;
     refuse_gated(group)?;
     let response = if pre_vote { core.raft.pre_vote(rpc).await } else { core.raft.vote(rpc).await };
     let response = response.map_err(stopped)?;
@@ -300,7 +309,7 @@ async fn handle_transfer(
         transfer.to_replica,
         transfer.last.map(log_id_from_wire),
     );
-    let core = group.awake().await.map_err(stopped)?;
+    let core = group.awake().await.map_err(asleep)?;
     refuse_gated(group)?;
     let result = core.raft.handle_transfer_leader(rpc).await.map_err(stopped)?;
     let (accepted, detail) = match result {

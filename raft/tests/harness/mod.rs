@@ -55,13 +55,18 @@ impl Gate {
     }
 }
 
-/// Nothing is applied, on any node, until this is dropped. (A thread of the runtime waits for that.)
+/// Nothing is applied, or installed, on any node, until this is dropped. (A thread of the runtime waits for that.)
 pub struct Held(Arc<Gate>);
 
 impl Held {
-    /// Somebody is about to apply something.
+    /// Somebody is about to do it.
     pub fn is_met(&self) -> bool {
-        self.0.waiting.load(Ordering::SeqCst) > 0
+        self.count() > 0
+    }
+
+    /// How many are.
+    pub fn count(&self) -> usize {
+        self.0.waiting.load(Ordering::SeqCst)
     }
 }
 
@@ -85,6 +90,7 @@ struct Strings {
     /// That were begun to be sent.
     snapshots: AtomicUsize,
     gate: Arc<Gate>,
+    installs: Arc<Gate>,
     claims: Arc<Claims>,
     hangs: Arc<AtomicBool>,
     dawdles: Arc<AtomicBool>,
@@ -117,6 +123,10 @@ impl StateMachine for Strings {
         ranges.map(|range| (Cf::Group, range)).collect()
     }
 
+    fn restoring(&self) {
+        self.installs.pass();
+    }
+
     fn restored(&self) -> Result<(), Fatal> {
         Ok(())
     }
@@ -138,6 +148,7 @@ impl StateMachine for Strings {
 struct Machines {
     opened: Mutex<HashMap<GroupId, Arc<Strings>>>,
     gate: Arc<Gate>,
+    installs: Arc<Gate>,
     claims: Arc<Claims>,
     awaited: Arc<Awaited>,
     hangs: Arc<AtomicBool>,
@@ -160,10 +171,11 @@ impl StateMachineFactory for Machines {
         replica: ReplicaId,
         _: Arc<Engine>,
     ) -> Result<Arc<dyn StateMachine>, Fatal> {
-        let (gate, claims, hangs) = (self.gate.clone(), self.claims.clone(), self.hangs.clone());
+        let (gate, installs) = (self.gate.clone(), self.installs.clone());
+        let (claims, hangs, dawdles) = (self.claims.clone(), self.hangs.clone(), self.dawdles.clone());
         let (commands, snapshots) = Default::default();
-        let dawdles = self.dawdles.clone();
-        let machine = Arc::new(Strings { group, replica, commands, snapshots, gate, claims, hangs, dawdles });
+        let machine = Strings { group, replica, commands, snapshots, gate, installs, claims, hangs, dawdles };
+        let machine = Arc::new(machine);
         self.opened.lock().expect("lock").insert(group, machine.clone());
         Ok(machine)
     }
@@ -195,6 +207,7 @@ pub struct Cluster {
     book: Arc<Book>,
     running: HashMap<u64, Running>,
     gate: Arc<Gate>,
+    installs: Arc<Gate>,
     claims: Arc<Claims>,
     awaited: Arc<Awaited>,
     /// Of nodes that are started from now on.
@@ -214,8 +227,9 @@ impl Cluster {
             rest_after: Duration::from_secs(3600),
             ..RaftOptions::default()
         };
-        let (dirs, running, book, gate, claims, awaited) = Default::default();
-        Self { dirs, book, running, gate, claims, awaited, options, network: None, tasks: None }
+        let (dirs, running, book, gate, installs, claims, awaited) = Default::default();
+        let (network, tasks) = Default::default();
+        Self { dirs, book, running, gate, installs, claims, awaited, options, network, tasks }
     }
 
     pub async fn start(&mut self, node: u64) {
@@ -245,8 +259,9 @@ impl Cluster {
             let _ = serve.await;
         });
 
-        let (gate, claims, awaited) = (self.gate.clone(), self.claims.clone(), self.awaited.clone());
-        let machines = Arc::new(Machines { gate, claims, awaited, ..Machines::default() });
+        let (gate, installs) = (self.gate.clone(), self.installs.clone());
+        let (claims, awaited) = (self.claims.clone(), self.awaited.clone());
+        let machines = Arc::new(Machines { gate, installs, claims, awaited, ..Machines::default() });
         let options = self.options.clone();
         let book: Arc<dyn AddressBook> = self.book.clone();
         let multi = MultiRaft::start(options, store.clone(), machines.clone(), book, seams);
@@ -418,6 +433,12 @@ impl Cluster {
     pub fn hold(&self) -> Held {
         self.gate.set(true);
         Held(self.gate.clone())
+    }
+
+    /// From now on no snapshot is installed.
+    pub fn hold_installs(&self) -> Held {
+        self.installs.set(true);
+        Held(self.installs.clone())
     }
 
     /// The group's state machines hold this, too, from now on; or not any more.

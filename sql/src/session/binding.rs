@@ -9,7 +9,7 @@ use super::run::{Runnable, is_moot, is_unknown_name};
 use crate::bind::{self, Bound, ParamTypes, ParsedStatement};
 use crate::catalog::CatalogView;
 use crate::error::Result;
-use crate::ir::OutputColumn;
+use crate::ir::{OutputColumn, Statement};
 
 impl Session {
     /// Binds, or takes what was bound before against the same catalog.

@@ -8,6 +8,7 @@ mod model;
 mod mvcc;
 mod reads;
 mod snapshot;
+mod stall;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use storage::ids::{GroupId, KeyRange, NodeId, ReplicaId};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, Streaming};
 
-use super::super::server::{malformed, refusal, stopped};
+use super::super::server::{asleep, malformed, refusal, stopped};
 use super::CHUNKS_AHEAD;
 use crate::api::Peer;
 use crate::arrivals::Turn;
@@ -47,7 +47,7 @@ pub(crate) async fn resume(multi: Arc<MultiRaft>, header: wire::SnapshotHeader) 
     if group.shared().applied_index() >= meta.last_log_id.map(|id| id.index) {
         let core = match group.awake().await {
             Ok(core) => core,
-            Err(reason) => return refused(stopped(reason)),
+            Err(reason) => return refused(asleep(reason)),
         };
         let vote = vote_to_wire(&core.metrics.borrow_watched().vote);
         return Ok(wire::SnapshotAnswer { vote: Some(vote), ..wire::SnapshotAnswer::default() });
@@ -217,25 +217,35 @@ async fn write(
 /// Hands a complete snapshot to openraft.
 async fn install(multi: &Arc<MultiRaft>, admitted: Admitted, spool: Spool) -> Answer {
     let Admitted { group, vote, meta, spans } = admitted;
-    let _alone = multi.territory.lock().await;
-    if let Err(refusal) = multi.refuse_overlap(group.id(), &spans) {
-        return refused(refusal);
-    }
-    if group.is_stopping() {
-        // It may have been removed meanwhile.
-        return refused(stopped("the replica stops"));
-    }
+    let installing = {
+        // Others wait for the claim, and not for the install.
+        let _alone = multi.territory.lock().await;
+        if let Err(refusal) = multi.refuse_overlap(group.id(), &spans) {
+            return refused(refusal);
+        }
+        // It may have been removed meanwhile, or have failed: what it has accepted then counts still.
+        if let Some(reason) = group.shared().fault.get() {
+            return refused(stopped(reason));
+        }
+        multi.claims.begin(group.id(), spans)
+    };
     let snapshot = openraft::Snapshot { meta, snapshot: SnapshotData::Spooled(spool) };
     let core = match group.awake().await {
         Ok(core) => core,
-        Err(reason) => return refused(stopped(reason)),
+        Err(reason) => {
+            installing.done();
+            return refused(asleep(reason));
+        }
     };
-    // (One whose install has failed before keeps what it has accepted then.)
-    multi.accepted.lock().entry(group.id()).or_insert(spans);
     let installed = core.raft.install_full_snapshot(vote, snapshot).await;
+    if installed.is_err() {
+        // Its core has ended, and what works on the state ends by itself.
+        core.end().await;
+    }
     // If it has failed, nobody else gets the keys before the replica is gone.
-    if group.shared().fault.get().is_none() {
-        multi.accepted.lock().remove(&group.id());
+    match group.shared().fault.get() {
+        None => installing.done(),
+        Some(_) => drop(installing),
     }
     match installed {
         Ok(response) => Ok(wire::SnapshotAnswer {
