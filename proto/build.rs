@@ -8,6 +8,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::{env, fs};
 
+/// The service whose messages have checksums: `src/checked.rs`.
+const CHECKED: &str = "raft";
+
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(env::var("OUT_DIR")?);
@@ -37,16 +40,18 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // `bytes` fields become `Bytes`: what arrives in one buffer is handed on without copies. Maps are encoded in order:
     // replicas of one state have the same bytes.
-    tonic_prost_build::configure()
-        .bytes(".")
-        .btree_map(".")
-        .emit_rerun_if_changed(false)
-        .compile_fds(descriptors)?;
+    let generate = || tonic_prost_build::configure().bytes(".").btree_map(".").emit_rerun_if_changed(false);
+    generate().compile_fds(descriptors.clone())?;
+    // One run has one codec for all services: this one's is taken from a second run.
+    let checked = out.join("checked");
+    fs::create_dir_all(&checked)?;
+    generate().codec_path("crate::checked::Codec").out_dir(&checked).compile_fds(descriptors)?;
 
     let mut modules = String::new();
     for name in &names {
         // A file without any message makes no output.
-        let generated = format!("flotilla.{name}.rs");
+        let dir = if name == CHECKED { "checked/" } else { "" };
+        let generated = format!("{dir}flotilla.{name}.rs");
         if out.join(&generated).exists() {
             writeln!(
                 modules,
