@@ -10,8 +10,8 @@
 //! - **Nothing that arrives or is read is believed.** The size that an entry claims is checked against a bound and against what LZ4
 //!   can make of so many bytes before memory is taken; what doesn't expand to exactly that size is malformed.
 //! - **What is applied is what was proposed**: a command has a checksum from the proposal to the state machine, of what its owner
-//!   encoded. The logs have checksums of their own, but of what arrived; TCP has one that misses some. What was altered in between
-//!   (on the way, in memory, by compressing it) got valid ones. Compared where a command is expanded to be applied, it stops the
+//!   encoded. The logs and the messages between nodes have checksums of their own, but of what they were given. What was altered in
+//!   between (in memory, by compressing it) got valid ones. Compared where a command is expanded to be applied, it stops the
 //!   replica instead: its log, or what it was sent, is damaged, and its state is not yet.
 //!
 //! # The form

@@ -10,7 +10,8 @@
 //!
 //! Each node opens one stream to each other one for its own requests; what queues while the stream is busy goes out
 //! as one message. Appends of one group arrive in the order they were sent in; answers come in any order and are
-//! matched by id. Nothing is sent twice: when a stream breaks, what was outstanding fails, and openraft tries again.
+//! matched by id. Nothing is sent twice: when a stream breaks, what was outstanding fails, and openraft tries again. A message
+//! that arrives otherwise than it was sent, by its checksum, breaks its stream (`proto/src/checked.rs`).
 //!
 //! - [`link`]: the sending end of a stream; [`queue`]: what waits for it, and what does not have to;
 //! - [`dial`]: where connections come from;
