@@ -23,6 +23,7 @@ use crate::create::NewGroup;
 use crate::fault::Fault;
 use crate::gate::Closing;
 use crate::group::{Group, within};
+use crate::lanes::Lanes;
 use crate::liveness::{self, Reach};
 use crate::log_room::LogRoom;
 use crate::log_store::{LogStore, decode_ballot, durably, encode_ballot};
@@ -93,6 +94,7 @@ impl MultiRaft {
             log_room: LogRoom::new(options.log_bytes_in_flight_max),
             roll: Roll::default(),
             suspects: Suspects::default(),
+            lanes: Lanes::start(options.lanes, &seams),
             options,
         };
         let spool_dir = store.dir().join(SPOOL_DIR);
