@@ -7,7 +7,7 @@
 //! docs/storage-costs.md has figures.
 //!
 //! `-- 3,1,32` measures that line alone, `-- 3,1,32,plain 3,1,32,lz4` those two, one after the other. With `lanes=0 lanes=2` each line is
-//! measured without lanes (`raft/src/lanes.rs`) and with two.
+//! measured without lanes (`raft/src/lanes.rs`) and with two; `alone` lets no turn of a lane wait for company.
 //!
 //! What many groups cost is told by lines with as many callers: `-- 3,1,64 3,64,64 lanes=0 lanes=1 lanes=2`. There, *messages* are those with
 //! requests and those with answers, of the streams between nodes, and *switches* how often a thread has left its processor.
@@ -232,7 +232,11 @@ fn main() {
     let only: Vec<String> = std::env::args().filter(|argument| argument.contains(',')).collect();
     let lanes: Vec<usize> =
         std::env::args().filter_map(|argument| argument.strip_prefix("lanes=")?.parse().ok()).collect();
-    let lanes = if lanes.is_empty() { vec![RaftOptions::default().lanes] } else { lanes };
+    let mut options = RaftOptions::default();
+    let lanes = if lanes.is_empty() { vec![options.lanes] } else { lanes };
+    if std::env::args().any(|argument| argument == "alone") {
+        options.company_wait_max = Duration::ZERO;
+    }
     println!(
         "| replicas | groups | callers | lanes | a commit | commits/s | p50 ms | p99 ms | CPU µs | in the kernel µs | messages | switches | fsyncs | log bytes | written bytes | allocations | allocated bytes |"
     );
@@ -267,7 +271,8 @@ fn main() {
                 continue;
             }
             for &lanes in &lanes {
-                measure(&counted, replicas, groups, callers, payload, lanes).await;
+                let options = RaftOptions { lanes, ..options.clone() };
+                measure(&counted, replicas, groups, callers, payload, options).await;
             }
         }
     });
@@ -280,10 +285,11 @@ async fn measure(
     groups: u64,
     callers: u64,
     payload: Payload,
-    lanes: usize,
+    options: RaftOptions,
 ) {
     let mut cluster = Cluster::new();
-    cluster.options = RaftOptions { lanes, ..RaftOptions::default() };
+    let lanes = options.lanes;
+    cluster.options = options;
     for node in 1..=replicas {
         cluster.start(node).await;
         // (Small values are never compressed: with it, they show that it costs them nothing.)

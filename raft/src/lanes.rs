@@ -21,24 +21,29 @@
 //!
 //! - **Nothing that may take long is in a lane**, for it would hold up all groups of it: neither state machines (one that hangs must not keep
 //!   its group's core from handing the leadership over: [`crate::progress`]), nor snapshots, nor reads of the log from the disk.
+//! - **A turn waits for company**, if that takes no time (`lanes/company.rs`).
 //! - **A lane is no thread.** It lives on the node's runtime as any task does, moves with it from thread to thread, and takes its turn
 //!   after everybody else when it has used up its share (tokio's, and [`ROUNDS_MAX`]).
 //! - **A task that panics ends alone**, as it would by itself.
 //!
 //! A lane ends when nobody can give it tasks any more (its node is gone) and all of its tasks have ended.
 
+mod company;
+
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
+use company::Company;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use storage::ids::GroupId;
-use storage::seam::{Seams, Task};
+use storage::seam::{Clock, Seams, Task};
 use tokio::sync::oneshot;
 use tokio::task::coop;
 
@@ -65,8 +70,9 @@ pub enum Ended {
 pub(crate) struct Lanes(Vec<Lane>);
 
 impl Lanes {
-    pub fn start(count: usize, seams: &Seams) -> Self {
-        Self((0..count).map(|_| Lane::start(seams)).collect())
+    /// So many; turns wait for company as long as that takes no more than `company_wait_max`.
+    pub fn start(count: usize, company_wait_max: Duration, seams: &Seams) -> Self {
+        Self((0..count).map(|_| Lane::start(company_wait_max, seams)).collect())
     }
 
     /// The lane of a group, if there are any.
@@ -90,7 +96,7 @@ pub(crate) struct Lane(Arc<Entrance>);
 struct Entrance(Arc<Shared>);
 
 impl Lane {
-    fn start(seams: &Seams) -> Self {
+    fn start(company_wait_max: Duration, seams: &Seams) -> Self {
         let shared = Arc::new(Shared {
             arrived: Mutex::default(),
             state: AtomicU8::new(0),
@@ -100,6 +106,9 @@ impl Lane {
             waker: Waker::from(shared.clone()),
             shared: shared.clone(),
             tasks: FuturesUnordered::new(),
+            company: Company::new(company_wait_max),
+            goes_on: false,
+            clock: seams.clock.clone(),
         };
         seams.spawn("raft-lane", polled);
         Self(Arc::new(Entrance(shared)))
@@ -196,6 +205,10 @@ struct Polled {
     /// [`Shared::rouse`].
     waker: Waker,
     tasks: FuturesUnordered<InTurn>,
+    company: Company,
+    /// With a turn that was interrupted for the others' sake.
+    goes_on: bool,
+    clock: Arc<dyn Clock>,
 }
 
 impl Polled {
@@ -213,6 +226,12 @@ impl Future for Polled {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         this.shared.runtime.register(cx.waker());
+        if !this.goes_on && this.company.is_awaited(this.clock.now()) {
+            // That is what its first poll does: the runtime will wake this task when it has run the others that are ready on this thread.
+            // (Until the turn begins nobody else does, for what has woken it stays noted.)
+            return pin!(tokio::task::yield_now()).poll(cx);
+        }
+        this.goes_on = false;
         for _ in 0..ROUNDS_MAX {
             this.shared.state.swap(POLLED, Ordering::SeqCst);
             let is_all = this.take_in();
@@ -230,6 +249,7 @@ impl Future for Polled {
             }
         }
         // The others first.
+        this.goes_on = true;
         this.shared.state.swap(WOKEN, Ordering::SeqCst);
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -278,15 +298,17 @@ mod tests {
     use crate::test_node::TestNode;
     use crate::types::Host;
 
+    const PATIENT: Duration = Duration::from_secs(60);
+
     fn lane() -> Lane {
-        Lane::start(&Seams::real())
+        Lane::start(PATIENT, &Seams::real())
     }
 
     #[tokio::test]
     async fn groups_are_spread_over_lanes_if_there_are_any() {
         let seams = Seams::real();
-        assert!(Lanes::start(0, &seams).of(GroupId(7)).is_none());
-        let lanes = Lanes::start(2, &seams);
+        assert!(Lanes::start(0, PATIENT, &seams).of(GroupId(7)).is_none());
+        let lanes = Lanes::start(2, PATIENT, &seams);
         let lane = |id| lanes.of(GroupId(id)).expect("a lane");
         assert!(Arc::ptr_eq(&lane(3).0, &lane(5).0));
         assert!(!Arc::ptr_eq(&lane(3).0, &lane(4).0));
@@ -323,6 +345,35 @@ mod tests {
             taken += 1;
         }
         assert!(join_all(ends).await.iter().all(|passed| *passed == Ok(Ok(NUMBERS))));
+    }
+
+    /// Each of some callers wakes the lane, and then the next one.
+    fn call(calls_left: usize, calls: mpsc::UnboundedSender<usize>) {
+        Seams::real().spawn("caller", async move {
+            calls.send(calls_left).expect("the lane listens");
+            if calls_left > 0 {
+                call(calls_left - 1, calls);
+            }
+        });
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_turn_waits_for_company() {
+        for (wait_max, together) in [(PATIENT, 8), (Duration::ZERO, 1)] {
+            let lane = Lane::start(wait_max, &Seams::real());
+            let (calls, mut called) = mpsc::unbounded_channel();
+            let first = lane.spawn(async move {
+                let mut first = Vec::new();
+                called.recv_many(&mut first, 100).await;
+                first.len()
+            });
+            // (It listens.)
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+            }
+            call(7, calls);
+            assert_eq!(first.await, Ok(Ok(together)));
+        }
     }
 
     async fn panic_on_purpose() {

@@ -94,7 +94,7 @@ impl MultiRaft {
             log_room: LogRoom::new(options.log_bytes_in_flight_max),
             roll: Roll::default(),
             suspects: Suspects::default(),
-            lanes: Lanes::start(options.lanes, &seams),
+            lanes: Lanes::start(options.lanes, options.company_wait_max, &seams),
             options,
         };
         let spool_dir = store.dir().join(SPOOL_DIR);

@@ -66,6 +66,8 @@ pub struct RaftOptions {
     /// In how many lanes the groups are (`lanes.rs`). The fewer, the more they have in common: wakings, and messages to other nodes. A lane
     /// runs on one processor at a time. Zero: there are none, and each task of each group is by itself.
     pub lanes: usize,
+    /// A lane's turn waits for what its thread has yet to do, unless that takes longer than this, as a rule; zero: it never waits.
+    pub company_wait_max: Duration,
 }
 
 impl Default for RaftOptions {
@@ -99,6 +101,7 @@ impl Default for RaftOptions {
             // Not one for each processor: the log has one writer for all groups, and two lanes keep up with it. And not one, so that what
             // takes a group unexpectedly long holds up half of the others at most.
             lanes: 2,
+            company_wait_max: Duration::from_millis(1),
         }
     }
 }
