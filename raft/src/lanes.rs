@@ -25,15 +25,19 @@
 //! - **A lane is no thread.** It lives on the node's runtime as any task does, moves with it from thread to thread, and takes its turn
 //!   after everybody else when it has used up its share (tokio's, and [`ROUNDS_MAX`]).
 //! - **A task that panics ends alone**, as it would by itself.
+//! - **A lane does not hang with a thread.** Tokio keeps what a thread has woken last, and what it has put off, for that thread. If that hangs,
+//!   in a state machine, all groups of a lane would. A lane that was woken and has not had its turn at the next look ([`watch`]) has it there.
 //!
 //! A lane ends when nobody can give it tasks any more (its node is gone) and all of its tasks have ended.
 
 mod company;
+#[cfg(test)]
+mod tests;
 
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -49,6 +53,8 @@ use tokio::task::coop;
 
 /// How often in one turn a lane looks for tasks that were woken meanwhile.
 const ROUNDS_MAX: usize = 32;
+/// How often lanes are looked for that have not had their turn.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// It is being polled.
 const POLLED: u8 = 1;
@@ -72,7 +78,10 @@ pub(crate) struct Lanes(Vec<Lane>);
 impl Lanes {
     /// So many; turns wait for company as long as that takes no more than `company_wait_max`.
     pub fn start(count: usize, company_wait_max: Duration, seams: &Seams) -> Self {
-        Self((0..count).map(|_| Lane::start(company_wait_max, seams)).collect())
+        let lanes: Vec<Lane> = (0..count).map(|_| Lane::start(company_wait_max, seams)).collect();
+        let watched = lanes.iter().map(|lane| Arc::downgrade(&lane.0.0)).collect();
+        seams.spawn("raft-lanes", watch(watched, seams.clone()));
+        Self(lanes)
     }
 
     /// The lane of a group, if there are any.
@@ -101,11 +110,11 @@ impl Lane {
             arrived: Mutex::default(),
             state: AtomicU8::new(0),
             runtime: AtomicWaker::new(),
+            tasks: Mutex::default(),
+            own_turns: AtomicU64::new(0),
         });
         let polled = Polled {
-            waker: Waker::from(shared.clone()),
             shared: shared.clone(),
-            tasks: FuturesUnordered::new(),
             company: Company::new(company_wait_max),
             goes_on: false,
             clock: seams.clock.clone(),
@@ -145,13 +154,27 @@ impl std::fmt::Debug for Lane {
     }
 }
 
-/// What a lane shares with those who wake it.
+/// What there is of a lane.
 struct Shared {
     arrived: Mutex<Arrived>,
     /// [`POLLED`] and [`WOKEN`], or neither.
     state: AtomicU8,
     /// Wakes the task of the runtime that polls the lane.
     runtime: AtomicWaker,
+    /// Locked by whoever polls them.
+    tasks: Mutex<FuturesUnordered<InTurn>>,
+    /// The turns that this task of the runtime has had.
+    own_turns: AtomicU64,
+}
+
+/// How a turn ends.
+enum Turn {
+    /// There is nothing more to do.
+    Idle,
+    /// There is, after others had theirs.
+    Interrupted,
+    /// There will never be anything more to do.
+    Over,
 }
 
 /// What is new.
@@ -181,11 +204,57 @@ impl Shared {
         self.rouse();
     }
 
-    /// There is something to do. Each of these and of the changes by [`Polled`] sees what happened before the ones before it.
+    /// There is something to do. Each change of the state sees what happened before earlier ones.
     fn rouse(&self) {
         if self.state.fetch_or(WOKEN, Ordering::SeqCst) == 0 {
             self.runtime.wake();
         }
+    }
+
+    /// Polls tasks that are ready, which are few or many.
+    fn turn(self: &Arc<Self>, tasks: &mut FuturesUnordered<InTurn>) -> Turn {
+        let waker = Waker::from(self.clone());
+        let mut inside = Context::from_waker(&waker);
+        for _ in 0..ROUNDS_MAX {
+            self.state.swap(POLLED, Ordering::SeqCst);
+            let is_all = self.take_in(tasks);
+            while let Poll::Ready(Some(())) = tasks.poll_next_unpin(&mut inside) {}
+            if is_all && tasks.is_empty() {
+                return Turn::Over;
+            }
+            let idle = self.state.compare_exchange(POLLED, 0, Ordering::SeqCst, Ordering::SeqCst);
+            if idle.is_ok() {
+                return Turn::Idle;
+            }
+            if !coop::has_budget_remaining() {
+                break;
+            }
+        }
+        self.state.swap(WOKEN, Ordering::SeqCst);
+        Turn::Interrupted
+    }
+
+    /// Takes in new tasks; whether they were the last ones.
+    fn take_in(&self, tasks: &mut FuturesUnordered<InTurn>) -> bool {
+        let mut arrived = self.arrived.lock();
+        tasks.extend(arrived.tasks.drain(..).map(InTurn));
+        arrived.is_all
+    }
+
+    /// The turns that it has had, if it waits for the next one.
+    fn waits(&self) -> Option<u64> {
+        let waits = self.state.load(Ordering::SeqCst) == WOKEN;
+        waits.then(|| self.own_turns.load(Ordering::SeqCst))
+    }
+
+    /// Has a turn here, for its own task does not come to it.
+    fn stand_in(self: &Arc<Self>) {
+        if let Some(mut tasks) = self.tasks.try_lock() {
+            metrics::counter!("flotilla_raft_lanes_late_total").increment(1);
+            let _ = self.turn(&mut tasks);
+        }
+        // However that went: its own task sees what there is to do.
+        self.runtime.wake();
     }
 }
 
@@ -199,25 +268,32 @@ impl Wake for Shared {
     }
 }
 
-/// What the runtime polls.
+/// Sees to it that lanes have their turns, as long as there are any.
+async fn watch(lanes: Vec<Weak<Shared>>, seams: Seams) {
+    let mut waited = vec![None; lanes.len()];
+    let mut there_are_some = !lanes.is_empty();
+    while there_are_some {
+        seams.beat(LOOK_EVERY).await;
+        there_are_some = false;
+        for (lane, waited) in lanes.iter().zip(&mut waited) {
+            let Some(lane) = lane.upgrade() else { continue };
+            there_are_some = true;
+            let waits = lane.waits();
+            if waits.is_some() && waits == *waited {
+                lane.stand_in();
+            }
+            *waited = waits;
+        }
+    }
+}
+
+/// What the runtime polls: the lane's own task.
 struct Polled {
     shared: Arc<Shared>,
-    /// [`Shared::rouse`].
-    waker: Waker,
-    tasks: FuturesUnordered<InTurn>,
     company: Company,
     /// With a turn that was interrupted for the others' sake.
     goes_on: bool,
     clock: Arc<dyn Clock>,
-}
-
-impl Polled {
-    /// Takes in new tasks; whether they were the last ones.
-    fn take_in(&mut self) -> bool {
-        let mut arrived = self.shared.arrived.lock();
-        self.tasks.extend(arrived.tasks.drain(..).map(InTurn));
-        arrived.is_all
-    }
 }
 
 impl Future for Polled {
@@ -231,26 +307,20 @@ impl Future for Polled {
             // (Until the turn begins nobody else does, for what has woken it stays noted.)
             return pin!(tokio::task::yield_now()).poll(cx);
         }
-        this.goes_on = false;
-        for _ in 0..ROUNDS_MAX {
-            this.shared.state.swap(POLLED, Ordering::SeqCst);
-            let is_all = this.take_in();
-            let mut inside = Context::from_waker(&this.waker);
-            while let Poll::Ready(Some(())) = this.tasks.poll_next_unpin(&mut inside) {}
-            if is_all && this.tasks.is_empty() {
-                return Poll::Ready(());
-            }
-            let idle = this.shared.state.compare_exchange(POLLED, 0, Ordering::SeqCst, Ordering::SeqCst);
-            if idle.is_ok() {
-                return Poll::Pending;
-            }
-            if !coop::has_budget_remaining() {
-                break;
+        this.goes_on = true;
+        // If they are locked, that is by whoever stands in, for a moment.
+        if let Some(mut tasks) = this.shared.tasks.try_lock() {
+            this.shared.own_turns.fetch_add(1, Ordering::SeqCst);
+            match this.shared.turn(&mut tasks) {
+                Turn::Over => return Poll::Ready(()),
+                Turn::Idle => {
+                    this.goes_on = false;
+                    return Poll::Pending;
+                }
+                Turn::Interrupted => {}
             }
         }
         // The others first.
-        this.goes_on = true;
-        this.shared.state.swap(WOKEN, Ordering::SeqCst);
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -258,12 +328,14 @@ impl Future for Polled {
 
 impl Drop for Polled {
     fn drop(&mut self) {
-        let left = {
+        let new = {
             let mut arrived = self.shared.arrived.lock();
             arrived.is_closed = true;
             std::mem::take(&mut arrived.tasks)
         };
-        drop(left);
+        // They know the lane, and it knows them: without this they would keep each other.
+        let old = std::mem::take(&mut *self.shared.tasks.lock());
+        drop((new, old));
     }
 }
 
@@ -280,184 +352,5 @@ impl Future for InTurn {
             return Poll::Pending;
         }
         self.0.as_mut().poll(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::atomic::AtomicBool;
-
-    use futures::future::{join_all, pending, poll_fn};
-    use storage::ids::{NodeId, ReplicaId};
-    use tokio::sync::mpsc;
-
-    use super::*;
-    use crate::create::NewGroup;
-    use crate::options::RaftOptions;
-    use crate::test_node::TestNode;
-    use crate::types::Host;
-
-    const PATIENT: Duration = Duration::from_secs(60);
-
-    fn lane() -> Lane {
-        Lane::start(PATIENT, &Seams::real())
-    }
-
-    #[tokio::test]
-    async fn groups_are_spread_over_lanes_if_there_are_any() {
-        let seams = Seams::real();
-        assert!(Lanes::start(0, PATIENT, &seams).of(GroupId(7)).is_none());
-        let lanes = Lanes::start(2, PATIENT, &seams);
-        let lane = |id| lanes.of(GroupId(id)).expect("a lane");
-        assert!(Arc::ptr_eq(&lane(3).0, &lane(5).0));
-        assert!(!Arc::ptr_eq(&lane(3).0, &lane(4).0));
-    }
-
-    /// Numbers go round a ring of tasks, whose first and last are outside of the lane, on other threads.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn no_waking_is_lost() {
-        const TASKS: usize = 8;
-        const NUMBERS: usize = 20_000;
-        let lane = lane();
-        let (first, mut from) = mpsc::channel::<usize>(1);
-        let mut ends = Vec::new();
-        for _ in 0..TASKS {
-            let (to, next) = mpsc::channel(1);
-            let mut before = std::mem::replace(&mut from, next);
-            ends.push(lane.spawn(async move {
-                let mut passed = 0;
-                while let Some(number) = before.recv().await {
-                    to.send(number).await.expect("somebody takes it");
-                    passed += 1;
-                }
-                passed
-            }));
-        }
-        Seams::real().spawn("first", async move {
-            for number in 0..NUMBERS {
-                first.send(number).await.expect("somebody takes it");
-            }
-        });
-        let mut taken = 0;
-        while let Some(number) = from.recv().await {
-            assert_eq!(number, taken);
-            taken += 1;
-        }
-        assert!(join_all(ends).await.iter().all(|passed| *passed == Ok(Ok(NUMBERS))));
-    }
-
-    /// Each of some callers wakes the lane, and then the next one.
-    fn call(calls_left: usize, calls: mpsc::UnboundedSender<usize>) {
-        Seams::real().spawn("caller", async move {
-            calls.send(calls_left).expect("the lane listens");
-            if calls_left > 0 {
-                call(calls_left - 1, calls);
-            }
-        });
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_turn_waits_for_company() {
-        for (wait_max, together) in [(PATIENT, 8), (Duration::ZERO, 1)] {
-            let lane = Lane::start(wait_max, &Seams::real());
-            let (calls, mut called) = mpsc::unbounded_channel();
-            let first = lane.spawn(async move {
-                let mut first = Vec::new();
-                called.recv_many(&mut first, 100).await;
-                first.len()
-            });
-            // (It listens.)
-            for _ in 0..3 {
-                tokio::task::yield_now().await;
-            }
-            call(7, calls);
-            assert_eq!(first.await, Ok(Ok(together)));
-        }
-    }
-
-    async fn panic_on_purpose() {
-        panic!("on purpose");
-    }
-
-    #[tokio::test]
-    async fn a_task_that_panics_ends_alone() {
-        let lane = lane();
-        assert_eq!(lane.spawn(panic_on_purpose()).await, Ok(Err(Ended::Panicked)));
-        assert_eq!(lane.spawn(async { 7 }).await, Ok(Ok(7)));
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_lane_that_is_never_idle_lets_others_run() {
-        let lane = lane();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let busy = lane.spawn(poll_fn(move |cx| match stopped.load(Ordering::SeqCst) {
-            true => Poll::Ready(()),
-            false => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-        }));
-        // And one that uses up tokio's share.
-        let stopped = stop.clone();
-        let greedy = lane.spawn(async move {
-            while !stopped.load(Ordering::SeqCst) {
-                coop::consume_budget().await;
-            }
-        });
-        Seams::real().spawn("another", async move { stop.store(true, Ordering::SeqCst) });
-        assert_eq!((busy.await, greedy.await), (Ok(Ok(())), Ok(Ok(()))));
-    }
-
-    #[tokio::test]
-    async fn a_lane_ends_after_its_last_task() {
-        let lane = lane();
-        let shared = Arc::downgrade(&lane.0.0);
-        let (go, gone) = oneshot::channel::<()>();
-        let inner = lane.clone();
-        let task = lane.spawn(async move {
-            let _ = gone.await;
-            drop(inner);
-        });
-        drop(lane);
-        tokio::task::yield_now().await;
-        assert!(shared.upgrade().is_some());
-        go.send(()).expect("it waits");
-        assert_eq!(task.await, Ok(Ok(())));
-        while shared.upgrade().is_some() {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    #[test]
-    fn what_comes_after_the_runtime_is_dropped() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let (lane, before) = runtime.block_on(async {
-            let lane = lane();
-            let before = lane.spawn(pending::<()>());
-            (lane, before)
-        });
-        drop(runtime);
-        let after = lane.spawn(pending::<()>());
-        assert!(before.blocking_recv().is_err() && after.blocking_recv().is_err());
-    }
-
-    /// If openraft names them otherwise one day, they are tasks of their own, and nobody would notice but by what it costs.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn those_tasks_of_openraft_are_in_lanes_that_each_entry_goes_through() {
-        let node = TestNode::start(RaftOptions { lanes: 1, ..RaftOptions::default() }).await;
-        let tasks = || node.multi.nursery.lanes.tasks();
-        assert_eq!(tasks(), 0);
-        let members = BTreeMap::from([(ReplicaId(2), NodeId(2))]);
-        let new = NewGroup { group: GroupId(5), me: ReplicaId(2), members, campaign: true };
-        let group = node.multi.create_group(new).await.expect("create");
-        node.eventually("it leads", || group.leads().is_some()).await;
-        node.eventually("the core, its ticks, the ends of its writes", || tasks() == 3).await;
-        let core = group.awake().await.expect("awake");
-        core.raft.add_learner(3, Host(3), false).await.expect("a learner");
-        node.eventually("entries for the learner, and heartbeats", || tasks() == 5).await;
-        group.stop("it was seen").await;
-        node.eventually("the end", || tasks() == 0).await;
     }
 }
