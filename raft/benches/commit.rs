@@ -7,7 +7,8 @@
 //! docs/storage-costs.md has figures.
 //!
 //! `-- 3,1,32` measures that line alone, `-- 3,1,32,plain 3,1,32,lz4` those two, one after the other. With `lanes=0 lanes=2` each line is
-//! measured without lanes (`raft/src/lanes.rs`) and with two; `alone` lets no turn of a lane wait for company.
+//! measured without lanes (`raft/src/lanes.rs`) and with two; with `company=300` a turn of a lane waits for company for as many
+//! microseconds, with `company=0` for none.
 //!
 //! What many groups cost is told by lines with as many callers: `-- 3,1,64 3,64,64 lanes=0 lanes=1 lanes=2`. There, *messages* are those with
 //! requests and those with answers, of the streams between nodes, and *switches* how often a thread has left its processor.
@@ -234,8 +235,8 @@ fn main() {
         std::env::args().filter_map(|argument| argument.strip_prefix("lanes=")?.parse().ok()).collect();
     let mut options = RaftOptions::default();
     let lanes = if lanes.is_empty() { vec![options.lanes] } else { lanes };
-    if std::env::args().any(|argument| argument == "alone") {
-        options.company_wait_max = Duration::ZERO;
+    if let Some(us) = std::env::args().find_map(|argument| argument.strip_prefix("company=")?.parse().ok()) {
+        options.company_wait_max = Duration::from_micros(us);
     }
     println!(
         "| replicas | groups | callers | lanes | a commit | commits/s | p50 ms | p99 ms | CPU µs | in the kernel µs | messages | switches | fsyncs | log bytes | written bytes | allocations | allocated bytes |"
