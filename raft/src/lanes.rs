@@ -111,6 +111,7 @@ impl Lane {
             state: AtomicU8::new(0),
             runtime: AtomicWaker::new(),
             tasks: Mutex::default(),
+            polls: Arc::default(),
             own_turns: AtomicU64::new(0),
         });
         let polled = Polled {
@@ -163,6 +164,8 @@ struct Shared {
     runtime: AtomicWaker,
     /// Locked by whoever polls them.
     tasks: Mutex<FuturesUnordered<InTurn>>,
+    /// How often one of them was.
+    polls: Arc<AtomicU64>,
     /// The turns that this task of the runtime has had.
     own_turns: AtomicU64,
 }
@@ -237,7 +240,7 @@ impl Shared {
     /// Takes in new tasks; whether they were the last ones.
     fn take_in(&self, tasks: &mut FuturesUnordered<InTurn>) -> bool {
         let mut arrived = self.arrived.lock();
-        tasks.extend(arrived.tasks.drain(..).map(InTurn));
+        tasks.extend(arrived.tasks.drain(..).map(|task| InTurn { task, polls: self.polls.clone() }));
         arrived.is_all
     }
 
@@ -311,7 +314,10 @@ impl Future for Polled {
         // If they are locked, that is by whoever stands in, for a moment.
         if let Some(mut tasks) = this.shared.tasks.try_lock() {
             this.shared.own_turns.fetch_add(1, Ordering::SeqCst);
-            match this.shared.turn(&mut tasks) {
+            let polls_before = this.shared.polls.load(Ordering::Relaxed);
+            let turn = this.shared.turn(&mut tasks);
+            this.company.came(this.shared.polls.load(Ordering::Relaxed) - polls_before);
+            match turn {
                 Turn::Over => return Poll::Ready(()),
                 Turn::Idle => {
                     this.goes_on = false;
@@ -341,7 +347,10 @@ impl Drop for Polled {
 
 /// A task that is not polled when the lane has used up its share of tokio's time: it would only find that it may do nothing, and be put off for
 /// longer than the lane itself.
-struct InTurn(Task);
+struct InTurn {
+    task: Task,
+    polls: Arc<AtomicU64>,
+}
 
 impl Future for InTurn {
     type Output = ();
@@ -351,6 +360,7 @@ impl Future for InTurn {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.0.as_mut().poll(cx)
+        self.polls.fetch_add(1, Ordering::Relaxed);
+        self.task.as_mut().poll(cx)
     }
 }

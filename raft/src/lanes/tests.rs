@@ -1,12 +1,13 @@
 //! Tests of lanes.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use futures::future::{join_all, pending, poll_fn};
 use storage::ids::{NodeId, ReplicaId};
 use tokio::sync::mpsc;
 
+use super::company::COMPANY_POLLS_MIN;
 use super::*;
 use crate::create::NewGroup;
 use crate::options::RaftOptions;
@@ -62,32 +63,38 @@ async fn no_waking_is_lost() {
     assert!(join_all(ends).await.iter().all(|passed| *passed == Ok(Ok(NUMBERS))));
 }
 
-/// Each of some callers wakes the lane, and then the next one.
-fn call(calls_left: usize, calls: mpsc::UnboundedSender<usize>) {
+/// Each of some callers wakes one task, and then calls the next caller.
+fn call(mut tasks: Vec<oneshot::Sender<()>>, calls: Arc<AtomicUsize>) {
+    let Some(task) = tasks.pop() else { return };
     Seams::real().spawn("caller", async move {
-        calls.send(calls_left).expect("the lane listens");
-        if calls_left > 0 {
-            call(calls_left - 1, calls);
-        }
+        calls.fetch_add(1, Ordering::SeqCst);
+        task.send(()).expect("it listens");
+        call(tasks, calls);
     });
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_turn_waits_for_company() {
-    for (wait_max, together) in [(PATIENT, 8), (Duration::ZERO, 1)] {
+    const TASKS: usize = COMPANY_POLLS_MIN as usize;
+    for (wait_max, calls_seen) in [(PATIENT, TASKS), (Duration::ZERO, 1)] {
         let lane = Lane::start(wait_max, &Seams::real());
-        let (calls, mut called) = mpsc::unbounded_channel();
-        let first = lane.spawn(async move {
-            let mut first = Vec::new();
-            called.recv_many(&mut first, 100).await;
-            first.len()
-        });
-        // (It listens.)
+        let calls = Arc::new(AtomicUsize::new(0));
+        let (mut tasks, mut seen) = (Vec::new(), Vec::new());
+        for _ in 0..TASKS {
+            let (task, called) = oneshot::channel();
+            tasks.push(task);
+            let calls = calls.clone();
+            seen.push(lane.spawn(async move {
+                called.await.expect("a call");
+                calls.load(Ordering::SeqCst)
+            }));
+        }
+        // (They listen.)
         for _ in 0..3 {
             tokio::task::yield_now().await;
         }
-        call(7, calls);
-        assert_eq!(first.await, Ok(Ok(together)));
+        call(tasks, calls);
+        assert_eq!(join_all(seen).await.pop(), Some(Ok(Ok(calls_seen))), "by the first that was called");
     }
 }
 
