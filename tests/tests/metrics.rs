@@ -14,7 +14,7 @@ use tests::{Cluster, pause, root};
 const NOT_SHOWN: [&str; 1] = ["flotilla_build_info"];
 
 /// What counts accidents, or what a cluster does that is older or busier than a test's.
-const RARE: [&str; 36] = [
+const RARE: [&str; 37] = [
     "flotilla_advisory_locks_lost_total",
     "flotilla_closed_behind_seconds",
     "flotilla_consistency_checks_total",
@@ -35,6 +35,7 @@ const RARE: [&str; 36] = [
     "flotilla_raft_disk_stalled",
     "flotilla_raft_disk_stalled_total",
     "flotilla_raft_entry_bytes_total",
+    "flotilla_raft_lanes_late_total",
     "flotilla_raft_log_waits_total",
     "flotilla_raft_replicas_failed_total",
     "flotilla_raft_replicas_quarantined_total",
