@@ -237,7 +237,6 @@ impl LogStore {
     }
 
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        let mut entries = Vec::new();
         let read = loop {
             let (from, to) = {
                 let state = self.shared.state.lock();
@@ -253,6 +252,7 @@ impl LogStore {
                 Err(error) => return Err(io::Error::other(error)),
             }
         };
+        let mut entries = Vec::with_capacity(read.len());
         for (index, bytes) in read {
             let entry = decode_entry(bytes).map_err(|e| corrupt(self.shared.group, e))?;
             if entry.log_id.index != index.0 {
