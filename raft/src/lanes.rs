@@ -1,9 +1,10 @@
 //! Lanes: what the tasks of many groups have to say to each other stays within one task.
 //!
-//! On its way an entry is handed from task to task: to openraft's core, to those that send it to the followers, back to the core with their
-//! answers and with the end of its write, to the state machine; some fifteen times at the leader and five at each follower. For each, a
-//! runtime of several threads wakes a task, and maybe a thread, which looks for it, takes it away, and has nothing in its caches of what it is about.
-//! Where entries come in company they share that. An entry that comes alone to its group, while others come alone to theirs, pays for all of it.
+//! On its way an entry is handed from task to task: to openraft's core, to those that send it to the followers, back to the core
+//! with their answers and with the end of its write, to the state machine; some fifteen times at the leader and five at each
+//! follower. For each, a runtime of several threads wakes a task, and maybe a thread, which looks for it, takes it away, and has
+//! nothing in its caches of what it is about. Where entries come in company they share that. An entry that comes alone to its
+//! group, while others come alone to theirs, pays for all of it.
 //!
 //! So openraft's tasks of a group, and those of many groups, are polled by one task of the runtime:
 //!
@@ -19,14 +20,16 @@
 //!
 //! A group's tasks are all in one lane. Which of openraft's tasks these are, [`crate::runtime`] says.
 //!
-//! - **Nothing that may take long is in a lane**, for it would hold up all groups of it: neither state machines (one that hangs must not keep
-//!   its group's core from handing the leadership over: [`crate::progress`]), nor snapshots, nor reads of the log from the disk.
+//! - **Nothing that may take long is in a lane**, for it would hold up all groups of it: neither state machines (one that hangs
+//!   must not keep its group's core from handing the leadership over: [`crate::progress`]), nor snapshots, nor reads of the log
+//!   from the disk.
 //! - **A turn waits for company**, if that takes no time (`lanes/company.rs`).
-//! - **A lane is no thread.** It lives on the node's runtime as any task does, moves with it from thread to thread, and takes its turn
-//!   after everybody else when it has used up its share (tokio's, and [`ROUNDS_MAX`]).
+//! - **A lane is no thread.** It lives on the node's runtime as any task does, moves with it from thread to thread, and takes its
+//!   turn after everybody else when it has used up its share (tokio's, and [`ROUNDS_MAX`]).
 //! - **A task that panics ends alone**, as it would by itself.
-//! - **A lane does not hang with a thread.** Tokio keeps what a thread has woken last, and what it has put off, for that thread. If that hangs,
-//!   in a state machine, all groups of a lane would. A lane that was woken and has not had its turn at the next look ([`watch`]) has it there.
+//! - **A lane does not hang with a thread.** Tokio keeps what a thread has woken last, and what it has put off, for that thread.
+//!   If that hangs, in a state machine, all groups of a lane would. A lane that was woken and has not had its turn at the next
+//!   look ([`watch`]) has it there.
 //!
 //! A lane ends when nobody can give it tasks any more (its node is gone) and all of its tasks have ended.
 
@@ -306,8 +309,8 @@ impl Future for Polled {
         let this = self.get_mut();
         this.shared.runtime.register(cx.waker());
         if !this.goes_on && this.company.is_awaited(this.clock.now()) {
-            // That is what its first poll does: the runtime will wake this task when it has run the others that are ready on this thread.
-            // (Until the turn begins nobody else does, for what has woken it stays noted.)
+            // That is what its first poll does: the runtime will wake this task when it has run the others that are ready on this
+            // thread. (Until the turn begins nobody else does, for what has woken it stays noted.)
             return pin!(tokio::task::yield_now()).poll(cx);
         }
         this.goes_on = true;
@@ -345,8 +348,8 @@ impl Drop for Polled {
     }
 }
 
-/// A task that is not polled when the lane has used up its share of tokio's time: it would only find that it may do nothing, and be put off for
-/// longer than the lane itself.
+/// A task that is not polled when the lane has used up its share of tokio's time: it would only find that it may do nothing, and
+/// be put off for longer than the lane itself.
 struct InTurn {
     task: Task,
     polls: Arc<AtomicU64>,

@@ -1,12 +1,14 @@
 //! Whether a lane's turn waits for company.
 //!
-//! Tokio runs a task that was woken next, on the thread that woke it. So if ten callers have their answers, the first one's next proposal
-//! would go all the way through its lane, into a message of its own and into the socket, before the second caller is run. Therefore a turn is
-//! put off until the thread has nothing else to do (and has looked at the network): then all ten proposals are there.
+//! Tokio runs a task that was woken next, on the thread that woke it. So if ten callers have their answers, the first one's next
+//! proposal would go all the way through its lane, into a message of its own and into the socket, before the second caller is
+//! run. Therefore a turn is put off until the thread has nothing else to do (and has looked at the network): then all ten
+//! proposals are there.
 //!
-//! On a thread that has nothing else to do anyway that costs a look at the network, and whatever tokio does when a thread runs out of tasks. So after
-//! a wait that has brought nobody, a few turns don't wait. On a thread that is kept busy by something else, as by an analytic query, a wait could take
-//! long. One that has taken longer than a limit is therefore the last one for [`PAUSE`].
+//! On a thread that has nothing else to do anyway that costs a look at the network, and whatever tokio does when a thread runs
+//! out of tasks. So after a wait that has brought nobody, a few turns don't wait. On a thread that is kept busy by something
+//! else, as by an analytic query, a wait could take long. One that has taken longer than a limit is therefore the last one for
+//! [`PAUSE`].
 
 use std::time::{Duration, Instant};
 
