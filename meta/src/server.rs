@@ -4,10 +4,12 @@
 //! the leader is believed to be. The soft state (`soft.rs`: who lives, who leads what, which replicas lag) belongs to one term
 //! of leadership and is forgotten with it.
 
+mod recovered;
 mod service;
 mod soft;
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
@@ -44,6 +46,8 @@ pub struct MetaServer {
     pub(crate) nudge: Notify,
     /// One extension of the oracle's window at a time.
     extending: tokio::sync::Mutex<()>,
+    /// The term in which it was seen to that nothing is handed out that was lost: see `recovered.rs`.
+    looked_back: AtomicU64,
     /// The client of this node. It is told who the members are, whether or not this node is one of them.
     client: OnceLock<Weak<MetaClient>>,
 }
@@ -53,7 +57,8 @@ impl MetaServer {
     pub fn new(node: NodeId, replica: Arc<MetaReplica>, multi: Arc<MultiRaft>, seams: Seams) -> Arc<Self> {
         let soft = Mutex::new(Soft::new(Term(0), seams.clock.now(), leaders_version(&seams)));
         let (extending, client) = (tokio::sync::Mutex::new(()), OnceLock::new());
-        Arc::new(Self { node, replica, multi, seams, soft, nudge: Notify::new(), extending, client })
+        let (nudge, looked_back) = (Notify::new(), AtomicU64::new(0));
+        Arc::new(Self { node, replica, multi, seams, soft, nudge, extending, looked_back, client })
     }
 
     /// This is the client of the same node.
@@ -118,9 +123,14 @@ impl MetaServer {
     /// Replicates a command and answers what it came to.
     pub async fn propose(&self, command: Command) -> Result<CommandResult, Error> {
         let (group, term) = self.lead()?;
+        self.look_back(&group, term).await?;
+        self.propose_in(&group, term, command).await
+    }
+
+    async fn propose_in(&self, group: &Group, term: Term, command: Command) -> Result<CommandResult, Error> {
         let command = pb::Command { command: Some(command) }.encode_to_vec().into();
         let answer = group.propose(term, command).await.map_err(|error| match error {
-            ProposeError::NotLeader(_) => Error::NotLeader(self.redirect(Some(&group))),
+            ProposeError::NotLeader(_) => Error::NotLeader(self.redirect(Some(group))),
             // Every command may be repeated, so what is unknown is simply asked again.
             other => Error::Unavailable(other.to_string()),
         })?;
@@ -233,7 +243,8 @@ impl MetaServer {
             soft.take_report(node, now, request.groups, resting) || new
         })?;
         if let Some(members) = self.changed_members() {
-            self.propose(Command::UpdateMembers(pb::UpdateMembers { members: Some(members) })).await?;
+            let command = pb::UpdateMembers { members: Some(members), recovered: false };
+            self.propose(Command::UpdateMembers(command)).await?;
         }
         if news {
             self.nudge.notify_one();
