@@ -18,7 +18,7 @@ use prost::Message;
 use proto::common::ShardDescriptor;
 use proto::meta::command::Command;
 use proto::meta::{self as pb, CommandResult, Redirect};
-use raft::{Group, MultiRaft, ProposeError};
+use raft::{Group, MultiRaft, ProposeError, Role};
 use storage::ids::{GroupId, META_GROUP, NodeId, Term, Timestamp, TxnId};
 use storage::sabotage::{self, Sabotage};
 use storage::seam::Seams;
@@ -94,7 +94,7 @@ impl MetaServer {
     }
 
     fn redirect(&self, group: Option<&Group>) -> Redirect {
-        match (group, self.client.get().and_then(Weak::upgrade)) {
+        match (group.filter(runs), self.client.get().and_then(Weak::upgrade)) {
             // A new node that knows of this one only must be able to join.
             (None, Some(client)) => client.redirect(),
             _ => self.redirect_by_replica(group),
@@ -117,7 +117,8 @@ impl MetaServer {
 
     /// The RPC address of the leader that this node's replica follows; empty if it knows none.
     pub(crate) fn leader_address(&self) -> String {
-        self.redirect_by_replica(self.multi.group(META_GROUP).as_deref()).leader
+        let group = self.multi.group(META_GROUP);
+        self.redirect_by_replica(group.as_deref().filter(runs)).leader
     }
 
     /// Replicates a command and answers what it came to.
@@ -392,6 +393,11 @@ fn changed_shards(state: &State, since: u64) -> Vec<ShardDescriptor> {
     }
     let changed = state.shards().values().filter(|shard| shard.changed_at > since);
     changed.filter_map(|shard| shard.descriptor.clone()).collect()
+}
+
+/// A replica that has stopped, for it has failed or was found to differ, says of the others what was so then, or nothing.
+fn runs(group: &&Group) -> bool {
+    !matches!(*group.role().borrow(), Role::Stopped { .. })
 }
 
 fn edge_from_pb(wait: pb::Wait) -> Result<Edge, Error> {
