@@ -166,7 +166,7 @@ impl State {
     }
 
     /// The end of the log may be lost, with ids and versions that were given out there: none of them is given out again, for groups,
-    /// replicas and nodes that have them are in use, and a node that knows a version is told what has changed since.
+    /// replicas and nodes that have them are in use, and a node that knows such a version is told what has changed since.
     pub(crate) fn skip_what_was_lost(&mut self) {
         let cluster = self.cluster_mut();
         cluster.next_group = cluster.next_group.saturating_add(SKIPPED);

@@ -300,8 +300,8 @@ impl Local for Reported {
     }
 }
 
-/// Whether others than this node are members of the meta-group, by what is known of it: then this node can ask them, whatever is wrong with
-/// its own replica, and whether or not it still has one.
+/// Whether others than this node are members of the meta-group, by what is known of it: then this node can ask them, whatever is
+/// wrong with its own replica, and whether or not it still has one.
 fn is_led_elsewhere(map: &pb::ClusterMap, me: NodeId) -> bool {
     map.meta_members.iter().any(|member| member.node != me.0)
 }

@@ -1,5 +1,6 @@
-//! Replicas that a start cannot open, or that can't be opened when they are made: their position, their descriptor or the end of their log does not decode or cannot be read, there is a hole
-//! between state and log, whether they are in quarantine cannot be read, or a snapshot that they have accepted cannot be installed.
+//! Replicas that a start cannot open, or that can't be opened when they are made: their position, their descriptor or the end of
+//! their log does not decode or cannot be read, there is a hole between state and log, whether they are in quarantine cannot be
+//! read, or a snapshot that they have accepted cannot be installed.
 //!
 //! One of them is no reason to refuse the whole node, which may hold ten thousand that are well. It is there, and has failed ([`Role::Stopped`]): it
 //! answers nobody, takes the place of its keys, and goes the way of one that fails later (`suspects.rs`). It is no

@@ -1,5 +1,5 @@
-//! The meta-group's own replicas: one that differs from the others is replaced like any shard's, and one that can't be opened keeps its node from
-//! nothing, also if the group has done without it meanwhile.
+//! The meta-group's own replicas: one that differs from the others is replaced like any shard's, and one that can't be opened does
+//! not keep its node from starting.
 
 use std::fs;
 use std::path::Path;

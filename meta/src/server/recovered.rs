@@ -4,8 +4,9 @@
 //! others have been told of and go by. None of them may be handed out twice. So the first leader of a recovered meta-group leaves a
 //! wide gap, before the first command of its term: nothing of this kind is handed out without one.
 //!
-//! A recovery is told from the members: raft says that there is one, and the state knows others. (A group that has shrunk to one member in the regular
-//! way, and changed its leader before its members were noted, looks like that, too. Then the gap is for nothing, and harmless.)
+//! A recovery is told from the members: raft says that there is one, and the state knows others. (A group that has shrunk to one
+//! member in the regular way, and changed its leader before its members were noted, looks like that, too. Then the gap is for
+//! nothing, and harmless.)
 
 use std::sync::atomic::Ordering;
 

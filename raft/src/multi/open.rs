@@ -120,8 +120,8 @@ impl MultiRaft {
         })
     }
 
-    /// Opens a replica that has its ballot. One that can't be opened is there all the same, and has failed: its ballot stands in the way of any
-    /// other one, and only what is there is found, and removed.
+    /// Opens a replica that has its ballot. One that can't be opened is there all the same, and has failed: its ballot stands in the
+    /// way of any other one, and only what is there is found, and removed.
     pub(crate) async fn open(
         &self,
         group: GroupId,

@@ -181,7 +181,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(laid, (STUCK..ALL).collect());
+        assert_eq!(laid, (STUCK..ALL).collect::<BTreeSet<_>>());
         assert!(refused[..STUCK].iter().all(|tries| *tries > 0), "nor is any of them given up");
     }
 

@@ -86,8 +86,8 @@ pub async fn split(cx: &Context<'_>, request: pb::Split) -> Outcome {
     Ok(descriptors(&all))
 }
 
-/// An id that was given out twice stops the split here, where nothing is proposed yet, as far as this node can tell. Whoever wants the split
-/// comes again with another id.
+/// An id that was given out twice stops the split here, where nothing is proposed yet, as far as this node can tell. Whoever wants
+/// the split comes again with another id.
 fn must_be_free(cx: &Context<'_>, child: GroupId) -> Result<(), Refusal> {
     let stored = shard::load_descriptor(cx.shard.engine(), child);
     let stored = stored.map_err(|error| Error::Corruption(error.to_string()))?;

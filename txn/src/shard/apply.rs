@@ -224,10 +224,10 @@ fn split(shard: &Shard, batch: &mut Batch, command: pb::SplitShard) -> Result<()
     Ok(())
 }
 
-/// S1: what a split brings forth is nowhere yet, on any node. The batch that makes it says with it how far the log is applied, so a crash
-/// undoes both; and no snapshot brings a child to where its parent has yet to split (`raft::removal`). So whatever stands there is another
-/// shard, whose id was given out twice, and it must not lose its keys to this one: rather this replica stops. Other nodes, which don't
-/// have the other one, go on; nothing that is the same on all of them tells the two apart.
+/// S1: what a split brings forth is nowhere yet, on any node. The batch that makes it says with it how far the log is applied, so a
+/// crash undoes both; and no snapshot brings a child to where its parent has yet to split (`raft::removal`). So whatever stands
+/// there is another shard, whose id was given out twice, and it must not lose its keys to this one: rather this replica stops. Other
+/// nodes, which don't have the other one, go on; nothing that is the same on all of them tells the two apart.
 ///
 /// (The very same descriptor is what a node has kept that was only to learn, and is told the same again.)
 fn must_be_unborn(shard: &Shard, child: &ShardDescriptor) -> Result<(), Fatal> {

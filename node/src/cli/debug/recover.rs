@@ -13,8 +13,8 @@ use storage::{Store, StoreOptions};
 use crate::exit::Failure;
 
 /// What whoever recovers the meta-group has to know.
-const META_RECOVERED: &str = "g1 is the meta-group, which hands out timestamps by the clock of the node that leads it: before this node is started, see that its \
-     clock is not behind those of the lost nodes. Ids and versions that may have been lost are left out.\n";
+const META_RECOVERED: &str = "g1 is the meta-group, which hands out timestamps by the clock of the node that leads it: before this node \
+     is started, see that its clock is not behind those of the lost nodes. Ids and versions that may have been lost are left out.\n";
 
 /// Arguments of `recover`.
 #[derive(Args)]
