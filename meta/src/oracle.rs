@@ -16,6 +16,10 @@ use storage::ids::Timestamp;
 /// wall clock after a failover.
 pub const WINDOW_MS: u64 = 3_000;
 
+/// So much is left out after a recovery by hand: the end that was replicated last may be lost. What was handed out below it lies
+/// [`WINDOW_MS`] above the clock of whoever led then at most; this is by how much the clock here may be behind that one.
+pub const SKIPPED_MS: u64 = 60_000;
+
 /// At most this many timestamps in one draw.
 pub const DRAW_MAX: u32 = 65_536;
 
@@ -80,6 +84,18 @@ impl Window {
         Timestamp(now + (WINDOW_MS << Timestamp::COUNTER_BITS))
     }
 
+    /// The end to replicate if the one that counted may be lost.
+    pub fn end_beyond_loss(&self, wall_ms: u64) -> Timestamp {
+        let now = self.last.0.max(wall_ms << Timestamp::COUNTER_BITS);
+        Timestamp(now + (SKIPPED_MS << Timestamp::COUNTER_BITS))
+    }
+
+    /// An end has been replicated, and nothing below it is to be handed out.
+    pub fn skip_to(&mut self, end: Timestamp) {
+        self.last = self.last.max(Timestamp(end.0.saturating_sub(1)));
+        self.end = self.end.max(end);
+    }
+
     /// An end has been replicated.
     pub fn extended(&mut self, end: Timestamp) {
         self.end = self.end.max(end);
@@ -91,6 +107,27 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn after_a_loss_it_goes_on_above_what_a_clock_ahead_of_this_one_has_allowed() {
+        let at = |ms: u64| Timestamp(ms << Timestamp::COUNTER_BITS);
+        // Whoever led was ahead by half a minute, and the last end that was replicated then is lost.
+        let lost = at(100_000 + 30_000 + WINDOW_MS);
+        let mut window = Window::empty(at(90_000));
+        let end = window.end_beyond_loss(100_000);
+        window.skip_to(end);
+        assert_eq!(
+            window.draw(100_000, 1),
+            Draw::Exhausted,
+            "nothing is handed out before an end beyond is replicated"
+        );
+        window.extended(window.wanted_end(100_000));
+        assert!(matches!(window.draw(100_000, 1), Draw::Granted { first, .. } if first >= end && end > lost));
+        // Said again, late, it takes nothing back.
+        let last = window.last();
+        window.skip_to(at(1));
+        assert_eq!(window.last(), last);
+    }
 
     proptest! {
         /// Whatever the clocks of successive leaders say, what they hand out only grows.

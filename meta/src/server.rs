@@ -4,10 +4,12 @@
 //! the leader is believed to be. The soft state (`soft.rs`: who lives, who leads what, which replicas lag) belongs to one term
 //! of leadership and is forgotten with it.
 
+mod recovered;
 mod service;
 mod soft;
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
@@ -16,7 +18,7 @@ use prost::Message;
 use proto::common::ShardDescriptor;
 use proto::meta::command::Command;
 use proto::meta::{self as pb, CommandResult, Redirect};
-use raft::{Group, MultiRaft, ProposeError};
+use raft::{Group, MultiRaft, ProposeError, Role};
 use storage::ids::{GroupId, META_GROUP, NodeId, Term, Timestamp, TxnId};
 use storage::sabotage::{self, Sabotage};
 use storage::seam::Seams;
@@ -44,6 +46,8 @@ pub struct MetaServer {
     pub(crate) nudge: Notify,
     /// One extension of the oracle's window at a time.
     extending: tokio::sync::Mutex<()>,
+    /// The term in which it was seen to that nothing is handed out that was lost: see `recovered.rs`.
+    looked_back: AtomicU64,
     /// The client of this node. It is told who the members are, whether or not this node is one of them.
     client: OnceLock<Weak<MetaClient>>,
 }
@@ -53,7 +57,8 @@ impl MetaServer {
     pub fn new(node: NodeId, replica: Arc<MetaReplica>, multi: Arc<MultiRaft>, seams: Seams) -> Arc<Self> {
         let soft = Mutex::new(Soft::new(Term(0), seams.clock.now(), leaders_version(&seams)));
         let (extending, client) = (tokio::sync::Mutex::new(()), OnceLock::new());
-        Arc::new(Self { node, replica, multi, seams, soft, nudge: Notify::new(), extending, client })
+        let (nudge, looked_back) = (Notify::new(), AtomicU64::new(0));
+        Arc::new(Self { node, replica, multi, seams, soft, nudge, extending, looked_back, client })
     }
 
     /// This is the client of the same node.
@@ -89,7 +94,7 @@ impl MetaServer {
     }
 
     fn redirect(&self, group: Option<&Group>) -> Redirect {
-        match (group, self.client.get().and_then(Weak::upgrade)) {
+        match (group.filter(runs), self.client.get().and_then(Weak::upgrade)) {
             // A new node that knows of this one only must be able to join.
             (None, Some(client)) => client.redirect(),
             _ => self.redirect_by_replica(group),
@@ -112,15 +117,21 @@ impl MetaServer {
 
     /// The RPC address of the leader that this node's replica follows; empty if it knows none.
     pub(crate) fn leader_address(&self) -> String {
-        self.redirect_by_replica(self.multi.group(META_GROUP).as_deref()).leader
+        let group = self.multi.group(META_GROUP);
+        self.redirect_by_replica(group.as_deref().filter(runs)).leader
     }
 
     /// Replicates a command and answers what it came to.
     pub async fn propose(&self, command: Command) -> Result<CommandResult, Error> {
         let (group, term) = self.lead()?;
+        self.look_back(&group, term).await?;
+        self.propose_in(&group, term, command).await
+    }
+
+    async fn propose_in(&self, group: &Group, term: Term, command: Command) -> Result<CommandResult, Error> {
         let command = pb::Command { command: Some(command) }.encode_to_vec().into();
         let answer = group.propose(term, command).await.map_err(|error| match error {
-            ProposeError::NotLeader(_) => Error::NotLeader(self.redirect(Some(&group))),
+            ProposeError::NotLeader(_) => Error::NotLeader(self.redirect(Some(group))),
             // Every command may be repeated, so what is unknown is simply asked again.
             other => Error::Unavailable(other.to_string()),
         })?;
@@ -233,7 +244,8 @@ impl MetaServer {
             soft.take_report(node, now, request.groups, resting) || new
         })?;
         if let Some(members) = self.changed_members() {
-            self.propose(Command::UpdateMembers(pb::UpdateMembers { members: Some(members) })).await?;
+            let command = pb::UpdateMembers { members: Some(members), recovered: false };
+            self.propose(Command::UpdateMembers(command)).await?;
         }
         if news {
             self.nudge.notify_one();
@@ -381,6 +393,11 @@ fn changed_shards(state: &State, since: u64) -> Vec<ShardDescriptor> {
     }
     let changed = state.shards().values().filter(|shard| shard.changed_at > since);
     changed.filter_map(|shard| shard.descriptor.clone()).collect()
+}
+
+/// A replica that has stopped, for it has failed or was found to differ, says of the others what was so then, or nothing.
+fn runs(group: &&Group) -> bool {
+    !matches!(*group.role().borrow(), Role::Stopped { .. })
 }
 
 fn edge_from_pb(wait: pb::Wait) -> Result<Edge, Error> {

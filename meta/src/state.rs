@@ -20,6 +20,11 @@ use storage::ids::{GroupId, NodeId, Timestamp};
 
 use crate::Error;
 
+/// So many group and replica ids, and versions of the map, are left out after a recovery.
+const SKIPPED: u64 = 1 << 20;
+/// … and node ids: each is a machine that has joined.
+const SKIPPED_NODES: u64 = 1 << 10;
+
 /// One persisted record: its key sorts by kind, then by id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Record {
@@ -160,6 +165,27 @@ impl State {
         self.dirty.insert(Record::Node(id));
     }
 
+    /// The end of the log may be lost, with ids and versions that were given out there: none of them is given out again, for groups,
+    /// replicas and nodes that have them are in use, and a node that knows such a version is told what has changed since.
+    pub(crate) fn skip_what_was_lost(&mut self) {
+        let cluster = self.cluster_mut();
+        cluster.next_group = cluster.next_group.saturating_add(SKIPPED);
+        cluster.next_replica = cluster.next_replica.saturating_add(SKIPPED);
+        cluster.next_node = cluster.next_node.saturating_add(SKIPPED_NODES);
+        cluster.map_version = cluster.map_version.saturating_add(SKIPPED);
+    }
+
+    /// Ids that are in use are not handed out, whoever has handed them out before.
+    fn leave_out_ids(&mut self, shard: &ShardDescriptor) {
+        let replica = shard.replicas.iter().map(|replica| replica.replica).max().unwrap_or(0);
+        let (group, replica) = (shard.group.saturating_add(1), replica.saturating_add(1));
+        if self.cluster.next_group < group || self.cluster.next_replica < replica {
+            let cluster = self.cluster_mut();
+            cluster.next_group = cluster.next_group.max(group);
+            cluster.next_replica = cluster.next_replica.max(replica);
+        }
+    }
+
     /// Adds or replaces a shard, and raises the map's version.
     pub(crate) fn put_shard(&mut self, descriptor: ShardDescriptor) {
         let id = GroupId(descriptor.group);
@@ -169,6 +195,7 @@ impl State {
             "a shard's epoch went back"
         );
         let automatic = old.is_some_and(|old| old.automatic);
+        self.leave_out_ids(&descriptor);
         let cluster = self.cluster_mut();
         cluster.map_version += 1;
         let changed_at = cluster.map_version;

@@ -20,7 +20,7 @@ use proto::meta::meta_server::MetaServer as MetaRpc;
 use proto::raft::raft_server::RaftServer;
 use proto::shard::shard_server::ShardServer as ShardRpc;
 use raft::{Expected, Fatal, MultiRaft, RaftOptions, StateMachine, StateMachineFactory};
-use storage::ids::{GroupId, META_GROUP, ReplicaId};
+use storage::ids::{GroupId, META_GROUP, NodeId, ReplicaId};
 use storage::seam::Seams;
 use storage::{Cf, Engine, Store};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -145,13 +145,18 @@ pub async fn assemble(place: Place, parts: Parts) -> Result<Assembled, Failure> 
 
     // 1. raft, with the meta-group's and the shards' state machines.
     let meta_client = MetaClient::new(join.clone(), seams.clone());
-    if let Some(map) = place.map.or_else(|| remembered(&files)) {
+    let map = place.map.or_else(|| remembered(&files));
+    let can_do_without_meta = map.as_ref().is_some_and(|map| is_led_elsewhere(map, identity.node_id));
+    if let Some(map) = map {
         meta_client.learn_map(map);
     }
     let meta_replica = MetaReplica::new();
     let (registry, births) = Registry::new(identity.node_id);
-    let factory =
-        Factory { meta: meta_replica.clone(), shards: ShardFactory::new(registry.clone(), seams.clone()) };
+    let factory = Factory {
+        meta: meta_replica.clone(),
+        shards: ShardFactory::new(registry.clone(), seams.clone()),
+        can_do_without_meta,
+    };
     let book = meta_client.clone();
     let multi = MultiRaft::start(raft, store.clone(), Arc::new(factory), book, seams.clone());
     let multi = multi.await.map_err(Failure::other)?;
@@ -229,6 +234,8 @@ pub async fn assemble(place: Place, parts: Parts) -> Result<Assembled, Failure> 
 struct Factory {
     meta: Arc<MetaReplica>,
     shards: ShardFactory,
+    /// The meta-group has other members.
+    can_do_without_meta: bool,
 }
 
 impl StateMachineFactory for Factory {
@@ -248,9 +255,9 @@ impl StateMachineFactory for Factory {
         self.shards.expected(engine)
     }
 
-    /// Its state is read as that of a cluster that has yet to be founded where there is none.
+    /// The meta-group, where nobody else is known to have it: such a node would start, and wait for itself.
     fn is_vital(&self, group: GroupId) -> bool {
-        group == META_GROUP
+        group == META_GROUP && !self.can_do_without_meta
     }
 }
 
@@ -294,6 +301,12 @@ impl Local for Reported {
     }
 }
 
+/// Whether others than this node are members of the meta-group, by what is known of it: then this node can ask them, whatever is
+/// wrong with its own replica, and whether or not it still has one.
+fn is_led_elsewhere(map: &pb::ClusterMap, me: NodeId) -> bool {
+    map.meta_members.iter().any(|member| member.node != me.0)
+}
+
 /// The other nodes, as of the last run. A file that doesn't read is as good as none: the join list is left.
 fn remembered(files: &LocalFiles) -> Option<pb::ClusterMap> {
     let encoded = files.cluster_map().ok().flatten()?;
@@ -327,6 +340,23 @@ async fn remember(client: Arc<MetaClient>, files: LocalFiles, seams: Seams, stop
 #[cfg(test)]
 mod tests {
     use futures::StreamExt;
+    use proto::common::Replica;
+
+    use super::*;
+
+    #[test]
+    fn a_node_can_do_without_the_meta_group_where_others_have_it() {
+        let known = |nodes: &[u64]| {
+            let member = |node: &u64| Replica { node: *node, ..Default::default() };
+            let map =
+                pb::ClusterMap { meta_members: nodes.iter().map(member).collect(), ..Default::default() };
+            is_led_elsewhere(&map, NodeId(2))
+        };
+        assert!(!known(&[]), "nobody has told it anything");
+        assert!(!known(&[2]));
+        assert!(known(&[1, 2, 3]));
+        assert!(known(&[1]), "its own replica was removed, and it has yet to hear of it");
+    }
 
     #[tokio::test]
     async fn small_answers_are_sent_at_once() {

@@ -157,7 +157,10 @@ async fn steps(founding: &Founding, cluster_id: u128, rooms: Rooms<'_>) -> Resul
     let Rooms { files, addresses, multi, meta, engine, seams } = rooms;
     let alone =
         |group, me| NewGroup { group, me, members: BTreeMap::from([(me, FIRST_NODE)]), campaign: true };
-    multi.create_group(alone(META_GROUP, FIRST_REPLICA)).await.map_err(Failure::other)?;
+    let group = multi.create_group(alone(META_GROUP, FIRST_REPLICA)).await.map_err(Failure::other)?;
+    if let Some(reason) = group.failed() {
+        return Err(Failure::Other(format!("the meta-group has failed: {reason}")));
+    }
     let mut leading = meta.leading();
     leading.wait_for(Option::is_some).await.map_err(Failure::other)?;
 

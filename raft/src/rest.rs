@@ -149,6 +149,8 @@ pub(crate) struct Rest {
     used: AtomicBool,
     /// Looks that found nobody to have used it.
     idle: AtomicU32,
+    /// Attempts to lay it to rest that have failed since it was used.
+    refused: AtomicU32,
 }
 
 impl Rest {
@@ -160,6 +162,7 @@ impl Rest {
             rested: Mutex::new(rested),
             used: AtomicBool::new(true),
             idle: AtomicU32::new(0),
+            refused: AtomicU32::new(0),
         }
     }
 
@@ -178,6 +181,7 @@ impl Rest {
     fn hurry(&self) {
         self.used.store(false, Ordering::Relaxed);
         self.idle.store(u32::MAX / 2, Ordering::Relaxed);
+        self.refused.store(0, Ordering::Relaxed);
     }
 
     /// The vote of the leader that laid the group to rest, and who votes, if it rests at this moment: no instance is there, nor in the making.
@@ -191,9 +195,17 @@ impl Rest {
         rested.vote.map(|vote| (vote, members))
     }
 
-    /// It can't be laid to rest: others first.
-    fn defer(&self) {
-        self.idle.store(0, Ordering::Relaxed);
+    /// It can't be laid to rest: others first. If there are too many awake, also others that were used later.
+    fn defer(&self, too_many: bool) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        if too_many {
+            self.idle.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// How often it couldn't be laid to rest.
+    fn refused(&self) -> u32 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// For how many looks nobody has used it, as of the last one; none if somebody has since.
@@ -205,6 +217,7 @@ impl Rest {
     fn look(&self) -> u32 {
         if self.used.swap(false, Ordering::Relaxed) {
             self.idle.store(0, Ordering::Relaxed);
+            self.refused.store(0, Ordering::Relaxed);
             return 0;
         }
         self.idle.fetch_add(1, Ordering::Relaxed) + 1

@@ -1,5 +1,6 @@
-//! Replicas that a start cannot open: their position, their descriptor or the end of their log does not decode or cannot be read, there is a hole
-//! between state and log, whether they are in quarantine cannot be read, or a snapshot that they have accepted cannot be installed.
+//! Replicas that a start cannot open, or that can't be opened when they are made: their position, their descriptor or the end of
+//! their log does not decode or cannot be read, there is a hole between state and log, whether they are in quarantine cannot be
+//! read, or a snapshot that they have accepted cannot be installed.
 //!
 //! One of them is no reason to refuse the whole node, which may hold ten thousand that are well. It is there, and has failed ([`Role::Stopped`]): it
 //! answers nobody, takes the place of its keys, and goes the way of one that fails later (`suspects.rs`). It is no
@@ -36,9 +37,14 @@ impl MultiRaft {
         if self.fails_all() || self.factory.is_vital(group) {
             return Err(Error::Open { group, replica, source });
         }
-        let failed = self.failed(group, replica, &source);
-        self.groups.write().insert(group, failed);
+        self.admit_failed(group, replica, &source);
         Ok(())
+    }
+
+    /// It is one of this node's, and has failed.
+    pub(crate) fn admit_failed(&self, group: GroupId, replica: ReplicaId, why: &Fatal) {
+        let failed = self.failed(group, replica, why);
+        self.groups.write().insert(group, failed);
     }
 
     async fn try_reopen(&self, group: GroupId, replica: ReplicaId) -> Result<(), Fatal> {
@@ -99,4 +105,58 @@ impl StateMachine for Unopened {
     }
 
     fn role_changed(&self, _: &Role) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use storage::Engine;
+    use storage::ids::NodeId;
+    use storage::seam::Seams;
+    use storage::{Identity, Store, StoreOptions};
+
+    use super::*;
+    use crate::api::{Expected, StateMachineFactory};
+    use crate::options::RaftOptions;
+    use crate::test_machine::{Nobody, Nothing};
+
+    /// The first time, it cannot read.
+    struct FailsAtFirst(AtomicBool);
+
+    impl StateMachineFactory for FailsAtFirst {
+        fn open(&self, _: GroupId, _: ReplicaId, _: Arc<Engine>) -> Result<Arc<dyn StateMachine>, Fatal> {
+            match self.0.swap(false, Ordering::SeqCst) {
+                true => Err(Fatal::new("a read error")),
+                false => Ok(Arc::new(Nothing)),
+            }
+        }
+
+        fn expected(&self, _: &Arc<Engine>) -> Result<Vec<Expected>, Fatal> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_new_replica_that_cannot_be_opened_is_there_and_can_be_removed() {
+        const GROUP: GroupId = GroupId(5);
+        let dir = tempfile::TempDir::new().expect("a directory");
+        let seams = Seams::real();
+        let store = Store::open(dir.path(), StoreOptions::default(), seams.clone()).expect("a store");
+        store.set_identity(Identity { cluster_id: 1, node_id: NodeId(1) }).expect("identity");
+        let factory = Arc::new(FailsAtFirst(AtomicBool::new(true)));
+        let multi = MultiRaft::start(RaftOptions::default(), store.clone(), factory, Arc::new(Nobody), seams);
+        let multi = multi.await.expect("start");
+
+        multi.create_replica(GROUP, ReplicaId(4)).await.expect_err("it cannot be opened");
+        let failed = multi.group(GROUP).expect("it is there");
+        assert!(failed.failed().is_some_and(|reason| reason.contains("a read error")));
+        assert_eq!(multi.suspects(), [GROUP]);
+        multi.create_replica(GROUP, ReplicaId(5)).await.expect_err("the other one is still there");
+        // What whoever looks for replicas that are no members does with it.
+        multi.remove_replica(GROUP, failed.replica()).await.expect("remove");
+        assert!(multi.suspects().is_empty());
+        let next = multi.create_replica(GROUP, ReplicaId(5)).await.expect("there is room");
+        assert!(next.failed().is_none());
+    }
 }

@@ -114,6 +114,18 @@ fn ids_are_given_once() {
 }
 
 #[test]
+fn ids_in_use_are_not_given_out_even_if_nobody_knows_who_gave_them() {
+    let mut state = bootstrapped();
+    let replica = |replica| proto::common::Replica { replica, node: 1, learner: false };
+    let replicas = vec![replica(40), replica(77)];
+    let shard =
+        ShardDescriptor { group: 9, epoch: 3, start: b"m"[..].into(), replicas, ..Default::default() };
+    run(&mut state, Command::UpdateShards(UpdateShards { shards: vec![shard], ..Default::default() }));
+    let given = run(&mut state, Command::AllocateIds(AllocateIds { groups: 1, replicas: 1 }));
+    assert_eq!((given.first_group, given.first_replica), (10, 78));
+}
+
+#[test]
 fn older_reports_lose() {
     let mut state = bootstrapped();
     let report = |epoch, end: &'static [u8]| {

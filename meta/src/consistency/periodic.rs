@@ -10,8 +10,8 @@
 //!
 //! ```text
 //!   a majority of all voters is equal ──▶ 1. Quarantine to the replica's node: it stops, and does not come back after a restart
-//!   (and it is no replica of the          2. its group's leader removes it, its node throws it away
-//!   meta-group)                           3. placement finds the group too small, and builds a new replica, under a new id
+//!                                         2. its group's leader removes it, its node throws it away
+//!                                         3. placement finds the group too small, and builds a new replica, under a new id
 //!   otherwise ──▶ nobody knows who is right: it is only reported
 //! ```
 //!
@@ -19,7 +19,8 @@
 //!
 //! Neither way is silent: an error in the log of the meta-group's leader and of the replica's node, `flotilla_consistency_differences_total`,
 //! `flotilla_raft_replicas_quarantined_total`. Should the leader fail in between, the replica stays stopped, and its node says so to
-//! the next one. So a replica that says that it is in quarantine is removed, too, whenever it is met.
+//! the next one. So a replica that says that it is in quarantine is removed, too, whenever it is met. That is also how a replica of the
+//! meta-group goes whose node leads it: in quarantine it leads no more, and the next leader does the rest.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -187,18 +188,11 @@ impl Periodic {
         }
         let outcasts = outcasts(&again.replicas);
         for replica in bad {
-            match (outcasts.contains(&replica.replica), group) {
-                (true, META_GROUP) => {
-                    error!(
-                        "{group}: the meta-group's replicas are replaced by hand: flotilla admin metagroup"
-                    );
-                }
-                (true, _) => self.replace(&again, replica).await,
-                (false, _) => {
-                    error!(
-                        "{group}: no majority of its voters is equal, so nobody knows who is right, and all of them stay"
-                    )
-                }
+            match outcasts.contains(&replica.replica) {
+                true => self.replace(&again, replica).await,
+                false => error!(
+                    "{group}: no majority of its voters is equal, so nobody knows who is right, and all of them stay"
+                ),
             }
         }
     }
@@ -212,6 +206,10 @@ impl Periodic {
             return;
         }
         for _ in 0..REMOVALS_MAX {
+            if !self.server.leads() {
+                info!("{group}: {id} on {node} is in quarantine; who leads the meta-group next removes it");
+                return;
+            }
             match carry_out(&self.server, Operation::RemoveReplica { group, replica: id, node }).await {
                 Ok(()) => {
                     warn!("{group}: {id} on {node} was removed; placement builds another one");

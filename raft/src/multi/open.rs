@@ -13,6 +13,7 @@ use crate::fault::Fault;
 use crate::gate::Closing;
 use crate::group::Group;
 use crate::log_store::{LogStore, decode_ballot, durably, encode_ballot};
+use crate::removal::is_quarantined;
 use crate::rest::Rested;
 use crate::snapshot;
 use crate::state_machine::{Position, Shared};
@@ -119,15 +120,28 @@ impl MultiRaft {
         })
     }
 
+    /// Opens a replica that has its ballot. One that can't be opened is there all the same, and has failed: its ballot stands in the
+    /// way of any other one, and only what is there is found, and removed.
     pub(crate) async fn open(
         &self,
         group: GroupId,
         replica: ReplicaId,
         gated: bool,
     ) -> Result<Arc<Group>, Error> {
-        let quarantined = self.is_quarantined(group, replica)?;
-        let opened = self.try_open(group, replica, gated, false).await;
-        let opened = opened.map_err(|source| Error::Open { group, replica, source })?;
+        let opened = self.open_now(group, replica, gated).await;
+        opened.map_err(|source| {
+            match self.fails_all() {
+                // The node goes: what it says of this group is of no use.
+                true => self.doubts().gone(group),
+                false => self.admit_failed(group, replica, &source),
+            }
+            Error::Open { group, replica, source }
+        })
+    }
+
+    async fn open_now(&self, group: GroupId, replica: ReplicaId, gated: bool) -> Result<Arc<Group>, Fatal> {
+        let quarantined = is_quarantined(self.engine(), group, replica)?;
+        let opened = self.try_open(group, replica, gated, false).await?;
         if opened.shared.fault.get().is_none() {
             // An earlier attempt may have failed.
             self.doubts().gone(group);

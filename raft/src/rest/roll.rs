@@ -98,20 +98,16 @@ async fn look(multi: &Arc<MultiRaft>) {
     let patience = if awake.len() > options.awake_max { options.rest_after / 8 } else { options.rest_after };
     let patience = (patience.as_secs_f64() / LOOK_EVERY.as_secs_f64()).ceil() as u32;
     let too_many = awake.len().saturating_sub(options.awake_limit / 2);
-    let mut idle: Vec<(u32, Arc<Group>)> = awake
+    let idle: Vec<Idle<Arc<Group>>> = awake
         .into_iter()
-        .map(|group| (group.rest.look(), group))
-        .filter(|(idle, group)| *idle > 0 && group.leads().is_some())
+        .map(|group| Idle { looks: group.rest.look(), refused: group.rest.refused(), group })
+        .filter(|idle| idle.looks > 0 && idle.group.leads().is_some())
         .collect();
-    idle.sort_by_key(|(idle, _)| Reverse(*idle));
-    for (n, (idle, group)) in idle.into_iter().enumerate().take(LAID_MAX) {
-        if idle < patience && n >= too_many {
-            break;
-        }
+    for group in to_be_laid(idle, patience, too_many) {
         // Beside the others: telling them takes a moment.
         group.seams.clone().spawn("raft-rest", async move {
-            if !group.lay_to_rest().await && too_many > 0 {
-                group.rest.defer();
+            if !group.lay_to_rest().await {
+                group.rest.defer(too_many > 0);
             }
         });
     }
@@ -121,6 +117,26 @@ async fn look(multi: &Arc<MultiRaft>) {
         // Beside the others: one may be slow to wake.
         group.seams.clone().spawn("raft-settle", async move { group.campaign().await });
     }
+}
+
+/// A group that is awake, and that nobody uses.
+struct Idle<T> {
+    /// For so many looks.
+    looks: u32,
+    /// It could not be laid to rest so often meanwhile.
+    refused: u32,
+    group: T,
+}
+
+/// Those that nobody has used for long, and if there are `too_many` so many in any case. Those first that were not tried before: what
+/// can't rest, for a member lacks entries, may be as many as fit into a look, and is not to keep all others awake.
+fn to_be_laid<T>(mut idle: Vec<Idle<T>>, patience: u32, too_many: usize) -> impl Iterator<Item = T> {
+    idle.sort_by_key(|idle| Reverse(idle.looks));
+    let due = idle.into_iter().enumerate().filter(|(n, idle)| idle.looks >= patience || *n < too_many);
+    let mut due: Vec<Idle<T>> = due.map(|(_, idle)| idle).collect();
+    // Stable: of those that were tried as often, the one that nobody has used for longest.
+    due.sort_by_key(|idle| idle.refused);
+    due.into_iter().take(LAID_MAX).map(|idle| idle.group)
 }
 
 impl Group {
@@ -134,5 +150,45 @@ impl Group {
         let me = self.nursery.hub.me;
         rested.is_at_home()
             && rested.owed.iter().any(|node| *node != me && self.nursery.hub.liveness.is_heard(*node))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: u32 = 20;
+
+    #[test]
+    fn what_cannot_rest_keeps_no_other_awake() {
+        // Each look: all have been idle for one look more, and those below the limit can't be laid to rest.
+        const STUCK: usize = LAID_MAX + 10;
+        const ALL: usize = STUCK + 5;
+        let mut refused = [0; ALL];
+        let mut laid = BTreeSet::new();
+        for look in 0..3 {
+            let awake = (0..ALL).filter(|group| !laid.contains(group));
+            // What is stuck has been idle for longer.
+            let looks = |group: usize| if group < STUCK { 1000 + look } else { PATIENCE + look };
+            let idle = awake.map(|group| Idle { looks: looks(group), refused: refused[group], group });
+            let tried: Vec<usize> = to_be_laid(idle.collect(), PATIENCE, 0).collect();
+            assert!(tried.len() <= LAID_MAX);
+            for group in tried {
+                if group < STUCK {
+                    refused[group] += 1;
+                } else {
+                    laid.insert(group);
+                }
+            }
+        }
+        assert_eq!(laid, (STUCK..ALL).collect::<BTreeSet<_>>());
+        assert!(refused[..STUCK].iter().all(|tries| *tries > 0), "nor is any of them given up");
+    }
+
+    #[test]
+    fn who_is_in_use_is_not_laid_to_rest_unless_there_are_too_many() {
+        let idle = || Vec::from([3, 50, 7].map(|looks| Idle { looks, refused: 0, group: looks }));
+        assert!(to_be_laid(idle(), PATIENCE, 0).eq([50]));
+        assert!(to_be_laid(idle(), PATIENCE, 2).eq([50, 7]));
     }
 }

@@ -43,6 +43,9 @@ pub async fn split(cx: &Context<'_>, request: pb::Split) -> Outcome {
     let guard = cx.latch(vec![(Span::Range(range.clone()), Mode::Exclusive)]).await;
     let view = cx.view()?;
     cx.confirm().await?;
+    for point in &points {
+        must_be_free(cx, GroupId(point.group))?;
+    }
     // The children begin with the members that apply the split. The descriptor may be behind.
     let status = cx.group.status();
     if status.joint || status.members.is_empty() {
@@ -81,6 +84,18 @@ pub async fn split(cx: &Context<'_>, request: pb::Split) -> Outcome {
     let mut all = vec![parent];
     all.extend(children);
     Ok(descriptors(&all))
+}
+
+/// An id that was given out twice stops the split here, where nothing is proposed yet, as far as this node can tell. Whoever wants
+/// the split comes again with another id.
+fn must_be_free(cx: &Context<'_>, child: GroupId) -> Result<(), Refusal> {
+    let stored = shard::load_descriptor(cx.shard.engine(), child);
+    let stored = stored.map_err(|error| Error::Corruption(error.to_string()))?;
+    if stored.is_some() || cx.server.multi().group(child).is_some() {
+        tracing::error!(%child, "a new shard was to get an id that is in use");
+        return Err(Error::Unavailable(format!("{child} exists already: another id is needed")).into());
+    }
+    Ok(())
 }
 
 fn descriptors(shards: &[ShardDescriptor]) -> Answer {

@@ -18,7 +18,7 @@ use storage::sabotage::{self, Sabotage};
 use storage::{Batch, Cf, Snapshot, gc, mvcc};
 
 use super::closing::store_closed;
-use super::{Shard, merge, store_descriptor, store_safe_point};
+use super::{Shard, load_descriptor, merge, store_descriptor, store_safe_point};
 use crate::descriptor::{ShardDescriptor, range_from_pb, range_to_pb};
 use crate::keys;
 use crate::wire::parse_txn;
@@ -210,6 +210,7 @@ fn split(shard: &Shard, batch: &mut Batch, command: pb::SplitShard) -> Result<()
     let mut born = Vec::with_capacity(command.children.len());
     for child in command.children {
         let child = ShardDescriptor::try_from(child).map_err(Fatal::new)?;
+        must_be_unborn(shard, &child)?;
         store_descriptor(batch, &child);
         store_safe_point(batch, child.group, shard.safe_point());
         // The child begins with this very state, and whoever leads it draws later: C5.
@@ -221,6 +222,25 @@ fn split(shard: &Shard, batch: &mut Batch, command: pb::SplitShard) -> Result<()
     shard.traffic.forget_keys();
     shard.born.lock().extend(born);
     Ok(())
+}
+
+/// S1: what a split brings forth is nowhere yet, on any node. The batch that makes it says with it how far the log is applied, so a
+/// crash undoes both; and no snapshot brings a child to where its parent has yet to split (`raft::removal`). So whatever stands
+/// there is another shard, whose id was given out twice, and it must not lose its keys to this one: rather this replica stops. Other
+/// nodes, which don't have the other one, go on; nothing that is the same on all of them tells the two apart.
+///
+/// (The very same descriptor is what a node has kept that was only to learn, and is told the same again.)
+fn must_be_unborn(shard: &Shard, child: &ShardDescriptor) -> Result<(), Fatal> {
+    let stored = load_descriptor(&shard.engine, child.group)?;
+    let absorbed = shard.engine.get(Cf::Group, &keys::absorbed(child.group))?.is_some();
+    match stored {
+        None if !absorbed => Ok(()),
+        Some(stored) if stored == *child && !absorbed => Ok(()),
+        _ => Err(Fatal::new(format!(
+            "S1: a split of {} is to bring forth {child:?}, and that id is taken",
+            shard.group
+        ))),
+    }
 }
 
 fn settle_key(
@@ -262,3 +282,6 @@ fn settle_intent(batch: &mut Batch, committed_at: Timestamp, key: &[u8], intent:
     }
     intents::remove_intent(batch, key);
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,11 +6,15 @@ use std::path::PathBuf;
 use clap::Args;
 use raft::recover::{Damaged, Found, Survivor, recover, release, survivors};
 use serde_json::json;
-use storage::ids::{GroupId, NodeId, ReplicaId};
+use storage::ids::{GroupId, META_GROUP, NodeId, ReplicaId};
 use storage::seam::Seams;
 use storage::{Store, StoreOptions};
 
 use crate::exit::Failure;
+
+/// What whoever recovers the meta-group has to know.
+const META_RECOVERED: &str = "g1 is the meta-group, which hands out timestamps by the clock of the node that leads it: before this node \
+     is started, see that its clock is not behind those of the lost nodes. Ids and versions that may have been lost are left out.\n";
 
 /// Arguments of `recover`.
 #[derive(Args)]
@@ -187,6 +191,9 @@ async fn recover_store(args: &RecoverArgs, as_json: bool) -> Result<Outcome, Fai
              that with the highest last entry (the term counts first), of those that are whole and not in quarantine. Nothing was changed; \
              --accept-data-loss does it.\n",
         );
+    }
+    if stuck.iter().any(|survivor| survivor.group == META_GROUP) {
+        text.push_str(META_RECOVERED);
     }
     // Durable: the log's writer has answered.
     store.log().close();

@@ -5,12 +5,9 @@ use proto::consistency::finding::Kind;
 use proto::consistency::replica_digest::State;
 
 use super::map::Map;
-use crate::cli::admin::names::META_GROUP;
 
 const REPLACED: &str = "A replica that differs from the majority is replaced by the cluster itself when its shard has its turn, once per \
     consistency_check_interval. To have that soon: flotilla admin settings set consistency_check_interval 1min";
-const META_REPLICA: &str = "A replica of the meta-group that differs is replaced by hand, by one on another node: flotilla admin meta \
-    remove NODE";
 const NOBODY: &str = "Where no majority of a shard's replicas is equal, nobody knows which of them is right. Copy the stores of its nodes \
     before anything else; flotilla debug group STORE SHARD shows what a stopped node holds";
 const QUARANTINED: &str = "A replica in quarantine serves nobody and is being replaced: flotilla admin status tells when that is done";
@@ -45,8 +42,7 @@ pub fn of(groups: &[pb::GroupComparison], map: &Map, tables: &[pb::TableReport])
         || !map.unknown.is_empty()
         || tables.iter().any(|table| !table.trouble.is_empty());
     let all = [
-        (differing().any(|group| group.group != META_GROUP && has_majority(group)), REPLACED),
-        (differing().any(|group| group.group == META_GROUP && has_majority(group)), META_REPLICA),
+        (differing().any(has_majority), REPLACED),
         (differing().any(|group| !has_majority(group)), NOBODY),
         (is_any(State::Quarantined), QUARANTINED),
         (is_any(State::Failed), FAILED),
@@ -76,6 +72,7 @@ fn has_majority(group: &pb::GroupComparison) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::admin::names::META_GROUP;
 
     fn group(group: u64, states: &[State]) -> pb::GroupComparison {
         let replica = |state: &State| pb::ReplicaDigest { state: *state as i32, ..Default::default() };
@@ -94,7 +91,7 @@ mod tests {
         use State::{Differs, Equal, Failed, Quarantined, Unknown};
         let advice = |id, states: &[State]| of(&[group(id, states)], &Map::default(), &[]);
         assert_eq!(advice(3, &[Equal, Equal, Differs]), [REPLACED]);
-        assert_eq!(advice(META_GROUP, &[Equal, Equal, Differs]), [META_REPLICA]);
+        assert_eq!(advice(META_GROUP, &[Equal, Equal, Differs]), [REPLACED]);
         assert_eq!(advice(3, &[Differs; 3]), [NOBODY]);
         assert_eq!(advice(3, &[Equal, Differs, Unknown]), [NOBODY, UNKNOWN]);
         assert_eq!(advice(3, &[Equal, Equal, Quarantined]), [QUARANTINED]);
