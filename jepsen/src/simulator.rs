@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -13,6 +14,9 @@ use jepsen::report;
 use jepsen::sim::explore::{self, Exploration, Report};
 use jepsen::sim::plan::Defect;
 use jepsen::sim::{Options, Outcome, panicked, simulate, workload};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// Seeds between two lines of progress.
 const PROGRESS_EVERY: u64 = 50;
@@ -101,6 +105,25 @@ pub fn run(sim: &Sim) -> Result<Validity> {
     }
 }
 
+/// The time of the runtime, which is the simulated one: seconds since the first line.
+struct SimulatedTime;
+
+impl FormatTime for SimulatedTime {
+    fn format_time(&self, line: &mut Writer<'_>) -> std::fmt::Result {
+        static START: OnceLock<tokio::time::Instant> = OnceLock::new();
+        let now = tokio::time::Instant::now();
+        write!(line, "{:12.6}", now.duration_since(*START.get_or_init(|| now)).as_secs_f64())
+    }
+}
+
+/// What all nodes of a seed say goes to stderr, if `FLOTILLA_LOG` chooses any of it.
+fn init_log() {
+    if let Ok(filter) = EnvFilter::try_from_env("FLOTILLA_LOG") {
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_timer(SimulatedTime);
+        let _ = log.with_writer(std::io::stderr).with_ansi(false).try_init();
+    }
+}
+
 fn build(mut builder: tokio::runtime::Builder) -> Result<tokio::runtime::Runtime> {
     builder.enable_all().build().context("making a runtime")
 }
@@ -137,6 +160,7 @@ async fn many(sim: &Sim) -> Result<Validity> {
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "the verdict is what the command is for")]
 #[allow(clippy::disallowed_methods, reason = "a simulation needs a fresh thread of its own")]
 fn here(sim: &Sim, seed: u64) -> Result<Validity> {
+    init_log();
     let options = sim.options(seed)?;
     let trace: Option<Box<dyn Write + Send>> = match &sim.trace {
         Some(path) => {

@@ -9,7 +9,8 @@ use crate::state::State;
 /// At most so many are under way.
 const MOVES_MAX: usize = 256;
 
-/// The same move asked for again is the one that is under way. A group is moved once at a time.
+/// The same move asked for again is the one that is under way. A group is moved once at a time, and not while it is merged, which moves
+/// replicas itself, and may end it.
 pub fn begin(state: &mut State, command: BeginMove) -> CommandResult {
     let BeginMove { group, from, to } = command;
     let (id, [giver, taker]) = (GroupId(group), [NodeId(from), NodeId(to)]);
@@ -33,6 +34,12 @@ pub fn begin(state: &mut State, command: BeginMove) -> CommandResult {
                 known.from, known.to, known.id
             )),
         };
+    }
+    if let Some(merge) = state.cluster().merges.iter().find(|m| [m.left, m.right].contains(&group)) {
+        return rejected(format!(
+            "g{} is being merged with g{}; wait for its end, or end it by `flotilla admin operations cancel merge-{}`",
+            merge.left, merge.right, merge.id
+        ));
     }
     if moves.len() >= MOVES_MAX {
         return rejected(format!("{MOVES_MAX} moves are under way already; wait for some to end"));

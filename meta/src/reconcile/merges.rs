@@ -52,7 +52,7 @@ pub(crate) fn next(
     match (from, to) {
         (Some(from), Some(to)) => {
             let moving = Move { id: wanted.id, group: wanted.right, from: from.0, to: to.0 };
-            match moves::next(&moving, right, live, &awaited) {
+            match moves::next(&moving, Some(right), live, &awaited) {
                 Next::Done => Next::Wait("a replica has moved"),
                 next => next,
             }

@@ -345,11 +345,15 @@ pub(crate) fn wanted(
 
 /// The moves that operators want. `patience` is how long a node may be down before placement replaces what it has.
 fn wanted_moves(server: &MetaServer, soft: &Soft, now: Instant, patience: Duration) -> Wanted<pb::Move> {
-    let wanted = server.replica.read(|state| state.cluster().moves.clone());
-    let next = |wanted: pb::Move| {
-        let group = describe::describe_group(GroupId(wanted.group), None, soft, now);
+    let wanted = server.replica.read(|state| {
+        let exists = |group: GroupId| group == META_GROUP || state.shards().contains_key(&group);
+        let moves = state.cluster().moves.iter().map(|wanted| (*wanted, exists(GroupId(wanted.group))));
+        moves.collect::<Vec<_>>()
+    });
+    let next = |(wanted, exists): (pb::Move, bool)| {
+        let group = exists.then(|| describe::describe_group(GroupId(wanted.group), None, soft, now));
         let awaited = |node| awaits(server, soft, node, patience, now);
-        let next = moves::next(&wanted, &group, |node| soft.alive(node, now), awaited);
+        let next = moves::next(&wanted, group.as_ref(), |node| soft.alive(node, now), awaited);
         (wanted, next)
     };
     wanted.into_iter().map(next).collect()

@@ -20,16 +20,19 @@ pub(crate) enum Next {
     Impossible(String),
 }
 
-/// Decides. `group` is what its leader last said; `live` whether a node is heard of, `awaited` whether one that isn't may come back
+/// Decides. `group` is what its leader last said, if there is such a shard still; `live` whether a node is heard of, `awaited` whether one that isn't may come back
 /// before placement replaces what it has. Placement leaves the group alone for as long as it is to be moved: so a move must wait for
 /// nothing that never comes, and must not keep a lost voter from being replaced.
 pub(crate) fn next(
     wanted: &Move,
-    group: &Group,
+    group: Option<&Group>,
     live: impl Fn(NodeId) -> bool,
     awaited: impl Fn(NodeId) -> bool,
 ) -> Next {
     let (id, from, to) = (GroupId(wanted.group), NodeId(wanted.from), NodeId(wanted.to));
+    let Some(group) = group else {
+        return Next::Impossible("its keys are another shard's by now".to_owned());
+    };
     let Some(leader) = group.leader.filter(|leader| live(*leader)) else {
         return Next::Wait("nobody is known to lead it");
     };
@@ -101,7 +104,7 @@ mod tests {
         let wanted = Move { id: 1, group: 7, from, to };
         let mut steps = Vec::new();
         for _ in 0..10 {
-            match next(&wanted, &group, |_| true, |_| true) {
+            match next(&wanted, Some(&group), |_| true, |_| true) {
                 Next::Done => return steps,
                 Next::Impossible(why) => panic!("{why} after {steps:?}"),
                 Next::Wait(_) => group.replicas.iter_mut().for_each(|r| r.caught_up = true),
@@ -169,12 +172,12 @@ mod tests {
     #[test]
     fn impossible_moves_say_why() {
         let wanted = Move { id: 1, group: 7, from: 5, to: 4 };
-        let Next::Impossible(why) = next(&wanted, &group(1, THREE), |_| true, |_| true) else {
+        let Next::Impossible(why) = next(&wanted, Some(&group(1, THREE)), |_| true, |_| true) else {
             panic!("possible")
         };
         assert_eq!(why, "n5 has no replica of it");
         let wanted = Move { id: 1, group: 7, from: 3, to: 4 };
-        let without_four = next(&wanted, &group(1, THREE), |n| n.0 != 4, |_| true);
+        let without_four = next(&wanted, Some(&group(1, THREE)), |n| n.0 != 4, |_| true);
         assert_eq!(without_four, Next::Impossible("n4 is down".to_owned()));
     }
 
@@ -186,7 +189,7 @@ mod tests {
     fn learner_that_is_lost_is_made_again() {
         let wanted = Move { id: 1, group: 7, from: 3, to: 4 };
         let mut group = group(1, LEARNING);
-        let said = |group: &Group| next(&wanted, group, |_| true, |_| true);
+        let said = |group: &Group| next(&wanted, Some(group), |_| true, |_| true);
         assert_eq!(said(&group), Next::Wait("the new replica is catching up"));
         group.replicas[3].lost = true;
         let remove = Operation::RemoveReplica { group: GroupId(7), replica: ReplicaId(9), node: NodeId(4) };
@@ -198,8 +201,9 @@ mod tests {
     #[test]
     fn lost_voter_is_not_kept_from_being_replaced() {
         let group = group(1, LEARNING);
-        let said =
-            |from, awaited| next(&Move { id: 1, group: 7, from, to: 4 }, &group, |n| n.0 != 2, |_| awaited);
+        let said = |from, awaited| {
+            next(&Move { id: 1, group: 7, from, to: 4 }, Some(&group), |n| n.0 != 2, |_| awaited)
+        };
         assert_eq!(said(3, true), Next::Wait("the new replica is catching up"));
         let why = "r2 is lost with n2, and is replaced first".to_owned();
         assert_eq!(said(3, false), Next::Impossible(why));
