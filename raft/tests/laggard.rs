@@ -104,6 +104,12 @@ async fn three(network: Option<Arc<dyn Network>>, set: impl FnOnce(&mut RaftOpti
         cluster.multi(node).create_group(new).await.expect("create");
     }
     cluster.put("a", "1").await;
+    // As nodes do whose clients ask for each other's groups.
+    for (node, other) in ALL.into_iter().flat_map(|node| ALL.map(|other| (node, NodeId(other)))) {
+        cluster.multi(node).reach().watch(other);
+    }
+    // One that has never answered is not missed: time for twenty pulses.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     cluster
 }
 

@@ -269,6 +269,15 @@ pub fn sqlstate(error: &tokio_postgres::Error) -> String {
     error.code().map_or_else(|| format!("{error}"), |code| code.code().to_owned())
 }
 
+/// Whether any of a process' threads is there: others may outlive the first, and hold its files and ports. (One that nobody has
+/// waited for yet has ended, too.)
+pub fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+    let tasks = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    !state.is_empty() && (!state.starts_with('Z') || tasks() > 1)
+}
+
 /// Sleeps between two looks at something that takes its time.
 pub async fn pause(millis: u64) {
     #[allow(clippy::disallowed_methods, reason = "a test has no simulator")]

@@ -7,18 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use jepsen::fault::disk;
 use tests::pairs::{Writer, check, create};
-use tests::{Cluster, binary, connect, pause};
+use tests::{Cluster, binary, connect, is_running, pause};
 
 /// The exit status of a node whose store has failed while it ran.
 const BROKEN: i32 = 9;
 /// What takes moments may take so long.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn is_running(pid: u32) -> bool {
-    // One that nobody has waited for yet has ended, too.
-    let said = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-    said.is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
-}
 
 async fn until(what: &str, cluster: &Cluster, so: impl Fn() -> Result<bool>) -> Result<()> {
     for _ in 0..PATIENCE.as_millis() / 100 {

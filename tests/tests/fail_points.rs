@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use storage::fail_point::FailPoint::{self, *};
 use tests::pairs::{Writer, check, create};
-use tests::{Cluster, pause, sabotaged_binary};
+use tests::{Cluster, is_running, pause, sabotaged_binary};
 
 /// How often nodes die at random, unless it is said.
 const CRASHES: u64 = 12;
@@ -161,11 +161,6 @@ impl Doomed {
         }
         bail!("{shard} does not absorb its neighbour\n{}", self.cluster.logs())
     }
-}
-
-fn is_running(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    !stat.is_empty() && !stat.contains(") Z ")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
