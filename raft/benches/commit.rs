@@ -6,12 +6,7 @@
 //! and log bytes are counted by the log itself, written bytes by the kernel (`/proc/self/io`), all nodes together.
 //! docs/storage-costs.md has figures.
 //!
-//! `-- 3,1,32` measures that line alone, `-- 3,1,32,plain 3,1,32,lz4` those two, one after the other. With `lanes=0 lanes=2` each line is
-//! measured without lanes (`raft/src/lanes.rs`) and with two; with `company=300` a turn of a lane waits for company for as many
-//! microseconds, with `company=0` for none.
-//!
-//! What many groups cost is told by lines with as many callers: `-- 3,1,64 3,64,64 lanes=0 lanes=1 lanes=2`. There, *messages* are those with
-//! requests and those with answers, of the streams between nodes, and *switches* how often a thread has left its processor.
+//! `-- 3,1,32` measures that line alone, `-- 3,1,32,plain 3,1,32,lz4` those two, one after the other.
 
 #[path = "../tests/harness/mod.rs"]
 #[allow(unreachable_pub, missing_docs, clippy::disallowed_methods, reason = "shared with the tests")]
@@ -61,30 +56,28 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// How often something happened, or how much of it there was.
+/// What the log counts.
 #[derive(Default)]
-struct Tally(AtomicU64);
+struct Counted {
+    fsyncs: AtomicU64,
+    log_bytes: AtomicU64,
+}
 
-impl HistogramFn for Tally {
+struct Fsyncs(Arc<Counted>);
+struct LogBytes(Arc<Counted>);
+
+impl HistogramFn for Fsyncs {
     fn record(&self, _: f64) {
-        self.0.fetch_add(1, Relaxed);
+        self.0.fsyncs.fetch_add(1, Relaxed);
     }
 }
 
-impl CounterFn for Tally {
+impl CounterFn for LogBytes {
     fn increment(&self, value: u64) {
-        self.0.fetch_add(value, Relaxed);
+        self.0.log_bytes.fetch_add(value, Relaxed);
     }
 
     fn absolute(&self, _: u64) {}
-}
-
-/// What the nodes count themselves.
-#[derive(Default)]
-struct Counted {
-    fsyncs: Arc<Tally>,
-    log_bytes: Arc<Tally>,
-    messages: Arc<Tally>,
 }
 
 struct Recorder(Arc<Counted>);
@@ -96,7 +89,7 @@ impl metrics::Recorder for Recorder {
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
         match key.name() {
-            "flotilla_log_bytes_total" => Counter::from_arc(self.0.log_bytes.clone()),
+            "flotilla_log_bytes_total" => Counter::from_arc(Arc::new(LogBytes(self.0.clone()))),
             _ => Counter::noop(),
         }
     }
@@ -107,10 +100,7 @@ impl metrics::Recorder for Recorder {
 
     fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
         match key.name() {
-            "flotilla_log_fsync_seconds" => Histogram::from_arc(self.0.fsyncs.clone()),
-            "flotilla_raft_requests_per_message" | "flotilla_raft_answers_per_message" => {
-                Histogram::from_arc(self.0.messages.clone())
-            }
+            "flotilla_log_fsync_seconds" => Histogram::from_arc(Arc::new(Fsyncs(self.0.clone()))),
             _ => Histogram::noop(),
         }
     }
@@ -125,38 +115,26 @@ struct Totals {
     allocations: u64,
     allocated: u64,
     cpu_ms: u64,
-    /// … of it in the kernel.
-    system_ms: u64,
-    messages: u64,
-    switches: u64,
 }
 
 impl Totals {
     fn now(counted: &Counted) -> Self {
         let field = |text: &str, name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            line.and_then(|number| number.trim().parse::<u64>().ok()).unwrap_or(0)
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
         };
         let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
         // After the name in brackets: utime and stime are the 12th and 13th, in hundredths of a second.
         let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
         let ticks = |n: usize| fields.get(n).and_then(|ticks| ticks.parse::<u64>().ok()).unwrap_or(0);
-        let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-        let switches = threads.map(|thread| {
-            let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-            field(&status, "voluntary_ctxt_switches") + field(&status, "nonvoluntary_ctxt_switches")
-        });
         Self {
-            switches: switches.sum(),
-            fsyncs: counted.fsyncs.0.load(Relaxed),
-            log_bytes: counted.log_bytes.0.load(Relaxed),
-            messages: counted.messages.0.load(Relaxed),
+            fsyncs: counted.fsyncs.load(Relaxed),
+            log_bytes: counted.log_bytes.load(Relaxed),
             written_bytes: field(&io, "write_bytes"),
             allocations: ALLOCATIONS.load(Relaxed),
             allocated: ALLOCATED.load(Relaxed),
             cpu_ms: 10 * (ticks(11) + ticks(12)),
-            system_ms: 10 * ticks(12),
         }
     }
 }
@@ -231,17 +209,10 @@ fn main() {
         return;
     }
     let only: Vec<String> = std::env::args().filter(|argument| argument.contains(',')).collect();
-    let lanes: Vec<usize> =
-        std::env::args().filter_map(|argument| argument.strip_prefix("lanes=")?.parse().ok()).collect();
-    let mut options = RaftOptions::default();
-    let lanes = if lanes.is_empty() { vec![options.lanes] } else { lanes };
-    if let Some(us) = std::env::args().find_map(|argument| argument.strip_prefix("company=")?.parse().ok()) {
-        options.company_wait_max = Duration::from_micros(us);
-    }
     println!(
-        "| replicas | groups | callers | lanes | a commit | commits/s | p50 ms | p99 ms | CPU µs | in the kernel µs | messages | switches | fsyncs | log bytes | written bytes | allocations | allocated bytes |"
+        "| replicas | groups | callers | a commit | commits/s | p50 ms | p99 ms | CPU µs | fsyncs | log bytes | written bytes | allocations | allocated bytes |"
     );
-    println!("|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    println!("|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let (small, plain, lz4) =
@@ -249,13 +220,11 @@ fn main() {
         for (replicas, groups, callers, payload) in [
             (1, 1, 1, small),
             (1, 1, 32, small),
-            (1, 1, 64, small),
             (1, 1, 256, small),
             (1, 64, 64, small),
             (1, 64, 256, small),
             (3, 1, 1, small),
             (3, 1, 32, small),
-            (3, 1, 64, small),
             (3, 1, 256, small),
             (3, 64, 64, small),
             (3, 64, 256, small),
@@ -271,26 +240,15 @@ fn main() {
             if !only.is_empty() && !only.contains(&line) {
                 continue;
             }
-            for &lanes in &lanes {
-                let options = RaftOptions { lanes, ..options.clone() };
-                measure(&counted, replicas, groups, callers, payload, options).await;
-            }
+            measure(&counted, replicas, groups, callers, payload).await;
         }
     });
 }
 
 #[allow(clippy::print_stdout, clippy::disallowed_methods, reason = "it measures")]
-async fn measure(
-    counted: &Counted,
-    replicas: u64,
-    groups: u64,
-    callers: u64,
-    payload: Payload,
-    options: RaftOptions,
-) {
+async fn measure(counted: &Counted, replicas: u64, groups: u64, callers: u64, payload: Payload) {
     let mut cluster = Cluster::new();
-    let lanes = options.lanes;
-    cluster.options = options;
+    cluster.options = RaftOptions::default();
     for node in 1..=replicas {
         cluster.start(node).await;
         // (Small values are never compressed: with it, they show that it costs them nothing.)
@@ -348,18 +306,14 @@ async fn measure(
     took.sort_unstable();
     let commits = took.len() as u64;
     let at = |part: usize| took[(took.len() * part / 100).min(took.len() - 1)].as_secs_f64() * 1e3;
-    // (A thread that has ended takes its switches with it.)
-    let each = |of: fn(&Totals) -> u64| of(&after).saturating_sub(of(&before)) as f64 / commits as f64;
+    let each = |of: fn(&Totals) -> u64| (of(&after) - of(&before)) as f64 / commits as f64;
     println!(
-        "| {replicas} | {groups} | {callers} | {lanes} | {} | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {:.2} | {:.2} | {:.3} | {:.0} | {:.0} | {:.0} | {:.0} |",
+        "| {replicas} | {groups} | {callers} | {} | {:.0} | {:.2} | {:.2} | {:.0} | {:.3} | {:.0} | {:.0} | {:.0} | {:.0} |",
         payload.name(),
         commits as f64 / MEASURED.as_secs_f64(),
         at(50),
         at(99),
         each(|t| t.cpu_ms) * 1e3,
-        each(|t| t.system_ms) * 1e3,
-        each(|t| t.messages),
-        each(|t| t.switches),
         each(|t| t.fsyncs),
         each(|t| t.log_bytes),
         each(|t| t.written_bytes),

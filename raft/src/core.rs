@@ -14,12 +14,10 @@ use storage::seam::Seams;
 use tokio::sync::watch;
 
 use crate::api::Fatal;
-use crate::lanes::Lanes;
 use crate::log_room::LogRoom;
 use crate::log_store::LogStore;
 use crate::options::RaftOptions;
 use crate::rest::Roll;
-use crate::runtime::{Home, at_home};
 use crate::state_machine::{Adapter, Shared};
 use crate::suspects::Suspects;
 use crate::transport::Hub;
@@ -37,7 +35,6 @@ pub(crate) struct Nursery {
     pub log_room: Arc<LogRoom>,
     pub roll: Roll,
     pub suspects: Suspects,
-    pub lanes: Lanes,
 }
 
 /// openraft's instance of a group.
@@ -87,8 +84,7 @@ impl Nursery {
         if gated || self.hub.liveness.is_stalled(self.hub.me) {
             raft.runtime_config().elect(false);
         }
-        let home = Home { beat: shared.seams.beat.clone(), lane: self.lanes.of(group) };
-        at_home(home, || raft.run());
+        crate::runtime::to_the_beat(&shared.seams.beat, || raft.run());
         Ok(Arc::new(Core {
             metrics: raft.metrics(),
             server: raft.server_metrics(),

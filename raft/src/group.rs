@@ -152,13 +152,9 @@ impl Group {
         // Bulk waits its turn here, where it costs no memory but its own. Nothing has been proposed yet.
         let bytes_max = self.options.proposal_bytes_in_flight_max;
         let share = u32::try_from(command.bytes()).unwrap_or(bytes_max).min(bytes_max);
-        let _share = match self.proposal_bytes.try_acquire_many(share) {
-            Ok(share) => share,
-            // (There is none as long as somebody waits.)
-            Err(_) => tokio::select! {
-                share = self.proposal_bytes.acquire_many(share) => share.map_err(|_| ProposeError::Overloaded)?,
-                () = self.seams.sleep(self.options.propose_timeout) => return Err(ProposeError::Overloaded),
-            },
+        let _share = tokio::select! {
+            share = self.proposal_bytes.acquire_many(share) => share.map_err(|_| ProposeError::Overloaded)?,
+            () = self.seams.sleep(self.options.propose_timeout) => return Err(ProposeError::Overloaded),
         };
         let (responder, result) = ProgressResponder::complete_only();
         let write = core.raft.write(command).with_leader(types::Term::new(term.0)).responder(responder);

@@ -76,7 +76,6 @@
 //! | metrics show the last *flushed* vote | `Group::observe` takes the term from the full metrics |
 //! | channels are preallocated for each group | smaller in `options.rs` |
 //! | each instance ticks by a timer of its own | `runtime.rs`: at the node's beats |
-//! | an entry wakes twenty tasks of its group | `lanes.rs`: one task polls those of many groups |
 //!
 //! The tests say which remedy they guard, and fail without it: `tests/traps.rs` from outside, `traps_test.rs` from within; those
 //! of false leases are in `transport/in_step.rs`, openraft's own suite in `suite_test.rs`.
@@ -111,7 +110,6 @@ mod gauges;
 mod group;
 pub mod inspect;
 mod keys;
-mod lanes;
 mod liveness;
 mod log_room;
 mod log_store;

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use futures::{Stream, stream};
 use openraft::storage::{IOFlushed, RaftLogStorage};
-use openraft::{AsyncRuntime, LogState, OptionalSend, RaftLogReader};
+use openraft::{LogState, OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
 use prost::Message;
 use proto::raft as wire;
@@ -22,7 +22,6 @@ use storage::ids::{GroupId, LogIndex, ReplicaId};
 use storage::raft_log::LogEngine;
 
 use crate::log_room::{ENTRY_OVERHEAD_BYTES, LogRoom};
-use crate::runtime::Paced;
 use crate::types::{
     Entry, FIRST_VERSION, LogId, Malformed, TypeConfig, Vote, check_version, decode_entry, decode_log_id,
     encode_entry, encode_log_id, entry_bytes, vote_from_wire, vote_to_wire,
@@ -165,19 +164,6 @@ impl Sizes {
     }
 }
 
-impl State {
-    /// The part of a range that there is.
-    fn clip(&self, from: u64, to: u64) -> (u64, u64) {
-        (from.max(self.first), self.last.map_or(0, |last| to.min(last.index + 1)))
-    }
-
-    /// The entries of a range, as many as fit but at least one; `None` if the first one isn't in memory.
-    fn recent(&self, from: u64, to: u64, bytes_max: usize) -> Option<Vec<Entry>> {
-        let (from, to) = self.clip(from, to);
-        if from >= to { Some(Vec::new()) } else { self.tail.read(from, to, bytes_max) }
-    }
-}
-
 fn corrupt(group: GroupId, error: Malformed) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the log of {group} is corrupt: {error}"))
 }
@@ -249,13 +235,19 @@ impl LogStore {
     }
 
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
         let read = loop {
-            let (from, to) = {
+            let from = {
                 let state = self.shared.state.lock();
-                if let Some(found) = state.recent(from, to, bytes_max) {
+                let from = from.max(state.first);
+                let to = state.last.map_or(0, |last| to.min(last.index + 1));
+                if from >= to {
+                    return Ok(entries);
+                }
+                if let Some(found) = state.tail.read(from, to, bytes_max) {
                     return Ok(found);
                 }
-                state.clip(from, to)
+                from
             };
             match self.shared.log.read(self.shared.group, LogIndex(from), LogIndex(to), bytes_max) {
                 Ok(read) => break read,
@@ -264,7 +256,6 @@ impl LogStore {
                 Err(error) => return Err(io::Error::other(error)),
             }
         };
-        let mut entries = Vec::with_capacity(read.len());
         for (index, bytes) in read {
             let entry = decode_entry(bytes).map_err(|e| corrupt(self.shared.group, e))?;
             if entry.log_id.index != index.0 {
@@ -303,17 +294,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
         Ok(self.shared.state.lock().vote)
     }
 
-    /// For followers.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        let bytes_max = self.shared.append_bytes_max;
-        let recent = self.shared.state.lock().recent(start, end, bytes_max);
-        if let Some(found) = recent {
-            return Ok(found);
-        }
-        // A follower was away. What sends to it is in a lane with other groups, which the disk must not hold up.
-        let store = self.clone();
-        let read = Paced::spawn(async move { store.read(start, end, bytes_max) });
-        read.await.map_err(io::Error::other)?
+        self.read(start, end, self.shared.append_bytes_max)
     }
 
     /// For applying: in bites, since a replica that was away may have gigabytes to apply.

@@ -24,7 +24,6 @@ use crate::claims::Claims;
 use crate::core::Nursery;
 use crate::gate::Closing;
 use crate::group::{Group, within};
-use crate::lanes::Lanes;
 use crate::liveness::{self, Reach};
 use crate::log_room::LogRoom;
 use crate::options::RaftOptions;
@@ -91,7 +90,6 @@ impl MultiRaft {
             log_room: LogRoom::new(options.log_bytes_in_flight_max),
             roll: Roll::default(),
             suspects: Suspects::default(),
-            lanes: Lanes::start(options.lanes, options.company_wait_max, &seams),
             options,
         };
         let spool_dir = store.dir().join(SPOOL_DIR);

@@ -63,11 +63,6 @@ pub struct RaftOptions {
     pub awake_limit: usize,
     /// How long a shutdown may take to hand leaderships over.
     pub shutdown_transfer_timeout: Duration,
-    /// In how many lanes the groups are (`lanes.rs`). The fewer, the more they have in common: wakings, and messages to other nodes. A lane
-    /// runs on one processor at a time. Zero: there are none, and each task of each group is by itself.
-    pub lanes: usize,
-    /// A lane's turn waits for what its thread has yet to do, unless that takes longer than this, as a rule; zero: it never waits.
-    pub company_wait_max: Duration,
 }
 
 impl Default for RaftOptions {
@@ -98,10 +93,6 @@ impl Default for RaftOptions {
             awake_max: 512,
             awake_limit: 2048,
             shutdown_transfer_timeout: Duration::from_millis(1_500),
-            // Not one for each processor: the log has one writer for all groups, and two lanes keep up with it. And not one, so that what
-            // takes a group unexpectedly long holds up half of the others at most.
-            lanes: 2,
-            company_wait_max: Duration::from_millis(1),
         }
     }
 }

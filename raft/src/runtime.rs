@@ -1,86 +1,31 @@
-//! What openraft runs on: tokio, but that its periodic timers end at beats of the node, and its tasks are in lanes.
+//! What openraft runs on: tokio, but that its periodic timers end at beats of the node.
 //!
 //! Each instance ticks by a timer of its own, some thirty times a second, and wakes the process up for each tick. Here the ticks of all
 //! groups that are awake on a node come together, with everything else that it does again and again ([`Beat`]): however many are
 //! awake, they cost twenty wakings a second.
 //!
-//! Each entry goes through several tasks of openraft at each replica. Those, which never take long, are polled together with those of
-//! other groups ([`crate::lanes`]); all others, and what they spawn, are tasks of their own.
-//!
-//! openraft knows its runtime by type only. So whoever starts an instance says where it is at home ([`at_home`]), and tasks pass it on
-//! to those that they spawn. And it does not say what it spawns: its tasks are told apart by the names of their types.
+//! openraft knows its runtime by type only. So whoever starts an instance says whose beat it is ([`to_the_beat`]), and tasks pass it on
+//! to those that they spawn.
 
 #![allow(deprecated, reason = "a dependency for this name alone would have to be kept at openraft's version")]
 
 use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use openraft::{AsyncRuntime, Instant as _, OptionalSend, TokioRuntime};
 use storage::seam::Beat;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-
-use crate::lanes::{Ended, Lane};
 
 /// A timer that ends sooner is no periodic one: openraft waits for a microsecond to take in several ends of writes at once.
 const EXACT_BELOW: Duration = Duration::from_millis(1);
-/// In the names of the types of those tasks that are in lanes: the core (and what it asks others when it stands for election), what sends
-/// entries, what sends heartbeats, what tells the core of ends of writes, and of ticks. (A test of `lanes.rs` starts them.)
-const IN_LANES: [&str; 5] = [
-    "raft_core::RaftCore",
-    "replication::ReplicationCore",
-    "worker::HeartbeatWorker",
-    "io_completion_forwarder",
-    "tick::Tick",
-];
-
-/// Where the tasks of a replica live.
-#[derive(Clone, Debug)]
-pub(crate) struct Home {
-    /// Of the node.
-    pub beat: Beat,
-    /// Of the group, if the node has lanes.
-    pub lane: Option<Lane>,
-}
 
 tokio::task_local! {
-    static HOME: Home;
+    /// Of the node that the task's replica lives on.
+    static BEAT: Beat;
 }
 
-/// Calls `start`, which spawns tasks of openraft: they live there.
-pub(crate) fn at_home<T>(home: Home, start: impl FnOnce() -> T) -> T {
-    HOME.sync_scope(home, start)
-}
-
-/// Whether a task is one of those that are in lanes.
-fn is_for_lane<T>() -> bool {
-    let name = std::any::type_name::<T>();
-    IN_LANES.iter().any(|part| name.contains(part))
-}
-
-/// The end of a task, to wait for.
-#[derive(Debug)]
-pub enum Joined<T> {
-    /// Of one that the runtime polls itself.
-    Alone(JoinHandle<T>),
-    /// Of one in a lane.
-    InLane(oneshot::Receiver<Result<T, Ended>>),
-}
-
-impl<T> Future for Joined<T> {
-    type Output = Result<T, Ended>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(match self.get_mut() {
-            Self::Alone(task) => ready!(Pin::new(task).poll(cx)).map_err(|error| match error.is_panic() {
-                true => Ended::Panicked,
-                false => Ended::Dropped,
-            }),
-            Self::InLane(task) => ready!(Pin::new(task).poll(cx)).unwrap_or(Err(Ended::Dropped)),
-        })
-    }
+/// Calls `start`, which spawns tasks of openraft: they live to this beat.
+pub(crate) fn to_the_beat<T>(beat: &Beat, start: impl FnOnce() -> T) -> T {
+    BEAT.sync_scope(beat.clone(), start)
 }
 
 /// See the module.
@@ -88,8 +33,8 @@ impl<T> Future for Joined<T> {
 pub struct Paced(TokioRuntime);
 
 impl AsyncRuntime for Paced {
-    type JoinError = Ended;
-    type JoinHandle<T: OptionalSend + 'static> = Joined<T>;
+    type JoinError = <TokioRuntime as AsyncRuntime>::JoinError;
+    type JoinHandle<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::JoinHandle<T>;
     type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
     type Instant = <TokioRuntime as AsyncRuntime>::Instant;
     type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
@@ -105,12 +50,9 @@ impl AsyncRuntime for Paced {
         T: Future + OptionalSend + 'static,
         T::Output: OptionalSend + 'static,
     {
-        let Ok(home) = HOME.try_with(Home::clone) else {
-            return Joined::Alone(TokioRuntime::spawn(future));
-        };
-        match home.lane.clone().filter(|_| is_for_lane::<T>()) {
-            Some(lane) => Joined::InLane(lane.spawn(HOME.scope(home, future))),
-            None => Joined::Alone(TokioRuntime::spawn(HOME.scope(Home { lane: None, ..home }, future))),
+        match BEAT.try_with(Beat::clone) {
+            Ok(beat) => TokioRuntime::spawn(BEAT.scope(beat, future)),
+            Err(_) => TokioRuntime::spawn(future),
         }
     }
 
@@ -121,7 +63,7 @@ impl AsyncRuntime for Paced {
     /// In openraft, the wait for the next tick, and the one that is spoken of at [`EXACT_BELOW`].
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
         let left = deadline.saturating_duration_since(Self::Instant::now());
-        match HOME.try_with(|home| home.beat.after(left)) {
+        match BEAT.try_with(|beat| beat.after(left)) {
             Ok(paced) if left >= EXACT_BELOW => TokioRuntime::sleep(paced),
             _ => TokioRuntime::sleep_until(deadline),
         }
@@ -142,7 +84,7 @@ impl AsyncRuntime for Paced {
     }
 
     fn is_panic(join_error: &Self::JoinError) -> bool {
-        *join_error == Ended::Panicked
+        TokioRuntime::is_panic(join_error)
     }
 
     fn thread_rng() -> Self::ThreadLocalRng {
@@ -167,25 +109,11 @@ mod tests {
 
     use super::*;
 
-    fn home(seams: &Seams) -> Home {
-        Home { beat: seams.beat.clone(), lane: None }
-    }
-
-    #[tokio::test]
-    async fn a_task_that_panics_says_so() {
-        async fn panic_on_purpose() {
-            panic!("on purpose");
-        }
-        let ended = Paced::spawn(panic_on_purpose()).await.expect_err("it panics");
-        assert!(Paced::is_panic(&ended));
-        assert!(!Paced::is_panic(&Ended::Dropped));
-    }
-
     #[tokio::test]
     async fn tasks_of_tasks_live_to_the_beat() {
-        let knows = || HOME.try_with(|_| ()).is_ok();
+        let knows = || BEAT.try_with(|_| ()).is_ok();
         let seams = Seams::real();
-        let task = at_home(home(&seams), || {
+        let task = to_the_beat(&seams.beat, || {
             Paced::spawn(
                 async move { (knows(), Paced::spawn(async move { knows() }).await.expect("no panic")) },
             )
@@ -211,7 +139,7 @@ mod tests {
             over < OFF_MAX.as_nanos() || over > (Beat::EVERY - OFF_MAX).as_nanos()
         };
         let (long, short) = ([10_000, 27_000, 95_000], [100, 300, 700]);
-        let paced = |deadlines_us| at_home(home(&seams), || apart(deadlines_us));
+        let paced = |deadlines_us| to_the_beat(&seams.beat, || apart(deadlines_us));
         assert!((0..1_000).any(|_| paced(long).iter().all(is_whole)), "they end at beats");
         assert_eq!(paced(short), [200, 400].map(Duration::from_micros));
         assert_eq!(apart(long), [17_000, 68_000].map(Duration::from_micros), "nobody's beat");

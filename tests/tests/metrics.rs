@@ -36,7 +36,6 @@ const RARE: [&str; 39] = [
     "flotilla_raft_disk_stalled",
     "flotilla_raft_disk_stalled_total",
     "flotilla_raft_entry_bytes_total",
-    "flotilla_raft_lanes_late_total",
     "flotilla_raft_log_waits_total",
     "flotilla_raft_replicas_failed_total",
     "flotilla_raft_replicas_quarantined_total",

@@ -130,7 +130,6 @@ impl Incoming {
                         self.running_bytes -= bytes;
                         answers.push(answer);
                     }
-                    metrics::histogram!("flotilla_raft_answers_per_message").record(answers.len() as f64);
                     return Some(Ok(wire::Answers { answers }));
                 }
                 message = self.requests.message(), if self.running.len() < RUNNING_MAX => match message {
