@@ -17,13 +17,15 @@ use storage::ids::{NodeId, ReplicaId};
 use storage::seam::{Connecting, Connection, Network};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 const ALL: [u64; 3] = [1, 2, 3];
 /// What leaves at a time on a narrow way.
 const PIECE: usize = 64 << 10;
 /// … and in a second.
 const BYTES_PER_SECOND: usize = 16 << 20;
+/// Shorter pauses are made up later.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// Values of 1 MiB: they take several times as long as it takes until a node that does not answer is unreachable.
 const VALUES: u64 = 80;
 /// Commands for a node that dawdles: it needs half a minute for them.
@@ -43,7 +45,8 @@ impl Network for Ways {
         Box::pin(async move {
             let stream = TcpStream::connect(&address).await?;
             stream.set_nodelay(true)?;
-            Ok(Box::new(Way { stream, address, narrowed, pause: None }) as Box<dyn Connection>)
+            Ok(Box::new(Way { stream, address, narrowed, free: Instant::now(), pause: None })
+                as Box<dyn Connection>)
         })
     }
 }
@@ -52,6 +55,8 @@ struct Way {
     stream: TcpStream,
     address: String,
     narrowed: Arc<Narrowed>,
+    /// When all has left that was written.
+    free: Instant,
     /// Until it is over nothing more leaves.
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -77,7 +82,11 @@ impl AsyncWrite for Way {
         let piece = &buf[..buf.len().min(PIECE)];
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, piece))?;
         let takes = Duration::from_secs_f64(written as f64 / BYTES_PER_SECOND as f64);
-        self.pause = Some(Box::pin(tokio::time::sleep(takes)));
+        let now = Instant::now();
+        self.free = self.free.max(now) + takes;
+        // Timers are a millisecond coarse, and pieces small.
+        let ahead = self.free > now + PAUSE_MIN;
+        self.pause = ahead.then(|| Box::pin(tokio::time::sleep_until(self.free)));
         Poll::Ready(Ok(written))
     }
 
