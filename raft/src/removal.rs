@@ -230,13 +230,13 @@ impl MultiRaft {
             .await?
             .map_err(|source| Error::Open { group, replica, source })?;
         self.claims.gone(group);
-        let mut batch = self.engine().batch();
         let mut others = self.held_by_others(group);
         others.extend(self.held_by_unmade(group).await?);
         // Meanwhile somebody may have come to hold more. (And before that: what a replica has given to a child since is the child's.)
         others.extend(self.held_by_others(group));
         let mut left = machine.spans();
         left.push((Cf::Group, keys::all_keys(group)));
+        let mut batch = self.engine().batch();
         for (cf, range) in without(left, others) {
             debug_assert!(self.holder(group, cf, &range).is_none(), "{group}: others hold its keys");
             batch.delete_range(cf, &range);
