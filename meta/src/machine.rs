@@ -63,6 +63,17 @@ impl MetaReplica {
     pub fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
         read(&self.state.read())
     }
+
+    /// Where a leader of this term begins to hand out timestamps: the end of the oracle's window that was replicated last.
+    pub(crate) fn oracle_end(&self, term: Term) -> Timestamp {
+        let end = self.read(State::oracle_end);
+        if sabotage::is(Sabotage::OracleGoesBack) {
+            // By a minute, in every other term: more than the clocks have gone on since.
+            let minute = (term.0 % 2 * 60_000) << Timestamp::COUNTER_BITS;
+            return Timestamp(end.0.saturating_sub(minute));
+        }
+        end
+    }
 }
 
 struct MetaStateMachine {
@@ -123,13 +134,8 @@ impl StateMachine for MetaStateMachine {
     fn role_changed(&self, role: &Role) {
         let term = role.leads();
         // Everything a predecessor handed out is below the end that is replicated, and therefore applied here by now.
-        let mut end = self.replica.state.read().oracle_end();
-        if sabotage::is(Sabotage::OracleGoesBack) {
-            // By a minute, in every other term: more than the clocks have gone on since.
-            let minute = term.map_or(0, |term| term.0 % 2 * 60_000) << Timestamp::COUNTER_BITS;
-            end = Timestamp(end.0.saturating_sub(minute));
-        }
-        *self.replica.window.lock() = term.map(|term| (term, Window::empty(end)));
+        let window = term.map(|term| (term, Window::empty(self.replica.oracle_end(term))));
+        *self.replica.window.lock() = window;
         self.replica.leading.send_if_modified(|known| std::mem::replace(known, term) != term);
     }
 }

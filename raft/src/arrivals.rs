@@ -91,6 +91,11 @@ impl Arrivals {
         Ok(Arc::new(arrivals))
     }
 
+    /// Whether a snapshot of the group is arriving.
+    pub fn is_receiving(&self, group: GroupId) -> bool {
+        self.state.lock().active.contains_key(&group)
+    }
+
     /// Waits until nobody else receives a snapshot of the group; an earlier stream is told to stop.
     pub async fn enter(self: &Arc<Self>, group: GroupId, term: u64) -> Result<Turn, &'static str> {
         loop {

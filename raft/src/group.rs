@@ -254,7 +254,14 @@ impl Group {
     /// one replica that is meant to lead a new group, and for one that takes over. A group at rest wakes. Not while this node's
     /// disk stalls.
     pub async fn campaign(self: &Arc<Self>) {
-        if self.is_stalled() || self.is_stuck() {
+        if !self.is_stalled() {
+            self.campaign_though_stalled().await;
+        }
+    }
+
+    /// … or even then: for the one whose leadership nobody else has taken.
+    pub(crate) async fn campaign_though_stalled(self: &Arc<Self>) {
+        if self.is_stuck() {
             return;
         }
         if let Ok(core) = self.awake().await

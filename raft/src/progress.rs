@@ -17,9 +17,12 @@
 //! A snapshot that is being installed is progress. A replica that has failed is none of this: it has stopped, and has said so.
 //!
 //! A node whose replicas make progress, but have far to go, since it was away, is *behind*: as long as a voter there lacks much of what
-//! is committed, its pulses say so, and nobody hands it a leadership, of other groups either ([`Group::transfer_leader`]). It would
-//! have to apply first what it has not, while clients wait, with its disk and the way to it busy. It stands for election all the same.
+//! is committed, and comes closer, its pulses say so, and nobody hands it a leadership, of other groups either
+//! ([`Group::transfer_leader`]), if there is somebody better. It would have to apply first what it has not, while clients wait, with its
+//! disk and the way to it busy. It stands for election all the same.
 //! (After a start a node is behind as long as its gates are closed: it would refuse a leadership, and has not heard yet what it lacks.)
+
+mod behind;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -34,16 +37,13 @@ use crate::core::Core;
 use crate::group::Group;
 use crate::multi::MultiRaft;
 use crate::stall::give_away;
+use behind::Behind;
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A look that comes so much too late: this process has slept, and applied nothing meanwhile.
 const SLEPT: Duration = Duration::from_millis(500);
 /// Before a leadership that nobody took is offered again.
 const AGAIN: Duration = Duration::from_secs(2);
-/// A voter that lacks more committed entries than these is behind, …
-const LACKS_MAX: u64 = 1000;
-/// … and one that has not applied so many bytes of those that it has.
-const LACKS_BYTES_MAX: u64 = 8 << 20;
 
 /// Where a replica stands that has something to apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +82,7 @@ impl Standing {
 /// Looks at what the replicas apply until the node's consensus layer is gone.
 pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
     let mut standing: HashMap<GroupId, Standing> = HashMap::new();
+    let mut lagging = Behind::default();
     let mut looked = seams.clock.now();
     let mut starting = multi.upgrade().is_some_and(|multi| is_gated(&multi));
     if let Some(multi) = multi.upgrade() {
@@ -96,11 +97,11 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
         let now = seams.clock.now();
         if now.saturating_duration_since(looked) > LOOK_EVERY + SLEPT {
             standing.values_mut().for_each(|standing| standing.since = now);
+            lagging.slept(now);
         }
         looked = now;
         let mut stuck = 0_u32;
         starting = starting && is_gated(&multi);
-        let mut behind = starting;
         let mut waiting = HashMap::new();
         for group in multi.roll().awake() {
             let Some(core) = group.core() else { continue };
@@ -108,7 +109,7 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
                 continue;
             }
             let applied = group.shared().applied_index();
-            behind = behind || is_behind(&group, &core, applied);
+            lagging.see(&multi, &group, &core, applied, now);
             if applied >= due(&core) || group.shared().is_installing() {
                 well(&group);
                 continue;
@@ -132,6 +133,8 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
         // minds together, again and again.
         let hub = multi.hub();
         hub.liveness.set_stuck(hub.me, stuck > 0);
+        // (The look ends also while the node starts.)
+        let behind = lagging.end_look() || starting;
         metrics::gauge!("flotilla_raft_behind").set(f64::from(u8::from(behind)));
         if hub.liveness.set_behind(hub.me, behind) {
             match behind {
@@ -150,23 +153,9 @@ pub(crate) fn due(core: &Core) -> Option<u64> {
     metrics.cluster_committed.map(|id| id.index).min(metrics.last_log_index)
 }
 
-/// Whether a replica here may not vote yet.
+/// Whether a replica here may not vote yet. (One that has failed never may.)
 fn is_gated(multi: &MultiRaft) -> bool {
-    multi.groups().iter().any(|group| group.is_gated())
-}
-
-/// Whether a voter here, which has applied so much, lacks much of what is committed. (A learner is expected to.)
-fn is_behind(group: &Group, core: &Core, applied: Option<u64>) -> bool {
-    let committed = core.metrics.borrow_watched().cluster_committed.map(|id| id.index);
-    let next = |index: Option<u64>| index.map_or(0, |index| index + 1);
-    let entries = next(committed).saturating_sub(next(applied));
-    let bytes = || {
-        let after = |index: Option<u64>| core.log.bytes_after(index.unwrap_or(0));
-        after(applied).saturating_sub(after(committed))
-    };
-    let much = || entries > LACKS_MAX || (entries > 0 && bytes() > LACKS_BYTES_MAX);
-    let lacks = group.shared().is_installing() || much();
-    lacks && core.voters().iter().any(|(replica, _)| *replica == group.replica())
+    multi.groups().iter().any(|group| group.is_gated() && group.shared().fault.get().is_none())
 }
 
 /// Whether another voter is there whose node says that all is well, or has not said otherwise and answers this leader. (What hangs here

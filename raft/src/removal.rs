@@ -20,7 +20,8 @@
 //! where that comes by snapshot, the one whose keys go says so ([`crate::StateMachine::yields_to`]).
 //!
 //! **What is another's stays.** A removal that has failed halfway holds its keys no more, and another replica may have come to hold some of
-//! them: by a snapshot, which has replaced what lay there, or by a merge, which has taken it over. Those rows are the other one's. All else
+//! them: by a snapshot, which has replaced what lay there, or by a merge, which has taken it over, or as the child of one of those. Those rows are
+//! the other one's, also if that is a child that is not made yet: they are known by what the engine says that this node should have. All else
 //! that was left goes when the removal is gone on with, so the group's next replica does not wait for the other one to go.
 
 use std::sync::Arc;
@@ -31,7 +32,7 @@ use storage::ids::{GroupId, KeyRange, ReplicaId};
 use storage::{Cf, Engine};
 use tokio::sync::MutexGuard;
 
-use crate::api::{Error, Fatal, Role, StateMachine};
+use crate::api::{Error, Expected, Fatal, Role, StateMachine};
 use crate::group::Group;
 use crate::keys;
 use crate::log_store::durably;
@@ -44,6 +45,8 @@ use crate::transport::server::refusal;
 pub(crate) const QUARANTINED: &str = "it is in quarantine: it differs from the others";
 /// … that is not to be here any more.
 const REMOVED: &str = "removed from this node";
+/// … that was only asked what it holds.
+const UNMADE: &str = "not made yet";
 
 impl MultiRaft {
     /// Stops a replica and removes its log and its data, for good: it must not be a member of its group any more.
@@ -227,10 +230,14 @@ impl MultiRaft {
             .await?
             .map_err(|source| Error::Open { group, replica, source })?;
         self.claims.gone(group);
-        let mut batch = self.engine().batch();
+        let mut others = self.held_by_others(group);
+        others.extend(self.held_by_unmade(group).await?);
+        // Meanwhile somebody may have come to hold more. (And before that: what a replica has given to a child since is the child's.)
+        others.extend(self.held_by_others(group));
         let mut left = machine.spans();
         left.push((Cf::Group, keys::all_keys(group)));
-        for (cf, range) in self.without_others(group, left) {
+        let mut batch = self.engine().batch();
+        for (cf, range) in without(left, others) {
             debug_assert!(self.holder(group, cf, &range).is_none(), "{group}: others hold its keys");
             batch.delete_range(cf, &range);
         }
@@ -268,19 +275,33 @@ impl MultiRaft {
         others.into_iter().find(|other| holds(&other.machine().spans())).map(|other| other.id())
     }
 
-    /// What is left of these keys without those that other groups' replicas here hold, or are to get.
-    fn without_others(&self, group: GroupId, mut left: Vec<(Cf, KeyRange)>) -> Vec<(Cf, KeyRange)> {
+    /// The keys that other groups' replicas here hold, or are to get.
+    fn held_by_others(&self, group: GroupId) -> Vec<(Cf, KeyRange)> {
         let others = self.groups().into_iter().filter(|other| other.id() != group);
         let others = others.filter(|other| !other.machine().yields_to(group));
         let held = others.flat_map(|other| other.machine().spans());
-        for (cf, held) in held.chain(self.claims.of_others(group)) {
-            let without = |(of, range): (Cf, KeyRange)| {
-                let rest = if of == cf { range.without(&held) } else { vec![range] };
-                rest.into_iter().map(move |range| (of, range))
-            };
-            left = left.into_iter().flat_map(without).collect();
+        held.chain(self.claims.of_others(group)).collect()
+    }
+
+    /// … and those of replicas that are yet to be made: a split's child has its rows as soon as its parent has split here. `lifecycle` is held.
+    async fn held_by_unmade(&self, group: GroupId) -> Result<Vec<(Cf, KeyRange)>, Error> {
+        let (factory, engine) = (self.factory.clone(), self.engine().clone());
+        let expected = self.blocking("expected-groups", move || factory.expected(&engine)).await?;
+        let broken = |source| Error::Open { group, replica: ReplicaId(0), source };
+        let mut held = Vec::new();
+        for Expected { group: other, replica, .. } in expected.map_err(broken)? {
+            if other == group || self.group(other).is_some() || self.has_left(other, replica)? {
+                continue;
+            }
+            // Not one that holds nothing, if it can't be opened: then nothing is removed.
+            let opened = self.factory.open(other, replica, self.engine().clone());
+            let machine = opened.map_err(|source| Error::Open { group: other, replica, source })?;
+            if !machine.yields_to(group) {
+                held.extend(machine.spans());
+            }
+            machine.role_changed(&Role::Stopped { reason: UNMADE.into() });
         }
-        left
+        Ok(held)
     }
 
     /// Another group that has begun to import some of these keys, and failed: they are not its own by the state's word, and yet they will go with
@@ -313,6 +334,18 @@ impl MultiRaft {
             }
         }
     }
+}
+
+/// What is left of these keys without those that others hold.
+fn without(mut left: Vec<(Cf, KeyRange)>, others: Vec<(Cf, KeyRange)>) -> Vec<(Cf, KeyRange)> {
+    for (cf, held) in others {
+        let rest = |(of, range): (Cf, KeyRange)| {
+            let rest = if of == cf { range.without(&held) } else { vec![range] };
+            rest.into_iter().map(move |range| (of, range))
+        };
+        left = left.into_iter().flat_map(rest).collect();
+    }
+    left
 }
 
 /// Whether the engine says that a replica is in quarantine.

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use harness::{Cluster, GROUP, eventually, eventually_so};
-use raft::{NewGroup, Progress, RaftOptions};
-use storage::ids::{NodeId, ReplicaId};
+use harness::{Cluster, GROUP, Hang, eventually, eventually_so};
+use raft::{ChangeError, Group, NewGroup, Progress, RaftOptions};
+use storage::ids::{NodeId, ReplicaId, Term};
 use storage::seam::{Connecting, Connection, Network};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -158,6 +158,18 @@ async fn a_node_that_is_sent_a_lot_is_reachable_all_the_while() {
     eventually("it catches up", has_all).await;
 }
 
+async fn write(group: &Group, term: Term) {
+    for first in (0..COMMANDS).step_by(AT_ONCE as usize) {
+        let commands = (first..first + AT_ONCE).map(|n| group.propose(term, format!("k{n}=1").into()));
+        futures::future::try_join_all(commands).await.expect("a quorum is well");
+    }
+}
+
+/// Its log is whole, and its state is not.
+fn is_behind(progress: Progress) -> bool {
+    progress.behind && progress.lag == 0
+}
+
 /// Its log is as long as the others', so it would be elected; and then clients would wait until it has applied all that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_node_that_has_much_to_apply_is_handed_no_leadership() {
@@ -166,13 +178,9 @@ async fn a_node_that_has_much_to_apply_is_handed_no_leadership() {
     let late = ALL.into_iter().find(|node| *node != leader).expect("a follower");
     let dawdles = cluster.dawdle(late);
     let group = cluster.group(leader);
-    for first in (0..COMMANDS).step_by(AT_ONCE as usize) {
-        let commands = (first..first + AT_ONCE).map(|n| group.propose(term, format!("k{n}=1").into()));
-        futures::future::try_join_all(commands).await.expect("a quorum is well");
-    }
+    write(&group, term).await;
     let progress = || group.status().progress.get(&ReplicaId(late)).copied();
-    let behind = |progress: Progress| progress.behind && progress.lag == 0;
-    eventually("its log is whole, and its state is not", || progress().is_some_and(behind)).await;
+    eventually("its log is whole, and its state is not", || progress().is_some_and(is_behind)).await;
     let handed_over = group.transfer_leader(ReplicaId(late)).await;
     assert!(handed_over.is_err(), "{:?}", cluster.group(late).status());
 
@@ -182,4 +190,24 @@ async fn a_node_that_has_much_to_apply_is_handed_no_leadership() {
         leader == late || cluster.group(leader).transfer_leader(ReplicaId(late)).await.is_ok()
     };
     eventually_so("it may lead when it has applied that", leads).await;
+}
+
+/// Where much is written, all may be behind, and for long. Nobody could be handed anything: a drain would wait, and a shutdown would leave it to
+/// elections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn where_all_have_much_to_apply_that_is_no_reason() {
+    let cluster = three(None, |_| {}).await;
+    let (leader, term) = cluster.leader().await;
+    let late: Vec<u64> = ALL.into_iter().filter(|node| *node != leader).collect();
+    let _dawdle: Vec<Hang> = late.iter().map(|node| cluster.dawdle(*node)).collect();
+    let group = cluster.group(leader);
+    write(&group, term).await;
+    let are_behind = || {
+        let progress = group.status().progress;
+        late.iter().all(|node| progress.get(&ReplicaId(*node)).copied().is_some_and(is_behind))
+    };
+    eventually("their logs are whole, and their states are not", are_behind).await;
+    let outcome = group.transfer_leader(ReplicaId(late[0])).await;
+    let is_refused = matches!(&outcome, Err(ChangeError::Refused(why)) if why.contains("is catching up"));
+    assert!(!is_refused, "{outcome:?}");
 }

@@ -169,6 +169,28 @@ async fn what_another_replica_has_come_to_hold_stays_and_keeps_nobody_away() {
     assert!(cluster.multi(1).group(NEIGHBOUR).is_some() && cluster.multi(1).group(GROUP).is_none());
 }
 
+/// A split's child has its rows as soon as its parent has split, and is made later: by the node, or by its next start. What a removal that has
+/// failed halfway gone on with in between took of them was gone on this node alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_child_holds_that_is_not_made_yet_stays() {
+    for restarts in [false, true] {
+        let (mut cluster, obstacle) = half_removed().await;
+        std::fs::remove_dir(&obstacle).expect("remove the obstacle");
+        cluster.claim(NEIGHBOUR, Some(KeyRange::point(&private_key(GROUP, b"a"))));
+        let members = BTreeMap::from([(FIRST, NodeId(1))]);
+        cluster.expect(Expected { group: NEIGHBOUR, replica: FIRST, members });
+        if restarts {
+            cluster.stop(1).await;
+            cluster.start(1).await;
+        } else {
+            cluster.multi(1).remove_replica(GROUP, FIRST).await.expect("remove");
+        }
+        assert_eq!(cluster.multi(1).group(NEIGHBOUR).is_some(), restarts);
+        assert_eq!(cluster.get(1, "a").as_deref(), Some("1"), "after a start: {restarts}");
+        assert_eq!(cluster.rows(1).len(), 2, "the tombstone, and the other one's: {:?}", cluster.rows(1));
+    }
+}
+
 /// A removal that a start cannot finish is the affair of that replica, not of the node. So it is if the state that it has left says
 /// that the node should have it. And one that it can finish takes nothing from others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -128,7 +128,17 @@ impl<'a> View<'a> {
     pub fn may_lead(&self, group: &Group, replica: &Replica) -> bool {
         let node = self.node(replica);
         let ready = replica.voter && replica.caught_up && Some(replica.node) != group.leader;
-        ready && node.leads && !node.behind
+        ready && node.leads && (!node.behind || !self.is_led_well_elsewhere(group))
+    }
+
+    /// Whether a node that is not behind leads a group, or may. If not, whether one is behind says nothing: where much is written, all may be, and
+    /// for long.
+    fn is_led_well_elsewhere(&self, group: &Group) -> bool {
+        let is_better = |replica: &Replica| {
+            let node = self.node(replica);
+            replica.voter && replica.caught_up && node.leads && !node.behind
+        };
+        group.replicas.iter().any(is_better)
     }
 
     /// The sum of a node's distances to others.

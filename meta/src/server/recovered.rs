@@ -41,8 +41,11 @@ impl MetaServer {
             // Last, since it ends what tells a recovery.
             let ids = pb::UpdateMembers { members: Some(members), recovered: true };
             self.propose_in(group, term, Command::UpdateMembers(ids)).await?;
-            self.with_window(term, |window, _| window.skip_to(end))?;
         }
+        // Whoever has left the gap, in this term: it may have gone away before it could do this, and then nothing tells a recovery any more.
+        // (The end is applied before the members are. In any other term nothing has been replicated yet, and this changes nothing.)
+        let end = self.replica.oracle_end(term);
+        self.with_window(term, |window, _| window.skip_to(end))?;
         // Whoever comes meanwhile does the same again: a gap more.
         self.looked_back.store(term.0, Ordering::SeqCst);
         Ok(())

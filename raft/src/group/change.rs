@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
-use storage::ids::{ReplicaId, Term};
+use storage::ids::{NodeId, ReplicaId, Term};
 use tokio::sync::oneshot;
 
 use super::{Group, not_leader};
@@ -86,16 +86,22 @@ impl Group {
             return Err(ChangeError::Refused(format!("{to} has no vote")));
         }
         // To one that does not answer, or is far behind, it would cost an outage.
-        let progress =
-            self.status().progress.get(&to).copied().filter(|p| self.answers(p) && is_close(&core, p));
-        let Some(progress) = progress else {
+        let status = self.status();
+        let ready = |progress: &Progress| self.answers(progress) && is_close(&core, progress);
+        let Some(progress) = status.progress.get(&to).copied().filter(ready) else {
             return Err(ChangeError::Refused(format!("{to} does not answer or is behind")));
         };
-        // What it has in its log it has yet to apply; and its disk, and the way to it, are busy.
-        if progress.behind {
+        // What it has in its log it has yet to apply; and its disk, and the way to it, are busy. But where much is written, all may be
+        // behind at once, and for long: then one that is close in this group is as good as any.
+        let stalls = |node: NodeId| self.nursery.hub.liveness.is_stalled(node);
+        let is_better = |(replica, node): (&ReplicaId, &NodeId)| {
+            let progress = status.progress.get(replica).copied().filter(ready);
+            progress.is_some_and(|progress| !progress.behind) && !stalls(*node)
+        };
+        if progress.behind && status.members.iter().any(is_better) {
             return Err(ChangeError::Refused(format!("the node of {to} is catching up")));
         }
-        if self.voters().iter().any(|(id, node)| *id == to && self.nursery.hub.liveness.is_stalled(*node)) {
+        if self.voters().iter().any(|(id, node)| *id == to && stalls(*node)) {
             return Err(ChangeError::Refused(format!("the disk of {to} stalls")));
         }
         // Before the first voter hears of it.

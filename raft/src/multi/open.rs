@@ -31,11 +31,11 @@ impl MultiRaft {
         let mut torn = self.blocking("resume-installs", resume).await?.map_err(broken)?;
         // Nobody else gets their keys before they are gone, as if they had failed in this process.
         torn.iter().for_each(|(group, torn)| self.claims.failed(*group, torn.spans.clone()));
+        let mut leaving = Vec::new();
         {
             let _turn = self.lifecycle.lock().await;
-            // No snapshot brings anybody the keys of what is being removed.
+            // No snapshot brings anybody the keys of those that are yet to be opened.
             let _alone = self.territory.lock().await;
-            let mut leaving = Vec::new();
             for group in self.log.groups().map_err(storage_error("list the groups of the log"))? {
                 let Some((replica, removed)) = self.ballot(group)? else {
                     let source = Fatal::new("its log has lost the replica's id");
@@ -47,20 +47,31 @@ impl MultiRaft {
                     false => self.reopen_one(group, replica, torn).await?,
                 }
             }
-            // When it is known who holds which keys: a removal may have failed long ago.
-            for (group, replica) in leaving {
-                if let Err(error) = self.finish_removal(group, replica).await {
-                    if self.fails_all() {
-                        return Err(error);
-                    }
-                    tracing::error!(%group, %replica, %error, "what a replica has left stays");
-                }
-            }
         }
         // Of a group that the log does not know: then nobody can say whose it is.
         if let Some((group, torn)) = torn.pop_first() {
             return Err(Error::Open { group, replica: ReplicaId(0), source: torn.why });
         }
+        // (No replica is made in the place of one that leaves: that one's descriptor may say more than is true.)
+        self.create_expected().await?;
+        // When it is known who holds which keys: a removal may have failed long ago.
+        let _turn = self.lifecycle.lock().await;
+        // No snapshot brings anybody the keys of what is being removed.
+        let _alone = self.territory.lock().await;
+        for (group, replica) in leaving {
+            if let Err(error) = self.finish_removal(group, replica).await {
+                if self.fails_all() {
+                    return Err(error);
+                }
+                tracing::error!(%group, %replica, %error, "what a replica has left stays");
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the groups that by the state this node is a member of, and that the log does not know.
+    async fn create_expected(self: &Arc<Self>) -> Result<(), Error> {
+        let broken = |source| Error::Open { group: GroupId(0), replica: ReplicaId(0), source };
         for expected in self.factory.expected(&self.engine).map_err(broken)? {
             let (group, me, members) = (expected.group, expected.replica, expected.members);
             if self.group(group).is_some() {
@@ -84,7 +95,7 @@ impl MultiRaft {
     }
 
     /// A replica has been removed from this node, or its removal has begun: it does not come back.
-    fn has_left(&self, group: GroupId, replica: ReplicaId) -> Result<bool, Error> {
+    pub(crate) fn has_left(&self, group: GroupId, replica: ReplicaId) -> Result<bool, Error> {
         let leaves = self.ballot(group)?.is_some_and(|(_, removed)| removed);
         Ok(leaves || self.removed(group)?.is_some_and(|removed| replica <= removed))
     }

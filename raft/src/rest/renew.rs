@@ -35,7 +35,8 @@ impl Group {
             }
         };
         if renewed {
-            self.campaign().await;
+            // Even if the disk stalls here. What was to be handed over nobody has taken, and a leader that is slow is better than none.
+            self.campaign_though_stalled().await;
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! Requests of one group leave in the order in which they came: appends must ([`super::intake`]). But
 //!
-//! - *pulses and elections go first*. A node that was away is sent all that it lacks, and a pulse behind a hundred megabytes of entries
-//!   comes too late: its receiver would be taken for unreachable, and requests to it would fail, though it answers;
+//! - *pulses, elections, and what lays groups to rest go first*. A node that was away is sent all that it lacks, and a pulse behind a hundred megabytes of entries
+//!   comes too late: its receiver would be taken for unreachable, and requests to it would fail, though it answers. And an election that
+//!   passed the word that its group rests would wake it again;
 //! - *groups take turns*, so that one of which the receiver lacks a lot delays the others by one request at a time.
 //!
 //! Elections may pass appends: a vote is of a later term than whatever its candidate has sent as a leader.
@@ -99,7 +100,7 @@ impl Queue {
 /// It must not wait for what others have to say.
 fn is_urgent(request: &wire::Request) -> bool {
     use wire::request::Body;
-    matches!(request.body, Some(Body::Pulse(_) | Body::PreVote(_) | Body::Vote(_)))
+    matches!(request.body, Some(Body::Pulse(_) | Body::PreVote(_) | Body::Vote(_) | Body::Rest(_)))
 }
 
 #[cfg(test)]
@@ -134,10 +135,11 @@ mod tests {
         assert!(queue.push(append(2, 7, 100), ROOM));
         assert!(!queue.push(append(3, 7, 1), ROOM), "there is no room left");
         assert!(queue.push(pulse(4), ROOM), "and yet for this");
-        assert!(queue.push(queued(5, 7, 64, Body::PreVote(wire::VoteRequest::default())), ROOM));
-        assert!(queue.push(queued(6, 7, 64, Body::Vote(wire::VoteRequest::default())), ROOM));
-        assert_eq!(leaving(&mut queue), [4, 5, 6, 1, 2]);
-        assert!(queue.push(append(7, 7, 1000), ROOM), "there is room again");
+        assert!(queue.push(queued(5, 7, 64, Body::Rest(wire::Rest::default())), ROOM));
+        assert!(queue.push(queued(6, 7, 64, Body::PreVote(wire::VoteRequest::default())), ROOM));
+        assert!(queue.push(queued(7, 7, 64, Body::Vote(wire::VoteRequest::default())), ROOM));
+        assert_eq!(leaving(&mut queue), [4, 5, 6, 7, 1, 2]);
+        assert!(queue.push(append(8, 7, 1000), ROOM), "there is room again");
     }
 
     #[test]

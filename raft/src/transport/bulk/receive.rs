@@ -230,7 +230,8 @@ async fn install(multi: &Arc<MultiRaft>, admitted: Admitted, spool: Spool) -> An
         multi.claims.begin(group.id(), spans)
     };
     let snapshot = openraft::Snapshot { meta, snapshot: SnapshotData::Spooled(spool) };
-    let core = match group.awake().await {
+    // However many are awake: all of it has arrived, and would have to come again.
+    let core = match group.awake_in_any_case().await {
         Ok(core) => core,
         Err(reason) => {
             installing.done();

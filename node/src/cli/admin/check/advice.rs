@@ -12,8 +12,7 @@ const NOBODY: &str = "Where no majority of a shard's replicas is equal, nobody k
     before anything else; flotilla debug group STORE SHARD shows what a stopped node holds";
 const QUARANTINED: &str = "A replica in quarantine serves nobody and is being replaced: flotilla admin status tells when that is done";
 const FAILED: &str = "A replica that has failed says of what, here and in its node's log. The cluster replaces it by itself as long as a majority \
-    of its shard's voters is equal (flotilla admin status tells when that is done); one of the meta-group is replaced by hand, by one on \
-    another node: flotilla admin meta remove NODE";
+    of its shard's voters is equal: flotilla admin status tells when that is done";
 const UNKNOWN: &str = "What could not be looked at: see that the nodes are up and have caught up (flotilla admin status --wait 60), and \
     check again";
 const MAP: &str = "The word of a shard's own replicas counts, and the map takes it over when they change: move one to another node \
