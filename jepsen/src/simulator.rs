@@ -109,6 +109,7 @@ pub fn run(sim: &Sim) -> Result<Validity> {
 struct SimulatedTime;
 
 impl FormatTime for SimulatedTime {
+    #[allow(clippy::disallowed_methods, reason = "it is the runtime's time that is told")]
     fn format_time(&self, line: &mut Writer<'_>) -> std::fmt::Result {
         static START: OnceLock<tokio::time::Instant> = OnceLock::new();
         let now = tokio::time::Instant::now();

@@ -14,7 +14,7 @@ use tests::{Cluster, pause, root};
 const NOT_SHOWN: [&str; 1] = ["flotilla_build_info"];
 
 /// What counts accidents, or what a cluster does that is older or busier than a test's.
-const RARE: [&str; 39] = [
+const RARE: [&str; 38] = [
     "flotilla_advisory_locks_lost_total",
     "flotilla_closed_behind_seconds",
     "flotilla_consistency_checks_total",
