@@ -71,6 +71,7 @@ pub(super) fn describe_cluster(server: &MetaServer, soft: &Soft, now: Instant) -
         let merged = state.cluster().merges.iter().flat_map(|merge| [merge.left, merge.right]);
         let taken: HashSet<u64> = moved.chain(merged).collect();
         for group in &mut groups {
+            count_coming(group, soft.operations.get(&group.id));
             group.busy |= taken.contains(&group.id.0);
             group.pinned = !state.shards().get(&group.id).is_some_and(|shard| shard.automatic);
             group.rule = group.family.and_then(|family| rule_of.get(&family.0)).copied().unwrap_or(0);
@@ -137,6 +138,17 @@ fn place_of(rules: &mut Vec<placement::Rule>, rule: placement::Rule) -> u16 {
         rules.len() - 1
     });
     place as u16
+}
+
+/// A replica that is being made counts where it will be, though its leader has not told of it yet: otherwise each plan until then would
+/// send others there, too, and the next ones send them back.
+fn count_coming(group: &mut placement::Group, underway: Option<&Underway>) {
+    let coming = underway.filter(|underway| !matches!(underway.state, Phase::Failed(..)));
+    if let Some(node) = coming.and_then(|underway| underway.builds).filter(|node| group.on(*node).is_none()) {
+        // (Nothing is planned for a group that is busy: its id is nobody's.)
+        let replica = placement::Replica::voter(ReplicaId(0), node);
+        group.replicas.push(placement::Replica { voter: false, caught_up: false, ..replica });
+    }
 }
 
 /// The nodes that are catching up, as they have told whoever leads anything that they have a part of.
@@ -228,7 +240,32 @@ fn family(descriptor: &proto::common::ShardDescriptor) -> Option<placement::Fami
 
 #[cfg(test)]
 mod tests {
+    use storage::seam::Seams;
+
     use super::*;
+    use crate::placement::Operation;
+
+    #[test]
+    fn a_replica_that_is_being_made_counts_where_it_will_be() {
+        let now = Seams::real().clock.now();
+        let on = |node: u64| placement::Replica::voter(ReplicaId(node), NodeId(node));
+        let mut group = placement::Group::new(GroupId(7));
+        group.replicas = vec![placement::Replica { replaced: true, ..on(1) }, on(2), on(3)];
+        let adds = |node| {
+            let replaces = Some(ReplicaId(1));
+            Operation::AddLearner { group: GroupId(7), node: NodeId(node), replaces }
+        };
+        count_coming(&mut group, None);
+        let failed = Phase::Failed(now, "down".to_owned());
+        count_coming(&mut group, Some(&Underway::of(&adds(4), failed)));
+        assert_eq!(group.replicas.len(), 3);
+        for _ in 0..2 {
+            count_coming(&mut group, Some(&Underway::of(&adds(4), Phase::Running)));
+            count_coming(&mut group, Some(&Underway::of(&adds(4), Phase::Ended(now))));
+            assert_eq!(group.replicas.len(), 4, "once");
+        }
+        assert!(group.on(NodeId(4)).is_some_and(|replica| !replica.voter));
+    }
 
     #[test]
     fn meta_group_has_three_members_or_five() {

@@ -167,6 +167,9 @@ fn round(server: &Arc<MetaServer>, channels: &Arc<Channels>) -> bool {
                 soft.operations.insert(group, Underway::calling_off(what.clone(), Phase::Running));
             }
         }
+        for step in &plan.steps {
+            debug!("{step}");
+        }
         for operation in &operations {
             soft.remember_replaced(operation);
             soft.note(operation, Phase::Running);
