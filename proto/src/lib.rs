@@ -8,7 +8,7 @@
 //! the product's own types live in the crate that owns those types.
 //!
 //! Rules for whoever edits a file: field numbers are never reused, fields are added and not changed (nodes of
-//! neighbouring versions talk to each other, and stores are opened by later versions), an enum's zero value means
+//! neighbouring versions talk to each other, if both make checksums, and stores are opened by later versions), an enum's zero value means
 //! "not said", and ids, timestamps and log indexes are `uint64`, transaction ids 16 `bytes`, big-endian.
 
 mod checked;

@@ -12,6 +12,8 @@ use harness::{Cluster, GROUP, Held, eventually};
 use raft::{Error, Group, NewGroup, private_keys};
 use storage::ids::{GroupId, NodeId, ReplicaId};
 
+/// So many snapshots are sent before it counts as refused.
+const ATTEMPTS: usize = 4;
 const NEIGHBOUR: GroupId = GroupId(8);
 /// No group of its own.
 const ELSEWHERE: GroupId = GroupId(9);
@@ -66,8 +68,9 @@ async fn what_is_being_installed_nobody_else_gets_meanwhile() {
     cluster.claim(NEIGHBOUR, Some(private_keys(ELSEWHERE)));
     let second = cluster.multi(2).create_replica(NEIGHBOUR, SECOND).await.expect("create");
     neighbour.add_learner(SECOND, NodeId(2)).await.expect("add");
-    // (Time enough for some attempts.)
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // The next one begins when the one before was refused.
+    let tried = || cluster.snapshots_begun(1, NEIGHBOUR) >= ATTEMPTS || held.count() > 1;
+    eventually("it is tried again and again", tried).await;
     assert_eq!(held.count(), 1, "it was let in");
     drop(held);
     eventually("it gets them in the end", || second.status().applied.is_some()).await;
