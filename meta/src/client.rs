@@ -11,6 +11,7 @@ mod observed;
 mod oracle;
 mod settings;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -32,12 +33,14 @@ use crate::server::MetaServer;
 use crate::settings::Settings;
 
 /// What the meta-group's leader wants of this node's next report.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Wanted {
     /// It should come soon: there is work.
     pub soon: bool,
     /// It should tell of the groups at rest.
     pub resting: bool,
+    /// … while these nodes are dead.
+    pub dead: BTreeSet<NodeId>,
 }
 
 /// See the module. Cheap to share; made once per node.
@@ -151,7 +154,8 @@ impl MetaClient {
             self.learn_map(map);
         }
         self.safe_point.fetch_max(response.safe_point, Ordering::SeqCst);
-        Ok(Wanted { soon: response.busy, resting: response.send_resting })
+        let dead = response.dead.into_iter().map(NodeId).collect();
+        Ok(Wanted { soon: response.busy, resting: response.send_resting, dead })
     }
 
     /// Sets something for the whole cluster; the empty value brings the default back.

@@ -2,8 +2,8 @@
 //! no sessions in has lost some, and when the leader wants one, for it wants something else of the node than before.
 //!
 //! What it has to say of its groups at rest is kept (`at_rest.rs`), since there may be thousands of which nothing changes. It is made
-//! anew for a group that has woken or was laid to rest, and for all when other nodes answer than before; beyond that nothing about a
-//! group at rest can change, for whatever changes it is applied by a group that is awake. A report holds what has changed since the
+//! anew for a group that has woken or was laid to rest, and for all when other nodes answer, or are dead, than before; beyond that nothing
+//! about a group at rest can change, for whatever changes it is applied by a group that is awake. A report holds what has changed since the
 //! last one, or everything if the leader, which may be another, does not know what came before.
 
 mod at_rest;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 use txn::ShardDescriptor;
 
-use self::at_rest::{AtRest, Say};
+use self::at_rest::{AtRest, Away, Say};
 use crate::meter::Meter;
 use crate::{Error, MetaClient};
 
@@ -75,17 +75,20 @@ impl Reporter {
         let mut resting = AtRest::default();
         // What what rests came to when the leader heard of it last.
         let mut known = None;
+        // The nodes that are dead, by what the leader said last.
+        let mut dead = Arc::default();
         loop {
             self.multi.set_snapshot_rate(self.client.snapshot_rate());
             self.multi.set_quorum_reads(self.client.quorum_reads());
             self.multi.set_log_compression(self.client.log_compression());
             let mut groups = self.led();
             let facts = self.local.facts();
-            let shape = Shape::of(&groups, &facts);
+            let away = Away { lost: self.multi.reach().lost_nodes(), dead: Arc::clone(&dead) };
+            let shape = Shape::of(&groups, &facts, &dead);
             let now = self.seams.clock.now();
             let due = last_sent.is_none_or(|at| now - at >= REPORT_EVERY);
             if due || shape != last_shape {
-                self.follow_rest(&mut resting, now);
+                self.follow_rest(&mut resting, away, now);
                 meter.measure(&*self.local, now, &mut groups);
                 let say = resting.say(known, &*self.local, now);
                 let with_resting = matches!(say, Say::All(_));
@@ -122,6 +125,7 @@ impl Reporter {
                         }
                         last_sent = (!wanted.soon && !wanted.resting).then_some(now);
                         last_shape = shape;
+                        dead = Arc::new(wanted.dead);
                     }
                     Err(Error::Rejected(why)) => {
                         error!("the cluster refuses this node: {why}");
@@ -147,20 +151,20 @@ impl Reporter {
     }
 
     /// Brings up to date what is to be said of the groups that rest at home on this node.
-    fn follow_rest(&self, resting: &mut AtRest, now: Instant) {
+    fn follow_rest(&self, resting: &mut AtRest, away: Away, now: Instant) {
         // Before the groups are looked at: one that changes meanwhile is looked at again.
         let changed = self.multi.take_rest_changes();
         let reach = self.multi.reach();
         let here = || -> Vec<GroupId> { self.multi.groups().iter().map(|group| group.id()).collect() };
-        let tell = |group, lost: &BTreeSet<NodeId>| self.at_rest(group, &reach, lost);
-        resting.follow(reach.lost_nodes(), now, changed, here, tell);
+        let tell = |group, away: &Away| self.at_rest(group, &reach, away);
+        resting.follow(away, now, changed, here, tell);
     }
 
-    /// What is to be said of a group, if it rests at home on this node, while these nodes don't answer.
-    fn at_rest(&self, group: GroupId, reach: &Reach, lost: &BTreeSet<NodeId>) -> Option<pb::GroupReport> {
-        let group = self.multi.group(group).filter(|group| group.rests())?;
-        let status = group.status();
-        let report = self.group_report(&status, &group.owes(), lost).filter(|_| status.rests)?;
+    /// What is to be said of a group, if it rests at home on this node, while these nodes are away.
+    fn at_rest(&self, group: GroupId, reach: &Reach, away: &Away) -> Option<pb::GroupReport> {
+        let group = self.multi.group(group)?;
+        let status = group.status_at_rest(&away.dead)?;
+        let report = self.group_report(&status, &group.owes(), &away.lost)?;
         status.members.values().chain(status.learners.values()).for_each(|node| reach.watch(*node));
         Some(report)
     }
@@ -228,15 +232,17 @@ struct Shape {
     groups: Vec<(u64, u64, u64, usize, usize)>,
     /// How many sessions are left, where none are let in: somebody waits for the last one.
     left: Option<u64>,
+    /// Which nodes are dead: this one may stand in for what rested at home there.
+    dead: Arc<BTreeSet<NodeId>>,
 }
 
 impl Shape {
-    fn of(groups: &[pb::GroupReport], facts: &pb::NodeFacts) -> Self {
+    fn of(groups: &[pb::GroupReport], facts: &pb::NodeFacts, dead: &Arc<BTreeSet<NodeId>>) -> Self {
         let voters = |g: &pb::GroupReport| g.replicas.iter().filter(|r| !r.learner).count();
         let epoch = |g: &pb::GroupReport| g.descriptor.as_ref().map_or(0, |d| d.epoch);
         let groups =
             groups.iter().map(|g| (g.group, g.term, epoch(g), g.replicas.len(), voters(g))).collect();
-        Self { groups, left: facts.closed.then_some(facts.sessions) }
+        Self { groups, left: facts.closed.then_some(facts.sessions), dead: Arc::clone(dead) }
     }
 }
 
@@ -247,7 +253,8 @@ mod tests {
     #[test]
     fn whom_a_node_that_is_drained_has_left_is_told_at_once() {
         let shape = |closed, sessions| {
-            Shape::of(&[], &pb::NodeFacts { closed, sessions, ..pb::NodeFacts::default() })
+            let facts = pb::NodeFacts { closed, sessions, ..pb::NodeFacts::default() };
+            Shape::of(&[], &facts, &Arc::default())
         };
         assert_eq!(shape(false, 1), shape(false, 2), "they come and go");
         assert_ne!(shape(false, 0), shape(true, 0), "it is closed");

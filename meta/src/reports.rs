@@ -78,6 +78,13 @@ impl Soft {
             let silent = report.replicas.iter().filter(|r| !r.reachable).map(|r| ReplicaId(r.replica));
             let earlier = |r: &ReplicaId| known.and_then(|k| k.silent_since.get(r)).copied();
             let silent_since = silent.map(|r| (r, earlier(&r).unwrap_or(now))).collect();
+            // Another one stands in for its home, or no longer does. Whoever it was taken from is asked for all that rests there when
+            // it reports again: it does not know that it was.
+            if let Some(known) =
+                known.filter(|k| k.by != node && k.report.rests && k.report.term == report.term)
+            {
+                self.resting.remove(&known.by);
+            }
             self.loads.note(id, report.load, since, now);
             self.sizes.note(&report);
             self.groups.insert(id, Reported { by: node, since, at: now, report, silent_since });
@@ -272,6 +279,29 @@ mod tests {
         assert_eq!(world.soft.leaders_version, version + 1);
         world.report(B, &[], Resting::Sent(0));
         assert_eq!(world.soft.leaders_version, version + 2, "nobody is known to lead it");
+    }
+
+    #[test]
+    fn a_home_that_another_node_has_stood_in_for_is_asked_again() {
+        let mut world = World::new();
+        world.report(A, &[at_rest(1, 3), at_rest(2, 3)], Resting::Sent(7));
+        world.report(B, &[at_rest(1, 3), at_rest(2, 3)], Resting::Sent(8));
+        assert_eq!(world.known(), [(1, B, 2), (2, B, 2)]);
+        // It lives, and has nothing new to tell. One of them has been woken meanwhile.
+        world.report(B, &[at_rest(1, 3), awake(2, 4)], changed(8, 9, &[2]));
+        world.report(A, &[], Resting::Known(7));
+        assert_ne!(world.soft.resting.get(&A), Some(&7), "all of it is asked for");
+        // Whether it tells before the other one does that it stands in no more, or after.
+        world.report(A, &[at_rest(1, 3), at_rest(2, 3)], Resting::Sent(7));
+        world.report(B, &[awake(2, 4)], changed(9, 0, &[1]));
+        assert_eq!(world.known(), [(1, A, 5), (2, B, 6)]);
+        assert!(world.soft.between_leaders.is_empty());
+        world.report(B, &[at_rest(1, 3), awake(2, 4)], Resting::Sent(9));
+        world.report(B, &[awake(2, 4)], changed(9, 0, &[1]));
+        assert!(world.soft.between_leaders.contains_key(&GroupId(1)));
+        world.report(A, &[at_rest(1, 3), at_rest(2, 3)], Resting::Sent(7));
+        assert_eq!(world.known(), [(1, A, 9), (2, B, 8)]);
+        assert!(world.soft.between_leaders.is_empty());
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //!
 //!   follows ──────────────── `Rest`, and vote and log agree ──────▶ at rest
 //!     ▲                                                               │
-//!     └───────────────────────── any message, or its home's death ────┘
+//!     └───────────────────────── any message ───────────────────────────┘
 //! ```
 //!
 //! A replica at rest is one whose openraft instance was dropped: all that the instance knew is in the log. Its [`Group`], its
@@ -37,15 +37,17 @@
 //!
 //! - Whoever has work for the leader: [`Group::rouse`], at the group's home; elsewhere if the home is silent.
 //! - Any message of another replica.
-//! - When a node falls silent, what rested at home there, by and by ([`crate::liveness`]).
 //! - A home that was left by a replica which lacks entries, when that one's node answers again; and a home whose process was
 //!   restarted, for it doesn't know whether one does.
 //! - The owner of the state machine, when it has work of its own (the collection of garbage).
+//!
+//! The death of the home's node wakes nobody: another one is the home then (`home.rs`).
 //!
 //! How many may be awake at a time is bounded, whoever wakes them: `room.rs`.
 //!
 //! A group rests only if its state machine agrees ([`crate::StateMachine::may_rest`]). The meta-group never does.
 
+mod home;
 mod lay;
 mod renew;
 mod roll;
@@ -86,7 +88,7 @@ pub(crate) enum NotAwake {
 #[derive(Clone, Debug)]
 pub(crate) struct Rested {
     status: GroupStatus,
-    /// Members that lack entries, or may: they get them when they answer again.
+    /// Members that lack entries, or may: the home sees to it that they get them when they answer again.
     owed: BTreeSet<NodeId>,
     /// The vote of the leader that laid the group to rest, and whose whole log is applied here. `None`: no leader of this process's time has.
     vote: Option<Vote>,
@@ -118,8 +120,13 @@ impl Rested {
             progress: Default::default(),
             rests: true,
         };
-        let owed = status.members.values().chain(status.learners.values()).copied().collect();
-        Self { status, owed, vote: None }
+        let mut opened = Self { status, owed: BTreeSet::new(), vote: None };
+        // The others' homes know who lacks entries.
+        if opened.leader_elsewhere().is_none() {
+            let GroupStatus { members, learners, .. } = &opened.status;
+            opened.owed = members.values().chain(learners.values()).copied().collect();
+        }
+        opened
     }
 
     /// The leader, if it is another replica.
@@ -127,13 +134,9 @@ impl Rested {
         self.status.leader.filter(|leader| leader.replica != self.status.replica)
     }
 
-    /// Members may lack entries, and this replica is the one to see to it.
+    /// Members may lack entries, and whoever is at home is to see to it.
     pub fn owes(&self) -> bool {
-        self.is_at_home() && !self.owed.is_empty()
-    }
-
-    fn is_at_home(&self) -> bool {
-        self.status.leader.is_some_and(|leader| leader.replica == self.status.replica)
+        !self.owed.is_empty()
     }
 }
 

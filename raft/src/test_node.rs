@@ -1,7 +1,7 @@
 //! A node for tests of what is not to be seen from outside: of each of its groups it has the second of three members, and
 //! the other two nodes are the test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ impl TestNode {
     /// The leader says that one of these is at rest.
     pub async fn lay_to_rest(&self, group: &Arc<Group>) {
         for _ in 0..1000 {
-            if group.follow_to_rest(LEADER, leaders_vote(), 1).await {
+            if group.follow_to_rest(LEADER, leaders_vote(), 1, BTreeSet::new()).await {
                 assert!(group.rests());
                 return;
             }
@@ -84,13 +84,6 @@ impl TestNode {
             self.seams.sleep(Duration::from_millis(5)).await;
         }
         panic!("{group:?} does not rest: {:?}", group.status());
-    }
-
-    /// A node says that it stops.
-    pub fn leaves(&self, node: NodeId) {
-        let liveness = &self.multi.hub().liveness;
-        liveness.heard(node, true, self.seams.clock.now());
-        liveness.left(node);
     }
 
     pub async fn eventually(&self, what: &str, mut condition: impl FnMut() -> bool) {

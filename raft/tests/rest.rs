@@ -4,7 +4,7 @@
 
 mod harness;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -105,20 +105,48 @@ async fn whoever_is_asked_elsewhere_names_the_home() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_rested_on_a_dead_node_is_led_by_another() {
+async fn what_rested_on_a_dead_node_has_another_home() {
     let (mut cluster, home) = three_at_rest().await;
     let others: Vec<u64> = ALL.into_iter().filter(|node| *node != home).collect();
+    let term = cluster.group(home).status().term;
     cluster.kill(home).await;
-    // Without being asked; and it rests again as soon as it is led.
-    let serves = |node: &u64| cluster.group(*node).status().serves().is_some();
-    eventually("it has another home", || others.iter().any(serves)).await;
-    cluster.at_rest(&others).await;
-    put_at(&cluster, cluster.home(&others), "a", "2").await;
+    let dead = BTreeSet::from([NodeId(home)]);
+    let status = |node: u64| cluster.group(node).status_at_rest(&dead).expect("it rests on");
+    let homes: Vec<u64> =
+        others.iter().copied().filter(|node| status(*node).serves() == Some(term)).collect();
+    assert_eq!(homes.len(), 1, "the others agree");
+    // Of nobody's death neither knows otherwise.
+    let lives = BTreeSet::new();
+    assert!(
+        others
+            .iter()
+            .all(|node| cluster.group(*node).status_at_rest(&lives).is_some_and(|s| s.serves().is_none()))
+    );
+    put_at(&cluster, homes[0], "a", "2").await;
     // It rests, though one of its members is away; and who was away gets what it lacks when it is back.
     cluster.at_rest(&others).await;
     cluster.start(home).await;
     eventually("it has caught up", || cluster.get(home, "a").as_deref() == Some("2")).await;
     cluster.at_rest(&ALL).await;
+}
+
+/// What a member lacks only the home knows, unless it tells.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stands_in_sees_to_members_that_lack_entries() {
+    let (mut cluster, first) = three_at_rest().await;
+    let others: Vec<u64> = ALL.into_iter().filter(|node| *node != first).collect();
+    cluster.stop(others[0]).await;
+    put_at(&cluster, first, "a", "2").await;
+    let left = [first, others[1]];
+    cluster.at_rest(&left).await;
+    assert!(cluster.group(others[1]).owes().contains(&NodeId(others[0])));
+    // The one who knew goes, and the one who lacks an entry comes back.
+    let home = cluster.home(&left);
+    let instead = left.into_iter().find(|node| *node != home).expect("another");
+    cluster.kill(home).await;
+    cluster.start(others[0]).await;
+    eventually("it has caught up", || cluster.get(others[0], "a").as_deref() == Some("2")).await;
+    cluster.at_rest(&[others[0], instead]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

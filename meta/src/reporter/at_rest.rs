@@ -20,8 +20,8 @@ const SIZE_AGAIN: Duration = Duration::from_secs(60);
 /// The reports, and what they come to.
 ///
 /// Invariants: `digest` is the sum of the reports' hashes, whatever the order in which they came; it has not changed since
-/// [`AtRest::said`] unless something is in `unsaid`. All reports were made for the nodes in `lost`: so whenever other ones don't
-/// answer, it is to be seen that what was said is no longer so.
+/// [`AtRest::said`] unless something is in `unsaid`. All reports were made for the nodes in `away`: so whenever other ones are
+/// away, it is to be seen that what was said is no longer so.
 #[derive(Default)]
 pub(super) struct AtRest {
     reports: BTreeMap<GroupId, Told>,
@@ -30,9 +30,18 @@ pub(super) struct AtRest {
     unsaid: BTreeSet<GroupId>,
     /// Groups whose size is to be asked for again, and when.
     to_size: BTreeMap<GroupId, Instant>,
-    /// The nodes that did not answer at the last look.
-    lost: Arc<BTreeSet<NodeId>>,
+    /// As of the last look.
+    away: Away,
     made: Option<Instant>,
+}
+
+/// Who is not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Away {
+    /// Nodes that don't answer this one.
+    pub lost: Arc<BTreeSet<NodeId>>,
+    /// Nodes that the meta-group's leader takes for dead.
+    pub dead: Arc<BTreeSet<NodeId>>,
 }
 
 /// What is to be said in a report.
@@ -62,18 +71,17 @@ impl AtRest {
         self.reports.keys().copied()
     }
 
-    /// Brings all of it up to date. `lost`: the nodes that don't answer now; `changed`: the groups that have woken, or were
-    /// laid to rest, since the last call; `here`: all groups of this node; `tell`: what is to be said of one while such nodes
-    /// don't answer.
+    /// Brings all of it up to date. `away`: who is now; `changed`: the groups that have woken, or were laid to rest, since the last
+    /// call; `here`: all groups of this node; `tell`: what is to be said of one while such nodes are away.
     pub fn follow(
         &mut self,
-        lost: Arc<BTreeSet<NodeId>>,
+        away: Away,
         now: Instant,
         changed: BTreeSet<GroupId>,
         here: impl FnOnce() -> Vec<GroupId>,
-        tell: impl Fn(GroupId, &BTreeSet<NodeId>) -> Option<pb::GroupReport>,
+        tell: impl Fn(GroupId, &Away) -> Option<pb::GroupReport>,
     ) {
-        let groups: BTreeSet<GroupId> = match self.is_stale(&lost, now) {
+        let groups: BTreeSet<GroupId> = match self.is_stale(&away, now) {
             true => {
                 self.made = Some(now);
                 here().into_iter().chain(self.groups()).collect()
@@ -81,14 +89,14 @@ impl AtRest {
             false => changed,
         };
         for group in groups {
-            self.set(group, tell(group, &lost));
+            self.set(group, tell(group, &away));
         }
-        self.lost = lost;
+        self.away = away;
     }
 
     /// Whether all of it has to be made anew.
-    fn is_stale(&self, lost: &BTreeSet<NodeId>, now: Instant) -> bool {
-        *self.lost != *lost || self.made.is_none_or(|at| now.saturating_duration_since(at) >= ANEW_EVERY)
+    fn is_stale(&self, away: &Away, now: Instant) -> bool {
+        self.away != *away || self.made.is_none_or(|at| now.saturating_duration_since(at) >= ANEW_EVERY)
     }
 
     /// What is to be said of a group from now on; `None`: it does not rest at home here.
@@ -217,25 +225,27 @@ mod tests {
     }
 
     #[test]
-    fn all_is_made_anew_when_other_nodes_answer_and_once_a_minute() {
+    fn all_is_made_anew_when_others_are_away_and_once_a_minute() {
         let begin = Seams::real().clock.now();
         let (mut resting, told) = (AtRest::default(), RefCell::new(Vec::new()));
         // Of three groups on this node, the second has changed since the last look.
-        let mut look = |lost: &[u64], at: Instant| -> Vec<u64> {
-            let lost = Arc::new(lost.iter().copied().map(NodeId).collect());
-            let tell = |group: GroupId, _: &BTreeSet<NodeId>| {
+        let mut look = |(lost, dead): (&[u64], &[u64]), at: Instant| -> Vec<u64> {
+            let nodes = |nodes: &[u64]| Arc::new(nodes.iter().copied().map(NodeId).collect());
+            let away = Away { lost: nodes(lost), dead: nodes(dead) };
+            let tell = |group: GroupId, _: &Away| {
                 told.borrow_mut().push(group.0);
                 report(group.0, 4)
             };
-            resting.follow(lost, at, [GroupId(2)].into(), || [1, 2, 3].map(GroupId).into(), tell);
+            resting.follow(away, at, [GroupId(2)].into(), || [1, 2, 3].map(GroupId).into(), tell);
             told.take()
         };
-        assert_eq!(look(&[], begin), [1, 2, 3], "nothing was made yet");
-        assert_eq!(look(&[], begin + ANEW_EVERY / 2), [2]);
-        assert_eq!(look(&[3], begin + ANEW_EVERY / 2), [1, 2, 3]);
-        assert_eq!(look(&[3], begin + ANEW_EVERY), [2]);
-        assert_eq!(look(&[], begin + ANEW_EVERY), [1, 2, 3], "it answers again");
-        assert_eq!(look(&[], begin + ANEW_EVERY * 2), [1, 2, 3]);
+        assert_eq!(look((&[], &[]), begin), [1, 2, 3], "nothing was made yet");
+        assert_eq!(look((&[], &[]), begin + ANEW_EVERY / 2), [2]);
+        assert_eq!(look((&[3], &[]), begin + ANEW_EVERY / 2), [1, 2, 3]);
+        assert_eq!(look((&[3], &[3]), begin + ANEW_EVERY), [1, 2, 3], "others stand in for it");
+        assert_eq!(look((&[3], &[3]), begin + ANEW_EVERY), [2]);
+        assert_eq!(look((&[], &[3]), begin + ANEW_EVERY), [1, 2, 3], "it answers again");
+        assert_eq!(look((&[], &[3]), begin + ANEW_EVERY * 2), [1, 2, 3]);
     }
 
     /// When it was asked for each group anew which nodes answer, a node could be lost after the look had begun, and be back
@@ -261,8 +271,8 @@ mod tests {
             progress: BTreeMap::new(),
             rests: true,
         };
-        let tell = |group: GroupId, lost: &BTreeSet<NodeId>| {
-            let replicas = super::super::members(&status, &BTreeSet::new(), lost);
+        let tell = |group: GroupId, away: &Away| {
+            let replicas = super::super::members(&status, &BTreeSet::new(), &away.lost);
             report(group.0, 4).map(|report| pb::GroupReport { replicas, ..report })
         };
         let mut resting = AtRest::default();
@@ -279,7 +289,13 @@ mod tests {
         for (n, (answers, changed)) in looks.into_iter().enumerate() {
             let lost = if answers { BTreeSet::new() } else { BTreeSet::from([away]) };
             let changed = changed.iter().copied().map(GroupId).collect();
-            resting.follow(Arc::new(lost), begin, changed, || [1, 2].map(GroupId).into(), tell);
+            resting.follow(
+                Away { lost: Arc::new(lost), ..Away::default() },
+                begin,
+                changed,
+                || [1, 2].map(GroupId).into(),
+                tell,
+            );
             let said = |node: u64| {
                 let replicas = resting.reports.values().flat_map(|told| &told.report.replicas);
                 replicas.filter(move |r| r.node == node).map(|r| r.reachable).collect::<Vec<_>>()

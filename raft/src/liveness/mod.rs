@@ -43,6 +43,7 @@ mod tests;
 
 pub(crate) use beat::{answer, beat, farewell, watch};
 pub use reach::Reach;
+pub(crate) use succession::turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

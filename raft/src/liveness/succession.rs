@@ -5,19 +5,16 @@
 //! at once, each next one a step later, with a little chance in it. The order turns with the group's number, so that the
 //! leaderships of a dead node are spread over the others. Groups begin a moment apart: elections cost an fsync.
 //!
-//! Groups at rest follow a few at a time, and are laid to rest again as soon as they have a leader: a node of ten thousand groups may have been
-//! the home of a third of them, and to wake all these at once would take the machine away from those that are asked for. Nobody has to wait for
-//! his turn: whoever asks for a group whose home is silent wakes it ([`Group::rouse`]).
+//! Groups at rest have no leader to lose: another one is their home from now on ([`crate::rest`]), and whoever is asked for one holds
+//! an election then ([`Group::rouse`]).
 //!
 //! Standing for election begins with a pre-vote. Whoever still hears the leader refuses it.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use futures::future::{BoxFuture, FutureExt};
-use futures::stream::{FuturesUnordered, StreamExt};
 use storage::ids::{GroupId, NodeId};
 
 use crate::api::Role;
@@ -35,97 +32,43 @@ const GROUP_STEP: Duration = Duration::from_micros(300);
 const AGAIN: Duration = Duration::from_millis(60);
 /// After these, openraft's own timers have long run out.
 const ATTEMPTS_MAX: u32 = 12;
-/// Campaigns that are under way at a time: each of them waits until its group is awake.
-const CAMPAIGNS_MAX: usize = 64;
-/// Of the groups at rest, so many are awake at a time to get another home.
-const WOKEN_MAX: usize = 128;
-/// How often it is looked whether there is room for more of them.
-const ROOM_LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Stands for election in all groups that `node` led, until each has another leader or the node is back.
+/// Stands for election in all groups awake that `node` led, until each has another leader or the node is back.
 pub(super) async fn succeed(multi: Weak<MultiRaft>, hub: Arc<Hub>, node: NodeId) {
     let seams = hub.seams.clone();
     let start = seams.clock.now();
     let mut due: BinaryHeap<Reverse<(Instant, GroupId, u32)>> = BinaryHeap::new();
-    let mut resting: VecDeque<(GroupId, Duration)> = VecDeque::new();
-    let mut woken: Vec<Arc<Group>> = Vec::new();
     {
         let Some(multi) = multi.upgrade() else { return };
-        let mut groups: Vec<Arc<Group>> = multi.groups().into_iter().filter(|g| follows(g, node)).collect();
-        groups.sort_unstable_by_key(|group| group.id());
-        for (n, group) in groups.iter().enumerate() {
+        let groups = multi.awake().into_iter().filter(|group| follows(group, node));
+        for (n, group) in groups.enumerate() {
             // One without a vote does not stand.
-            let Some(place) = place(group, node) else { continue };
+            let Some(place) = place(&group, node) else { continue };
             let patience = patience(place, seams.random_f64());
-            if group.rests() {
-                resting.push_back((group.id(), patience));
-            } else {
-                due.push(Reverse((start + GROUP_STEP * n as u32 + patience, group.id(), 0)));
-            }
+            due.push(Reverse((start + GROUP_STEP * n as u32 + patience, group.id(), 0)));
         }
     }
-    // One whose group is slow to wake keeps nobody else waiting.
-    let mut campaigns: FuturesUnordered<BoxFuture<'static, Campaign>> = FuturesUnordered::new();
-    let mut ended: Option<Campaign> = None;
-    loop {
-        let all_ended = std::iter::from_fn(|| campaigns.next().now_or_never().flatten());
-        for Campaign { id, attempt, woken: group } in ended.take().into_iter().chain(all_ended) {
-            woken.extend(group);
-            if attempt + 1 < ATTEMPTS_MAX {
-                let pause = AGAIN.mul_f64(1.0 + seams.random_f64());
-                due.push(Reverse((seams.clock.now() + pause, id, attempt + 1)));
-            }
+    while let Some(Reverse((at, id, attempt))) = due.pop() {
+        let wait = at.saturating_duration_since(seams.clock.now());
+        if !wait.is_zero() {
+            seams.sleep(wait).await;
         }
-        if multi.upgrade().is_none_or(|multi| multi.is_stopping()) || !hub.liveness.is_silent(node) {
+        let Some(multi) = multi.upgrade() else { return };
+        if multi.is_stopping() || !hub.liveness.is_silent(node) {
             return;
         }
-        woken.retain(|group| !group.rests() && !group.is_stopping());
-        while woken.len() + due.len() + campaigns.len() < WOKEN_MAX
-            && let Some((id, patience)) = resting.pop_front()
-        {
-            due.push(Reverse((seams.clock.now() + patience, id, 0)));
-        }
-        let wait = match due.peek() {
-            Some(Reverse((at, ..))) if campaigns.len() < CAMPAIGNS_MAX => {
-                at.saturating_duration_since(seams.clock.now())
-            }
-            None if campaigns.is_empty() && resting.is_empty() => return,
-            _ => ROOM_LOOK_EVERY,
-        };
-        if !wait.is_zero() {
-            ended = tokio::select! {
-                Some(campaign) = campaigns.next() => Some(campaign),
-                () = seams.sleep(wait) => None,
-            };
+        let Some(group) = multi.group(id).filter(|group| !group.rests() && follows(group, node)) else {
             continue;
+        };
+        drop(multi);
+        if !group.is_gated() {
+            group.campaign().await;
         }
-        let Some(Reverse((_, id, attempt))) = due.pop() else { continue };
-        let group = multi.upgrade().and_then(|multi| multi.group(id));
-        if let Some(group) = group.filter(|group| follows(group, node)) {
-            campaigns.push(campaign(group, attempt).boxed());
+        if attempt + 1 < ATTEMPTS_MAX {
+            let pause = AGAIN.mul_f64(1.0 + seams.random_f64());
+            due.push(Reverse((seams.clock.now() + pause, id, attempt + 1)));
         }
     }
-}
-
-/// One that has ended, however.
-struct Campaign {
-    id: GroupId,
-    attempt: u32,
-    /// The group, if it was at rest before.
-    woken: Option<Arc<Group>>,
-}
-
-async fn campaign(group: Arc<Group>, attempt: u32) -> Campaign {
-    let id = group.id();
-    if group.is_gated() {
-        return Campaign { id, attempt, woken: None };
-    }
-    let rested = group.rests();
-    group.campaign().await;
-    if rested {
-        group.hurry_to_rest();
-    }
-    Campaign { id, attempt, woken: rested.then_some(group) }
 }
 
 /// Whether the replica takes its leader to be on that node.
@@ -142,7 +85,7 @@ fn place(group: &Group, dead: NodeId) -> Option<u32> {
 }
 
 /// The turn of one of `count` survivors, who is the `n`th in the order that all know.
-fn turn(group: GroupId, n: usize, count: usize) -> u32 {
+pub(crate) fn turn(group: GroupId, n: usize, count: usize) -> u32 {
     ((n + group.0 as usize) % count) as u32
 }
 
@@ -156,8 +99,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::options::RaftOptions;
-    use crate::test_node::{LEADER, TestNode};
 
     /// What all survivors work out by themselves agrees: each has a turn of its own, and one of them the first.
     #[test]
@@ -192,22 +133,5 @@ mod tests {
             let between = patience(place + 1, 0.0) - patience(place, LATEST);
             assert!(between >= STEP / 2, "{between:?} after {place}");
         }
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_group_that_is_slow_to_wake_delays_no_other() {
-        let node = TestNode::start(RaftOptions::default()).await;
-        // Of the survivors of even groups this node is the first, of odd ones the second.
-        let slow = node.group_at_rest(2).await;
-        let mut others = Vec::new();
-        for id in [3, 5, 7] {
-            others.push(node.group_at_rest(id).await);
-        }
-        let turn = slow.rest.turn().await;
-        node.leaves(LEADER.node);
-        node.eventually("the others wake", || others.iter().all(|group| !group.rests())).await;
-        assert!(slow.rests());
-        drop(turn);
-        node.eventually("it wakes in the end", || !slow.rests()).await;
     }
 }

@@ -32,7 +32,7 @@ impl Group {
     /// of it late has another vote by then, or rests, and is woken.
     pub(super) async fn tell_to_rest(&self, rest: wire::Rest, others: Vec<Peer>) {
         let tell = |other: Peer| {
-            let body = wire::request::Body::Rest(rest);
+            let body = wire::request::Body::Rest(rest.clone());
             let link = self.nursery.hub.link(other.node);
             link.request(self.id(), self.replica(), other.replica, TELL_BYTES, TELL_LIMIT, body)
         };
@@ -71,8 +71,12 @@ impl Group {
             .map(|(replica, node)| Peer { replica: *replica, node: *node })
             .filter(|other| other.replica != self.replica())
             .collect();
+        let rest = wire::Rest {
+            vote: Some(vote_to_wire(&vote)),
+            last: last.as_ref().map(log_id_to_wire),
+            owed: owed.iter().map(|node| node.0).collect(),
+        };
         let rests = self.close(&core, status, owed, &vote).await;
-        let rest = wire::Rest { vote: Some(vote_to_wire(&vote)), last: last.as_ref().map(log_id_to_wire) };
         rests.then_some((rest, others))
     }
 
@@ -112,14 +116,22 @@ impl Group {
         if 2 * voters > status.members.len() { Ok(owed) } else { Err("no majority has all of it") }
     }
 
-    /// The leader says that it has laid the group to rest. Whether this replica rests, too.
-    pub(crate) async fn follow_to_rest(self: &Arc<Self>, from: Peer, vote: Vote, last: u64) -> bool {
+    /// The leader says that it has laid the group to rest, and that members on these nodes may lack entries. Whether this replica
+    /// rests, too.
+    pub(crate) async fn follow_to_rest(
+        self: &Arc<Self>,
+        from: Peer,
+        vote: Vote,
+        last: u64,
+        owed: BTreeSet<NodeId>,
+    ) -> bool {
         let _turn = self.rest.turn.lock().await;
         let Some(core) = self.core() else {
             let mut rested = self.rest.rested.lock();
             if rested.status.term.0 <= vote.leader_id().term && rested.status.leader != Some(from) {
                 rested.status.leader = Some(from);
-                self.nursery.roll.moved(self.id());
+                rested.owed = owed;
+                self.nursery.roll.rests(self.id(), rested.owes());
             }
             return true;
         };
@@ -134,7 +146,7 @@ impl Group {
             return false;
         }
         status.leader = Some(from);
-        self.close(&core, status, BTreeSet::new(), &vote).await
+        self.close(&core, status, owed, &vote).await
     }
 
     /// Drops openraft's instance. False if its vote was not what it seemed: then the replica is gated for a while, and wakes.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use storage::ids::GroupId;
+use storage::ids::{GroupId, NodeId};
 use storage::seam::Seams;
 
 use crate::crowd::{Crowd, Place};
@@ -25,7 +25,7 @@ const WOKEN_MAX: usize = 16;
 #[derive(Default)]
 pub(crate) struct Roll {
     awake: Mutex<BTreeMap<GroupId, Weak<Group>>>,
-    /// At rest, at home here, with members that may lack entries.
+    /// At rest, with members that may lack entries.
     owing: Mutex<BTreeSet<GroupId>>,
     crowd: Crowd,
     /// Changes with who rests, and where.
@@ -43,21 +43,21 @@ impl Roll {
 
     pub fn rests(&self, group: GroupId, owes: bool) {
         self.awake.lock().remove(&group);
-        if owes {
-            self.owing.lock().insert(group);
-        }
+        match owes {
+            true => self.owing.lock().insert(group),
+            false => self.owing.lock().remove(&group),
+        };
         self.moved(group);
     }
 
     /// It rests, or has its home, elsewhere than before.
-    pub(super) fn moved(&self, group: GroupId) {
+    fn moved(&self, group: GroupId) {
         self.changed.lock().insert(group);
         self.version.fetch_add(1, Ordering::SeqCst);
     }
 
     pub fn gone(&self, group: GroupId) {
         self.rests(group, false);
-        self.owing.lock().remove(&group);
     }
 
     /// A place among those awake, for one that is to wake, if fewer than `limit` are.
@@ -146,10 +146,9 @@ impl Group {
         if self.is_gated() || self.is_stopping() || is_busy {
             return false;
         }
-        let rested = self.rest.rested.lock();
         let me = self.nursery.hub.me;
-        rested.is_at_home()
-            && rested.owed.iter().any(|node| *node != me && self.nursery.hub.liveness.is_heard(*node))
+        let is_back = |node: &NodeId| *node != me && self.nursery.hub.liveness.is_heard(*node);
+        self.owes().iter().any(is_back) && self.is_at_home()
     }
 }
 

@@ -8,7 +8,6 @@
 //! 2. if there is none, it wakes all the same, as long as fewer than [`RaftOptions::awake_most`](crate::RaftOptions) are awake;
 //! 3. at that limit it does not: whoever asked comes again, as after any message that was lost. (Its leader goes on with the others.)
 //!
-//! After a node's death the groups that rested at home there wake in batches ([`crate::liveness`]), each of which finds its place here.
 //! What a start or a request of placement opens is awake whatever the number: it cannot rest before it has a leader.
 
 use std::cmp::Reverse;

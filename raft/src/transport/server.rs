@@ -326,11 +326,12 @@ async fn handle_rest(
 ) -> Result<wire::answer::Body, wire::Refusal> {
     let vote = vote_from_wire(rest.vote).map_err(malformed)?;
     let last = rest.last.ok_or_else(|| malformed(Malformed { what: "last entry" }))?;
+    let owed = rest.owed.into_iter().map(NodeId).collect();
     // In a task of its own: half an end is none.
     let (done, rested) = tokio::sync::oneshot::channel();
     let task = group.clone();
     group.seams.spawn("raft-rest", async move {
-        let _ = done.send(task.follow_to_rest(from, vote, last.index).await);
+        let _ = done.send(task.follow_to_rest(from, vote, last.index, owed).await);
     });
     let rests = rested.await.unwrap_or(false);
     Ok(wire::answer::Body::Rested(wire::Rested { rests }))
