@@ -87,7 +87,7 @@ fn any_flipped_bit_of_any_request_is_refused() {
         request::Body::PreVote(vote),
         request::Body::TransferLeader(TransferLeader { from: Some(VOTE), to_replica: 3, last: Some(LAST) }),
         request::Body::Pulse(Pulse { incarnation: 99, answered: true, ..Pulse::default() }),
-        request::Body::Rest(Rest { vote: Some(VOTE), last: Some(LAST) }),
+        request::Body::Rest(Rest { vote: Some(VOTE), last: Some(LAST), owed: vec![3] }),
         request::Body::Vouch(Vouch { vote: Some(VOTE) }),
     ];
     bodies.into_iter().for_each(|body| flips_are_refused(&requests(body)));

@@ -1,8 +1,8 @@
 //! Room for one more group that is awake.
 //!
-//! Requests wake no more than `awake_limit` ([`crate::crowd`]). A group that a message wakes, or the death of its home's node, has
-//! found its place where it is led, or is to be led by somebody; to refuse it here may leave it without a majority there, and groups that
-//! wait for each other's places on several nodes would wait for ever. So beyond that limit
+//! Requests wake no more than `awake_limit` ([`crate::crowd`]). A group that a message wakes has found its place where it is led, or is to
+//! be led by somebody; to refuse it here may leave it without a majority there, and groups that wait for each other's places on several
+//! nodes would wait for ever. So beyond that limit
 //!
 //! 1. the group that nobody has used for the longest time, of those that are led here, is laid to rest for it;
 //! 2. if there is none, it wakes all the same, as long as fewer than [`RaftOptions::awake_most`](crate::RaftOptions) are awake;
