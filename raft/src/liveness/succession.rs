@@ -1,9 +1,10 @@
 //! A node has fallen silent: what it led elects.
 //!
 //! All survivors see the silence at about the same time, and the same silence for all groups. So that they neither collide nor wait for
-//! each other longer than they must, each group's survivors have an order, by which they begin one after the other: the first
-//! at once, each next one a step later, with a little chance in it. The order turns with the group's number, so that the
-//! leaderships of a dead node are spread over the others. Groups begin a moment apart: elections cost an fsync.
+//! each other longer than they must, each group's survivors have an order, by which they stand one after the other: the first
+//! at once, each next one a step later, with a little chance in it; then the first again, until one is elected. (The lease that somebody
+//! has granted with the dead leader's last message may end up to a pulse after the silence was noticed.) The order turns with the group's
+//! number, so that the leaderships of a dead node are spread over the others. Groups begin a moment apart: elections cost an fsync.
 //!
 //! Groups at rest have no leader to lose: another one is their home from now on ([`crate::rest`]), and whoever is asked for one holds
 //! an election then ([`Group::rouse`]).
@@ -28,28 +29,57 @@ const STEP: Duration = Duration::from_millis(90);
 const CHANCE: Duration = Duration::from_millis(30);
 /// Between two groups.
 const GROUP_STEP: Duration = Duration::from_micros(300);
-/// Between two attempts of the same candidate: leases of followers end at different moments.
-const AGAIN: Duration = Duration::from_millis(60);
-/// After these, openraft's own timers have long run out.
+/// After these attempts of one candidate openraft's own timers have long run out.
 const ATTEMPTS_MAX: u32 = 12;
+
+/// When a replica stands for election.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    /// With a little chance in it.
+    at: Instant,
+    group: GroupId,
+    /// Without.
+    begins: Instant,
+    /// Until all survivors have had theirs.
+    round: Duration,
+    attempt: u32,
+}
+
+impl Turn {
+    /// `chance` is in `0.0..1.0`.
+    fn first(group: GroupId, begins: Instant, survivors: usize, chance: f64) -> Self {
+        let round = STEP * survivors as u32;
+        Self { at: begins + CHANCE.mul_f64(chance), group, begins, round, attempt: 1 }
+    }
+
+    /// The next one that is yet to come; none if there were enough of them.
+    fn next(self, now: Instant, chance: f64) -> Option<Self> {
+        let mut begins = self.begins + self.round;
+        while begins < now {
+            begins += self.round;
+        }
+        let next = Self { at: begins + CHANCE.mul_f64(chance), begins, attempt: self.attempt + 1, ..self };
+        (next.attempt <= ATTEMPTS_MAX).then_some(next)
+    }
+}
 
 /// Stands for election in all groups awake that `node` led, until each has another leader or the node is back.
 pub(super) async fn succeed(multi: Weak<MultiRaft>, hub: Arc<Hub>, node: NodeId) {
     let seams = hub.seams.clone();
     let start = seams.clock.now();
-    let mut due: BinaryHeap<Reverse<(Instant, GroupId, u32)>> = BinaryHeap::new();
+    let mut due: BinaryHeap<Reverse<Turn>> = BinaryHeap::new();
     {
         let Some(multi) = multi.upgrade() else { return };
         let groups = multi.awake().into_iter().filter(|group| follows(group, node));
         for (n, group) in groups.enumerate() {
             // One without a vote does not stand.
-            let Some(place) = place(&group, node) else { continue };
-            let patience = patience(place, seams.random_f64());
-            due.push(Reverse((start + GROUP_STEP * n as u32 + patience, group.id(), 0)));
+            let Some((place, survivors)) = place(&group, node) else { continue };
+            let begins = start + GROUP_STEP * n as u32 + STEP * place;
+            due.push(Reverse(Turn::first(group.id(), begins, survivors, seams.random_f64())));
         }
     }
-    while let Some(Reverse((at, id, attempt))) = due.pop() {
-        let wait = at.saturating_duration_since(seams.clock.now());
+    while let Some(Reverse(turn)) = due.pop() {
+        let wait = turn.at.saturating_duration_since(seams.clock.now());
         if !wait.is_zero() {
             seams.sleep(wait).await;
         }
@@ -57,17 +87,15 @@ pub(super) async fn succeed(multi: Weak<MultiRaft>, hub: Arc<Hub>, node: NodeId)
         if multi.is_stopping() || !hub.liveness.is_silent(node) {
             return;
         }
-        let Some(group) = multi.group(id).filter(|group| !group.rests() && follows(group, node)) else {
+        let Some(group) = multi.group(turn.group).filter(|group| !group.rests() && follows(group, node))
+        else {
             continue;
         };
         drop(multi);
         if !group.is_gated() {
             group.campaign().await;
         }
-        if attempt + 1 < ATTEMPTS_MAX {
-            let pause = AGAIN.mul_f64(1.0 + seams.random_f64());
-            due.push(Reverse((seams.clock.now() + pause, id, attempt + 1)));
-        }
+        due.extend(turn.next(seams.clock.now(), seams.random_f64()).map(Reverse));
     }
 }
 
@@ -76,12 +104,12 @@ fn follows(group: &Group, node: NodeId) -> bool {
     matches!(&*group.role().borrow(), Role::Follower { leader: Some(leader) } if leader.node == node)
 }
 
-/// How many others stand for election before this replica does.
-fn place(group: &Group, dead: NodeId) -> Option<u32> {
+/// How many others stand for election before this replica does, and how many survivors with a vote there are.
+fn place(group: &Group, dead: NodeId) -> Option<(u32, usize)> {
     let mut survivors = group.voters();
     survivors.retain(|(_, node)| *node != dead);
     let mine = survivors.iter().position(|(replica, _)| *replica == group.replica())?;
-    Some(turn(group.id(), mine, survivors.len()))
+    Some((turn(group.id(), mine, survivors.len()), survivors.len()))
 }
 
 /// The turn of one of `count` survivors, who is the `n`th in the order that all know.
@@ -89,14 +117,11 @@ pub(crate) fn turn(group: GroupId, n: usize, count: usize) -> u32 {
     ((n + group.0 as usize) % count) as u32
 }
 
-/// How long the one whose turn it is after `place` others waits; `chance` is in `0.0..1.0`.
-fn patience(place: u32, chance: f64) -> Duration {
-    STEP * place + CHANCE.mul_f64(chance)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use storage::seam::Seams;
 
     use super::*;
 
@@ -122,16 +147,36 @@ mod tests {
         }
     }
 
-    /// Two that stood at the same moment would both miss a majority. The first one has time for its pre-vote and its vote
-    /// before the second begins, whatever the chance.
+    /// Two that stood at the same moment would both miss a majority. Whoever stands has time for a pre-vote and a vote before the next one
+    /// does, whatever the chance, and however often it takes.
     #[test]
     fn turns_do_not_overlap() {
         const LATEST: f64 = 0.999_999;
-        assert!(patience(0, LATEST) <= CHANCE);
-        for place in 0..6 {
-            assert!(patience(place, 0.5) > patience(place, 0.0), "some chance");
-            let between = patience(place + 1, 0.0) - patience(place, LATEST);
-            assert!(between >= STEP / 2, "{between:?} after {place}");
+        let start = Seams::real().clock.now();
+        for survivors in 1..=5 {
+            // Each of them is now as early as can be, now as late.
+            let turns = (0..survivors as u32).flat_map(|place| {
+                let chance = move |n: u32| if (n + place).is_multiple_of(2) { 0.0 } else { LATEST };
+                let first = Turn::first(GroupId(7), start + STEP * place, survivors, chance(0));
+                let next = move |turn: &Turn| {
+                    let Turn { at, group, begins, round, attempt } = *turn;
+                    Turn { at, group, begins, round, attempt }.next(at, chance(attempt))
+                };
+                std::iter::successors(Some(first), next)
+            });
+            let mut at: Vec<Instant> = turns.map(|turn| turn.at).collect();
+            at.sort_unstable();
+            assert_eq!(at.len(), survivors * ATTEMPTS_MAX as usize);
+            let apart = |pair: &[Instant]| pair[1] - pair[0] >= STEP - CHANCE;
+            assert!(at.windows(2).all(apart), "{survivors} survivors");
         }
+    }
+
+    #[test]
+    fn who_is_late_waits_for_a_turn_of_its_own() {
+        let start = Seams::real().clock.now();
+        let turn = Turn::first(GroupId(7), start, 2, 0.0);
+        let late = turn.next(start + STEP * 5, 0.0).expect("another turn");
+        assert_eq!(late.at, start + STEP * 6);
     }
 }
