@@ -131,8 +131,8 @@ impl RaftOptions {
         let heartbeat = ms(self.heartbeat);
         Config {
             cluster_name: "flotilla".to_owned(),
-            // openraft's ticks come at beats (`runtime.rs`): one that comes a moment too early is to count.
-            heartbeat_interval: heartbeat - ms(Beat::EVERY) / 5,
+            // openraft's ticks come at every second beat (`runtime.rs`): one that comes a moment too early is to count.
+            heartbeat_interval: heartbeat - ms(Beat::EVERY) * 4 / 5,
             // An acknowledged append is as good as a heartbeat.
             heartbeat_min_interval: Some(heartbeat / 4),
             election_timeout_min: ms(self.election_min),
@@ -177,7 +177,7 @@ mod tests {
         let options = RaftOptions::default();
         let config = options.openraft().expect("openraft takes them");
         let heartbeat = Duration::from_millis(config.heartbeat_interval);
-        assert!(options.heartbeat - Beat::EVERY < heartbeat && heartbeat < options.heartbeat);
+        assert!(options.heartbeat - 2 * Beat::EVERY < heartbeat && heartbeat < options.heartbeat);
         // The next one but one leaves a beat late, and takes half a beat there and back.
         assert!(2 * options.heartbeat + Beat::EVERY * 3 / 2 < options.lease());
         // Three pulses are missed before anybody counts as away.

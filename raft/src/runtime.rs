@@ -2,7 +2,8 @@
 //!
 //! Each instance ticks by a timer of its own, some thirty times a second, and wakes the process up for each tick. Here the ticks of all
 //! groups that are awake on a node come together, with everything else that it does again and again ([`Beat`]): however many are
-//! awake, they cost twenty wakings a second.
+//! awake, they cost twenty wakings a second. Each ticks at every second beat: a heartbeat is due after four, and of the ticks of followers
+//! it is enough that they come at all (what elects after a death are not they: [`crate::liveness`]).
 //!
 //! openraft knows its runtime by type only. So whoever starts an instance says whose beat it is ([`to_the_beat`]), and tasks pass it on
 //! to those that they spawn.
@@ -63,7 +64,7 @@ impl AsyncRuntime for Paced {
     /// In openraft, the wait for the next tick, and the one that is spoken of at [`EXACT_BELOW`].
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
         let left = deadline.saturating_duration_since(Self::Instant::now());
-        match BEAT.try_with(|beat| beat.after(left)) {
+        match BEAT.try_with(|beat| beat.after(left).max(beat.next_but_one())) {
             Ok(paced) if left >= EXACT_BELOW => TokioRuntime::sleep(paced),
             _ => TokioRuntime::sleep_until(deadline),
         }
@@ -130,6 +131,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn periodic_timers_end_at_every_second_beat() {
+        let seams = Seams::real();
+        let tick = |_| {
+            let now = <Paced as AsyncRuntime>::Instant::now();
+            let soon = now + Duration::from_millis(32);
+            to_the_beat(&seams.beat, || Paced::sleep_until(soon).deadline()) - now
+        };
+        let ticks: Vec<Duration> = (0..1_000).map(tick).collect();
+        assert!(ticks.iter().all(|tick| *tick >= Beat::EVERY));
+        // (A thread that is not run between the two looks at the clock is late.)
+        assert!(ticks.iter().any(|tick| *tick <= 2 * Beat::EVERY));
+    }
+
+    #[tokio::test]
     async fn timers_end_at_beats_unless_they_are_short() {
         // A thread that is not run between two looks at the clock is a little off.
         const OFF_MAX: Duration = Duration::from_millis(2);
@@ -138,10 +153,10 @@ mod tests {
             let over = apart.as_nanos() % Beat::EVERY.as_nanos();
             over < OFF_MAX.as_nanos() || over > (Beat::EVERY - OFF_MAX).as_nanos()
         };
-        let (long, short) = ([10_000, 27_000, 95_000], [100, 300, 700]);
+        let (long, short) = ([10_000, 27_000, 195_000], [100, 300, 700]);
         let paced = |deadlines_us| to_the_beat(&seams.beat, || apart(deadlines_us));
         assert!((0..1_000).any(|_| paced(long).iter().all(is_whole)), "they end at beats");
         assert_eq!(paced(short), [200, 400].map(Duration::from_micros));
-        assert_eq!(apart(long), [17_000, 68_000].map(Duration::from_micros), "nobody's beat");
+        assert_eq!(apart(long), [17_000, 168_000].map(Duration::from_micros), "nobody's beat");
     }
 }

@@ -83,6 +83,11 @@ impl Beat {
         self.until(|passed| (passed + at_least).as_nanos().div_ceil(Self::EVERY.as_nanos()))
     }
 
+    /// How long it is until the next beat but one.
+    pub fn next_but_one(&self) -> Duration {
+        self.until(|passed| passed.as_nanos() / Self::EVERY.as_nanos() + 2)
+    }
+
     /// Until the beat with a number that is told from what has passed since the first one; until the next, if that is over.
     fn until(&self, number: impl FnOnce(Duration) -> u128) -> Duration {
         let passed = self.clock.now().saturating_duration_since(self.origin) + self.phase;
@@ -303,6 +308,12 @@ mod tests {
         assert_eq!(beat(ms(0), ms(1)).after(ms(49)), ms(49));
         assert_eq!(beat(ms(0), ms(2)).after(ms(49)), ms(98));
         assert_eq!(beat(ms(30), ms(0)).after(ms(1)), ms(20));
+    }
+
+    #[test]
+    fn a_wait_for_the_next_beat_but_one_skips_one() {
+        let waits = [0, 1, 49, 50, 51].map(|passed| beat(ms(0), ms(passed)).next_but_one());
+        assert_eq!(waits, [100, 99, 51, 100, 99].map(ms));
     }
 
     #[tokio::test]
