@@ -39,8 +39,8 @@ pub struct Wanted {
     pub soon: bool,
     /// It should tell of the groups at rest.
     pub resting: bool,
-    /// … while these nodes are dead.
-    pub dead: BTreeSet<NodeId>,
+    /// … while these nodes are dead. `None`: that is not known yet.
+    pub dead: Option<BTreeSet<NodeId>>,
 }
 
 /// See the module. Cheap to share; made once per node.
@@ -154,7 +154,7 @@ impl MetaClient {
             self.learn_map(map);
         }
         self.safe_point.fetch_max(response.safe_point, Ordering::SeqCst);
-        let dead = response.dead.into_iter().map(NodeId).collect();
+        let dead = response.knows_dead.then(|| response.dead.into_iter().map(NodeId).collect());
         Ok(Wanted { soon: response.busy, resting: response.send_resting, dead })
     }
 

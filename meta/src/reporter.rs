@@ -26,6 +26,8 @@ use crate::{Error, MetaClient};
 
 /// How often changes are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// All that rests here is told at most so often.
+const ALL_AGAIN: Duration = Duration::from_secs(2);
 /// A report goes out at least so often.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// A replica that its leader hasn't heard of for so long counts as unreachable.
@@ -75,6 +77,7 @@ impl Reporter {
         let mut resting = AtRest::default();
         // What what rests came to when the leader heard of it last.
         let mut known = None;
+        let mut told_all: Option<Instant> = None;
         // The nodes that are dead, by what the leader said last.
         let mut dead = Arc::default();
         loop {
@@ -90,8 +93,14 @@ impl Reporter {
             if due || shape != last_shape {
                 self.follow_rest(&mut resting, away, now);
                 meter.measure(&*self.local, now, &mut groups);
-                let say = resting.say(known, &*self.local, now);
+                // Nobody is told all of it again and again, whatever keeps him from believing it.
+                let again = known.is_none() && told_all.is_some_and(|at| now - at < ALL_AGAIN);
+                let say = match again {
+                    true => Say::Nothing,
+                    false => resting.say(known, &*self.local, now),
+                };
                 let with_resting = matches!(say, Say::All(_));
+                told_all = if with_resting { Some(now) } else { told_all };
                 let (resting_since, at_rest, resting_gone) = match say {
                     Say::Nothing => (None, Vec::new(), Vec::new()),
                     Say::Changes { since, reports, gone } => (Some(since), reports, gone),
@@ -125,7 +134,7 @@ impl Reporter {
                         }
                         last_sent = (!wanted.soon && !wanted.resting).then_some(now);
                         last_shape = shape;
-                        dead = Arc::new(wanted.dead);
+                        dead = wanted.dead.map_or(dead, Arc::new);
                     }
                     Err(Error::Rejected(why)) => {
                         error!("the cluster refuses this node: {why}");

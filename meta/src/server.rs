@@ -256,11 +256,12 @@ impl MetaServer {
         let send_resting =
             self.with_soft(|soft, _| soft.resting.get(&node) != Some(&request.resting_digest))?;
         let nodes: Vec<NodeId> = self.replica.read(|state| state.nodes().keys().copied().collect());
-        let dead = self.with_soft(|soft, now| {
-            nodes.iter().filter(|node| !soft.alive(**node, now)).map(|node| node.0).collect()
+        let (dead, knows_dead) = self.with_soft(|soft, now| {
+            let dead = nodes.iter().filter(|node| !soft.alive(**node, now)).map(|node| node.0).collect();
+            (dead, now - soft.since >= DEAD_AFTER)
         })?;
         let map = self.map(request.map_version, request.leaders_version)?;
-        Ok(pb::ReportResponse { map: Some(map), busy, safe_point, send_resting, dead })
+        Ok(pb::ReportResponse { map: Some(map), busy, safe_point, send_resting, dead, knows_dead })
     }
 
     /// The safe point, after a node has said what it still needs.

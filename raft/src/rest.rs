@@ -11,7 +11,7 @@
 //!
 //!   follows ──────────────── `Rest`, and vote and log agree ──────▶ at rest
 //!     ▲                                                               │
-//!     └───────────────────────── any message ───────────────────────────┘
+//!     └────────────────────────── any message ────────────────────────┘
 //! ```
 //!
 //! A replica at rest is one whose openraft instance was dropped: all that the instance knew is in the log. Its [`Group`], its
@@ -121,7 +121,7 @@ impl Rested {
             rests: true,
         };
         let mut opened = Self { status, owed: BTreeSet::new(), vote: None };
-        // The others' homes know who lacks entries.
+        // (The others' homes know who lacks entries. Whoever is to stand in for one doesn't: see `is_unsure`.)
         if opened.leader_elsewhere().is_none() {
             let GroupStatus { members, learners, .. } = &opened.status;
             opened.owed = members.values().chain(learners.values()).copied().collect();
@@ -137,6 +137,11 @@ impl Rested {
     /// Members may lack entries, and whoever is at home is to see to it.
     pub fn owes(&self) -> bool {
         !self.owed.is_empty()
+    }
+
+    /// Nobody has said, since this process began, who lacks entries: it does not stand in for its home, but wakes the group.
+    pub fn is_unsure(&self) -> bool {
+        self.vote.is_none() && self.leader_elsewhere().is_some()
     }
 }
 
@@ -256,7 +261,7 @@ impl Group {
         status
     }
 
-    /// Members that may lack entries, while the group rests at home here.
+    /// Members that may lack entries, as whoever laid the group to rest has told; while it rests.
     pub fn owes(&self) -> BTreeSet<NodeId> {
         self.rest.rested.lock().owed.clone()
     }
@@ -354,6 +359,10 @@ impl Group {
                     // One that has failed has said so.
                     let _ = group.awake_in_any_case().await;
                     drop(place);
+                    // Whoever noticed meanwhile that the home is missed has found this group at rest.
+                    if home.is_some_and(|home| !group.nursery.hub.liveness.is_heard(home.node)) {
+                        group.campaign().await;
+                    }
                 });
             }
             return true;

@@ -136,7 +136,8 @@ mod tests {
         let tick = |_| {
             let now = <Paced as AsyncRuntime>::Instant::now();
             let soon = now + Duration::from_millis(32);
-            to_the_beat(&seams.beat, || Paced::sleep_until(soon).deadline()) - now
+            let paced = to_the_beat(&seams.beat, || Paced::sleep_until(soon));
+            paced.deadline() - TokioRuntime::sleep_until(now).deadline()
         };
         let ticks: Vec<Duration> = (0..1_000).map(tick).collect();
         assert!(ticks.iter().all(|tick| *tick >= Beat::EVERY));

@@ -17,9 +17,11 @@ impl Group {
         let role = self.role().borrow().clone();
         let leader = match role {
             Role::Leader { .. } => me,
-            Role::Follower { leader: Some(leader) } => leader.node,
-            Role::Follower { leader: None } if rests && self.rested_status().serves().is_some() => me,
-            Role::Follower { leader: None } | Role::Stopped { .. } => return false,
+            Role::Follower { leader } => match if rests { self.home() } else { leader } {
+                Some(leader) => leader.node,
+                None => return false,
+            },
+            Role::Stopped { .. } => return false,
         };
         let lives = leader == me || liveness.is_heard(leader);
         // A replica that leads may have failed alone, while its node lives.

@@ -185,8 +185,7 @@ impl ShardServer {
 
     /// Whether the shard has no leader because it is at rest, and this node is where it would have one.
     pub(crate) fn rests_here(&self, group: GroupId) -> bool {
-        let group = self.multi.group(group).filter(|group| group.rests());
-        group.is_some_and(|group| group.status().serves().is_some())
+        self.multi.group(group).is_some_and(|group| group.rests_at_home())
     }
 
     /// Whether requests to the shard would be answered, as far as this node knows without asking anybody.

@@ -63,6 +63,10 @@ pub(crate) const LOOK_EVERY: Duration = Beat::EVERY;
 /// A look that comes so much too late: this process has slept, or had no processor.
 const SLEPT: Duration = Duration::from_millis(150);
 
+/// A node that was sent pulses for so long and has never been heard is missed like one that has fallen silent: nodes of a cluster that starts
+/// come one after the other.
+const NEVER_HEARD: Duration = Duration::from_secs(10);
+
 /// How long is too long.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -130,6 +134,17 @@ struct Inner {
     looked: Instant,
     /// Silence before this doesn't count: this process did not run.
     awake: Instant,
+}
+
+impl Inner {
+    /// As of the last look.
+    fn misses(&self, node: NodeId) -> bool {
+        let never = |peer: &Peer| {
+            peer.heard.is_none()
+                && self.looked.saturating_duration_since(peer.asked.max(self.awake)) >= NEVER_HEARD
+        };
+        self.silent.contains(&node) || self.peers.get(&node).is_some_and(never)
+    }
 }
 
 impl Liveness {
@@ -207,6 +222,17 @@ impl Liveness {
     pub fn is_heard(&self, node: NodeId) -> bool {
         let inner = self.inner.lock();
         inner.peers.get(&node).is_some_and(|peer| peer.heard.is_some()) && !inner.silent.contains(&node)
+    }
+
+    /// Whether a node is heard no more, or never was though it was asked for long.
+    pub fn is_missed(&self, node: NodeId) -> bool {
+        self.inner.lock().misses(node)
+    }
+
+    /// Whether that is so of any.
+    pub fn misses_anyone(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.peers.keys().any(|node| inner.misses(*node))
     }
 
     /// Whether a majority of each of these sets of voters' nodes has answered lately: while members are being changed there are two, and

@@ -215,7 +215,10 @@ impl MultiRaft {
         let led = log.vote().is_some_and(|vote| vote.is_committed());
         let rests = at_start && complete && led && shared.machine.may_rest();
         let rested = Rested::opened(&shared, &position, log.vote());
-        self.nursery.roll.rests(group, rests && rested.owes());
+        match rests {
+            true => self.nursery.roll.found_at_rest(group, &rested),
+            false => self.nursery.roll.rests(group, false),
+        }
         let opened = Group::new(shared, self.nursery.clone(), gated, rested);
         if rests {
             // Nodes with a link know of each other's silence.

@@ -19,11 +19,15 @@ use crate::group::Group;
 use crate::liveness::turn;
 
 impl Rested {
-    /// Where it is at home while these nodes are dead. `None`: nobody knows who led it, or most of those who vote are on dead nodes.
+    /// Where it is at home while these nodes are dead. `None`: nobody knows who led it, or who lacks entries; or most of those who vote are
+    /// on dead nodes.
     pub(super) fn home(&self, dead: &BTreeSet<NodeId>) -> Option<Peer> {
         let leader = self.status.leader?;
         if !dead.contains(&leader.node) {
             return Some(leader);
+        }
+        if self.is_unsure() {
+            return None;
         }
         let members = &self.status.members;
         let left: Vec<Peer> = members
@@ -47,13 +51,32 @@ impl Group {
         Some(GroupStatus { leader: home, ..self.rested_status() }).filter(|_| self.rests())
     }
 
-    /// Whether it is at home here, as far as this node hears the others.
-    pub(super) fn is_at_home(&self) -> bool {
+    /// Where it is at home, if it rests, as far as this node hears the others.
+    pub(crate) fn home(&self) -> Option<Peer> {
         let rested = self.rest.rested.lock();
         let liveness = &self.nursery.hub.liveness;
         let is_dead = |node: &NodeId| *node != self.nursery.hub.me && !liveness.is_heard(*node);
         let dead = rested.status.members.values().copied().filter(is_dead).collect();
-        rested.home(&dead).is_some_and(|home| home.replica == self.replica())
+        rested.home(&dead)
+    }
+
+    /// Whether it rests, and is at home here, as far as this node hears the others.
+    pub fn rests_at_home(&self) -> bool {
+        self.home().is_some_and(|home| home.replica == self.replica()) && self.rests()
+    }
+
+    /// It rests, its home is missed, and this replica can't stand in, for it doesn't know who lacks entries: then it is to be led.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        let rested = self.rest.rested.lock();
+        let liveness = &self.nursery.hub.liveness;
+        let missed = rested.leader_elsewhere().is_some_and(|home| liveness.is_missed(home.node));
+        missed
+            && rested.is_unsure()
+            && rested
+                .status
+                .members
+                .values()
+                .any(|node| *node != self.nursery.hub.me && liveness.is_heard(*node))
     }
 }
 
@@ -64,6 +87,7 @@ mod tests {
     use storage::ids::{GroupId, ReplicaId, Term};
 
     use crate::api::Role;
+    use crate::types::Vote;
 
     use super::*;
 
@@ -86,7 +110,7 @@ mod tests {
             progress: BTreeMap::new(),
             rests: true,
         };
-        Rested { status, owed: BTreeSet::new(), vote: None }
+        Rested { status, owed: BTreeSet::new(), vote: Some(Vote::new_committed(4, 1)) }
     }
 
     fn home(group: u64, me: u64, count: u64, dead: &[u64]) -> Option<u64> {
@@ -118,6 +142,18 @@ mod tests {
             *homes.entry(instead).or_default() += 1;
         }
         assert_eq!(homes, BTreeMap::from([(2, 300), (3, 300)]));
+    }
+
+    /// After a start of its process.
+    #[test]
+    fn who_does_not_know_who_lacks_entries_stands_in_for_nobody() {
+        let mut rested = at_rest(7, 3, 3);
+        rested.vote = None;
+        assert_eq!(rested.home(&nodes(&[1])), None);
+        assert_eq!(rested.home(&nodes(&[2])).map(|home| home.node.0), Some(1));
+        let mut own = at_rest(7, 1, 3);
+        own.vote = None;
+        assert_eq!(own.home(&nodes(&[2])).map(|home| home.node.0), Some(1));
     }
 
     /// It would be said that the group is served, and it is not.

@@ -128,7 +128,8 @@ impl Group {
         let _turn = self.rest.turn.lock().await;
         let Some(core) = self.core() else {
             let mut rested = self.rest.rested.lock();
-            if rested.status.term.0 <= vote.leader_id().term && rested.status.leader != Some(from) {
+            let is_news = rested.status.leader != Some(from) || rested.owed != owed;
+            if rested.status.term.0 <= vote.leader_id().term && is_news {
                 rested.status.leader = Some(from);
                 rested.owed = owed;
                 self.nursery.roll.rests(self.id(), rested.owes());

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use storage::ids::{GroupId, NodeId};
 use storage::seam::Seams;
 
+use super::Rested;
 use crate::crowd::{Crowd, Place};
 use crate::group::Group;
 use crate::multi::MultiRaft;
@@ -27,6 +28,8 @@ pub(crate) struct Roll {
     awake: Mutex<BTreeMap<GroupId, Weak<Group>>>,
     /// At rest, with members that may lack entries.
     owing: Mutex<BTreeSet<GroupId>>,
+    /// At rest since the start of the process, at home elsewhere: who lacks entries is not known here.
+    unsure: Mutex<BTreeSet<GroupId>>,
     crowd: Crowd,
     /// Changes with who rests, and where.
     version: AtomicU64,
@@ -37,12 +40,22 @@ pub(crate) struct Roll {
 impl Roll {
     pub(super) fn woke(&self, group: &Arc<Group>) {
         self.owing.lock().remove(&group.id());
+        self.unsure.lock().remove(&group.id());
         self.awake.lock().insert(group.id(), Arc::downgrade(group));
         self.moved(group.id());
     }
 
+    /// It rests since the start of the process.
+    pub fn found_at_rest(&self, group: GroupId, rested: &Rested) {
+        self.rests(group, rested.owes());
+        if rested.is_unsure() {
+            self.unsure.lock().insert(group);
+        }
+    }
+
     pub fn rests(&self, group: GroupId, owes: bool) {
         self.awake.lock().remove(&group);
+        self.unsure.lock().remove(&group);
         match owes {
             true => self.owing.lock().insert(group),
             false => self.owing.lock().remove(&group),
@@ -111,7 +124,10 @@ async fn look(multi: &Arc<MultiRaft>) {
             }
         });
     }
-    let owing: Vec<GroupId> = roll.owing.lock().iter().copied().collect();
+    let mut owing: Vec<GroupId> = roll.owing.lock().iter().copied().collect();
+    if multi.hub().liveness.misses_anyone() {
+        owing.extend(&*roll.unsure.lock());
+    }
     let due = owing.into_iter().filter_map(|id| multi.group(id)).filter(|group| group.is_to_settle());
     for group in due.take(WOKEN_MAX) {
         // Beside the others: one may be slow to wake.
@@ -140,7 +156,7 @@ fn to_be_laid<T>(mut idle: Vec<Idle<T>>, patience: u32, too_many: usize) -> impl
 }
 
 impl Group {
-    /// It rests at home here, and somebody who lacks entries, or may, answers again.
+    /// It rests at home here, and somebody who lacks entries, or may, answers again; or its home is missed, and nobody stands in.
     fn is_to_settle(&self) -> bool {
         let is_busy = self.rest.turn.try_lock().is_err();
         if self.is_gated() || self.is_stopping() || is_busy {
@@ -148,7 +164,7 @@ impl Group {
         }
         let me = self.nursery.hub.me;
         let is_back = |node: &NodeId| *node != me && self.nursery.hub.liveness.is_heard(*node);
-        self.owes().iter().any(is_back) && self.is_at_home()
+        (self.owes().iter().any(is_back) && self.rests_at_home()) || (self.rests() && self.is_in_doubt())
     }
 }
 
