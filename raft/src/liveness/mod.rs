@@ -63,8 +63,8 @@ pub(crate) const LOOK_EVERY: Duration = Beat::EVERY;
 /// A look that comes so much too late: this process has slept, or had no processor.
 const SLEPT: Duration = Duration::from_millis(150);
 
-/// A node that was sent pulses for so long and has never been heard is missed like one that has fallen silent: nodes of a cluster that starts
-/// come one after the other.
+/// A node that was sent pulses for so long, has answered none of them, and has never been heard, is missed like one that has fallen silent.
+/// (Nodes of a cluster that starts come one after the other.)
 const NEVER_HEARD: Duration = Duration::from_secs(10);
 
 /// How long is too long.
@@ -137,11 +137,11 @@ struct Inner {
 }
 
 impl Inner {
-    /// As of the last look.
+    /// Whether a node is not there, as of the last look.
     fn misses(&self, node: NodeId) -> bool {
         let never = |peer: &Peer| {
-            peer.heard.is_none()
-                && self.looked.saturating_duration_since(peer.asked.max(self.awake)) >= NEVER_HEARD
+            let since = peer.answered.unwrap_or(peer.asked).max(self.awake);
+            peer.heard.is_none() && self.looked.saturating_duration_since(since) >= NEVER_HEARD
         };
         self.silent.contains(&node) || self.peers.get(&node).is_some_and(never)
     }
@@ -224,9 +224,17 @@ impl Liveness {
         inner.peers.get(&node).is_some_and(|peer| peer.heard.is_some()) && !inner.silent.contains(&node)
     }
 
-    /// Whether a node is heard no more, or never was though it was asked for long.
+    /// Whether a node is heard no more; or never was, and does not answer, though it was asked for long. (Who has nothing to say to this node
+    /// sends no pulses either, and answers.)
     pub fn is_missed(&self, node: NodeId) -> bool {
         self.inner.lock().misses(node)
+    }
+
+    /// Whether a node is heard, or answers.
+    pub fn is_there(&self, node: NodeId) -> bool {
+        let inner = self.inner.lock();
+        let answers = |peer: &Peer| peer.heard.is_some() || peer.answered.is_some();
+        inner.peers.get(&node).is_some_and(answers) && !inner.misses(node) && !inner.deaf.contains(&node)
     }
 
     /// Whether that is so of any.

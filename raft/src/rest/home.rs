@@ -51,16 +51,16 @@ impl Group {
         Some(GroupStatus { leader: home, ..self.rested_status() }).filter(|_| self.rests())
     }
 
-    /// Where it is at home, if it rests, as far as this node hears the others.
+    /// Where it is at home, if it rests, as far as this node misses the others.
     pub(crate) fn home(&self) -> Option<Peer> {
         let rested = self.rest.rested.lock();
         let liveness = &self.nursery.hub.liveness;
-        let is_dead = |node: &NodeId| *node != self.nursery.hub.me && !liveness.is_heard(*node);
-        let dead = rested.status.members.values().copied().filter(is_dead).collect();
-        rested.home(&dead)
+        let missed = |node: &NodeId| *node != self.nursery.hub.me && liveness.is_missed(*node);
+        let missed = rested.status.members.values().copied().filter(missed).collect();
+        rested.home(&missed)
     }
 
-    /// Whether it rests, and is at home here, as far as this node hears the others.
+    /// Whether it rests, and is at home here, as far as this node misses the others.
     pub fn rests_at_home(&self) -> bool {
         self.home().is_some_and(|home| home.replica == self.replica()) && self.rests()
     }
@@ -70,13 +70,8 @@ impl Group {
         let rested = self.rest.rested.lock();
         let liveness = &self.nursery.hub.liveness;
         let missed = rested.leader_elsewhere().is_some_and(|home| liveness.is_missed(home.node));
-        missed
-            && rested.is_unsure()
-            && rested
-                .status
-                .members
-                .values()
-                .any(|node| *node != self.nursery.hub.me && liveness.is_heard(*node))
+        let is_there = |node: &NodeId| *node != self.nursery.hub.me && liveness.is_there(*node);
+        missed && rested.is_unsure() && rested.status.members.values().any(is_there)
     }
 }
 
