@@ -177,7 +177,7 @@ mod tests {
         let options = RaftOptions::default();
         let config = options.openraft().expect("openraft takes them");
         let heartbeat = Duration::from_millis(config.heartbeat_interval);
-        assert!(options.heartbeat - 2 * Beat::EVERY < heartbeat && heartbeat < options.heartbeat);
+        assert!(options.heartbeat - Beat::EVERY < heartbeat && heartbeat < options.heartbeat);
         // The next one but one leaves a beat late, and takes half a beat there and back.
         assert!(2 * options.heartbeat + Beat::EVERY * 3 / 2 < options.lease());
         // Three pulses are missed before anybody counts as away.

@@ -41,7 +41,8 @@
 //!   restarted, for it doesn't know whether one does.
 //! - The owner of the state machine, when it has work of its own (the collection of garbage).
 //!
-//! The death of the home's node wakes nobody: another one is the home then (`home.rs`).
+//! The death of the home's node wakes nobody: another one is the home then (`home.rs`). But for a member whose process was restarted: it
+//! doesn't know who lacks entries, and wakes the group when it misses the home.
 //!
 //! How many may be awake at a time is bounded, whoever wakes them: `room.rs`.
 //!

@@ -6,8 +6,9 @@
 //! woken meanwhile: then it has another leader, of a later term.
 //!
 //! Who stands in follows from the group, from who is dead and from who lacks entries, of which whoever rested with it was told: all who
-//! agree on these agree on him. If they don't, two nodes take themselves for the group's home for a while. That is harmless: it says who
-//! is asked first, and who is to see to members that lack entries.
+//! agree on these agree on him. If they don't, two nodes take themselves for the group's home for a while. Nothing
+//! is led or promised by that: it says who is asked first, and who is to see to members that lack entries. But each says so to the meta-group
+//! again, which asks the other anew; so nobody tells all that rests with him more often than every two seconds.
 
 use std::collections::BTreeSet;
 
