@@ -177,10 +177,7 @@ impl Shared {
         batch.put(Cf::Group, &keys::applied_key(self.group), &encode_log_id(&id));
         // (If RocksDB holds writes back, this replica waits, and not everybody whose task is on the same thread.)
         self.engine.write_aside(batch, &self.seams).await?;
-        fail_point::pass(match &membership {
-            Some(_) => FailPoint::MembersWritten,
-            None => FailPoint::ApplyWritten,
-        });
+        fail_point::pass(passed(membership.as_ref()));
         {
             let mut applied = self.applied.lock();
             debug_assert!(applied.last.is_none_or(|last| last.index < id.index), "entries in order");
@@ -293,6 +290,16 @@ impl RaftStateMachine<TypeConfig> for Adapter {
         }
         let data = SnapshotData::View { engine: self.shared.engine.clone(), view, spans };
         Ok(Some(Snapshot { meta: position.meta(), snapshot: data }))
+    }
+}
+
+/// Which moment it is when an entry is in the engine.
+fn passed(members: Option<&StoredMembership>) -> FailPoint {
+    match members.map(StoredMembership::membership) {
+        None => FailPoint::ApplyWritten,
+        Some(members) if members.get_joint_config().len() > 1 => FailPoint::JointWritten,
+        Some(members) if members.learner_ids().next().is_some() => FailPoint::LearnerWritten,
+        Some(_) => FailPoint::UniformWritten,
     }
 }
 

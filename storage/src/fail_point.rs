@@ -3,7 +3,8 @@
 //! They exist only in a build with the cargo feature `sabotage`; in every other build [`pass`] does nothing. There,
 //! a file is looked at whenever a point is passed: `$FLOTILLA_FAIL_POINT.PID`. Does it say `NAME N` (or `any N`), the process
 //! aborts at the Nth passage from then on, leaving the point's name in `$FLOTILLA_FAIL_POINT.PID.died`. `tests/tests/fail_points.rs`
-//! has nodes die so at every point there is, and fails if one is never passed.
+//! has nodes die so at every point there is, and `tests/tests/membership_steps.rs` has each party to a move die at each of its steps. They
+//! fail if a point is never passed.
 
 /// A step after which a crash leaves something half done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,10 +19,16 @@ pub enum FailPoint {
     LogPurged,
     /// A command's batch is in the engine's memory; neither raft nor a client knows.
     ApplyWritten,
-    /// The same of a change of members.
-    MembersWritten,
+    /// The same of an entry with which a group has a learner.
+    LearnerWritten,
+    /// … of one with which old and new voters vote together.
+    JointWritten,
+    /// … of one with which only its voters are members.
+    UniformWritten,
     /// The state is flushed; the log still has what led to it.
     CheckpointFlushed,
+    /// A piece of a snapshot has been read, to be sent to another node.
+    SnapshotSending,
     /// An incoming snapshot is complete in a file, and not yet accepted.
     SnapshotSpooled,
     /// It is accepted: from here on each start installs it.
@@ -60,20 +67,33 @@ pub enum FailPoint {
     AbsorbApplied,
     /// The merge is durable; the replica that was absorbed is about to be removed.
     AbsorbedFlushed,
+    /// At whoever leads the meta-group: a new replica has its id, and nothing else.
+    ReplicaAllotted,
+    /// … its node has a blank replica, of which its group knows nothing.
+    ReplicaMade,
+    /// … it is a learner; nobody has noted that it is.
+    LearnerAdded,
+    /// … a leadership has been handed over.
+    LeaderMoved,
+    /// … the voters are the new ones; the replica that goes stands.
+    VotersChanged,
 }
 
 use FailPoint::*;
 
 impl FailPoint {
     /// All of them, by the names that the file knows.
-    pub const ALL: [(&'static str, FailPoint); 26] = [
+    pub const ALL: [(&'static str, FailPoint); 34] = [
         ("log-unwritten", LogUnwritten),
         ("log-written", LogWritten),
         ("vote-saved", VoteSaved),
         ("log-purged", LogPurged),
         ("apply-written", ApplyWritten),
-        ("members-written", MembersWritten),
+        ("learner-written", LearnerWritten),
+        ("joint-written", JointWritten),
+        ("uniform-written", UniformWritten),
         ("checkpoint-flushed", CheckpointFlushed),
+        ("snapshot-sending", SnapshotSending),
         ("snapshot-spooled", SnapshotSpooled),
         ("snapshot-renamed", SnapshotRenamed),
         ("import-built", ImportBuilt),
@@ -93,6 +113,11 @@ impl FailPoint {
         ("freeze-applied", FreezeApplied),
         ("absorb-applied", AbsorbApplied),
         ("absorbed-flushed", AbsorbedFlushed),
+        ("replica-allotted", ReplicaAllotted),
+        ("replica-made", ReplicaMade),
+        ("learner-added", LearnerAdded),
+        ("leader-moved", LeaderMoved),
+        ("voters-changed", VotersChanged),
     ];
 
     /// The name of one.

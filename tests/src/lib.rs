@@ -8,6 +8,7 @@ pub mod peer;
 pub mod ports;
 
 pub mod bank;
+pub mod doomed;
 pub mod pairs;
 
 use std::path::{Path, PathBuf};
@@ -197,6 +198,22 @@ impl Cluster {
         let port = address.rsplit(':').next().and_then(|port| port.parse().ok());
         let leader = (1..=self.nodes).find(|n| Some(self.sql_port(*n)) == port);
         leader.with_context(|| format!("no node serves at {address}"))
+    }
+
+    /// The node that leads the meta-group, as node `asked` knows it.
+    pub fn meta_leader(&self, asked: usize) -> Result<usize> {
+        let status = self.admin_json(asked, &["meta", "status"])?;
+        self.number(status["leader"].as_u64().context("a leader of the meta-group")?)
+    }
+
+    /// The node that has this id.
+    pub fn number(&self, id: u64) -> Result<usize> {
+        for n in 1..=self.nodes {
+            if self.name(n)? == format!("n{id}") {
+                return Ok(n);
+            }
+        }
+        bail!("there is no n{id}")
     }
 
     /// Runs pgbench against node `n`.

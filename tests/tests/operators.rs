@@ -8,18 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tests::{Cluster, binary, pause};
 
-/// The number of the node that leads the meta-group.
-fn meta_leader(cluster: &Cluster) -> Result<usize> {
-    let status = cluster.admin_json(1, &["meta", "status"])?;
-    let id = format!("n{}", status["leader"].as_u64().context("a leader")?);
-    for n in 1..=cluster.nodes {
-        if cluster.name(n)? == id {
-            return Ok(n);
-        }
-    }
-    anyhow::bail!("{id} is none of the nodes: {status}")
-}
-
 /// What is under way, in words.
 fn under_way(cluster: &Cluster, asked: usize) -> Result<Vec<String>> {
     let list = cluster.admin_json(asked, &["operations"])?;
@@ -66,7 +54,7 @@ async fn transfer_that_is_interrupted_leaves_its_shard_free() -> Result<()> {
     // Leaders are moved by nobody else.
     cluster.admin(1, &["settings", "set", "rebalance", "off"])?;
     cluster.admin(1, &["status", "--wait", "60"])?;
-    let asked = meta_leader(&cluster)?;
+    let asked = cluster.meta_leader(1)?;
     let silent = asked % 3 + 1;
     let heir = cluster.name(silent % 3 + 1)?;
     cluster.admin(asked, &["transfer-leader", "g3", &cluster.name(silent)?])?;
@@ -84,7 +72,7 @@ async fn split_is_under_way_for_all_to_see_and_done_once() -> Result<()> {
     client.batch_execute("CREATE TABLE cut (a int PRIMARY KEY, b text)").await?;
     client.batch_execute("INSERT INTO cut SELECT n, md5(n::text) FROM generate_series(1, 2000) n").await?;
     cluster.admin(1, &["status", "--wait", "60"])?;
-    let asked = meta_leader(&cluster)?;
+    let asked = cluster.meta_leader(1)?;
     let before = shards(&cluster, asked)?.len();
     let split = cluster.admin_json(asked, &["split", "cut"])?;
     let (left, right) = (split["group"].as_u64().context("a shard")?, &split["right"]);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::admin as rpc;
 use proto::admin::node_control_client::NodeControlClient;
+use storage::fail_point::{self, FailPoint};
 use storage::ids::{GroupId, NodeId, ReplicaId};
 use tonic::transport::Channel;
 use tracing::debug;
@@ -82,18 +83,22 @@ impl Executor<'_> {
         match operation {
             Operation::AddLearner { node, .. } => {
                 let replica = self.server.allocate(0, 1).await?.first_replica;
+                fail_point::pass(FailPoint::ReplicaAllotted);
                 let (cluster_id, leader) = (self.cluster_id.clone(), self.leader.0);
                 let mut to_new = self.control(*node)?;
                 let create = rpc::CreateReplicaRequest { cluster_id, group, replica, leader };
                 within(seams, OPERATION_LIMIT, to_new.create_replica(create)).await?;
+                fail_point::pass(FailPoint::ReplicaMade);
                 let add = rpc::AddLearnerRequest { group, replica, node: node.0 };
                 within(seams, OPERATION_LIMIT, to_leader.add_learner(add)).await?;
+                fail_point::pass(FailPoint::LearnerAdded);
             }
             Operation::ChangeVoters { voters, .. } => {
                 let before = self.voters()?;
                 let change =
                     rpc::ChangeVotersRequest { group, replicas: voters.iter().map(|r| r.0).collect() };
                 within(seams, OPERATION_LIMIT, to_leader.change_voters(change)).await?;
+                fail_point::pass(FailPoint::VotersChanged);
                 for (replica, node) in before {
                     if !voters.contains(&replica) {
                         self.destroy(replica, node).await;
@@ -109,6 +114,7 @@ impl Executor<'_> {
             Operation::TransferLeader { replica, .. } => {
                 let transfer = rpc::TransferLeaderRequest { group, replica: replica.0 };
                 within(seams, OPERATION_LIMIT, to_leader.transfer_leader(transfer)).await?;
+                fail_point::pass(FailPoint::LeaderMoved);
             }
             Operation::Split { .. } | Operation::Merge { .. } => {
                 return Err(Error::Rejected(format!("{operation}: that is not done by the leader alone")));

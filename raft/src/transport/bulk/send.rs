@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use prost::Message;
 use proto::raft as wire;
+use storage::fail_point::{self, FailPoint};
 use storage::seam::Seams;
 use storage::snapshot::Export;
 use tokio::sync::mpsc;
@@ -157,6 +158,7 @@ impl Outgoing {
                     return;
                 }
             };
+            fail_point::pass(FailPoint::SnapshotSending);
             sequence += 1;
             self.hub.pace.pass(chunk.len(), &self.hub.seams).await;
             metrics::counter!("flotilla_raft_snapshot_bytes_total", "direction" => "sent")
