@@ -252,9 +252,9 @@ impl Group {
 
     /// Stands for election now, unless a leader's lease forbids it, or what was promised before a restart may: for the
     /// one replica that is meant to lead a new group, and for one that takes over. A group at rest wakes. Not while this node's
-    /// disk stalls.
+    /// disk stalls and another voter's does not.
     pub async fn campaign(self: &Arc<Self>) {
-        if !self.is_stalled() {
+        if !self.stands_back() {
             self.campaign_though_stalled().await;
         }
     }
@@ -337,9 +337,25 @@ impl Group {
         self.nursery.hub.liveness.is_mute(self.id())
     }
 
-    /// The log's disk is too slow for this node to lead.
+    /// The log's disk is too slow: this node should not lead, if anybody else can.
     pub(crate) fn is_stalled(&self) -> bool {
         self.nursery.hub.liveness.is_stalled(self.nursery.hub.me)
+    }
+
+    /// Whether a node's disk stalls, and a voter of this group is on one that is heard and whose disk does not: that one is to lead.
+    /// (Other nodes, however well they are, can't.)
+    pub(crate) fn is_outdone(&self, node: NodeId) -> bool {
+        let (me, liveness) = (self.nursery.hub.me, &self.nursery.hub.liveness);
+        let is_better = |voter: NodeId| {
+            let is_there = voter == me || liveness.is_heard(voter);
+            is_there && !liveness.is_stalled(voter)
+        };
+        liveness.is_stalled(node) && self.voter_nodes().into_iter().any(is_better)
+    }
+
+    /// This replica leaves it to another one to lead, for its disk stalls: see [`crate::stall`].
+    pub(crate) fn stands_back(&self) -> bool {
+        self.is_outdone(self.nursery.hub.me)
     }
 
     /// It has entries to apply, and applies none: it should not lead.
@@ -356,7 +372,7 @@ impl Group {
     pub(crate) fn stand_for_election(&self) {
         if let Some(core) = self.core()
             && !self.is_stuck()
-            && !self.is_stalled()
+            && !self.stands_back()
         {
             core.raft.runtime_config().elect(true);
         }

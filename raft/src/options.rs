@@ -38,7 +38,8 @@ pub struct RaftOptions {
     pub received_bytes_max: usize,
     /// Messages to one node that may queue, in bytes.
     pub queue_bytes_max: usize,
-    /// A write to the log that takes longer says that the disk stalls: this node hands its leaderships over.
+    /// A write to the log that takes longer says that the disk stalls: this node hands its leaderships over,
+    /// where another voter is better.
     pub disk_stall: Duration,
     /// A replica that has committed entries and applies none for so long hands its leadership over.
     pub apply_stall: Duration,

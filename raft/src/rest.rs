@@ -331,7 +331,7 @@ impl Group {
         self.nursery.roll.woke(self);
         self.rest.touch();
         // The gate may have been opened meanwhile, or the disk have come to stall, or be well again.
-        core.raft.runtime_config().elect(!self.is_gated() && !self.is_stalled() && !self.is_stuck());
+        core.raft.runtime_config().elect(!self.is_gated() && !self.stands_back() && !self.is_stuck());
         metrics::counter!("flotilla_raft_wakes_total").increment(1);
         self.seams.spawn("raft-role", self.clone().watch_role(core.clone()));
         Ok(core)
@@ -353,7 +353,7 @@ impl Group {
         if place.is_none() {
             metrics::counter!("flotilla_raft_wakes_refused_total").increment(1);
         }
-        if home.is_some_and(|home| liveness.is_heard(home.node) && !liveness.is_stalled(home.node)) {
+        if home.is_some_and(|home| liveness.is_heard(home.node) && !self.is_outdone(home.node)) {
             let group = self.clone();
             if let Some(place) = place {
                 self.seams.spawn("raft-ready", async move {
@@ -368,7 +368,7 @@ impl Group {
             }
             return true;
         }
-        if self.is_stalled() {
+        if self.stands_back() {
             // Another one is to lead: whoever asks there finds that this node's disk stalls.
             return true;
         }

@@ -26,7 +26,7 @@ impl Group {
         let lives = leader == me || liveness.is_heard(leader);
         // A replica that leads may have failed alone, while its node lives.
         let leads = rests || leader == me || self.unheard_for() < self.options.election_max;
-        let well = lives && leads && !liveness.is_stalled(leader) && !self.is_gated();
+        let well = lives && leads && !self.is_outdone(leader) && !self.is_gated();
         well && liveness.is_answered(me, &self.quorums())
     }
 }

@@ -6,13 +6,19 @@
 //! [`RaftOptions::disk_stall`](crate::RaftOptions)
 //!
 //! - says so: an error in its log, `flotilla_raft_disk_stalled_total`, and in its pulses, so that nobody hands it a leadership;
-//! - hands its leaderships to voters that do not stall, and stands for no election;
+//! - stands back in each group where somebody is better: hands the leadership to a voter that does not stall, and stands for
+//!   no election;
 //! - is taken for well when the disk has kept up for a while.
 //!
 //! A group that rests at home there ([`crate::rest`]) is woken elsewhere.
 //!
-//! If there is nobody better, because all other nodes stall or are silent, it does none of this but say so: a slow leader is better than
-//! none. Of nodes that stall together, the last to notice goes on leading.
+//! Somebody is better in a group if another of its voters is on a node that is heard and does not stall
+//! ([`Group::is_outdone`]). Nodes that have no vote there, however well they are, can't lead it. Where nobody is better, for
+//! all voters stall or are silent, the replica leads, stands for election and wakes as ever: a slow leader is better than
+//! none. Both may change while the disk stalls: it is asked again at each look.
+//!
+//! What a node says is the truth, whether or not it stands back: nodes that said so only as long as others are better would
+//! change their minds together, again and again.
 //!
 //! A leader that has handed over may learn of it only when its disk is back: openraft's core waits for the vote that it gives
 //! its successor to be saved. So from the moment of the transfer on it takes no proposals, vouches for no reads, and says at once that it
@@ -27,7 +33,6 @@ use storage::seam::Seams;
 
 use crate::group::Group;
 use crate::multi::MultiRaft;
-use crate::transport::Hub;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A look that comes so much too late: this process has slept, and the disk need not have.
@@ -43,7 +48,6 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
     let mut awake = looked;
     let mut seen: Option<Instant> = None;
     let mut offered = HashMap::new();
-    let mut alone = false;
     loop {
         seams.beat(LOOK_EVERY).await;
         let Some(multi) = multi.upgrade() else { return };
@@ -60,16 +64,16 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
         if stalled_for >= limit {
             seen = Some(now);
         }
-        let slow = seen.is_some_and(|at| now.saturating_duration_since(at) < limit * RECOVERY);
+        let stalled = seen.is_some_and(|at| now.saturating_duration_since(at) < limit * RECOVERY);
         let hub = multi.hub();
-        let stalled = slow && somebody_is_well(hub);
-        if slow && !stalled && !alone {
-            tracing::error!("the disk stalls, and this node leads on: no other is better");
-        }
-        alone = slow && !stalled;
-        if hub.liveness.set_stalled(hub.me, stalled) {
-            announce(&multi, stalled, limit);
+        let is_new = hub.liveness.set_stalled(hub.me, stalled);
+        if is_new {
+            announce(stalled, limit);
             offered.clear();
+        }
+        if stalled || is_new {
+            // Somebody may have come to be better, or not be any more.
+            multi.roll().awake().iter().for_each(|group| stand_or_stand_back(group));
         }
         if stalled {
             hand_over(&multi, &seams, &mut offered);
@@ -77,36 +81,33 @@ pub(crate) async fn watch(multi: Weak<MultiRaft>, seams: Seams) {
     }
 }
 
-/// Whether another node is there that does not stall.
-fn somebody_is_well(hub: &Hub) -> bool {
-    let well = |node| hub.liveness.is_heard(node) && !hub.liveness.is_stalled(node);
-    hub.all_links().iter().any(|link| well(link.node()))
-}
-
-fn announce(multi: &MultiRaft, stalled: bool, limit: Duration) {
+fn announce(stalled: bool, limit: Duration) {
     metrics::gauge!("flotilla_raft_disk_stalled").set(f64::from(u8::from(stalled)));
     match stalled {
         true => {
             metrics::counter!("flotilla_raft_disk_stalled_total").increment(1);
             tracing::error!(
-                "the disk stalls: a write to the log takes longer than {limit:?}; this node hands its leaderships over"
+                "the disk stalls: a write to the log takes longer than {limit:?}; this node leaves it to others to lead"
             );
         }
         false => tracing::info!("the disk has kept up for {:?}: this node may lead again", limit * RECOVERY),
     }
-    for group in multi.roll().awake() {
-        match stalled {
-            true => group.keep_from_election(),
-            false if !group.is_gated() => group.stand_for_election(),
-            false => {}
-        }
+}
+
+/// Whether the replica stands for election when it misses a leader, as it is now.
+fn stand_or_stand_back(group: &Group) {
+    match group.stands_back() {
+        true => group.keep_from_election(),
+        false if !group.is_gated() => group.stand_for_election(),
+        false => {}
     }
 }
 
 /// Offers what this node leads to others, each group once in a while.
 fn hand_over(multi: &MultiRaft, seams: &Seams, offered: &mut HashMap<GroupId, Instant>) {
     let now = seams.clock.now();
-    for group in multi.roll().awake().into_iter().filter(|group| group.leads().is_some()) {
+    let is_to_leave = |group: &Arc<Group>| group.leads().is_some() && group.stands_back();
+    for group in multi.roll().awake().into_iter().filter(is_to_leave) {
         let recent = |at: &Instant| now.saturating_duration_since(*at) < AGAIN;
         if offered.get(&group.id()).is_some_and(recent) || group.is_handing_over() {
             continue;

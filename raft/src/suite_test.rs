@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use futures::Stream;
+use futures::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{OptionalSend, StorageError};
@@ -43,6 +43,9 @@ impl RaftStateMachine<TypeConfig> for Flushing {
     where
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
+        let shared = self.shared.clone();
+        // The suite leaves entries out.
+        let entries = entries.inspect_ok(move |(entry, _)| shared.skip_to(entry.log_id.index));
         self.adapter.apply(entries).await?;
         self.shared.set_flushed(self.shared.applied());
         Ok(())

@@ -135,6 +135,25 @@ async fn only_what_is_flushed_counts_as_in_a_snapshot() {
     assert_eq!(shared.flushed_index(), Some(3));
 }
 
+/// Guards `Shared::check_next`: a replica that left an entry out, or applied one twice, would not be what the others are.
+#[tokio::test]
+async fn an_entry_out_of_turn_is_not_applied_and_fails_the_replica() {
+    for (index, in_turn) in [(1, false), (2, false), (3, true), (4, false)] {
+        let (_dir, store) = store();
+        let machine = Arc::new(Nothing);
+        let position = Position::default();
+        let shared = Shared::new(GROUP, ME, store.engine(), machine, Seams::real(), Fault::new(), position);
+        let mut adapter = Adapter::new(shared.clone());
+        adapter.apply(stream::iter([1, 2].map(|index| Ok((entry(index), None))))).await.expect("apply");
+        let applied = adapter.apply(stream::iter([Ok((entry(index), None))])).await;
+        assert_eq!(applied.is_ok(), in_turn, "entry {index}");
+        assert_eq!(shared.applied_index(), Some(if in_turn { 3 } else { 2 }), "entry {index}");
+        let reason = shared.fault.get();
+        assert_eq!(reason.is_none(), in_turn, "entry {index}: {reason:?}");
+        assert!(reason.is_none_or(|reason| reason.contains("is not the one after")), "entry {index}");
+    }
+}
+
 /// A store whose log begins after entry 3, and whose state ends at `applied`.
 async fn store_with(applied: u64) -> (TempDir, Arc<Store>) {
     let (dir, store) = store();

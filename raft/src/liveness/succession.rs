@@ -17,9 +17,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use storage::ids::{GroupId, NodeId};
+use storage::seam::Seams;
 
 use crate::api::Role;
-use crate::group::Group;
+use crate::group::{Group, within};
 use crate::multi::MultiRaft;
 use crate::transport::Hub;
 
@@ -93,10 +94,16 @@ pub(super) async fn succeed(multi: Weak<MultiRaft>, hub: Arc<Hub>, node: NodeId)
         };
         drop(multi);
         if !group.is_gated() {
-            group.campaign().await;
+            // Beside the others: it may have gone to rest meanwhile, and be slow to wake.
+            seams.spawn("raft-campaign", campaign(group, seams.clone()));
         }
         due.extend(turn.next(seams.clock.now(), seams.random_f64()).map(Reverse));
     }
+}
+
+/// Stands for election, unless it takes until the next one's turn to begin with that.
+async fn campaign(group: Arc<Group>, seams: Seams) {
+    within(&seams, STEP, group.campaign()).await;
 }
 
 /// Whether the replica takes its leader to be on that node.
@@ -120,8 +127,6 @@ pub(crate) fn turn(group: GroupId, n: usize, count: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-
-    use storage::seam::Seams;
 
     use super::*;
 
