@@ -47,7 +47,7 @@ struct Held {
 }
 
 impl Room {
-    /// Takes an append in, if there is any room. (If a large one had to fit, it would be refused as long as small ones keep coming.)
+    /// Takes an append in, if there is any room. (A large one, if it had to fit, would be refused as long as small ones come.)
     pub fn take(self: &Arc<Self>, bytes: usize, bytes_max: usize) -> Option<Share> {
         let mut held = self.held.lock();
         if held.bytes >= bytes_max || held.appends >= APPENDS_MAX {

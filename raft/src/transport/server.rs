@@ -23,8 +23,8 @@ use crate::types::{
     Malformed, TypeConfig, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
 };
 
-/// Requests of one stream that may be in the hands of replicas; more wait in the stream. Entries are bounded in bytes, too, all streams
-/// of a node together ([`super::received`]): what is more is refused, for pulses and votes come behind it.
+/// Requests of one stream that may be in the hands of replicas; more wait in the stream. Entries are bounded in bytes, too, for all
+/// streams of a node ([`super::received`]): what is more is refused, for pulses and votes come behind it.
 pub(super) const RUNNING_MAX: usize = 4096;
 
 /// Where a node's consensus layer answers other nodes. The service can be mounted before the layer is started (it
