@@ -30,6 +30,7 @@ use crate::options::RaftOptions;
 use crate::rest::{self, Roll};
 use crate::suspects::Suspects;
 use crate::transport::Hub;
+use crate::transport::received::Received;
 use crate::transport::server::{Endpoint, Mount, refusal};
 use crate::{broken, checkpoint, progress, stall};
 
@@ -49,6 +50,7 @@ pub struct MultiRaft {
     pub(crate) factory: Arc<dyn StateMachineFactory>,
     seams: Seams,
     hub: Arc<Hub>,
+    received: Received,
     pub(crate) spool_dir: PathBuf,
     arrivals: Arc<Arrivals>,
     pub(crate) groups: RwLock<HashMap<GroupId, Arc<Group>>>,
@@ -104,6 +106,7 @@ impl MultiRaft {
             log: store.log(),
             factory,
             hub,
+            received: Received::default(),
             spool_dir,
             arrivals,
             groups: RwLock::default(),
@@ -328,6 +331,10 @@ impl MultiRaft {
 
     pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.hub
+    }
+
+    pub(crate) fn received(&self) -> &Received {
+        &self.received
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

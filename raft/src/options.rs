@@ -34,7 +34,7 @@ pub struct RaftOptions {
     /// Entries of all groups that may be on their way to the log's disk, in bytes; more wait.
     pub log_bytes_in_flight_max: u32,
     /// While so many bytes of appends of one other node are in the hands of replicas here, more are refused, to come again: there are
-    /// never more than these and one message.
+    /// never more than these and one append, however many streams they have come by.
     pub received_bytes_max: usize,
     /// Messages to one node that may queue, in bytes.
     pub queue_bytes_max: usize,
@@ -153,10 +153,10 @@ impl RaftOptions {
             max_payload_entries: 1024,
             max_append_entries: Some(1024),
             install_snapshot_timeout: 3_600_000,
-            // Memory is taken as they fill. The first holds all appends that streams let through, so that whoever hands one
-            // over never waits (`transport::intake`). The second is written to by the state machine's worker, while openraft may be waiting
-            // for a place in the third: full, both would wait for ever. What else fills it then is bounded by what is
-            // under way, and by a tick per heartbeat: a stall of half an hour is survived.
+            // Memory is taken as they fill. The first holds all appends that are let through, so that whoever hands one
+            // over never waits (`transport::received`). The second is written to by the state machine's worker, while openraft
+            // may be waiting for a place in the third: full, both would wait for ever. What else fills it then is bounded by
+            // what is under way, and by a tick per heartbeat: a stall of half an hour is survived.
             api_channel_size: Some(16_384),
             notification_channel_size: Some(16_384),
             state_machine_channel_size: Some(256),

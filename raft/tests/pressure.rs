@@ -7,9 +7,15 @@ mod harness;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use harness::{Cluster, GROUP, eventually_so};
+use futures::channel::mpsc;
+use harness::puppet::{append, ask, is_success};
+use harness::{CLUSTER, Cluster, GROUP, eventually, eventually_so};
+use prost::Message;
+use proto::raft as wire;
+use proto::raft::raft_client::RaftClient;
+use proto::raft::request::Body;
 use raft::{NewGroup, ProposeError, RaftOptions};
-use storage::ids::{NodeId, ReplicaId};
+use storage::ids::{LogIndex, NodeId, ReplicaId};
 
 const ALL: [u64; 3] = [1, 2, 3];
 
@@ -95,4 +101,98 @@ async fn a_leader_that_applies_nothing_hands_over_and_leads_again_when_it_does()
         other == leader || cluster.group(other).transfer_leader(ReplicaId(leader)).await.is_ok()
     };
     eventually_so("it may lead again", leads_again).await;
+}
+
+const LEADER: u64 = 1;
+const FOLLOWER: u64 = 2;
+const TERM: u64 = 5;
+
+fn weight(append: &Body) -> usize {
+    let Body::Append(append) = append else { panic!("no append: {append:?}") };
+    append.encoded_len()
+}
+
+/// Sends appends to a node whose disk stalls, and a pulse behind them, by a stream that ends when the pulse is answered. The
+/// answer is how many were not refused.
+async fn taken_in(cluster: &Cluster, appends: &[Body]) -> usize {
+    const PULSE: u64 = u64::MAX;
+    let request = |id: u64, body: Body| wire::Request {
+        id,
+        group: GROUP.0,
+        from_replica: LEADER,
+        to_replica: FOLLOWER,
+        body: Some(body),
+    };
+    let pulse = request(PULSE, Body::Pulse(wire::Pulse::default()));
+    let message = wire::Requests {
+        cluster_id: CLUSTER.to_be_bytes().to_vec().into(),
+        from_node: LEADER,
+        to_node: FOLLOWER,
+        requests: (0..)
+            .zip(appends.iter().cloned())
+            .map(|(id, body)| request(id, body))
+            .chain([pulse])
+            .collect(),
+    };
+    let endpoint = format!("http://{}", cluster.address(FOLLOWER));
+    let mut client = RaftClient::connect(endpoint).await.expect("connect");
+    let (stream, requests) = mpsc::unbounded();
+    stream.unbounded_send(message).expect("the stream is there");
+    let mut answers = client.exchange(requests).await.expect("exchange").into_inner();
+
+    let (mut refused, mut pulsed) = (0, false);
+    while !pulsed {
+        let batch = tokio::time::timeout(Duration::from_secs(30), answers.message()).await;
+        let batch = batch.unwrap_or_else(|_| panic!("{refused} refused, and the pulse is not answered"));
+        // What is refused is refused before the pulse is looked at.
+        for answer in batch.expect("an answer").expect("more").answers {
+            match answer.body {
+                Some(wire::answer::Body::Refusal(refusal)) => {
+                    assert_eq!(refusal.reason(), wire::refusal::Reason::Overloaded);
+                    refused += 1;
+                }
+                Some(wire::answer::Body::Pulsed(_)) => pulsed = true,
+                other => panic!("the disk stalls: {other:?}"),
+            }
+        }
+    }
+    drop(stream);
+    // When it has ended here, the node has let go of it.
+    let end = tokio::time::timeout(Duration::from_secs(30), answers.message()).await.expect("an end");
+    assert_eq!(end.expect("an end"), None);
+    appends.len() - refused
+}
+
+/// Entries that came by a stream that is gone are still there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_takes_in_from_another_is_bounded_for_all_streams_together() {
+    const BYTES_MAX: usize = 1000;
+    let mut cluster = Cluster::new();
+    cluster.options.received_bytes_max = BYTES_MAX;
+    cluster.start(FOLLOWER).await;
+    let members: BTreeMap<ReplicaId, NodeId> = ALL.map(|n| (ReplicaId(n), NodeId(n))).into();
+    let new = NewGroup { group: GROUP, me: ReplicaId(FOLLOWER), members, campaign: false };
+    cluster.multi(FOLLOWER).create_group(new).await.expect("create");
+    // It is awake, and knows its leader.
+    assert!(is_success(&ask(&cluster, LEADER, FOLLOWER, append(LEADER, TERM, 1)).await));
+    let appends: Vec<Body> = (2..=100).map(|index| append(LEADER, TERM, index)).collect();
+
+    let well = cluster.stall(FOLLOWER);
+    let first = taken_in(&cluster, &appends).await;
+    let mut bytes: usize = appends[..first].iter().map(weight).sum();
+    assert!(bytes >= BYTES_MAX, "the room is used up: {bytes}");
+    for _ in 0..3 {
+        let again = taken_in(&cluster, &appends).await;
+        bytes += appends[..again].iter().map(weight).sum::<usize>();
+    }
+    let largest = appends.iter().map(weight).max().expect("some");
+    assert!(bytes < BYTES_MAX + largest, "{bytes} bytes were taken in");
+
+    drop(well);
+    let last = LogIndex(1 + first as u64);
+    eventually("what was taken in is in the log", || cluster.group(FOLLOWER).status().last == Some(last))
+        .await;
+    let next = append(LEADER, TERM, last.0 + 1);
+    let taken = || async { is_success(&ask(&cluster, LEADER, FOLLOWER, next.clone()).await) };
+    eventually_so("there is room again", taken).await;
 }

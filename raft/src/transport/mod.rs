@@ -15,7 +15,7 @@
 //!
 //! - [`link`]: the sending end of a stream; [`queue`]: what waits for it, and what does not have to;
 //! - [`dial`]: where connections come from;
-//! - [`server`]: the receiving end; [`intake`]: the order in which it hands appends over;
+//! - [`server`]: the receiving end; [`intake`]: the order in which it hands appends over; [`received`]: how much it takes;
 //! - [`network`]: what openraft sees of it; [`in_step`]: what it must not see too early;
 //! - [`bulk`]: snapshots, on streams and connections of their own, at a [`pace`]; a stream that breaks is gone on with.
 
@@ -28,6 +28,7 @@ pub(crate) mod link;
 pub(crate) mod network;
 pub(crate) mod pace;
 mod queue;
+pub(crate) mod received;
 pub(crate) mod server;
 
 use std::collections::HashMap;

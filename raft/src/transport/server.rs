@@ -12,6 +12,7 @@ use proto::raft::raft_server::{Raft, RaftServer};
 use storage::ids::{GroupId, NodeId, ReplicaId};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::received::Share;
 use super::{MESSAGE_BYTES_MAX, bulk, intake};
 use crate::api::Peer;
 use crate::group::Group;
@@ -22,9 +23,9 @@ use crate::types::{
     Malformed, TypeConfig, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire,
 };
 
-/// Requests of one stream that may be in the hands of replicas; more wait in the stream. Entries are bounded in bytes, too
-/// (`received_bytes_max` of the options): what is more is refused, for pulses and votes come behind it.
-const RUNNING_MAX: usize = 4096;
+/// Requests of one stream that may be in the hands of replicas; more wait in the stream. Entries are bounded in bytes, too, for all
+/// streams of a node ([`super::received`]): what is more is refused, for pulses and votes come behind it.
+pub(super) const RUNNING_MAX: usize = 4096;
 
 /// Where a node's consensus layer answers other nodes. The service can be mounted before the layer is started (it
 /// refuses everything until then), since a node that is not yet part of a cluster has to listen already.
@@ -79,7 +80,6 @@ impl Raft for Endpoint {
             mount: self.mount.clone(),
             requests: request.into_inner(),
             running: FuturesUnordered::new(),
-            running_bytes: 0,
         };
         Ok(Response::new(
             unfold(incoming, |mut incoming| async move {
@@ -113,9 +113,7 @@ impl Raft for Endpoint {
 struct Incoming {
     mount: Mount,
     requests: Streaming<wire::Requests>,
-    running: FuturesUnordered<BoxFuture<'static, (wire::Answer, usize)>>,
-    /// The weights of those, which come with their answers.
-    running_bytes: usize,
+    running: FuturesUnordered<BoxFuture<'static, wire::Answer>>,
 }
 
 impl Incoming {
@@ -123,11 +121,9 @@ impl Incoming {
         loop {
             tokio::select! {
                 biased;
-                Some((answer, bytes)) = self.running.next(), if !self.running.is_empty() => {
-                    self.running_bytes -= bytes;
+                Some(answer) = self.running.next(), if !self.running.is_empty() => {
                     let mut answers = vec![answer];
-                    while let Some(Some((answer, bytes))) = self.running.next().now_or_never() {
-                        self.running_bytes -= bytes;
+                    while let Some(Some(answer)) = self.running.next().now_or_never() {
                         answers.push(answer);
                     }
                     return Some(Ok(wire::Answers { answers }));
@@ -147,27 +143,29 @@ impl Incoming {
     fn accept(&mut self, batch: wire::Requests) -> Result<(), Status> {
         let multi = self.mount.multi()?;
         multi.check_sender(&batch.cluster_id, batch.to_node)?;
+        let from = NodeId(batch.from_node);
+        let received = multi.received().of(from);
         for request in batch.requests {
             let bytes = weight(&request);
-            // (A large one, if it had to fit, would be refused as long as small ones keep coming.)
-            let full = self.running_bytes >= multi.options().received_bytes_max;
-            if bytes > 0 && full {
+            let share = match bytes {
+                0 => None,
+                _ => received.take(bytes, multi.options().received_bytes_max),
+            };
+            if bytes > 0 && share.is_none() {
                 metrics::counter!("flotilla_raft_appends_refused_total").increment(1);
                 let refusal = refusal(wire::refusal::Reason::Overloaded, "too many entries are on their way");
                 let body = Some(wire::answer::Body::Refusal(refusal));
-                self.running.push(ready((wire::Answer { id: request.id, body }, 0)).boxed());
+                self.running.push(ready(wire::Answer { id: request.id, body }).boxed());
                 continue;
             }
-            self.running_bytes += bytes;
             // First polled in this order, which is the order of their turns at their groups.
-            let answer = answer(multi.clone(), NodeId(batch.from_node), request);
-            self.running.push(answer.map(move |answer| (answer, bytes)).boxed());
+            self.running.push(answer(multi.clone(), from, request, share).boxed());
         }
         Ok(())
     }
 }
 
-/// The bytes that a request keeps until it is answered; nothing but entries counts.
+/// The bytes that a request keeps until it is worked off; nothing but entries counts.
 fn weight(request: &wire::Request) -> usize {
     match &request.body {
         Some(wire::request::Body::Append(append)) if !append.entries.is_empty() => append.encoded_len(),
@@ -175,7 +173,12 @@ fn weight(request: &wire::Request) -> usize {
     }
 }
 
-async fn answer(multi: Arc<MultiRaft>, from: NodeId, request: wire::Request) -> wire::Answer {
+async fn answer(
+    multi: Arc<MultiRaft>,
+    from: NodeId,
+    request: wire::Request,
+    share: Option<Share>,
+) -> wire::Answer {
     let id = request.id;
     if let Some(wire::request::Body::Pulse(pulse)) = request.body {
         let pulsed = liveness::answer(multi.hub(), from, pulse);
@@ -183,7 +186,7 @@ async fn answer(multi: Arc<MultiRaft>, from: NodeId, request: wire::Request) -> 
     }
     let from = Peer { replica: ReplicaId(request.from_replica), node: from };
     let body = match multi.addressed(GroupId(request.group), ReplicaId(request.to_replica), from) {
-        Ok(group) => handle(&group, from, request.body).await,
+        Ok(group) => handle(&group, from, request.body, share).await,
         Err(refusal) => Err(refusal),
     };
     wire::Answer { id, body: Some(body.unwrap_or_else(wire::answer::Body::Refusal)) }
@@ -214,10 +217,11 @@ async fn handle(
     group: &Arc<Group>,
     from: Peer,
     body: Option<wire::request::Body>,
+    share: Option<Share>,
 ) -> Result<wire::answer::Body, wire::Refusal> {
     use wire::request::Body;
     match body {
-        Some(Body::Append(append)) => handle_append(group, append).await,
+        Some(Body::Append(append)) => handle_append(group, append, share).await,
         Some(Body::Vote(vote)) => handle_vote(group, vote, false).await,
         Some(Body::PreVote(vote)) => handle_vote(group, vote, true).await,
         Some(Body::TransferLeader(transfer)) => handle_transfer(group, transfer).await,
@@ -233,6 +237,7 @@ async fn handle(
 async fn handle_append(
     group: &Arc<Group>,
     append: wire::Append,
+    share: Option<Share>,
 ) -> Result<wire::answer::Body, wire::Refusal> {
     let rpc = AppendEntriesRequest::<TypeConfig> {
         vote: vote_from_wire(append.vote).map_err(malformed)?,
@@ -252,7 +257,7 @@ async fn handle_append(
     }
     group.heard();
     use wire::appended::Result as Appended;
-    let result = match intake::append(group, rpc).await? {
+    let result = match intake::append(group, rpc, share).await? {
         AppendEntriesResponse::Success => Appended::Success(true),
         AppendEntriesResponse::Conflict => Appended::Conflict(true),
         AppendEntriesResponse::HigherVote(vote) => Appended::HigherVote(vote_to_wire(&vote)),
