@@ -27,7 +27,7 @@ const OTHER: GroupId = GroupId(8);
 struct Stage {
     cluster: Cluster,
     voters: [Puppet; 2],
-    _bystander: Puppet,
+    bystander: Puppet,
     /// The real node has said, by a pulse, that its disk stalls.
     said: Arc<AtomicBool>,
 }
@@ -48,7 +48,7 @@ impl Stage {
             refuse(asked)
         });
         cluster.start(ME).await;
-        let stage = Self { cluster, voters, _bystander: bystander, said };
+        let stage = Self { cluster, voters, bystander, said };
         stage.create(GROUP, &[1, 2, 3]).await;
         stage
     }
@@ -57,6 +57,13 @@ impl Stage {
         let members: BTreeMap<_, _> = nodes.iter().map(|n| (ReplicaId(*n), NodeId(*n))).collect();
         let new = NewGroup { group, me: ReplicaId(ME), members, campaign: false };
         self.cluster.multi(ME).create_group(new).await.expect("create");
+    }
+
+    /// The group in which the bystander votes, which links the real node with it.
+    async fn create_other(&self) {
+        self.create(OTHER, &[ME, BYSTANDER]).await;
+        let is_asked = || self.bystander.count(|asked| matches!(asked, Body::PreVote(_))) > 0;
+        eventually("the bystander is asked for its vote", is_asked).await;
     }
 
     /// The real node's disk stalls until the answer is dropped. (It may have been slow before.)
@@ -105,7 +112,7 @@ fn refuse(asked: &Body) -> Option<Answer> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whose_disk_stalls_stands_for_election_as_long_as_no_other_voter_is_well() {
     let stage = Stage::set().await;
-    stage.create(OTHER, &[ME, BYSTANDER]).await;
+    stage.create_other().await;
     let _well = stage.stall();
     stage.pulse_until("it says that its disk stalls", &[2, 3], || stage.said.load(Ordering::SeqCst)).await;
     // (Those that were on their way when the disk came to stall are not counted.)
@@ -135,7 +142,7 @@ async fn a_group_at_rest_wakes_where_the_disk_stalls_if_no_other_voter_is_well()
     // A group that has nothing to apply again rests when its node starts.
     stage.cluster.stop(ME).await;
     stage.cluster.start(ME).await;
-    stage.create(OTHER, &[ME, BYSTANDER]).await;
+    stage.create_other().await;
     let group = stage.cluster.group(ME);
     assert!(group.rests());
 

@@ -29,6 +29,7 @@ pub const STEPS: [FailPoint; 9] = [
 
 /// A cluster whose nodes can be told where to die, and what was acknowledged by it.
 pub struct Doomed {
+    /// Its processes.
     pub cluster: Cluster,
     trap: PathBuf,
     writers: i64,

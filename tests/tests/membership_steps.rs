@@ -9,7 +9,7 @@
 //! | … gets a snapshot | here | | `fail_points.rs` | | |
 //! | … is a learner | here | here | (it is in the snapshot) | here | here |
 //! | the leadership is handed over | | | | | here |
-//! | old and new voters vote together | here | here | here | here | |
+//! | old and new voters vote together | here | here | here | (it may go before it applies that) | |
 //! | the new ones vote | here | here | here | | here |
 //! | the old replica goes | | | | `fail_points.rs` | |
 //!
@@ -32,7 +32,7 @@ enum Party {
 
 use Party::*;
 
-const DEATHS: [(Party, FailPoint); 16] = [
+const DEATHS: [(Party, FailPoint); 15] = [
     (Conductor, ReplicaAllotted),
     (Conductor, ReplicaMade),
     (Leader, SnapshotSending),
@@ -44,7 +44,6 @@ const DEATHS: [(Party, FailPoint); 16] = [
     (Leader, JointWritten),
     (Follower, JointWritten),
     (Comes, JointWritten),
-    (Goes, JointWritten),
     (Leader, UniformWritten),
     (Follower, UniformWritten),
     (Comes, UniformWritten),

@@ -89,7 +89,7 @@ pub trait LogEngine: Send + Sync + 'static {
     /// Forgets a group: entries, vote and all.
     fn remove_group(&self, group: GroupId, done: Done);
 
-    /// For how long the disk has not come to an end with the write that is under way; zero if there is none.
+    /// For how long the log has not come to an end with the write that is under way, and with telling of it; zero if there is none.
     fn stalled_for(&self) -> std::time::Duration {
         std::time::Duration::ZERO
     }

@@ -118,6 +118,7 @@ pub(super) fn run(shared: Arc<Shared>) {
         for op in ops {
             report(&shared, op, &written);
         }
+        *shared.writing.lock() = None;
     }
 }
 
@@ -132,7 +133,6 @@ fn write(shared: &Shared, mut batch: WriteBatch) -> Result<(), Error> {
     let before = shared.seams.clock.now();
     *shared.writing.lock() = Some(before);
     let written = shared.db.write_opt(batch, &options);
-    *shared.writing.lock() = None;
     let took = shared.seams.clock.now().saturating_duration_since(before);
     metrics::histogram!("flotilla_log_fsync_seconds").record(took.as_secs_f64());
     written.map_err(|e| {
