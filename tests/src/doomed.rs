@@ -98,6 +98,10 @@ impl Doomed {
             pause(5).await;
         }
         *self.died.entry(std::fs::read_to_string(died)?).or_default() += 1;
+        // The next process may be given this one's number, and is not to be told the same.
+        for file in [died, &died.with_extension("")] {
+            std::fs::remove_file(file).with_context(|| file.display().to_string())?;
+        }
         self.cluster.script(&["start", &n.to_string()])?;
         Ok(())
     }

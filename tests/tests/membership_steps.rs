@@ -54,6 +54,7 @@ const DEATHS: [(Party, FailPoint); 15] = [
 async fn each_party_to_a_move_dies_at_each_step_and_the_replica_moves() -> Result<()> {
     let mut doomed = Doomed::start(4).await?;
     for (party, point) in DEATHS {
+        doomed.cluster.admin(1, &["status", "--wait", "30"])?;
         let shard = doomed.third().await?;
         let mut followers = shard.nodes.iter().filter(|node| **node != shard.leader);
         let (gives, stays) =
