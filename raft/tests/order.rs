@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use futures::StreamExt;
+use harness::puppet::exchange;
 use harness::{CLUSTER, Cluster, GROUP, eventually};
 use prost::Message;
 use proto::raft as wire;
@@ -117,16 +118,8 @@ async fn appends_beyond_what_a_node_takes_are_refused_and_keep_nobody_waiting() 
         body: Some(wire::request::Body::Pulse(wire::Pulse::default())),
         ..wire::Request::default()
     };
-    let message = wire::Requests {
-        cluster_id: CLUSTER.to_be_bytes().to_vec().into(),
-        from_node: LEADER,
-        to_node: FOLLOWER,
-        requests: (1..=APPENDS).map(append).chain([pulse]).collect(),
-    };
-    let endpoint = format!("http://{}", cluster.address(FOLLOWER));
-    let mut client = RaftClient::connect(endpoint).await.expect("connect");
-    let requests = futures::stream::iter([message]).chain(futures::stream::pending());
-    let mut answers = client.exchange(requests).await.expect("exchange").into_inner();
+    let requests = (1..=APPENDS).map(append).chain([pulse]).collect();
+    let (_stream, mut answers) = exchange(&cluster, LEADER, FOLLOWER, requests).await;
 
     let (mut refused, mut taken, mut pulsed) = (0, 0, false);
     let mut well = Some(well);

@@ -7,12 +7,10 @@ mod harness;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::channel::mpsc;
-use harness::puppet::{append, ask, is_success};
-use harness::{CLUSTER, Cluster, GROUP, eventually, eventually_so};
+use harness::puppet::{append, ask, exchange, is_success};
+use harness::{Cluster, GROUP, eventually, eventually_so};
 use prost::Message;
 use proto::raft as wire;
-use proto::raft::raft_client::RaftClient;
 use proto::raft::request::Body;
 use raft::{NewGroup, ProposeError, RaftOptions};
 use storage::ids::{LogIndex, NodeId, ReplicaId};
@@ -124,21 +122,8 @@ async fn taken_in(cluster: &Cluster, appends: &[Body]) -> usize {
         body: Some(body),
     };
     let pulse = request(PULSE, Body::Pulse(wire::Pulse::default()));
-    let message = wire::Requests {
-        cluster_id: CLUSTER.to_be_bytes().to_vec().into(),
-        from_node: LEADER,
-        to_node: FOLLOWER,
-        requests: (0..)
-            .zip(appends.iter().cloned())
-            .map(|(id, body)| request(id, body))
-            .chain([pulse])
-            .collect(),
-    };
-    let endpoint = format!("http://{}", cluster.address(FOLLOWER));
-    let mut client = RaftClient::connect(endpoint).await.expect("connect");
-    let (stream, requests) = mpsc::unbounded();
-    stream.unbounded_send(message).expect("the stream is there");
-    let mut answers = client.exchange(requests).await.expect("exchange").into_inner();
+    let requests = (0..).zip(appends.iter().cloned()).map(|(id, body)| request(id, body)).chain([pulse]);
+    let (stream, mut answers) = exchange(cluster, LEADER, FOLLOWER, requests.collect()).await;
 
     let (mut refused, mut pulsed) = (0, false);
     while !pulsed {

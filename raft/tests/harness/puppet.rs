@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use futures::channel::mpsc;
 use futures::stream::BoxStream;
 use proto::raft as wire;
 use proto::raft::answer::Body as Answer;
@@ -189,20 +190,27 @@ pub fn append(leader: u64, term: u64, index: u64) -> Body {
     })
 }
 
+/// Asks node `to` all that by one message, as node `from`. The stream ends when the first of the answers is dropped.
+pub async fn exchange(
+    cluster: &Cluster,
+    from: u64,
+    to: u64,
+    requests: Vec<wire::Request>,
+) -> (mpsc::UnboundedSender<wire::Requests>, Streaming<wire::Answers>) {
+    let cluster_id = CLUSTER.to_be_bytes().to_vec().into();
+    let message = wire::Requests { cluster_id, from_node: from, to_node: to, requests };
+    let endpoint = format!("http://{}", cluster.address(to));
+    let mut client = RaftClient::connect(endpoint).await.expect("connect");
+    let (stream, messages) = mpsc::unbounded();
+    stream.unbounded_send(message).expect("the stream is there");
+    (stream, client.exchange(messages).await.expect("exchange").into_inner())
+}
+
 /// Asks node `to` something, as the replica on node `from`.
 pub async fn ask(cluster: &Cluster, from: u64, to: u64, body: Body) -> Answer {
     let request =
         wire::Request { id: 1, group: GROUP.0, from_replica: from, to_replica: to, body: Some(body) };
-    let requests = wire::Requests {
-        cluster_id: CLUSTER.to_be_bytes().to_vec().into(),
-        from_node: from,
-        to_node: to,
-        requests: vec![request],
-    };
-    let endpoint = format!("http://{}", cluster.address(to));
-    let mut client = RaftClient::connect(endpoint).await.expect("connect");
-    let requests = futures::stream::iter([requests]).chain(futures::stream::pending());
-    let mut answers = client.exchange(requests).await.expect("exchange").into_inner();
+    let (_stream, mut answers) = exchange(cluster, from, to, vec![request]).await;
     let answered = tokio::time::timeout(PATIENCE, answers.message()).await;
     let message = answered.expect("an answer in time").expect("an answer").expect("more of the stream");
     let mut answers = message.answers;
